@@ -1,0 +1,147 @@
+"""The port to the hypervisor. Implemented by `libvirt_driver.py` and `fake.py`.
+
+Every method may run twice: defining what is defined, starting what runs and removing what is
+gone succeed. Methods raise `Unavailable` (reason HYPERVISOR_UNAVAILABLE) when the hypervisor does
+not answer within its deadline: the outcome is then unknown, look again. One hung call must not
+starve the others of another machine for longer than its deadline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+from unkai_agent.domain.hosts import Accelerator
+
+
+@dataclass(frozen=True, slots=True)
+class DomainDisk:
+    """A disk as the hypervisor is told of it."""
+
+    path: Path
+    format: str
+    """`qcow2` or `raw`: always named, never probed."""
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DomainSpec:
+    """All that defines a domain. The renderer `domain_xml.render` turns it into libvirt's XML."""
+
+    instance_id: str
+    name: str
+    project_id: str
+    generation: int
+    run_epoch: int
+    vcpus: int
+    memory_bytes: int
+    accelerator: str
+    """`kvm` or `tcg`."""
+    disks: tuple[DomainDisk, ...]
+    """The first is the boot disk."""
+    seed: Path | None
+    console_log: Path
+
+
+class DomainState(Enum):
+    """What the hypervisor says of a domain."""
+
+    RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
+    STOPPING = "STOPPING"
+    OFF = "OFF"
+
+
+class OffReason(Enum):
+    """Why a domain is off, as far as the hypervisor knows."""
+
+    GUEST_SHUTDOWN = "GUEST_SHUTDOWN"
+    """The guest powered itself off."""
+    DESTROYED = "DESTROYED"
+    """We cut its power."""
+    CRASHED = "CRASHED"
+    """Its process died."""
+    UNKNOWN = "UNKNOWN"
+    """Never started, or the host or hypervisor restarted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """A domain as it is."""
+
+    instance_id: str
+    name: str
+    state: DomainState
+    off_reason: OffReason | None = None
+    generation: int = 0
+    """From the metadata we put into its definition; 0 when it bears none."""
+    run_epoch: int = 0
+    accelerator: str = ""
+    paused_by_error: bool = False
+    """Paused by an I/O error, such as a full disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class DomainUsage:
+    """Cumulative counters of a running domain; the sampler makes rates of them."""
+
+    instance_id: str
+    cpu_time_ns: int
+    cpu_wait_ns: int
+    """Time vCPUs were runnable but not running (libvirt's vcpu.delay)."""
+    memory_resident_bytes: int
+    disk_read_bytes: int
+    disk_write_bytes: int
+    disk_reads: int
+    disk_writes: int
+
+
+class ComputeDriver(Protocol):
+    """The hypervisor. Instance ids name domains: the UUID inside is the domain's."""
+
+    async def prove_accelerator(self) -> Accelerator:
+        """Find out by running a few instructions of a real boot whether KVM works."""
+
+    async def list_domains(self) -> Sequence[Domain]:
+        """Return all domains that bear our metadata."""
+
+    async def get_domain(self, instance_id: str) -> Domain | None:
+        """Return one domain, or None when there is none."""
+
+    async def define(self, spec: DomainSpec) -> None:
+        """Define the domain, or redefine it when it is off and differs."""
+
+    async def start(self, instance_id: str) -> None:
+        """Start the domain, or resume it when paused."""
+
+    async def shutdown(self, instance_id: str) -> None:
+        """Ask the guest to power off."""
+
+    async def destroy(self, instance_id: str) -> None:
+        """Cut the power."""
+
+    async def reboot(self, instance_id: str, *, force: bool) -> None:
+        """Ask the guest to restart, or reset it."""
+
+    async def undefine(self, instance_id: str) -> None:
+        """Remove the definition of a domain that is off."""
+
+    async def usage(self) -> Sequence[DomainUsage]:
+        """Return counters of all running domains in one bulk call."""
+
+    def watch(self) -> AsyncIterator[str]:
+        """Yield the instance id of each domain whose state changed. A hint: re-list on a timer."""
+
+    def attach_console(
+        self, instance_id: str, typed: AsyncIterator[bytes], *, force: bool
+    ) -> AsyncIterator[bytes]:
+        """Connect to the serial console; the first item is empty and says that it is open.
+
+        Raises `Conflict` / CONSOLE_IN_USE when somebody holds it and `force` is false.
+        """
+
+    async def close(self) -> None:
+        """Let go of the hypervisor. Domains go on."""

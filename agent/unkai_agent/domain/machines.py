@@ -1,0 +1,138 @@
+"""Machines: what shall be (specs, from the scheduler) and what is (observed, by this host)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+
+class Power(Enum):
+    """Power the machine shall have."""
+
+    ON = "ON"
+    OFF = "OFF"
+
+
+class ImageFormat(Enum):
+    """Format of an image's bytes."""
+
+    QCOW2 = "qcow2"
+    RAW = "raw"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """An image to fetch and build on."""
+
+    image_id: str
+    sha256: str
+    """Lower-case hexadecimal; the cache's key."""
+    size_bytes: int
+    virtual_size_bytes: int
+    format: ImageFormat
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSpec:
+    """One disk a machine shall have."""
+
+    name: str
+    size_bytes: int
+    image: ImageRef
+    must_exist: bool
+    """When true, a missing disk makes the machine LOST; it is never made anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeedSpec:
+    """What the seed disk tells the guest."""
+
+    hostname: str
+    public_keys: tuple[str, ...] = ()
+    user_data: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """What shall be."""
+
+    instance_id: str
+    name: str
+    """The instance's name; the domain is `<name>.<last 6 of the id>`."""
+    project_id: str
+    vcpus: int
+    memory_bytes: int
+    power: Power
+    disks: tuple[DiskSpec, ...]
+    seed: SeedSpec
+    generation: int
+    run_epoch: int
+    reboot_serial: int = 0
+    reboot_force: bool = False
+    stop_grace_s: float = 60.0
+    instance: bytes = field(default=b"", repr=False)
+    """The whole `compute.v1.Instance`, serialised; opaque here, kept for adoption."""
+
+    @property
+    def domain_name(self) -> str:
+        """Name of the libvirt domain."""
+        return f"{self.name}.{self.instance_id[-6:]}"
+
+
+class MachineState(Enum):
+    """What this host observes; meanings in agent/v1/machine.proto."""
+
+    CONVERGING = "CONVERGING"
+    RUNNING = "RUNNING"
+    STOPPING = "STOPPING"
+    STOPPED = "STOPPED"
+    AWAITING_PERMIT = "AWAITING_PERMIT"
+    LOST = "LOST"
+    FAILED = "FAILED"
+    REMOVING = "REMOVING"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One machine as this host observes it."""
+
+    instance_id: str
+    generation: int
+    observed_generation: int
+    run_epoch: int
+    state: MachineState
+    observe_time: datetime
+    step: str = ""
+    error: Mapping[str, Any] | None = None
+    """`UnkaiError.to_record()`."""
+    retry_time: datetime | None = None
+    guest_shutdown: bool = False
+    reboot_serial: int = 0
+    accelerator: str = ""
+    domain_name: str = ""
+    start_time: datetime | None = None
+    instance: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """A removal this host remembers."""
+
+    instance_id: str
+    generation: int
+    run_epoch: int
+    remove_time: datetime
+    acknowledge_time: datetime | None = None
+    """When the leader said it has recorded it; kept `TOMBSTONE_KEEP_S` longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """By what right we are ordered."""
+
+    term: int
+    generation: int = 0
+    run_epoch: int = 0

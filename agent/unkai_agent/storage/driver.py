@@ -1,0 +1,78 @@
+"""The port to where disks live. Implemented by `qcow2.py` (with `image_cache.py`) and `fake.py`.
+
+Every method may run twice. Methods raise `FailedPrecondition` / DISK_FULL when there is no room,
+leaving nothing half-made behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from unkai_agent.domain.machines import DiskSpec, ImageRef, SeedSpec
+
+FetchImage = Callable[[str, int], AsyncIterator[bytes]]
+"""`fetch(image_id, offset_bytes)` yields an image's bytes from any scheduler."""
+
+Progress = Callable[[int], Awaitable[None]]
+"""Called with the number of bytes fetched so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachedImage:
+    """One image in the cache."""
+
+    sha256: str
+    size_bytes: int
+    disk_count: int
+    use_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A disk as it is on this host."""
+
+    path: Path
+    format: str
+    size_bytes: int
+
+
+class StorageDriver(Protocol):
+    """Disks, seeds and the image cache of this host."""
+
+    async def ensure_image(self, image: ImageRef) -> None:
+        """Have the image in the cache: fetch it if need be, checking SHA-256 while writing.
+
+        Concurrent calls for one image fetch it once. Raises `FailedPrecondition` /
+        IMAGE_CORRUPT when the bytes are not those named; nothing is kept of them.
+        """
+
+    async def list_images(self) -> Sequence[CachedImage]:
+        """Return the cache's entries by sha256."""
+
+    async def evict_image(self, sha256: str) -> None:
+        """Drop an entry; `FailedPrecondition` / IMAGE_IN_USE while a disk stands on it."""
+
+    async def get_disk(self, instance_id: str, name: str) -> Disk | None:
+        """Return the disk, or None when it is not there."""
+
+    async def create_disk(self, instance_id: str, spec: DiskSpec) -> Disk:
+        """Make the disk as an overlay over the cached image, or adopt the one that is there."""
+
+    async def ensure_seed(self, instance_id: str, spec: SeedSpec) -> Path:
+        """Write the seed disk (NoCloud, label CIDATA) if its content differs; return its path."""
+
+    async def console_log(self, instance_id: str) -> Path:
+        """Return the path for the console's log, its folder made."""
+
+    async def remove(self, instance_id: str) -> None:
+        """Remove all that was stored for the machine."""
+
+    async def list_machines(self) -> Sequence[str]:
+        """Return the instance ids something is stored for."""
+
+    async def available_bytes(self) -> int:
+        """Return the bytes free where disks are kept."""

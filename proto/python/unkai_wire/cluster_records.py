@@ -1,0 +1,111 @@
+"""What is kept in etcd: keys and records.
+
+etcd holds membership and leadership and nothing else. All records are JSON under `/unkai/v1`;
+readers ignore fields they do not know, so that versions can mix.
+
+    /unkai/v1/hosts/<host id>          HostRecord, under the agent's lease
+    /unkai/v1/schedulers/<name>        SchedulerRecord, under the scheduler's lease
+    /unkai/v1/leader                   SchedulerRecord of the leader, under its lease
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+PREFIX = "/unkai/v1"
+HOSTS_PREFIX = f"{PREFIX}/hosts/"
+SCHEDULERS_PREFIX = f"{PREFIX}/schedulers/"
+LEADER_KEY = f"{PREFIX}/leader"
+
+HOST_LEASE_TTL_S = 6
+"""A host is missed after this long: with the sweep of the registry well under 10 s."""
+LEADER_LEASE_TTL_S = 3
+"""A dead leader's key goes after this long: another leads within 5 s."""
+
+
+def host_key(host_id: str) -> str:
+    """Return the key of a host's record."""
+    return HOSTS_PREFIX + host_id
+
+
+def scheduler_key(name: str) -> str:
+    """Return the key of a scheduler's record."""
+    return SCHEDULERS_PREFIX + name
+
+
+@dataclass(frozen=True, slots=True)
+class HostRecord:
+    """What an agent says of its host when it registers. Written by that agent only."""
+
+    host_id: str
+    name: str
+    address: str
+    """`IP:PORT` of the agent's gRPC server."""
+    tls_name: str
+    """Name in the server's certificate: `<host id>.host.unkai.internal`, or a fleet's."""
+    cpus: int
+    memory_bytes: int
+    disk_bytes: int
+    accelerator: str
+    accelerator_reason: str
+    traits: tuple[str, ...]
+    boot_id: str
+    agent_version: str
+    features: tuple[str, ...] = ()
+    metrics_address: str = ""
+    """`IP:PORT` of the agent's metrics endpoint; empty: none."""
+
+    def to_json(self) -> str:
+        """Return the record as JSON."""
+        return _to_json(self)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> HostRecord:
+        """Read a record; raise ValueError when it is not one."""
+        return cls(**_known(cls, text, tuples=("traits", "features")))
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerRecord:
+    """A scheduler, and how to reach it."""
+
+    name: str
+    address: str
+    """`IP:PORT` of its gRPC server."""
+    version: str
+    metrics_address: str = ""
+
+    def to_json(self) -> str:
+        """Return the record as JSON."""
+        return _to_json(self)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> SchedulerRecord:
+        """Read a record; raise ValueError when it is not one."""
+        return cls(**_known(cls, text, tuples=()))
+
+
+def _to_json(record: Any) -> str:
+    return json.dumps(dataclasses.asdict(record), sort_keys=True, separators=(",", ":"))
+
+
+def _known(cls: Any, text: str | bytes, tuples: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"not a {cls.__name__}: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"not a {cls.__name__}: {type(values).__name__}")  # noqa: TRY004 - callers treat any unreadable record alike
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    known = {k: tuple(v) if k in tuples else v for k, v in values.items() if k in fields}
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in known and field.default is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"not a {cls.__name__}: lacks {', '.join(missing)}")
+    return known

@@ -1,0 +1,157 @@
+"""Names in certificates, and the gRPC credentials made from them.
+
+A certificate says who its holder is in one URI subject alternative name:
+
+    unkai://client/NAME            a person or program, with all rights until users come
+    unkai://scheduler/NAME         a scheduler
+    unkai://host/HOST_ID/NAME      a host's agent
+    unkai://fleet/NAME             the lab's simulated hosts, many in one process
+    unkai://etcd/NAME              an etcd member
+
+Servers are verified by a DNS name that does not depend on their address: every scheduler has
+`scheduler.unkai.internal`, a host has `HOST_ID.host.unkai.internal`. The subject's common name
+is what etcd knows the holder as.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unkai_wire.errors import Unauthenticated
+
+if TYPE_CHECKING:
+    import grpc
+
+SCHEDULER_TLS_NAME = "scheduler.unkai.internal"
+
+
+def host_tls_name(host_id: str) -> str:
+    """Return the DNS name in a host's certificate."""
+    return f"{host_id}.host.unkai.internal"
+
+
+def fleet_tls_name(name: str) -> str:
+    """Return the DNS name in the certificate of a fleet of simulated hosts."""
+    return f"{name}.fleet.unkai.internal"
+
+
+class Role(Enum):
+    """What the holder of a certificate is."""
+
+    CLIENT = "client"
+    SCHEDULER = "scheduler"
+    HOST = "host"
+    FLEET = "fleet"
+    ETCD = "etcd"
+    LOCAL = "local"
+    """Came in by the 0600 unix socket: root on this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who a caller is."""
+
+    role: Role
+    name: str
+    host_id: str = ""
+
+    def __str__(self) -> str:
+        return self.role.value if self.role is Role.LOCAL else f"{self.role.value}:{self.name}"
+
+
+def principal_uri(principal: Principal) -> str:
+    """Return the URI that goes into the principal's certificate."""
+    middle = f"{principal.host_id}/" if principal.role is Role.HOST else ""
+    return f"unkai://{principal.role.value}/{middle}{principal.name}"
+
+
+def principal_of_uri(uri: str) -> Principal:
+    """Read a certificate's URI; raise ValueError when it is not one of ours."""
+    scheme, _, rest = uri.partition("://")
+    parts = rest.split("/")
+    role = {r.value: r for r in Role if r is not Role.LOCAL}.get(parts[0])
+    wanted = 3 if role is Role.HOST else 2
+    if scheme != "unkai" or role is None or len(parts) != wanted or not all(parts):
+        raise ValueError(f"{uri!r} names no principal")
+    return Principal(role, parts[-1], parts[1] if role is Role.HOST else "")
+
+
+def principal_of_auth_context(auth_context: Mapping[str, Iterable[bytes]], peer: str) -> Principal:
+    """Say who called, from gRPC's auth context and peer text.
+
+    A caller without certificate is LOCAL when it came by a unix socket; anything else raises
+    `Unauthenticated`.
+    """
+    for raw in auth_context.get("x509_subject_alternative_name", ()):
+        try:
+            return principal_of_uri(raw.decode())
+        except ValueError:
+            continue
+    if peer.startswith("unix:"):
+        return Principal(Role.LOCAL, "root")
+    raise Unauthenticated(
+        "the caller's certificate names no principal of this cloud",
+        reason="NO_PRINCIPAL",
+        fix="use a certificate made by 'unkai-scheduler cert'",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """Paths of PEM files: the CA's certificate, our certificate (chain), our private key."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+    def server_credentials(self) -> grpc.ServerCredentials:
+        """Return credentials of a server that demands a client certificate of this CA."""
+        import grpc
+
+        return grpc.ssl_server_credentials(
+            [(self.key.read_bytes(), self.certificate.read_bytes())],
+            root_certificates=self.ca.read_bytes(),
+            require_client_auth=True,
+        )
+
+    def channel_credentials(self) -> grpc.ChannelCredentials:
+        """Return credentials of a client that shows its certificate."""
+        import grpc
+
+        return grpc.ssl_channel_credentials(
+            root_certificates=self.ca.read_bytes(),
+            private_key=self.key.read_bytes(),
+            certificate_chain=self.certificate.read_bytes(),
+        )
+
+
+def channel_options(tls_name: str) -> list[tuple[str, str | int]]:
+    """Return the channel options all our clients use: the name to verify, keepalive, sizes."""
+    return [
+        ("grpc.ssl_target_name_override", tls_name),
+        ("grpc.keepalive_time_ms", 10_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.max_receive_message_length", 4 << 20),
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.min_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+    ]
+
+
+def server_options() -> list[tuple[str, str | int]]:
+    """Return the server options that go with `channel_options`."""
+    return [
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.max_receive_message_length", 4 << 20),
+        ("grpc.server.max_pending_requests", 20_000),
+        ("grpc.server.max_pending_requests_hard_limit", 40_000),
+        ("grpc.so_reuseport", 0),
+    ]

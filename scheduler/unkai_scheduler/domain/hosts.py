@@ -1,0 +1,81 @@
+"""Hosts: what the store and the leader know of each, and its live figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+
+class HostState(Enum):
+    """Where a host stands; meanings in host/v1/host.proto."""
+
+    UP = "UP"
+    CONNECTING = "CONNECTING"
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A host's row, with the sums of the claims on it."""
+
+    id: str
+    name: str
+    state: HostState
+    address: str
+    tls_name: str
+    cpus: int
+    memory_bytes: int
+    disk_bytes: int
+    accelerator: str
+    traits: tuple[str, ...]
+    boot_id: str
+    agent_version: str
+    features: tuple[str, ...]
+    etag: str
+    create_time: datetime
+    update_time: datetime
+    cordoned: bool = False
+    cordon_reason: str = ""
+    claimed_vcpus: int = 0
+    claimed_memory_bytes: int = 0
+    claimed_disk_bytes: int = 0
+    instance_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HostUsage:
+    """One sample of a host; fields and units as host/v1/usage.proto."""
+
+    sample_time: datetime
+    interval_s: float
+    cpu_used_cores: float
+    cpu_used_ratio: float
+    cpu_wait_cores: float
+    cpu_pressure_ratio: float
+    memory_pressure_ratio: float
+    memory_full_pressure_ratio: float
+    io_pressure_ratio: float
+    io_full_pressure_ratio: float
+    memory_total_bytes: int
+    memory_available_bytes: int
+    disk_available_bytes: int
+    disk_read_bytes_per_s: float = 0.0
+    disk_write_bytes_per_s: float = 0.0
+    network_receive_bytes_per_s: float = 0.0
+    network_transmit_bytes_per_s: float = 0.0
+    machines_running: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MachineUsage:
+    """One sample of a machine; fields and units as host/v1/usage.proto."""
+
+    instance_id: str
+    cpu_used_cores: float
+    cpu_wait_cores: float
+    memory_resident_bytes: int
+    disk_read_bytes_per_s: float = 0.0
+    disk_write_bytes_per_s: float = 0.0
+    disk_reads_per_s: float = 0.0
+    disk_writes_per_s: float = 0.0

@@ -1,0 +1,58 @@
+"""Rules for names, labels and sizes that every resource shares. All raise `InvalidArgument`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from unkai_wire.errors import InvalidArgument
+
+_NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
+_DOTTED_NAME = re.compile(r"[a-z]([a-z0-9.-]{0,61}[a-z0-9])?")
+_LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,64}")
+MAX_LABELS = 64
+MAX_LABEL_VALUE = 255
+
+
+def check_name(name: str, field: str, *, dots: bool = False) -> str:
+    """Return the name when it is one: 1 to 63 of a-z 0-9 - (and . where allowed)."""
+    if not (_DOTTED_NAME if dots else _NAME).fullmatch(name):
+        raise InvalidArgument.field(
+            field,
+            f"{name[:64]!r} is not a name: use 1 to 63 characters of a-z, 0-9"
+            f"{', .' if dots else ''} and -, beginning with a letter and not ending with -",
+            reason="INVALID_NAME",
+        )
+    return name
+
+
+def check_labels(labels: Mapping[str, str], field: str) -> dict[str, str]:
+    """Return the labels when all are within the limits."""
+    if len(labels) > MAX_LABELS:
+        raise InvalidArgument.field(
+            field, f"has {len(labels)} labels; {MAX_LABELS} are allowed", reason="TOO_MANY_LABELS"
+        )
+    for key, value in labels.items():
+        if not _LABEL_KEY.fullmatch(key):
+            raise InvalidArgument.field(
+                field, f"{key[:64]!r} is not a label's key", reason="INVALID_LABEL"
+            )
+        if len(value) > MAX_LABEL_VALUE or not value.isprintable():
+            raise InvalidArgument.field(
+                field,
+                f"the value of {key!r} must be at most {MAX_LABEL_VALUE} printable characters",
+                reason="INVALID_LABEL",
+            )
+    return dict(labels)
+
+
+def check_request_id(request_id: str) -> str:
+    """Return the request id when it is empty or 1 to 64 visible ASCII characters."""
+    if request_id and not _REQUEST_ID.fullmatch(request_id):
+        raise InvalidArgument.field(
+            "request_id",
+            "must be 1 to 64 visible ASCII characters; a UUID is advised",
+            reason="INVALID_REQUEST_ID",
+        )
+    return request_id
