@@ -1,0 +1,83 @@
+"""Every error keeps class, reason, fix, metadata and details across the wire and on disk."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+from google.rpc import status_pb2
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unkai_wire import errors, rpc_errors
+
+SAMPLES = [
+    errors.InvalidArgument.field("instance.vcpus", "must be 1 to 256"),
+    errors.InvalidArgument("two", violations=[("a", "x"), ("b", "y")], metadata={"a": "1"}),
+    errors.Unauthenticated("who?", reason="NO_PRINCIPAL"),
+    errors.PermissionDenied("no", fix="ask the operator"),
+    errors.NotFound.of("instance", "ins-1"),
+    errors.AlreadyExists.of("key_pair", "laptop"),
+    errors.FailedPrecondition("image img-7 is still uploading", reason="IMAGE_NOT_READY"),
+    errors.Conflict("the etag moved", reason="ETAG_MISMATCH"),
+    errors.QuotaExceeded("5 of 5 vcpus", reason="QUOTA_EXCEEDED"),
+    errors.NoCapacity("no host fits", reasons={"memory": 3, "cordon": 1}, metadata={"hosts": "4"}),
+    errors.DeadlineExceeded("too late"),
+    errors.Cancelled("given up", reason="CANCELLED"),
+    errors.Unavailable("etcd is silent", retry_after_s=2.5),
+    errors.Unsupported("this driver cannot"),
+    errors.Internal("id 17"),
+]
+
+
+def _facts(error: errors.UnkaiError) -> tuple[object, ...]:
+    return (
+        type(error),
+        error.message,
+        error.reason,
+        error.fix,
+        error.metadata,
+        error.details(),
+    )
+
+
+@pytest.mark.parametrize("error", SAMPLES, ids=lambda e: type(e).__name__)
+def test_an_error_survives_the_wire(error: errors.UnkaiError) -> None:
+    error.request_id = "req-1"
+    sent = rpc_errors.to_status(error).SerializeToString()
+    back = rpc_errors.from_status(status_pb2.Status.FromString(sent))
+    assert _facts(back) == _facts(error)
+    assert back.request_id == "req-1"
+
+
+@pytest.mark.parametrize("error", SAMPLES, ids=lambda e: type(e).__name__)
+def test_an_error_survives_its_record(error: errors.UnkaiError) -> None:
+    assert _facts(errors.UnkaiError.from_record(error.to_record())) == _facts(error)
+
+
+def test_every_class_is_registered_and_has_a_code() -> None:
+    def leaves(kind: type[errors.UnkaiError]) -> set[str]:
+        found = {kind.__name__} if not kind.__name__.startswith("_") else set()
+        return found.union(*(leaves(k) for k in kind.__subclasses__()))
+
+    assert set(errors.CLASSES) == leaves(errors.UnkaiError) - {"UnkaiError"}
+    assert all(rpc_errors.status_code(e) is not grpc.StatusCode.UNKNOWN for e in SAMPLES)
+
+
+def test_a_reason_that_is_not_upper_snake_case_is_refused() -> None:
+    with pytest.raises(ValueError, match="upper snake"):
+        errors.NotFound("x", reason="Not Found")
+
+
+def test_a_record_of_an_unknown_class_becomes_internal() -> None:
+    assert isinstance(
+        errors.UnkaiError.from_record({"class": "Later", "message": "m"}), errors.Internal
+    )
+
+
+@given(
+    st.text(max_size=200), st.dictionaries(st.text(max_size=20), st.text(max_size=20), max_size=4)
+)
+def test_any_text_and_metadata_survive(message: str, metadata: dict[str, str]) -> None:
+    metadata.pop("fix", None)
+    error = errors.FailedPrecondition(message, metadata=metadata)
+    assert _facts(rpc_errors.from_status(rpc_errors.to_status(error))) == _facts(error)
