@@ -1,0 +1,277 @@
+"""A minimal certificate authority: one CA for the cloud, one short chain for each party.
+
+Used by the `init` and `cert` commands alone; no daemon holds the CA's key. Names follow
+`unkai_wire.tls`: the URI says who the holder is, a DNS name that does not depend on the address
+is what its clients verify, the common name is what etcd knows it as. Files appear whole or not
+at all, keys with mode 0600; what exists is never overwritten.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from unkai_scheduler.domain.clock import Clock, system_clock
+from unkai_wire.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from unkai_wire.ids import NewId, check_id, new_id
+from unkai_wire.tls import (
+    SCHEDULER_TLS_NAME,
+    Principal,
+    Role,
+    fleet_tls_name,
+    host_tls_name,
+    principal_uri,
+)
+
+CA_LIFETIME = dt.timedelta(days=3652)
+"""Ten years: renewing a CA touches every party."""
+LEAF_LIFETIME = dt.timedelta(days=365)
+"""One year: a lost key ends by itself."""
+_BACKDATE = dt.timedelta(minutes=5)
+"""Clocks of hosts differ: a fresh certificate must be valid at once on all."""
+_HOLDER = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A certificate with its key and its CA, all PEM."""
+
+    name: str
+    """Stem of its files: `scheduler`, `host`, `client-admin`."""
+    certificate: bytes
+    key: bytes
+    ca: bytes
+
+    def __repr__(self) -> str:
+        return f"Bundle({self.name!r}, key=****)"
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write `NAME.crt`, `NAME.key` and `ca.crt`; refuse to replace a certificate or key."""
+        certificate, key = folder / f"{self.name}.crt", folder / f"{self.name}.key"
+        for path in (certificate, key):
+            if path.exists():
+                raise AlreadyExists.of("certificate", str(path))
+        folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+        ca = folder / "ca.crt"
+        if not ca.exists():
+            _write(ca, self.ca, 0o644)
+        elif ca.read_bytes() != self.ca:
+            raise FailedPrecondition(
+                f"{ca} is the certificate of another CA",
+                reason="OTHER_CA",
+                fix="choose another folder, or remove the old files",
+                metadata={"path": str(ca)},
+            )
+        _write(key, self.key, 0o600)
+        _write(certificate, self.certificate, 0o644)
+        return [certificate, key, ca]
+
+
+class Authority:
+    """The CA in memory. Load it with `load`, make it with `init`."""
+
+    def __init__(
+        self,
+        certificate: x509.Certificate,
+        key: ec.EllipticCurvePrivateKey,
+        *,
+        lifetime: dt.timedelta = LEAF_LIFETIME,
+        clock: Clock = system_clock,
+        make_id: NewId = new_id,
+    ) -> None:
+        self._certificate = certificate
+        self._key = key
+        self._lifetime = lifetime
+        self._clock = clock
+        self._make_id = make_id
+
+    def issue_host(
+        self, name: str, addresses: Sequence[str] = (), host_id: str | None = None
+    ) -> Bundle:
+        """Make an agent's certificate; a new host id unless one is given."""
+        ident = check_id("host", host_id, "host_id") if host_id else self._make_id("host")
+        principal = Principal(Role.HOST, name, ident)
+        return self._issue("host", principal, ident, (host_tls_name(ident), name), addresses)
+
+    def issue_client(self, name: str) -> Bundle:
+        """Make the certificate of a person or program."""
+        return self._issue(f"client-{name}", Principal(Role.CLIENT, name), f"client-{name}")
+
+    def issue_scheduler(self, name: str, addresses: Sequence[str] = ()) -> Bundle:
+        """Make a scheduler's certificate."""
+        names = (SCHEDULER_TLS_NAME, name, "localhost")
+        return self._issue(
+            "scheduler", Principal(Role.SCHEDULER, name), f"scheduler-{name}", names, addresses
+        )
+
+    def issue_etcd(self, name: str, addresses: Sequence[str] = ()) -> Bundle:
+        """Make an etcd member's certificate, for its clients and its peers."""
+        names = (name, "localhost")
+        return self._issue("etcd", Principal(Role.ETCD, name), f"etcd-{name}", names, addresses)
+
+    def issue_etcd_client(self, name: str) -> Bundle:
+        """Make the certificate a scheduler shows to etcd, whose user is the common name."""
+        return self._issue("etcd-client", Principal(Role.SCHEDULER, name), f"scheduler-{name}")
+
+    def issue_fleet(self, name: str, addresses: Sequence[str] = ()) -> Bundle:
+        """Make the certificate of many simulated hosts in one process."""
+        names = (fleet_tls_name(name),)
+        return self._issue("fleet", Principal(Role.FLEET, name), f"fleet-{name}", names, addresses)
+
+    def _issue(
+        self,
+        stem: str,
+        principal: Principal,
+        common_name: str,
+        dns_names: Sequence[str] = (),
+        addresses: Sequence[str] = (),
+    ) -> Bundle:
+        if not _HOLDER.fullmatch(principal.name):
+            raise InvalidArgument.field(
+                "name",
+                f"{principal.name[:64]!r} must be 1 to 63 characters of a-z, 0-9, . and -",
+                reason="INVALID_NAME",
+            )
+        alternatives: list[x509.GeneralName] = [
+            x509.UniformResourceIdentifier(principal_uri(principal))
+        ]
+        alternatives += [x509.DNSName(name) for name in dict.fromkeys(dns_names)]
+        alternatives += [x509.IPAddress(_ip(text)) for text in dict.fromkeys(addresses)]
+        usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
+        if dns_names:
+            usages.append(ExtendedKeyUsageOID.SERVER_AUTH)
+        key = ec.generate_private_key(ec.SECP256R1())
+        now = self._clock()
+        builder = _builder(common_name, key, now, now + self._lifetime)
+        certificate = (
+            builder.issuer_name(self._certificate.subject)
+            .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(signs_certificates=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
+                critical=False,
+            )
+            .sign(self._key, hashes.SHA256())
+        )
+        return Bundle(stem, _pem(certificate), _key_pem(key), _pem(self._certificate))
+
+
+def init(
+    folder: Path, *, lifetime: dt.timedelta = LEAF_LIFETIME, clock: Clock = system_clock
+) -> Authority:
+    """Make the CA in a folder; raise `AlreadyExists` when a CA, or half of one, is there."""
+    certificate_path, key_path = folder / "ca.crt", folder / "ca.key"
+    for path in (certificate_path, key_path):
+        if path.exists():
+            raise AlreadyExists.of("certificate", str(path))
+    folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = clock()
+    builder = _builder("unkai CA", key, now, now + CA_LIFETIME)
+    certificate = (
+        builder.issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "unkai CA")]))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(signs_certificates=True), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    _write(key_path, _key_pem(key), 0o600)
+    _write(certificate_path, _pem(certificate), 0o644)
+    return Authority(certificate, key, lifetime=lifetime, clock=clock)
+
+
+def load(
+    folder: Path, *, lifetime: dt.timedelta = LEAF_LIFETIME, clock: Clock = system_clock
+) -> Authority:
+    """Read the CA from a folder; raise `FailedPrecondition` when it is not whole."""
+    try:
+        certificate = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
+        key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), password=None)
+    except (OSError, ValueError) as error:
+        raise FailedPrecondition(
+            f"there is no usable CA in {folder}: {error}",
+            reason="NO_CA",
+            fix="make one with 'unkai-scheduler init'",
+            metadata={"path": str(folder)},
+        ) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise FailedPrecondition(
+            f"the CA's key in {folder} is not an elliptic-curve key",
+            reason="NO_CA",
+            metadata={"path": str(folder)},
+        )
+    return Authority(certificate, key, lifetime=lifetime, clock=clock)
+
+
+def _builder(
+    common_name: str, key: ec.EllipticCurvePrivateKey, start: dt.datetime, end: dt.datetime
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start - _BACKDATE)
+        .not_valid_after(end)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+
+
+def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError as error:
+        raise InvalidArgument.field(
+            "address", f"{text[:64]!r} is not an IP address", reason="INVALID_ADDRESS"
+        ) from error
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    """Write a file so that it appears whole, with its mode from the first byte on."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            os.fsync(file.fileno())
+        # link, not rename: it fails where the name is taken, so nothing is ever overwritten.
+        os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,308 @@
+"""The scheduler's settings: one frozen tree, from a TOML file and the environment, checked at start.
+
+`UNKAI_SCHEDULER_*` wins over the file, `__` nests: `UNKAI_SCHEDULER_ETCD__ENDPOINTS`. An unknown
+key is refused with its name and where it stands, so that a misspelt one is never silently
+ignored. Each field says its unit and why it has its default. Nothing here opens or connects.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from unkai_wire.tls import TlsFiles
+
+DEFAULT_FILE = Path("/etc/unkai/scheduler.toml")
+ENV_PREFIX = "UNKAI_SCHEDULER_"
+_PKI = Path("/etc/unkai/pki")
+_STATE = Path("/var/lib/unkai/scheduler")
+
+
+class InvalidSettings(Exception):
+    """The settings cannot be used. `problems`: one sentence each, naming key and source."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Split `HOST:PORT` (`[IPV6]:PORT`); an empty host means all addresses."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"{text!r} is not HOST:PORT")
+    return host.strip("[]") or "0.0.0.0", int(port)
+
+
+def _address(text: str) -> str:
+    split_address(text)
+    return text
+
+
+def _optional_address(text: str) -> str:
+    return _address(text) if text else text
+
+
+def _database_url(text: str) -> str:
+    if not text.startswith("sqlite:///"):
+        raise ValueError(f"{text.partition(':')[0]!r} is not supported: begin it with sqlite:///")
+    return text
+
+
+Address = Annotated[str, AfterValidator(_address)]
+OptionalAddress = Annotated[str, AfterValidator(_optional_address)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TlsSettings(_Part):
+    """Where the PEM files lie that we show and check."""
+
+    ca: Path = _PKI / "ca.crt"
+    """Certificate of the CA that every party's certificate must come from."""
+    certificate: Path = _PKI / "scheduler.crt"
+    """Our certificate."""
+    key: Path = _PKI / "scheduler.key"
+    """Our private key; readable by us alone."""
+
+    def files(self) -> TlsFiles:
+        """Return the three paths as the wire package wants them."""
+        return TlsFiles(ca=self.ca, certificate=self.certificate, key=self.key)
+
+
+class EtcdTlsSettings(TlsSettings):
+    """Where the PEM files lie that we show to etcd."""
+
+    certificate: Path = _PKI / "etcd-client.crt"
+    key: Path = _PKI / "etcd-client.key"
+
+
+class EtcdSettings(_Part):
+    """Where membership and leadership are kept."""
+
+    endpoints: tuple[Address, ...] = Field(default=("127.0.0.1:2379",), min_length=1)
+    """Client addresses of the members, `HOST:PORT`; all are tried in turn."""
+    tls: EtcdTlsSettings = EtcdTlsSettings()
+    """Our credentials towards etcd."""
+    timeout_s: float = Field(default=2.0, gt=0, le=30)
+    """Seconds one call may take: shorter than the leader's lease, so that a slow member is seen."""
+
+
+class DatabaseSettings(_Part):
+    """Where desire and ownership are kept."""
+
+    url: Annotated[str, AfterValidator(_database_url)] = f"sqlite:///{_STATE}/unkai.db"
+    """SQLAlchemy URL; `sqlite:////absolute/path`."""
+
+
+class ImageSettings(_Part):
+    """Where image bytes live, and how large they may be."""
+
+    url: str = f"file://{_STATE}/images"
+    """`file:///absolute/path`, or `s3://bucket/prefix` (credentials by the AWS_* environment)."""
+    max_size_bytes: int = Field(default=64 << 30, ge=1 << 20)
+    """Largest upload in bytes: one user must not fill the store for all."""
+    upload_idle_s: float = Field(default=60.0, gt=0)
+    """Seconds an upload may be silent before it is given up: a dead client must not hold it."""
+
+
+class RatioSettings(_Part):
+    """How far claims may exceed what a host has."""
+
+    cpu: float = Field(default=4.0, ge=0.1, le=64)
+    """Virtual CPUs per CPU: guests rarely all compute at once, and live load steers the rest."""
+    memory: float = Field(default=1.0, ge=0.1, le=4)
+    """Memory is not overcommitted by default: guests do not give it back."""
+    disk: float = Field(default=1.0, ge=0.1, le=16)
+    """Disks grow into their claims; above 1 they may run out."""
+
+
+class WeightSettings(_Part):
+    """Weights of the score's terms, each 0 to 255; the load terms outweigh the policy."""
+
+    policy: int = Field(default=40, ge=0, le=255)
+    """Packing or spreading."""
+    cpu_load: int = Field(default=80, ge=0, le=255)
+    """CPU in use."""
+    cpu_wait: int = Field(default=120, ge=0, le=255)
+    """Waiting for CPUs."""
+    memory_pressure: int = Field(default=120, ge=0, le=255)
+    """Waiting for memory."""
+    io_pressure: int = Field(default=80, ge=0, le=255)
+    """Waiting for I/O."""
+
+
+class PlacementSettings(_Part):
+    """How hosts are chosen."""
+
+    policy: Literal["pack", "spread"] = "spread"
+    """For instances that name none: spread keeps a host's loss small."""
+    ratios: RatioSettings = RatioSettings()
+    """Allocation ratios."""
+    weights: WeightSettings = WeightSettings()
+    """Weights of the score's terms."""
+    max_metric_age_s: float = Field(default=10.0, ge=2, le=120)
+    """Seconds after which a sample is no number any more; agents send one every 2 s."""
+
+
+class ReconcileSettings(_Part):
+    """The leader's rhythm."""
+
+    resync_s: float = Field(default=2.0, gt=0, le=60)
+    """Seconds between looks for due rows without a wake: what a lost hint costs at most."""
+    batch_size: int = Field(default=256, ge=1, le=4096)
+    """Rows taken in one look: bounds one placement transaction."""
+    agent_calls: int = Field(default=64, ge=1, le=1024)
+    """Calls to agents under way at once, over all hosts."""
+    backoff_base_s: float = Field(default=0.5, gt=0)
+    """First wait before a step is tried again; doubles each time, with jitter."""
+    backoff_cap_s: float = Field(default=30.0, gt=0)
+    """Longest such wait."""
+    create_hosts: int = Field(default=3, ge=1, le=16)
+    """Hosts a create is tried on before it fails."""
+    sequencer_s: float = Field(default=0.05, gt=0, le=1)
+    """Seconds between stampings of new events: what a watcher waits at most."""
+    audit_s: float = Field(default=60.0, gt=0)
+    """Seconds between audits of database against hosts."""
+    registry_s: float = Field(default=5.0, gt=0, le=60)
+    """Seconds between full reads of the membership, whatever the watch says."""
+    events_kept: int = Field(default=100_000, ge=1000)
+    """Newest events kept; a watcher further behind must list anew."""
+    events_prune_s: float = Field(default=300.0, gt=0)
+    """Seconds between prunings of older events."""
+
+
+class Settings(BaseSettings):
+    """All settings of the scheduler."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    name: str = Field(default_factory=socket.gethostname, pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")
+    """This scheduler's name, unique among schedulers; the machine's host name by default."""
+    listen: Address = "0.0.0.0:7443"
+    """`HOST:PORT` of the gRPC server (mTLS)."""
+    advertise: OptionalAddress = ""
+    """`HOST:PORT` at which agents and schedulers reach us; empty: `listen`, and where that is
+    all addresses, the machine's host name."""
+    socket: Path = Path("/run/unkai/scheduler.sock")
+    """Unix socket (mode 0600) for root on this machine."""
+    metrics_listen: OptionalAddress = "0.0.0.0:9443"
+    """`HOST:PORT` of the Prometheus endpoint (mTLS); empty: none."""
+    tls: TlsSettings = TlsSettings()
+    """Our credentials."""
+    database: DatabaseSettings = DatabaseSettings()
+    """Desire and ownership."""
+    images: ImageSettings = ImageSettings()
+    """Image bytes."""
+    etcd: EtcdSettings = EtcdSettings()
+    """Membership and leadership."""
+    placement: PlacementSettings = PlacementSettings()
+    """How hosts are chosen."""
+    reconcile: ReconcileSettings = ReconcileSettings()
+    """The leader's rhythm."""
+    log_format: Literal["json", "console"] = "json"
+    """How log lines look on standard error."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level logged."""
+    shutdown_grace_s: float = Field(default=5.0, ge=0, le=120)
+    """Seconds that calls under way get to end after SIGTERM."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over the file, which arrives as init arguments."""
+        return env_settings, init_settings
+
+    @property
+    def advertise_address(self) -> str:
+        """`HOST:PORT` at which others reach us."""
+        if self.advertise:
+            return self.advertise
+        host, port = split_address(self.listen)
+        return f"{socket.gethostname() if host in ('0.0.0.0', '::') else host}:{port}"
+
+
+def load_settings(path: Path | None = None) -> Settings:
+    """Read the settings; raise `InvalidSettings` with every problem found.
+
+    Without `path` the default file is read where it exists; a `path` given must exist.
+    """
+    file = path or DEFAULT_FILE
+    values = _read_file(file, required=path is not None)
+    problems = _unknown_variables()
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        raise InvalidSettings(
+            problems + [_sentence(e, values, file) for e in error.errors()]
+        ) from error
+    except SettingsError as error:
+        raise InvalidSettings([*problems, f"environment: {error}"]) from error
+    if problems:
+        raise InvalidSettings(problems)
+    return settings
+
+
+def _read_file(file: Path, *, required: bool) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text())
+    except FileNotFoundError as error:
+        if required:
+            raise InvalidSettings([f"{file}: there is no such file"]) from error
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidSettings([f"{file}: cannot be read: {error}"]) from error
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidSettings([f"{file}: is not TOML: {error}"]) from error
+
+
+def _unknown_variables() -> list[str]:
+    """Find variables with our prefix that name no setting; pydantic passes over these."""
+    names = set(Settings.model_fields)
+    return [
+        f"environment: {variable}: no such setting"
+        for variable in sorted(os.environ)
+        if variable.upper().startswith(ENV_PREFIX)
+        and variable[len(ENV_PREFIX) :].lower().partition("__")[0] not in names
+    ]
+
+
+def _sentence(error: Any, values: dict[str, Any], file: Path) -> str:
+    location = tuple(str(part) for part in error["loc"])
+    variable = ENV_PREFIX + "__".join(location).upper()
+    in_environment = any(
+        variable == name.upper() or variable.startswith(name.upper() + "__") for name in os.environ
+    ) and not (_contains(values, location) and variable not in os.environ)
+    source = f"environment: {variable}" if in_environment else f"{file}: {'.'.join(location)}"
+    if error["type"] == "extra_forbidden":
+        return f"{source}: no such setting"
+    return f"{source}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _contains(values: Any, location: tuple[str, ...]) -> bool:
+    for part in location:
+        if not isinstance(values, dict) or part not in values:
+            return False
+        values = values[part]
+    return True
