@@ -25,6 +25,12 @@ class DomainDisk:
     format: str
     """`qcow2` or `raw`: always named, never probed."""
     read_only: bool = False
+    backing_path: Path | None = None
+    """The image it stands on, where known: then the chain is spelled out to the hypervisor.
+
+    Without it, the hypervisor follows the qcow2 header, which must name the backing format."""
+    backing_format: str = ""
+    """`qcow2` or `raw`; required with `backing_path`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,163 @@
+"""Run blocking calls in threads of our own, each under a deadline.
+
+Python cannot stop a thread, so a call that never comes back costs its thread. The pool gives such
+a thread up and starts another in its place; at most `max_lost` may be lost at once. Beyond that, calls
+fail at once, because the library itself is stuck. So one hung call delays no other by more
+than its own deadline. Lost threads that come back after all end quietly.
+
+Threads are daemons: a stuck library must not keep the agent from exiting, which
+`concurrent.futures` would (it joins its threads at exit).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class CallTimedOut(Exception):
+    """The call did not come back within its deadline; whether it acts is unknown."""
+
+
+class PoolExhausted(Exception):
+    """As many calls are stuck as the pool may lose, or too many wait."""
+
+
+class CallPool:
+    """`size` worker threads, grown on demand. Belongs to one event loop."""
+
+    def __init__(self, name: str, *, size: int, max_lost: int, max_waiting: int = 1000) -> None:
+        self._name = name
+        self._size = size
+        self._max_lost = max_lost
+        self._max_waiting = max_waiting
+        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._workers = 0
+        self._idle = 0
+        self._lost = 0
+        self._closed = False
+
+    @property
+    def lost(self) -> int:
+        """Number of threads given up and not come back."""
+        return self._lost
+
+    async def run(self, work: Callable[[], T], *, deadline_s: float) -> T:
+        """Run `work` in a thread and return what it returns.
+
+        Raises `CallTimedOut` when it, waiting for a thread included, takes longer than
+        `deadline_s`, and `PoolExhausted` when it cannot be tried.
+        """
+        if self._closed or self._lost >= self._max_lost:
+            raise PoolExhausted(f"{self._lost} calls of {self._name} are stuck")
+        if self._calls.qsize() >= self._max_waiting:
+            raise PoolExhausted(f"{self._max_waiting} calls of {self._name} wait")
+        loop = asyncio.get_running_loop()
+        call = _Call(work, loop, loop.create_future(), time.monotonic() + deadline_s)
+        self._submit(call)
+        try:
+            async with asyncio.timeout(deadline_s):
+                return await call.outcome  # type: ignore[no-any-return]
+        except TimeoutError:
+            if call.outcome.done() and not call.outcome.cancelled():
+                raise  # the call's own TimeoutError
+            raise CallTimedOut(f"{self._name}: no answer within {deadline_s:g} s") from None
+        finally:
+            self._give_up(call)
+
+    def close(self) -> None:
+        """Let idle threads end; calls under way end by themselves."""
+        with self._lock:
+            self._closed = True
+            for _ in range(self._workers):
+                self._calls.put(None)
+
+    def _submit(self, call: _Call) -> None:
+        with self._lock:
+            self._calls.put(call)
+            if self._idle < self._calls.qsize() and self._workers < self._size:
+                self._start_worker()
+
+    def _start_worker(self) -> None:
+        self._workers += 1
+        number = self._workers + self._lost
+        threading.Thread(target=self._work, name=f"{self._name}-{number}", daemon=True).start()
+
+    def _give_up(self, call: _Call) -> None:
+        """Lose the call's thread if the call is still under way, and start another for it."""
+        with self._lock:
+            call.given_up = True
+            if call.started and not call.ended:
+                self._workers -= 1
+                self._lost += 1
+                if self._lost < self._max_lost and not self._closed:
+                    self._start_worker()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                self._idle += 1
+            call = self._calls.get()
+            with self._lock:
+                self._idle -= 1
+                if call is None:
+                    self._workers -= 1
+                    return
+                if call.given_up or time.monotonic() >= call.expires_s:
+                    continue
+                call.started = True
+            result, error = call.try_it()
+            with self._lock:
+                call.ended = True
+                lost = call.given_up
+                if lost:
+                    self._lost -= 1
+            if lost:
+                return
+            call.settle(result, error)
+
+
+class _Call:
+    """One call: the work, and where its outcome goes."""
+
+    def __init__(
+        self,
+        work: Callable[[], Any],
+        loop: asyncio.AbstractEventLoop,
+        outcome: asyncio.Future[Any],
+        expires_s: float,
+    ) -> None:
+        self.work = work
+        self.loop = loop
+        self.outcome = outcome
+        self.expires_s = expires_s
+        self.started = False
+        self.ended = False
+        self.given_up = False
+
+    def try_it(self) -> tuple[Any, Exception | None]:
+        try:
+            return self.work(), None
+        except Exception as error:  # noqa: BLE001  carried to the caller
+            return None, error
+
+    def settle(self, result: Any, error: Exception | None) -> None:
+        try:
+            self.loop.call_soon_threadsafe(self._set, result, error)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            return
+
+    def _set(self, result: Any, error: Exception | None) -> None:
+        if self.outcome.done():
+            return
+        if error is None:
+            self.outcome.set_result(result)
+        else:
+            self.outcome.set_exception(error)
