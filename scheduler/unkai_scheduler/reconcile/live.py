@@ -1,0 +1,188 @@
+"""Live state: what hosts say right now, in memory, for the leader's loops and for the API.
+
+The host watchers write it, everybody reads it; it dies with a reign. It never touches the store.
+The trap: what a host said is worth something only while the host is in sync (`is_synced`); before
+that, "no machine" means "not told yet".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
+
+from unkai_scheduler.agents.port import Endpoint, UsageSample
+from unkai_scheduler.domain.clock import Clock, system_clock
+from unkai_scheduler.domain.machines import Machine, Tombstone
+from unkai_wire.errors import Unavailable
+
+QUEUE_SAMPLES = 256
+"""Samples a slow subscriber may be behind; beyond that it loses the oldest."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedSample:
+    """A usage sample with the moment it reached us."""
+
+    sample: UsageSample
+    received_time: datetime
+    received_s: float
+    """By the monotonic clock, for ages."""
+
+
+class LiveState:
+    """Latest samples, endpoints, machines and tombstones of each host."""
+
+    def __init__(
+        self, *, clock: Clock = system_clock, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
+        self._monotonic = monotonic
+        self._samples: dict[str, ReceivedSample] = {}
+        self._endpoints: dict[str, Endpoint] = {}
+        self._machines: dict[str, dict[str, Machine]] = {}
+        self._tombstones: dict[str, dict[str, Tombstone]] = {}
+        self._synced: set[str] = set()
+        self._subscribers: set[asyncio.Queue[UsageSample | None]] = set()
+
+    # What the API reads.
+
+    def samples(self) -> Mapping[str, ReceivedSample]:
+        """Return the newest sample of each host; a view that changes as samples arrive."""
+        return MappingProxyType(self._samples)
+
+    def age_s(self, host_id: str) -> float | None:
+        """Return the age of a host's newest sample in seconds; None when there is none."""
+        received = self._samples.get(host_id)
+        return None if received is None else max(0.0, self._monotonic() - received.received_s)
+
+    def endpoint(self, host_id: str) -> Endpoint:
+        """Return how to reach a host's agent; `Unavailable` / HOST_UNREACHABLE when unknown."""
+        endpoint = self._endpoints.get(host_id)
+        if endpoint is None:
+            raise Unavailable(
+                f"host {host_id} is not registered now",
+                reason="HOST_UNREACHABLE",
+                fix="see 'unkai host list'; try again once the host is UP",
+                metadata={"host_id": host_id},
+            )
+        return endpoint
+
+    async def subscribe(self, host_ids: Collection[str] = ()) -> AsyncIterator[UsageSample]:
+        """Yield the newest sample of each host, then each new one; no ids means all hosts.
+
+        A reader that is too slow loses the oldest samples, never blocks the others. Ends when
+        the reign ends.
+        """
+        wanted = frozenset(host_ids)
+        queue: asyncio.Queue[UsageSample | None] = asyncio.Queue(QUEUE_SAMPLES)
+        self._subscribers.add(queue)
+        try:
+            for received in list(self._samples.values()):
+                if not wanted or received.sample.host_id in wanted:
+                    yield received.sample
+            while (sample := await queue.get()) is not None:
+                if not wanted or sample.host_id in wanted:
+                    yield sample
+        finally:
+            self._subscribers.discard(queue)
+
+    # What the loops read.
+
+    def is_synced(self, host_id: str) -> bool:
+        """Tell whether we know all that the host holds."""
+        return host_id in self._synced
+
+    def machine(self, host_id: str, instance_id: str) -> Machine | None:
+        """Return a machine as its host last reported it."""
+        return self._machines.get(host_id, {}).get(instance_id)
+
+    def tombstone(self, host_id: str, instance_id: str) -> Tombstone | None:
+        """Return the tombstone a host last reported of an instance."""
+        return self._tombstones.get(host_id, {}).get(instance_id)
+
+    def machines(self, host_id: str) -> list[Machine]:
+        """Return all machines a host reported."""
+        return list(self._machines.get(host_id, {}).values())
+
+    def tombstones(self, host_id: str) -> list[Tombstone]:
+        """Return all tombstones a host reported."""
+        return list(self._tombstones.get(host_id, {}).values())
+
+    def hosts(self) -> list[str]:
+        """Return the ids of the hosts with an endpoint."""
+        return list(self._endpoints)
+
+    # What the watchers write.
+
+    def set_endpoint(self, endpoint: Endpoint) -> None:
+        """Remember how to reach a host."""
+        self._endpoints[endpoint.host_id] = endpoint
+
+    def drop_host(self, host_id: str) -> None:
+        """Forget a host that is no longer registered."""
+        self._endpoints.pop(host_id, None)
+        self._samples.pop(host_id, None)
+        self.begin_sync(host_id)
+
+    def begin_sync(self, host_id: str) -> None:
+        """Forget what a host held: it is about to be told anew."""
+        self._synced.discard(host_id)
+        self._machines.pop(host_id, None)
+        self._tombstones.pop(host_id, None)
+
+    def end_sync(self, host_id: str) -> None:
+        """Note that all a host holds has been told."""
+        self._synced.add(host_id)
+
+    def lose_sync(self, host_id: str) -> None:
+        """Note that a host is silent: what it said before is no longer worth anything."""
+        self._synced.discard(host_id)
+
+    def put_machine(self, machine: Machine) -> None:
+        """Remember a machine as it is now; it is newer than any tombstone before it."""
+        self._machines.setdefault(machine.host_id, {})[machine.instance_id] = machine
+        buried = self._tombstones.get(machine.host_id, {})
+        tombstone = buried.get(machine.instance_id)
+        if tombstone is not None and tombstone.generation < machine.generation:
+            del buried[machine.instance_id]
+
+    def put_tombstone(self, tombstone: Tombstone) -> None:
+        """Remember that a machine is gone."""
+        held = self._machines.get(tombstone.host_id, {})
+        machine = held.get(tombstone.instance_id)
+        if machine is not None and machine.generation <= tombstone.generation:
+            del held[tombstone.instance_id]
+        self._tombstones.setdefault(tombstone.host_id, {})[tombstone.instance_id] = tombstone
+
+    def drop_tombstone(self, host_id: str, instance_id: str) -> None:
+        """Forget a tombstone that is recorded and acknowledged."""
+        self._tombstones.get(host_id, {}).pop(instance_id, None)
+
+    def put_sample(self, sample: UsageSample) -> ReceivedSample:
+        """Remember a usage sample and pass it to the subscribers."""
+        received = ReceivedSample(sample, self._clock(), self._monotonic())
+        self._samples[sample.host_id] = received
+        for queue in self._subscribers:
+            _offer(queue, sample)
+        return received
+
+    def clear(self) -> None:
+        """Forget all and end the subscriptions: the reign is over."""
+        for store in (self._samples, self._endpoints, self._machines, self._tombstones):
+            store.clear()
+        self._synced.clear()
+        for queue in self._subscribers:
+            _offer(queue, None)
+
+
+def _offer(queue: asyncio.Queue[UsageSample | None], item: UsageSample | None) -> None:
+    """Put an item, dropping the oldest one where the queue is full."""
+    if queue.full():
+        with suppress(asyncio.QueueEmpty):
+            queue.get_nowait()
+    queue.put_nowait(item)

@@ -1,0 +1,34 @@
+"""Prometheus objects of the leader. The endpoint that shows them is the API's."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+DECISION_SECONDS = Histogram(
+    "unkai_scheduler_decision_seconds",
+    "Time one batch of placement decisions took.",
+    buckets=(0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
+)
+DECISIONS = Counter(
+    "unkai_scheduler_decisions_total", "Placement decisions, by result.", ["result"]
+)
+REJECTIONS = Counter(
+    "unkai_scheduler_rejections_total",
+    "Hosts that a filter kept out of a decision, by filter.",
+    ["reason"],
+)
+INVARIANT_VIOLATIONS = Gauge(
+    "unkai_invariant_violations",
+    "Findings of the newest audit of database against hosts, by kind.",
+    ["kind"],
+)
+LOOP_ERRORS = Counter(
+    "unkai_scheduler_loop_errors_total", "Rounds of a leader's loop that failed.", ["loop"]
+)
+AGENT_ORDERS = Counter(
+    "unkai_scheduler_agent_orders_total",
+    "Orders sent to agents, by kind and result.",
+    ["order", "result"],
+)
+REIGNS = Counter("unkai_scheduler_reigns_total", "Times this scheduler took office.")
+EVENTS_STAMPED = Counter("unkai_scheduler_events_stamped_total", "Events given their revision.")
