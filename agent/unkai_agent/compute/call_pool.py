@@ -63,12 +63,11 @@ class CallPool:
         call = _Call(work, loop, loop.create_future(), time.monotonic() + deadline_s)
         self._submit(call)
         try:
-            async with asyncio.timeout(deadline_s):
-                return await call.outcome  # type: ignore[no-any-return]
-        except TimeoutError:
-            if call.outcome.done() and not call.outcome.cancelled():
-                raise  # the call's own TimeoutError
-            raise CallTimedOut(f"{self._name}: no answer within {deadline_s:g} s") from None
+            await asyncio.wait({call.outcome}, timeout=deadline_s)
+            if not call.outcome.done():
+                raise CallTimedOut(f"{self._name}: no answer within {deadline_s:g} s")
+            result: T = call.outcome.result()
+            return result
         finally:
             self._give_up(call)
 
@@ -119,6 +118,8 @@ class CallPool:
                 lost = call.given_up
                 if lost:
                     self._lost -= 1
+                    if not self._calls.empty() and self._workers < self._size:
+                        self._start_worker()
             if lost:
                 return
             call.settle(result, error)
@@ -155,7 +156,7 @@ class _Call:
             return
 
     def _set(self, result: Any, error: Exception | None) -> None:
-        if self.outcome.done():
+        if self.given_up or self.outcome.done():
             return
         if error is None:
             self.outcome.set_result(result)

@@ -1,0 +1,434 @@
+"""A hypervisor made of nothing, for tests and for fleets of simulated hosts.
+
+Passes the same contract suite as `libvirt_driver.py`. Machines run in name only: they print a few
+lines on their console, echo what is typed, and use as much CPU as `load` says. `faults` is the
+menu of what may go wrong; each entry acts until it is used up or taken back.
+
+Time comes from `monotonic` and passes by `sleep`: both can be a test's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from unkai_agent.compute.changes import ChangeFeed
+from unkai_agent.compute.driver import (
+    Domain,
+    DomainSpec,
+    DomainState,
+    DomainUsage,
+    OffReason,
+)
+from unkai_agent.domain.hosts import Accelerator
+from unkai_wire.errors import Conflict, FailedPrecondition, NotFound, Unavailable, UnkaiError
+
+_CONSOLE_QUEUE = 256
+_CONSOLE_KEEP_BYTES = 64 * 1024
+
+
+@dataclass(slots=True)
+class Faults:
+    """What shall go wrong. All off by default."""
+
+    hang: bool = False
+    """Every call waits until its deadline, then raises `Unavailable`."""
+    define_errors: list[UnkaiError] = field(default_factory=list)
+    """Raised by the next calls of `define`, one each."""
+    start_errors: list[UnkaiError] = field(default_factory=list)
+    """Raised by the next calls of `start`, one each."""
+    crash_on_start: int = 0
+    """So many of the next starts succeed, and the domain dies at once."""
+    ignore_shutdown: bool = False
+    """Guests do not react to the power button."""
+    lose_answers: int = 0
+    """So many of the next changing calls act, and then raise `Unavailable`: outcome unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineLoad:
+    """What a running machine uses."""
+
+    cpu_cores: float = 0.02
+    cpu_wait_cores: float = 0.0
+    memory_ratio: float = 0.3
+    """Share of its memory that it holds."""
+    disk_read_bytes_per_s: float = 0.0
+    disk_write_bytes_per_s: float = 4096.0
+    bytes_per_request: int = 4096
+
+
+@dataclass(slots=True)
+class _Counters:
+    """What a domain has used since it was started, brought up to date when asked for."""
+
+    since_s: float
+    cpu_ns: float = 0.0
+    wait_ns: float = 0.0
+    read_bytes: float = 0.0
+    write_bytes: float = 0.0
+
+    def advance(self, now_s: float, load: MachineLoad) -> None:
+        elapsed_s = max(0.0, now_s - self.since_s)
+        self.since_s = now_s
+        self.cpu_ns += load.cpu_cores * elapsed_s * 1e9
+        self.wait_ns += load.cpu_wait_cores * elapsed_s * 1e9
+        self.read_bytes += load.disk_read_bytes_per_s * elapsed_s
+        self.write_bytes += load.disk_write_bytes_per_s * elapsed_s
+
+
+class _Console:
+    """One attachment: what the guest prints, on its way to who reads it."""
+
+    def __init__(self) -> None:
+        self.output: asyncio.Queue[bytes | None] = asyncio.Queue(_CONSOLE_QUEUE)
+
+    def put(self, text: bytes | None) -> None:
+        if self.output.full():
+            self.output.get_nowait()
+        self.output.put_nowait(text)
+
+
+@dataclass(slots=True)
+class _Record:
+    """A domain with all that is simulated of it."""
+
+    spec: DomainSpec
+    running: DomainSpec | None = None
+    """What it was started with; a redefinition counts from the next start."""
+    state: DomainState = DomainState.OFF
+    off_reason: OffReason = OffReason.UNKNOWN
+    paused_by_error: bool = False
+    load: MachineLoad = field(default_factory=MachineLoad)
+    counters: _Counters | None = None
+    console: _Console | None = None
+    printed: bytearray = field(default_factory=bytearray)
+
+
+class FakeCompute:
+    """`ComputeDriver` in memory. `faults` may be changed at any time."""
+
+    def __init__(
+        self,
+        *,
+        accelerator: Accelerator | None = None,
+        latency_s: float = 0.0,
+        call_deadline_s: float = 10.0,
+        write_console_logs: bool = False,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.faults = Faults()
+        self.latency_s = latency_s
+        """Time that each call takes."""
+        self._accelerator = accelerator or Accelerator("tcg", "simulated")
+        self._call_deadline_s = call_deadline_s
+        self._write_console_logs = write_console_logs
+        self._monotonic = monotonic
+        self._sleep = sleep
+        self._records: dict[str, _Record] = {}
+        self._changes = ChangeFeed()
+
+    # The port.
+
+    async def prove_accelerator(self) -> Accelerator:
+        """Return what the constructor was given."""
+        await self._answer()
+        return self._accelerator
+
+    async def list_domains(self) -> Sequence[Domain]:
+        """Return all domains."""
+        await self._answer()
+        return [_observe(record) for record in self._records.values()]
+
+    async def get_domain(self, instance_id: str) -> Domain | None:
+        """Return one domain, or None."""
+        await self._answer()
+        record = self._records.get(instance_id)
+        return None if record is None else _observe(record)
+
+    async def define(self, spec: DomainSpec) -> None:
+        """Define the domain, or redefine it when it is off."""
+        await self._answer()
+        if self.faults.define_errors:
+            raise self.faults.define_errors.pop(0)
+        for other in self._records.values():
+            if other.spec.name == spec.name and other.spec.instance_id != spec.instance_id:
+                raise FailedPrecondition(
+                    f"the name {spec.name} belongs to another domain on this host",
+                    reason="DOMAIN_NAME_TAKEN",
+                    metadata={"name": spec.name},
+                )
+        record = self._records.get(spec.instance_id)
+        if record is None:
+            self._records[spec.instance_id] = _Record(spec)
+            self._changes.publish(spec.instance_id)
+        elif record.state is DomainState.OFF and record.spec != spec:
+            record.spec = spec
+            self._changes.publish(spec.instance_id)
+        self._lose_answer()
+
+    async def start(self, instance_id: str) -> None:
+        """Start or resume the domain."""
+        await self._answer()
+        if self.faults.start_errors:
+            raise self.faults.start_errors.pop(0)
+        record = self._record(instance_id)
+        if record.state is DomainState.OFF:
+            self._boot(record)
+        elif record.state is DomainState.PAUSED:
+            self._move(record, DomainState.RUNNING)
+        if self.faults.crash_on_start:
+            self.faults.crash_on_start -= 1
+            self._power_off(record, OffReason.CRASHED)
+        self._lose_answer()
+
+    async def shutdown(self, instance_id: str) -> None:
+        """Ask the guest to power off; it obeys at once, unless `ignore_shutdown`."""
+        await self._answer()
+        record = self._records.get(instance_id)
+        if record is not None and not self.faults.ignore_shutdown:
+            if record.state is DomainState.RUNNING:
+                self._print(record, b"power button pressed\r\n")
+                self._power_off(record, OffReason.GUEST_SHUTDOWN)
+        self._lose_answer()
+
+    async def destroy(self, instance_id: str) -> None:
+        """Cut the power."""
+        await self._answer()
+        record = self._records.get(instance_id)
+        if record is not None and record.state is not DomainState.OFF:
+            self._power_off(record, OffReason.DESTROYED)
+        self._lose_answer()
+
+    async def reboot(self, instance_id: str, *, force: bool) -> None:
+        """Restart the guest; it obeys at once, unless `ignore_shutdown` and not `force`."""
+        await self._answer()
+        record = self._record(instance_id)
+        if record.state is DomainState.OFF:
+            raise FailedPrecondition(
+                "the machine is off",
+                reason="DOMAIN_OFF",
+                fix="start it instead",
+                metadata={"instance_id": instance_id},
+            )
+        if force or not self.faults.ignore_shutdown:
+            self._print(record, _banner(record.spec))
+        self._lose_answer()
+
+    async def undefine(self, instance_id: str) -> None:
+        """Remove the definition."""
+        await self._answer()
+        record = self._records.get(instance_id)
+        if record is not None:
+            if record.state is not DomainState.OFF:
+                raise FailedPrecondition(
+                    "the machine is not off",
+                    reason="DOMAIN_NOT_OFF",
+                    fix="stop it first",
+                    metadata={"instance_id": instance_id},
+                )
+            del self._records[instance_id]
+            self._changes.publish(instance_id)
+        self._lose_answer()
+
+    async def usage(self) -> Sequence[DomainUsage]:
+        """Return counters of all domains that are on."""
+        await self._answer()
+        now_s = self._monotonic()
+        return [
+            _usage(record, record.counters, now_s)
+            for record in self._records.values()
+            if record.counters is not None
+        ]
+
+    def watch(self) -> AsyncIterator[str]:
+        """Yield the id of each domain whose state changed."""
+        return self._changes.subscribe()
+
+    async def attach_console(
+        self, instance_id: str, typed: AsyncIterator[bytes], *, force: bool
+    ) -> AsyncIterator[bytes]:
+        """Connect to a console that echoes."""
+        await self._answer()
+        record = self._record(instance_id)
+        if record.state is DomainState.OFF:
+            raise FailedPrecondition(
+                "the machine is off, so it has no console",
+                reason="DOMAIN_OFF",
+                fix="start it first",
+                metadata={"instance_id": instance_id},
+            )
+        if record.console is not None:
+            if not force:
+                raise Conflict(
+                    "somebody else is attached to the console",
+                    reason="CONSOLE_IN_USE",
+                    fix="wait, or attach by force, which ends the other session",
+                    metadata={"instance_id": instance_id},
+                )
+            record.console.put(None)
+        console = record.console = _Console()
+        keys = asyncio.ensure_future(self._echo(record, console, typed))
+        try:
+            yield b""
+            while (text := await console.output.get()) is not None:
+                yield text
+        finally:
+            keys.cancel()
+            await asyncio.gather(keys, return_exceptions=True)
+            if record.console is console:
+                record.console = None
+
+    async def close(self) -> None:
+        """End the watches. Domains stay."""
+        self._changes.close()
+
+    # What happens to machines by itself, for tests and simulations.
+
+    def guest_shuts_down(self, instance_id: str) -> None:
+        """Let the guest power itself off."""
+        self._power_off(self._record(instance_id), OffReason.GUEST_SHUTDOWN)
+
+    def crash(self, instance_id: str) -> None:
+        """Let the domain's process die."""
+        self._power_off(self._record(instance_id), OffReason.CRASHED)
+
+    def pause_by_error(self, instance_id: str) -> None:
+        """Let the domain be paused by an I/O error."""
+        record = self._record(instance_id)
+        record.paused_by_error = True
+        self._move(record, DomainState.PAUSED)
+
+    def reboot_host(self) -> None:
+        """Let all domains be off for a reason that nobody knows, as after a power cut."""
+        for record in self._records.values():
+            if record.state is not DomainState.OFF:
+                self._power_off(record, OffReason.UNKNOWN)
+
+    def set_load(self, instance_id: str, load: MachineLoad) -> None:
+        """Set what the machine uses from now on."""
+        record = self._record(instance_id)
+        if record.counters is not None:
+            record.counters.advance(self._monotonic(), record.load)
+        record.load = load
+
+    def print_on_console(self, instance_id: str, text: bytes) -> None:
+        """Let the guest print."""
+        self._print(self._record(instance_id), text)
+
+    def console_text(self, instance_id: str) -> bytes:
+        """Return the last 64 KiB that the guest printed."""
+        return bytes(self._record(instance_id).printed)
+
+    # Inside.
+
+    async def _answer(self) -> None:
+        if self.faults.hang:
+            await self._sleep(self._call_deadline_s)
+            raise _no_answer()
+        if self.latency_s:
+            await self._sleep(self.latency_s)
+
+    def _lose_answer(self) -> None:
+        if self.faults.lose_answers:
+            self.faults.lose_answers -= 1
+            raise _no_answer()
+
+    def _record(self, instance_id: str) -> _Record:
+        record = self._records.get(instance_id)
+        if record is None:
+            raise NotFound.of("domain", instance_id)
+        return record
+
+    def _move(self, record: _Record, state: DomainState) -> None:
+        if state is DomainState.RUNNING:
+            record.paused_by_error = False
+        record.state = state
+        self._changes.publish(record.spec.instance_id)
+
+    def _boot(self, record: _Record) -> None:
+        record.running = record.spec
+        record.counters = _Counters(self._monotonic())
+        self._print(record, _banner(record.spec))
+        self._move(record, DomainState.RUNNING)
+
+    def _power_off(self, record: _Record, reason: OffReason) -> None:
+        record.off_reason = reason
+        record.paused_by_error = False
+        record.counters = record.running = None
+        if record.console is not None:
+            record.console.put(None)
+            record.console = None
+        self._move(record, DomainState.OFF)
+
+    def _print(self, record: _Record, text: bytes) -> None:
+        record.printed += text
+        del record.printed[:-_CONSOLE_KEEP_BYTES]
+        if record.console is not None:
+            record.console.put(text)
+        if self._write_console_logs:
+            with record.spec.console_log.open("ab") as log:
+                log.write(text)
+
+    async def _echo(self, record: _Record, console: _Console, typed: AsyncIterator[bytes]) -> None:
+        async for keys in typed:
+            if record.console is not console:
+                return
+            self._print(record, keys)
+
+
+def _banner(spec: DomainSpec) -> bytes:
+    return (
+        f"simulated machine {spec.name}\r\n"
+        f"instance-id: {spec.instance_id}\r\n"
+        f"{spec.name.rpartition('.')[0]} login: "
+    ).encode()
+
+
+def _observe(record: _Record) -> Domain:
+    spec = record.running or record.spec
+    off = record.state is DomainState.OFF
+    return Domain(
+        instance_id=spec.instance_id,
+        name=spec.name,
+        state=record.state,
+        off_reason=record.off_reason if off else None,
+        generation=spec.generation,
+        run_epoch=spec.run_epoch,
+        accelerator=spec.accelerator,
+        paused_by_error=record.paused_by_error,
+    )
+
+
+def _usage(record: _Record, counters: _Counters, now_s: float) -> DomainUsage:
+    load = record.load
+    if record.state is not DomainState.RUNNING:
+        load = replace(
+            load,
+            cpu_cores=0.0,
+            cpu_wait_cores=0.0,
+            disk_read_bytes_per_s=0.0,
+            disk_write_bytes_per_s=0.0,
+        )
+    counters.advance(now_s, load)
+    return DomainUsage(
+        instance_id=record.spec.instance_id,
+        cpu_time_ns=int(counters.cpu_ns),
+        cpu_wait_ns=int(counters.wait_ns),
+        memory_resident_bytes=int(record.spec.memory_bytes * load.memory_ratio),
+        disk_read_bytes=int(counters.read_bytes),
+        disk_write_bytes=int(counters.write_bytes),
+        disk_reads=int(counters.read_bytes) // load.bytes_per_request,
+        disk_writes=int(counters.write_bytes) // load.bytes_per_request,
+    )
+
+
+def _no_answer() -> Unavailable:
+    return Unavailable(
+        "the hypervisor does not answer",
+        reason="HYPERVISOR_UNAVAILABLE",
+        fix="it is tried again by itself; look at libvirtd on the host if this goes on",
+    )
