@@ -96,12 +96,13 @@ section == "write_files" {
 END {
 	if (block != "") end_block()
 	finish()
+	printf "%s", commands # last, as cloud-init does: they may need the files
 	print "exit $status"
 }
 
 function item(command, text) {
 	if (section == "runcmd")
-		print command " || status=$?"
+		commands = commands command " || status=$?\n"
 	else
 		print "printf '%s\\n' " quoted(text) " >>/root/.ssh/authorized_keys; " \
 			"echo \"unkai-tiny: ssh-key=\"" quoted(text)
@@ -127,9 +128,12 @@ function end_block() {
 # Write the file whose fields have been read.
 function finish(    path, decode) {
 	if (!open) return
+	open = 0
 	path = quoted(file["path"])
 	decode = (file["encoding"] ~ /^(b64|base64)$/) ? " | base64 -d" : ""
-	if (file["encoding"] != "" && decode == "")
+	if (file["path"] == "")
+		print "unsupported " quoted("write_files without a path")
+	else if (file["encoding"] != "" && decode == "")
 		print "unsupported " quoted("write_files.encoding " file["encoding"])
 	else {
 		print "mkdir -p \"$(dirname " path ")\" && printf %s " quoted(file["content"]) decode \
@@ -137,7 +141,6 @@ function finish(    path, decode) {
 		if (file["permissions"] != "")
 			print "chmod " quoted(file["permissions"]) " " path " || status=1"
 	}
-	open = 0
 	delete file
 }
 
