@@ -136,3 +136,25 @@ class Fence:
     term: int
     generation: int = 0
     run_epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """What this host remembers of one machine, whatever happens to it."""
+
+    spec: MachineSpec
+    term: int
+    """Term of the leader that last changed it."""
+    has_started: bool = False
+    """It ran here once: from then on its disks must exist."""
+    boot_id: str = ""
+    """The host's boot in which it last started."""
+    start_time: datetime | None = None
+    reboot_serial_done: int = 0
+    guest_shutdown: bool = False
+    """The guest powered itself off: it stays off until a newer generation."""
+    stop_asked: bool = False
+    """We asked the guest to power off: when it does, that is not its own doing."""
+    observed_generation: int = 0
+    removal: Fence | None = None
+    """Set while it is being removed."""
