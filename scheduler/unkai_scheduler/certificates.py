@@ -39,7 +39,8 @@ LEAF_LIFETIME = dt.timedelta(days=365)
 """One year: a lost key ends by itself."""
 _BACKDATE = dt.timedelta(minutes=5)
 """Clocks of hosts differ: a fresh certificate must be valid at once on all."""
-_HOLDER = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
+_HOLDER = re.compile(r"[a-z0-9]([a-z0-9.-]{0,48}[a-z0-9])?")
+"""At most 50: with its role before it, a common name may have 64 (RFC 5280, appendix A)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ class Authority:
         if not _HOLDER.fullmatch(principal.name):
             raise InvalidArgument.field(
                 "name",
-                f"{principal.name[:64]!r} must be 1 to 63 characters of a-z, 0-9, . and -",
+                f"{principal.name[:64]!r} must be 1 to 50 characters of a-z, 0-9, . and -",
                 reason="INVALID_NAME",
             )
         alternatives: list[x509.GeneralName] = [

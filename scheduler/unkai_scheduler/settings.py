@@ -1,8 +1,9 @@
-"""The scheduler's settings: one frozen tree, from a TOML file and the environment, checked at start.
+"""The scheduler's settings: one frozen tree, from a TOML file and the environment.
 
 `UNKAI_SCHEDULER_*` wins over the file, `__` nests: `UNKAI_SCHEDULER_ETCD__ENDPOINTS`. An unknown
 key is refused with its name and where it stands, so that a misspelt one is never silently
-ignored. Each field says its unit and why it has its default. Nothing here opens or connects.
+ignored. Each field says its unit and why it has its default. All is checked at start; nothing
+here opens or connects.
 """
 
 from __future__ import annotations
