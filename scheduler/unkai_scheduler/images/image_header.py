@@ -30,8 +30,7 @@ _KNOWN_INCOMPATIBLE = _DIRTY | _CORRUPT | _DATA_FILE | _COMPRESSION | _EXTENDED_
 _EXTENSION_END = 0
 _EXTENSION_CRYPTO = 0x0537BE77
 _EXTENSION_DATA_FILE = 0x44415441
-_MAX_L1_BYTES = 32 << 20
-_MAX_REFCOUNT_TABLE_BYTES = 8 << 20
+_MAX_TABLE_BYTES = {"L1": 32 << 20, "refcount": 8 << 20}
 """QEMU's own limits (block/qcow2.h): what it would not open is not stored."""
 
 _FOREIGN_HEADS: tuple[tuple[bytes, str], ...] = (
@@ -256,20 +255,18 @@ def _check_bounds(header: _Qcow2, size_bytes: int) -> None:
             f"the file claims a disk of {header.size} bytes, but its table covers less",
             "convert it with 'qemu-img convert -O qcow2 IN OUT'",
         )
-    _check_table("L1", header.l1_offset, header.l1_entries * 8, _MAX_L1_BYTES, cluster, size_bytes)
+    _check_table(header, "L1", header.l1_offset, header.l1_entries * 8, size_bytes)
     if not header.refcount_clusters:
         raise _invalid("it has no reference counts")
     length = header.refcount_clusters * cluster
-    limit = max(_MAX_REFCOUNT_TABLE_BYTES, cluster)
-    _check_table("refcount", header.refcount_offset, length, limit, cluster, size_bytes)
+    _check_table(header, "refcount", header.refcount_offset, length, size_bytes)
 
 
-def _check_table(
-    name: str, offset: int, length: int, limit: int, cluster: int, size_bytes: int
-) -> None:
+def _check_table(header: _Qcow2, name: str, offset: int, length: int, size_bytes: int) -> None:
+    cluster = header.cluster_bytes
     if not offset or offset % cluster:
         raise _invalid(f"its {name} table begins at {offset}, which is no cluster of its own")
-    if length > limit:
+    if length > max(_MAX_TABLE_BYTES[name], cluster):
         raise _invalid(f"its {name} table claims {length} bytes")
     if offset + length > size_bytes:
         raise _truncated(f"its {name} table")
