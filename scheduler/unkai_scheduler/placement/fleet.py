@@ -1,0 +1,473 @@
+"""The fleet: what placement knows of all hosts, as columns with one row per host.
+
+The leader updates it in place: hosts as they register, claims as they commit, samples as they
+arrive. It never does I/O and never asks for the time. All figures that decide are integers: live
+ratios are quantised to 16 bits when a sample is folded, so that any CPU decides alike.
+
+The trap: our own guests are load too. A guest that boots burns whole cores for seconds, which
+says little about how its host will be in a minute. So a machine just placed counts with what is
+*expected* of it, and what it shows counts only as that expectation fades (`settling weight`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from unkai_scheduler.domain.hosts import Host, HostState, HostUsage, MachineUsage
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+FULL = 65535
+"""The fixed point's 1.0."""
+MIB_SHIFT = 20
+
+MAX_SAMPLE_AGE_S = 10.0
+"""Older numbers are no numbers."""
+SMOOTHING_MS = 6000
+"""Time constant of the exponential mean."""
+RECENT_SAMPLES = 8
+"""Samples (16 s) whose second highest is the high quantile: one spike alone is not a load, and a
+load that ended is forgotten 14 s later."""
+SETTLING_FULL_S = 15
+"""So long a machine just placed counts wholly with what is expected of it."""
+SETTLING_S = 60
+"""After so long it counts wholly with what it shows; linear in between."""
+BUCKET_S = 5
+_BUCKETS = SETTLING_S // BUCKET_S + 1
+_WORD_BITS = 63
+
+
+class Signal(IntEnum):
+    """The live signals kept of each host, each a ratio in fixed point, less is better."""
+
+    CPU_LOAD = 0
+    CPU_WAIT = 1
+    MEMORY_USED = 2
+    MEMORY_FOREIGN = 3
+    MEMORY_PRESSURE = 4
+    IO_PRESSURE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationRatios:
+    """How much of a host may be claimed: virtual CPUs per CPU, bytes per byte."""
+
+    vcpus: float = 4.0
+    memory: float = 1.0
+    disk: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Claimable:
+    """What may be claimed of a host."""
+
+    vcpus: int
+    memory_bytes: int
+    disk_bytes: int
+
+
+def claimable(host: Host, ratios: AllocationRatios) -> Claimable:
+    """Return what may be claimed of a host under the ratios, rounded down."""
+    return Claimable(
+        int(host.cpus * ratios.vcpus),
+        int(host.memory_bytes * ratios.memory),
+        int(host.disk_bytes * ratios.disk),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Settling:
+    """A machine placed less than `SETTLING_S` ago."""
+
+    host_id: str
+    bucket: int
+    vcpus: int
+    memory_mib: int
+
+
+class Fleet:
+    """Columns of all hosts.
+
+    Not safe for threads. `upsert_host` sets what the row says, its claims included: `claim` and
+    `release` keep them current between two of them.
+    """
+
+    def __init__(self) -> None:
+        self._rows: dict[str, int] = {}
+        self.ids: list[str] = []
+        self.names: list[str] = []
+        self.cordon_reasons: list[str] = []
+        self._states: list[HostState] = []
+        self._trait_bits: dict[str, int] = {}
+        self._settling: dict[str, _Settling] = {}
+        self._bucket: int | None = None
+        self._rank: Ints | None = None
+        self._columns: dict[str, npt.NDArray[np.generic]] = {
+            name: np.zeros((0, *shape), dtype) for name, (shape, dtype) in _COLUMNS.items()
+        }
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __contains__(self, host_id: str) -> bool:
+        return host_id in self._rows
+
+    def copy(self) -> Fleet:
+        """Return a fleet that can be changed without changing this one, for simulation."""
+        return copy.deepcopy(self)
+
+    # Hosts
+
+    def upsert_host(self, host: Host, ratios: AllocationRatios) -> None:
+        """Add a host, or replace what is known of it; its live figures stay."""
+        row = self._rows.get(host.id)
+        if row is None:
+            row = self._append(host.id)
+        if self.names[row] != host.name:
+            self.names[row] = host.name
+            self._rank = None
+        self.cordon_reasons[row] = host.cordon_reason
+        self._states[row] = host.state
+        limits = claimable(host, ratios)
+        for column, value in (
+            ("up", host.state is HostState.UP),
+            ("cordoned", host.cordoned),
+            ("cpus", max(host.cpus, 1)),
+            ("claimable_vcpus", limits.vcpus),
+            ("claimable_memory", limits.memory_bytes),
+            ("claimable_disk", limits.disk_bytes),
+            ("claimed_vcpus", host.claimed_vcpus),
+            ("claimed_memory", host.claimed_memory_bytes),
+            ("claimed_disk", host.claimed_disk_bytes),
+        ):
+            self._columns[column][row] = value
+        self._set_traits(row, host.traits)
+
+    def remove_host(self, host_id: str) -> None:
+        """Forget a host; an unknown one is no error."""
+        row = self._rows.pop(host_id, None)
+        if row is None:
+            return
+        last = len(self.ids) - 1
+        self.ids[row] = self.ids[last]
+        self.names[row] = self.names[last]
+        self.cordon_reasons[row] = self.cordon_reasons[last]
+        self._states[row] = self._states[last]
+        for values in (self.ids, self.names, self.cordon_reasons, self._states):
+            values.pop()
+        for column in self._columns.values():
+            column[row] = column[last]
+            column[last] = 0
+        if row != last:
+            self._rows[self.ids[row]] = row
+        self._settling = {k: v for k, v in self._settling.items() if v.host_id != host_id}
+        self._rank = None
+
+    def state_of(self, row: int) -> HostState:
+        """Return the state of a row's host."""
+        return self._states[row]
+
+    def _append(self, host_id: str) -> int:
+        row = len(self.ids)
+        for name, column in self._columns.items():
+            if row >= len(column):
+                grown = np.zeros((max(8, 2 * row), *column.shape[1:]), column.dtype)
+                grown[:row] = column[:row]
+                self._columns[name] = grown
+        self._columns["sample_s"][row] = -np.inf
+        self.ids.append(host_id)
+        self.names.append("")
+        self.cordon_reasons.append("")
+        self._states.append(HostState.UNKNOWN)
+        self._rows[host_id] = row
+        self._rank = None
+        return row
+
+    def _set_traits(self, row: int, traits: Sequence[str]) -> None:
+        bits = [self._trait_bits.setdefault(t, len(self._trait_bits)) for t in traits]
+        words = self._columns["traits"]
+        wanted = len(self._trait_bits) // _WORD_BITS + 1
+        if wanted > words.shape[1]:
+            grown = np.zeros((len(words), wanted), np.int64)
+            grown[:, : words.shape[1]] = words
+            self._columns["traits"] = words = grown
+        mask = np.zeros(words.shape[1], np.int64)
+        for bit in bits:
+            mask[bit // _WORD_BITS] |= 1 << (bit % _WORD_BITS)
+        words[row] = mask
+
+    # Claims
+
+    def claim(
+        self,
+        host_id: str,
+        vcpus: int,
+        memory_bytes: int,
+        disk_bytes: int,
+        now_s: float,
+        *,
+        instance_id: str = "",
+    ) -> None:
+        """Take capacity of a host; the machine settles from `now_s` (monotonic) on."""
+        row = self._rows[host_id]
+        self._take(row, vcpus, memory_bytes, disk_bytes)
+        self._advance(now_s)
+        bucket = int(now_s // BUCKET_S)
+        memory_mib = memory_bytes >> MIB_SHIFT
+        self._expect(row, bucket, vcpus, memory_mib)
+        if instance_id:
+            self._settling[instance_id] = _Settling(host_id, bucket, vcpus, memory_mib)
+
+    def release(
+        self,
+        host_id: str,
+        vcpus: int,
+        memory_bytes: int,
+        disk_bytes: int,
+        *,
+        instance_id: str = "",
+    ) -> None:
+        """Give capacity back; with the instance's id, nothing is expected of it any more."""
+        row = self._rows.get(host_id)
+        if row is None:
+            return
+        self._take(row, -vcpus, -memory_bytes, -disk_bytes)
+        settling = self._settling.pop(instance_id, None)
+        if settling is not None and settling.host_id == host_id:
+            self._expect(row, settling.bucket, -settling.vcpus, -settling.memory_mib)
+
+    def _take(self, row: int, vcpus: int, memory_bytes: int, disk_bytes: int) -> None:
+        for column, amount in (
+            ("claimed_vcpus", vcpus),
+            ("claimed_memory", memory_bytes),
+            ("claimed_disk", disk_bytes),
+        ):
+            values = self.table(column)
+            values[row] = max(int(values[row]) + amount, 0)
+
+    def _expect(self, row: int, bucket: int, vcpus: int, memory_mib: int) -> None:
+        slot = bucket % _BUCKETS
+        if self._bucket is None or bucket <= self._bucket - _BUCKETS:
+            return
+        for column, amount in (("expected_vcpus", vcpus), ("expected_mib", memory_mib)):
+            values = self.table(column)
+            values[row, slot] = max(int(values[row, slot]) + amount, 0)
+
+    def _advance(self, now_s: float) -> None:
+        """Clear the buckets whose machines have settled."""
+        bucket = int(now_s // BUCKET_S)
+        if self._bucket is None:
+            self._bucket = bucket
+        elif bucket > self._bucket:
+            for passed in range(max(self._bucket + 1, bucket - _BUCKETS + 1), bucket + 1):
+                self._columns["expected_vcpus"][:, passed % _BUCKETS] = 0
+                self._columns["expected_mib"][:, passed % _BUCKETS] = 0
+            self._bucket = bucket
+            gone = bucket - _BUCKETS
+            self._settling = {k: v for k, v in self._settling.items() if v.bucket > gone}
+
+    def expected(self, column: str, now_s: float) -> Ints:
+        """Return, per host, the sum of `expected_vcpus` or `expected_mib` of machines just
+        placed, each weighted by how little of it can have shown yet, in fixed point.
+        """
+        self._advance(now_s)
+        assert self._bucket is not None
+        buckets = np.arange(self._bucket - _BUCKETS + 1, self._bucket + 1)
+        weights = np.zeros(_BUCKETS, np.int64)
+        weights[buckets % _BUCKETS] = [_settling_weight(now_s, int(b)) for b in buckets]
+        result: Ints = self.table(column)[: len(self)] @ weights
+        return result
+
+    # Live figures
+
+    def fold(
+        self,
+        samples: Sequence[tuple[str, HostUsage, float]],
+        machines: Mapping[str, Sequence[MachineUsage]] | None = None,
+    ) -> None:
+        """Take in samples: (host id, usage, monotonic seconds when it was received).
+
+        `machines`: by host id, the figures of the machines on it from the same sample; they
+        tell our guests' load from others'. Unknown hosts and late samples are skipped.
+        """
+        if samples:
+            self._advance(max(s[2] for s in samples))
+        batch: dict[int, tuple[float, list[int]]] = {}
+        sample_s = self.floats("sample_s")
+        for host_id, usage, received_s in samples:
+            row = self._rows.get(host_id)
+            if row is None:
+                continue
+            if row in batch:
+                self._fold_batch(batch)
+                batch = {}
+            if received_s < sample_s[row]:
+                continue
+            figures = (machines or {}).get(host_id, ())
+            batch[row] = (received_s, self._signals(row, usage, figures, received_s))
+            self._columns["cpu_used_ratio"][row] = usage.cpu_used_ratio
+            self._columns["total_mib"][row] = max(usage.memory_total_bytes >> MIB_SHIFT, 1)
+        self._fold_batch(batch)
+
+    def _fold_batch(self, batch: Mapping[int, tuple[float, list[int]]]) -> None:
+        if not batch:
+            return
+        rows = np.fromiter(batch, np.int64, len(batch))
+        received_s = np.array([b[0] for b in batch.values()])
+        values = np.array([b[1] for b in batch.values()], np.int64)
+        sample_s, mean = self.floats("sample_s"), self.table("mean")
+        ring, slots = self.table("ring"), self.table("slot")
+        # After a silence the old numbers say nothing: begin anew.
+        fresh = received_s - sample_s[rows] > MAX_SAMPLE_AGE_S
+        step_ms = np.where(fresh, 0.0, (received_s - sample_s[rows]) * 1000).astype(np.int64)
+        # First-order low-pass (backward Euler), in integers: alpha = dt / (dt + tau).
+        alpha = np.where(fresh, 1 << 16, (step_ms << 16) // (step_ms + SMOOTHING_MS))
+        mean[rows] += (((values << 8) - mean[rows]) * alpha[:, None]) >> 16
+        ring[rows[fresh]] = 0
+        ring[rows, slots[rows]] = values
+        slots[rows] = (slots[rows] + 1) % RECENT_SAMPLES
+        high = np.partition(ring[rows], RECENT_SAMPLES - 2, axis=1)[:, RECENT_SAMPLES - 2]
+        self.table("recent")[rows] = np.maximum(mean[rows] >> 8, high)
+        sample_s[rows] = received_s
+
+    def _signals(
+        self, row: int, usage: HostUsage, machines: Sequence[MachineUsage], now_s: float
+    ) -> list[int]:
+        cpus = int(self.table("cpus")[row])
+        total = max(usage.memory_total_bytes, 1)
+        resident = settling_used = settling_wait = settling_resident = 0.0
+        for machine in machines:
+            resident += machine.memory_resident_bytes
+            settling = self._settling.get(machine.instance_id)
+            if settling is not None:
+                weight = _settling_weight(now_s, settling.bucket) / FULL
+                settling_used += weight * machine.cpu_used_cores
+                settling_wait += weight * machine.cpu_wait_cores
+                settling_resident += weight * machine.memory_resident_bytes
+        # PSI counts whoever waits; take off the share of it that settling machines explain.
+        ours = min(settling_wait / usage.cpu_wait_cores, 1.0) if usage.cpu_wait_cores > 0 else 0.0
+        used_bytes = total - usage.memory_available_bytes
+        return [
+            _quantise((usage.cpu_used_ratio * cpus - settling_used) / cpus),
+            _quantise(
+                max(
+                    (usage.cpu_wait_cores - settling_wait) / cpus,
+                    usage.cpu_pressure_ratio * (1 - ours) / 2,
+                )
+            ),
+            _quantise((used_bytes - settling_resident) / total),
+            _quantise((used_bytes - resident) / total),
+            _quantise(usage.memory_pressure_ratio),
+            _quantise(usage.io_pressure_ratio),
+        ]
+
+    # Columns, as filters and scores read them
+
+    def column(self, name: str) -> Ints:
+        """Return an integer column, one value (or row of values) per host."""
+        return self.table(name)[: len(self)]
+
+    def flags(self, name: str) -> Bools:
+        """Return a column of truth values."""
+        return self._columns[name][: len(self)].astype(np.bool_, copy=False)
+
+    def ages_s(self, now_s: float) -> npt.NDArray[np.float64]:
+        """Return the age of each host's newest sample; infinite where there is none."""
+        ages: npt.NDArray[np.float64] = now_s - self.floats("sample_s")[: len(self)]
+        return ages
+
+    def recent(self, signal: Signal) -> Ints:
+        """Return a live signal of each host: the higher of its mean and its high quantile."""
+        return self.table("recent")[: len(self), signal]
+
+    def cpu_used_ratio(self, row: int) -> float:
+        """Return the CPU use of a host in its newest sample, as sampled."""
+        return float(self.floats("cpu_used_ratio")[row])
+
+    def trait_mask(self, traits: Sequence[str]) -> Ints | None:
+        """Return the bits of traits; None when no host has ever had one of them."""
+        mask = np.zeros(self.table("traits").shape[1], np.int64)
+        for trait in traits:
+            bit = self._trait_bits.get(trait)
+            if bit is None:
+                return None
+            mask[bit // _WORD_BITS] |= 1 << (bit % _WORD_BITS)
+        return mask
+
+    def lacking_traits(self, row: int, traits: Sequence[str]) -> list[str]:
+        """Return those of the traits that a host lacks."""
+        have = self.table("traits")[row]
+        bits = {trait: self._trait_bits.get(trait) for trait in traits}
+        return [
+            trait
+            for trait, bit in bits.items()
+            if bit is None or not int(have[bit // _WORD_BITS]) >> (bit % _WORD_BITS) & 1
+        ]
+
+    def row_of(self, host_id: str) -> int | None:
+        """Return a host's row, good until the next `remove_host`."""
+        return self._rows.get(host_id)
+
+    @property
+    def rank(self) -> Ints:
+        """Each host's place by name and id: what breaks ties, whatever the order of rows."""
+        if self._rank is None or len(self._rank) != len(self):
+            order = sorted(range(len(self)), key=lambda row: (self.names[row], self.ids[row]))
+            self._rank = np.zeros(len(self), np.int64)
+            self._rank[order] = np.arange(len(self))
+        return self._rank
+
+    def table(self, name: str) -> Ints:
+        """Return an integer column with its spare rows."""
+        return self._columns[name]  # type: ignore[return-value]
+
+    def floats(self, name: str) -> npt.NDArray[np.float64]:
+        """Return a float column with its spare rows."""
+        return self._columns[name]  # type: ignore[return-value]
+
+
+_COLUMNS: dict[str, tuple[tuple[int, ...], type]] = {
+    "up": ((), np.bool_),
+    "cordoned": ((), np.bool_),
+    "cpus": ((), np.int64),
+    "claimable_vcpus": ((), np.int64),
+    "claimable_memory": ((), np.int64),
+    "claimable_disk": ((), np.int64),
+    "claimed_vcpus": ((), np.int64),
+    "claimed_memory": ((), np.int64),
+    "claimed_disk": ((), np.int64),
+    "traits": ((1,), np.int64),
+    "expected_vcpus": ((_BUCKETS,), np.int64),
+    "expected_mib": ((_BUCKETS,), np.int64),
+    "sample_s": ((), np.float64),
+    "cpu_used_ratio": ((), np.float64),
+    "total_mib": ((), np.int64),
+    "mean": ((len(Signal),), np.int64),
+    "ring": ((RECENT_SAMPLES, len(Signal)), np.int64),
+    "slot": ((), np.int64),
+    "recent": ((len(Signal),), np.int64),
+}
+"""Shape of one host's value, and its type."""
+
+
+def _settling_weight(now_s: float, bucket: int) -> int:
+    """Return how much a machine placed in a bucket still counts with what is expected of it."""
+    age_s = now_s - bucket * BUCKET_S
+    if age_s <= SETTLING_FULL_S:
+        return FULL
+    left_s = SETTLING_S - age_s
+    return max(int(left_s * FULL / (SETTLING_S - SETTLING_FULL_S)), 0)
+
+
+def _quantise(ratio: float) -> int:
+    """Return a ratio in fixed point; below 0, and no number, are 0; above 1 is 1."""
+    if not ratio > 0.0:
+        return 0
+    return int(min(ratio, 1.0) * FULL + 0.5)

@@ -1,0 +1,120 @@
+"""Scores: how good each host is: an integer array each, 0..65535 for 0..1, more is better.
+
+A load term is flat while a host is merely in use and falls steeply where work starts to wait:
+contention is compared, not use. Curves are straight lines between a knee and a full value, in
+integers. Pure; cost O(hosts) elementwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from unkai_scheduler.domain.instances import PlacementPolicy
+from unkai_scheduler.placement.fleet import FULL, MIB_SHIFT, Fleet, Ints, Signal
+from unkai_scheduler.placement.requests import PlacementRequest
+
+EXPECTED_MILLICORES_PER_VCPU = 300
+"""What a virtual CPU of a machine just placed is expected to use: between an idle guest's few
+percent and a booting one's whole core."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """How bad a ratio is: not at all up to `knee`, wholly from `full` on. Fixed point."""
+
+    knee: int
+    full: int
+
+    def __call__(self, ratios: Ints) -> Ints:
+        """Return the badness of each ratio, 0..65535."""
+        bad: Ints = np.clip((ratios - self.knee) * FULL // (self.full - self.knee), 0, FULL)
+        return bad
+
+
+def _curve(knee: float, full: float) -> Curve:
+    return Curve(int(knee * FULL), int(full * FULL))
+
+
+CPU_LOAD = _curve(0.25, 0.95)
+CPU_WAIT = _curve(0.15, 0.80)
+MEMORY_SHORT = _curve(0.80, 0.97)
+"""Of memory in use, what is asked for included: the end of memory is near."""
+MEMORY_FOREIGN = _curve(0.30, 0.70)
+"""Of memory held by what is not ours: claims do not know of it."""
+MEMORY_STALLED = _curve(0.05, 0.40)
+IO_STALLED = _curve(0.25, 0.75)
+
+
+def claimed_share(fleet: Fleet, request: PlacementRequest) -> Ints:
+    """Return the share of each host that would be claimed: of the resource claimed most."""
+    shares = [
+        ((fleet.column(f"claimed_{name}") + wanted >> shift) * FULL)
+        // np.maximum(fleet.column(f"claimable_{name}") >> shift, 1)
+        for name, wanted, shift in (
+            ("vcpus", request.vcpus, 0),
+            ("memory", request.memory_bytes, MIB_SHIFT),
+            ("disk", request.disk_bytes, MIB_SHIFT),
+        )
+    ]
+    share: Ints = np.clip(np.maximum.reduce(shares), 0, FULL)
+    return share
+
+
+def expected_millicores(fleet: Fleet, now_s: float) -> Ints:
+    """Return the CPU that machines just placed on each host have not shown yet."""
+    weighted = fleet.expected("expected_vcpus", now_s)
+    return weighted * EXPECTED_MILLICORES_PER_VCPU // FULL
+
+
+def expected_mib(fleet: Fleet, now_s: float) -> Ints:
+    """Return the memory that machines just placed on each host have not shown yet."""
+    return fleet.expected("expected_mib", now_s) // FULL
+
+
+def _policy(fleet: Fleet, request: PlacementRequest, _now_s: float) -> Ints:
+    share = claimed_share(fleet, request)
+    return share if request.policy is PlacementPolicy.PACK else FULL - share
+
+
+def _cpu_load(fleet: Fleet, _request: PlacementRequest, now_s: float) -> Ints:
+    bad = CPU_LOAD(fleet.recent(Signal.CPU_LOAD))
+    # What is only expected never weighs more than half of a load that is there: it saturates
+    # (e / (1 + e), so that more is always worse) instead of drowning the difference.
+    expected = (expected_millicores(fleet, now_s) * FULL) // (fleet.column("cpus") * 1000)
+    saturating = expected * FULL // (expected + FULL)
+    return FULL - (bad + (FULL - bad) * (saturating // 2) // FULL)
+
+
+def _cpu_wait(fleet: Fleet, _request: PlacementRequest, _now_s: float) -> Ints:
+    return FULL - CPU_WAIT(fleet.recent(Signal.CPU_WAIT))
+
+
+def _memory_pressure(fleet: Fleet, request: PlacementRequest, now_s: float) -> Ints:
+    coming = expected_mib(fleet, now_s) + (request.memory_bytes >> MIB_SHIFT)
+    total = np.maximum(fleet.column("total_mib"), 1)
+    used = fleet.recent(Signal.MEMORY_USED) + coming * FULL // total
+    short = MEMORY_SHORT(used)
+    foreign = MEMORY_FOREIGN(fleet.recent(Signal.MEMORY_FOREIGN))
+    stalled = MEMORY_STALLED(fleet.recent(Signal.MEMORY_PRESSURE))
+    # What is short by use or expectation alone leaves an eighth to what stalls or is foreign.
+    bad: Ints = np.maximum.reduce([short - short // 8, foreign, stalled])
+    return FULL - bad
+
+
+def _io_pressure(fleet: Fleet, _request: PlacementRequest, _now_s: float) -> Ints:
+    return FULL - IO_STALLED(fleet.recent(Signal.IO_PRESSURE))
+
+
+Score = Callable[[Fleet, PlacementRequest, float], Ints]
+
+SCORES: tuple[tuple[str, Score], ...] = (
+    ("policy", _policy),
+    ("cpu_load", _cpu_load),
+    ("cpu_wait", _cpu_wait),
+    ("memory_pressure", _memory_pressure),
+    ("io_pressure", _io_pressure),
+)
+"""Each named as its weight; `policy` is called pack or spread in explanations."""
