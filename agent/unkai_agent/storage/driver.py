@@ -38,6 +38,11 @@ class Disk:
     path: Path
     format: str
     size_bytes: int
+    """Size as the guest sees it."""
+    backing_path: Path | None = None
+    """The cached image it stands on; told to the hypervisor, which must never find it by itself."""
+    backing_format: str = ""
+    """`qcow2` or `raw`; empty without a backing file."""
 
 
 class StorageDriver(Protocol):
@@ -47,7 +52,8 @@ class StorageDriver(Protocol):
         """Have the image in the cache: fetch it if need be, checking SHA-256 while writing.
 
         Concurrent calls for one image fetch it once. Raises `FailedPrecondition` /
-        IMAGE_CORRUPT when the bytes are not those named; nothing is kept of them.
+        IMAGE_CORRUPT when the bytes are not those named, IMAGE_REFUSED when they are and hold
+        what no image may (a backing file, a data file, encryption); nothing is kept of them.
         """
 
     async def list_images(self) -> Sequence[CachedImage]:
@@ -60,7 +66,12 @@ class StorageDriver(Protocol):
         """Return the disk, or None when it is not there."""
 
     async def create_disk(self, instance_id: str, spec: DiskSpec) -> Disk:
-        """Make the disk as an overlay over the cached image, or adopt the one that is there."""
+        """Make the disk as an overlay over the cached image, or adopt the one that is there.
+
+        A size of 0 means the image's own. Raises `FailedPrecondition`: IMAGE_NOT_CACHED;
+        DISK_MISSING when the spec says MUST_EXIST and there is none; DISK_TOO_SMALL;
+        DISK_CORRUPT when what is there is no disk of ours.
+        """
 
     async def ensure_seed(self, instance_id: str, spec: SeedSpec) -> Path:
         """Write the seed disk (NoCloud, label CIDATA) if its content differs; return its path."""
@@ -76,3 +87,6 @@ class StorageDriver(Protocol):
 
     async def available_bytes(self) -> int:
         """Return the bytes free where disks are kept."""
+
+    async def close(self) -> None:
+        """Let go of threads. Disks stay."""
