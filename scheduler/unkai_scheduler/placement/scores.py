@@ -85,7 +85,8 @@ def _cpu_load(fleet: Fleet, _request: PlacementRequest, now_s: float) -> Ints:
     # (e / (1 + e), so that more is always worse) instead of drowning the difference.
     expected = (expected_millicores(fleet, now_s) * FULL) // (fleet.column("cpus") * 1000)
     saturating = expected * FULL // (expected + FULL)
-    return FULL - (bad + (FULL - bad) * (saturating // 2) // FULL)
+    loaded: Ints = bad + (FULL - bad) * (saturating // 2) // FULL
+    return FULL - loaded
 
 
 def _cpu_wait(fleet: Fleet, _request: PlacementRequest, _now_s: float) -> Ints:

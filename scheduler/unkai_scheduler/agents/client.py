@@ -1,0 +1,295 @@
+"""Agents over gRPC: the port `agents.port` as the scheduler uses it.
+
+One channel per address, shared by all hosts behind it; requests carry the host's id. A channel is
+counted while calls use it and closed once nobody has for a while. Nothing is retried here: a
+failed call means *unknown*, and the reconciler that made it decides.
+
+The trap: a dead host's stream does not end. Every watch has a limit of silence, after which it
+raises `Unavailable`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+
+from unkai.agent.v1 import (
+    host_service_pb2,
+    host_service_pb2_grpc,
+    machine_service_pb2,
+    machine_service_pb2_grpc,
+    storage_service_pb2,
+    storage_service_pb2_grpc,
+)
+from unkai_scheduler.agents import convert
+from unkai_scheduler.agents.limits import Limits
+from unkai_scheduler.agents.port import Endpoint, MachineChange, MachineOrder, UsageSample
+from unkai_scheduler.domain.machines import Fence, HostDescription, Machine, Tombstone
+from unkai_wire.errors import Unavailable
+from unkai_wire.rpc_errors import from_rpc_error
+from unkai_wire.tls import TlsFiles, channel_options
+
+T = TypeVar("T")
+
+IDLE_CHANNEL_S = 60.0
+"""A channel that no call has used for so long is closed."""
+
+
+@dataclass(slots=True)
+class _Channel:
+    channel: grpc.aio.Channel
+    calls: int = 0
+    last_used_s: float = 0.0
+
+
+class GrpcAgents:
+    """Calls agents with the scheduler's certificate. Close it on the loop that used it."""
+
+    def __init__(
+        self,
+        tls: TlsFiles,
+        *,
+        limits: Limits | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._credentials = tls.channel_credentials()
+        self._limits = limits or Limits()
+        self._monotonic = monotonic
+        self._channels: dict[tuple[str, str], _Channel] = {}
+
+    async def describe(self, endpoint: Endpoint) -> HostDescription:
+        """Return what the host is."""
+        response = await self._call(
+            endpoint,
+            lambda channel: host_service_pb2_grpc.HostServiceStub(channel).Describe(
+                host_service_pb2.DescribeRequest(host_id=endpoint.host_id),
+                timeout=self._limits.describe_s,
+            ),
+        )
+        return convert.description_of(response.host)
+
+    async def announce_term(self, endpoint: Endpoint, term: int) -> int:
+        """Tell the agent a new term; return the highest it has seen."""
+        request = host_service_pb2.AnnounceTermRequest(
+            host_id=endpoint.host_id, fence=convert.fence_message(Fence(term))
+        )
+        response = await self._call(
+            endpoint,
+            lambda channel: host_service_pb2_grpc.HostServiceStub(channel).AnnounceTerm(
+                request, timeout=self._limits.describe_s
+            ),
+        )
+        return int(response.highest_term)
+
+    async def ensure_machine(
+        self, endpoint: Endpoint, fence: Fence, order: MachineOrder
+    ) -> Machine:
+        """Order a machine to be."""
+        request = machine_service_pb2.EnsureMachineRequest(
+            host_id=endpoint.host_id,
+            fence=convert.fence_message(fence),
+            spec=convert.spec_message(order),
+        )
+        response = await self._call(
+            endpoint,
+            lambda channel: machine_service_pb2_grpc.MachineServiceStub(channel).EnsureMachine(
+                request, timeout=self._limits.order_s
+            ),
+        )
+        return convert.machine_of(response.machine, endpoint.host_id)
+
+    async def remove_machine(
+        self, endpoint: Endpoint, fence: Fence, instance_id: str
+    ) -> Machine | Tombstone:
+        """Order a machine away."""
+        request = machine_service_pb2.RemoveMachineRequest(
+            host_id=endpoint.host_id, fence=convert.fence_message(fence), instance_id=instance_id
+        )
+        response = await self._call(
+            endpoint,
+            lambda channel: machine_service_pb2_grpc.MachineServiceStub(channel).RemoveMachine(
+                request, timeout=self._limits.order_s
+            ),
+        )
+        if response.HasField("tombstone"):
+            return convert.tombstone_of(response.tombstone, endpoint.host_id)
+        return convert.machine_of(response.machine, endpoint.host_id)
+
+    async def acknowledge_tombstones(
+        self, endpoint: Endpoint, term: int, tombstones: Sequence[Tombstone]
+    ) -> None:
+        """Say which tombstones are recorded."""
+        request = machine_service_pb2.AcknowledgeTombstonesRequest(
+            host_id=endpoint.host_id,
+            fence=convert.fence_message(Fence(term)),
+            tombstones=[convert.tombstone_message(t) for t in tombstones],
+        )
+        await self._call(
+            endpoint,
+            lambda channel: machine_service_pb2_grpc.MachineServiceStub(
+                channel
+            ).AcknowledgeTombstones(request, timeout=self._limits.order_s),
+        )
+
+    async def evict_image(self, endpoint: Endpoint, term: int, sha256: str) -> None:
+        """Drop an image from the host's cache."""
+        request = storage_service_pb2.EvictImageRequest(
+            host_id=endpoint.host_id, fence=convert.fence_message(Fence(term)), sha256=sha256
+        )
+        await self._call(
+            endpoint,
+            lambda channel: storage_service_pb2_grpc.StorageServiceStub(channel).EvictImage(
+                request, timeout=self._limits.order_s
+            ),
+        )
+
+    async def watch_machines(self, endpoint: Endpoint) -> AsyncGenerator[MachineChange, None]:
+        """Yield all the host holds, then `Synced`, then changes."""
+        request = machine_service_pb2.WatchMachinesRequest(host_id=endpoint.host_id)
+        async for message in self._watch(
+            endpoint,
+            lambda channel: machine_service_pb2_grpc.MachineServiceStub(channel).WatchMachines(
+                request
+            ),
+        ):
+            change = convert.change_of(message, endpoint.host_id)
+            if change is not None:
+                yield change
+
+    async def watch_usage(self, endpoint: Endpoint) -> AsyncGenerator[UsageSample, None]:
+        """Yield a sample every 2 s."""
+        request = host_service_pb2.WatchUsageRequest(host_id=endpoint.host_id)
+        async for message in self._watch(
+            endpoint,
+            lambda channel: host_service_pb2_grpc.HostServiceStub(channel).WatchUsage(request),
+        ):
+            yield convert.sample_of(message, endpoint.host_id)
+
+    async def read_console_log(
+        self, endpoint: Endpoint, instance_id: str, *, tail_bytes: int, follow: bool
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield pieces of the console's log."""
+        request = machine_service_pb2.ReadConsoleLogRequest(
+            host_id=endpoint.host_id, instance_id=instance_id, tail_bytes=tail_bytes, follow=follow
+        )
+        # A guest may say nothing for hours: the channel's keepalive finds a dead host here.
+        async for message in self._stream(
+            endpoint,
+            lambda channel: machine_service_pb2_grpc.MachineServiceStub(channel).ReadConsoleLog(
+                request
+            ),
+            silence_s=None if follow else self._limits.silence_s,
+        ):
+            yield message.output
+
+    async def attach_console(
+        self, endpoint: Endpoint, instance_id: str, typed: AsyncIterator[bytes], *, force: bool
+    ) -> AsyncGenerator[bytes, None]:
+        """Connect to the console; the first item is empty and says that it is open."""
+
+        async def requests() -> AsyncIterator[machine_service_pb2.AttachConsoleRequest]:
+            yield machine_service_pb2.AttachConsoleRequest(
+                open=machine_service_pb2.AttachConsoleRequest.Open(
+                    host_id=endpoint.host_id, instance_id=instance_id, force=force
+                )
+            )
+            async for keys in typed:
+                yield machine_service_pb2.AttachConsoleRequest(input=keys)
+
+        async for message in self._stream(
+            endpoint,
+            lambda channel: machine_service_pb2_grpc.MachineServiceStub(channel).AttachConsole(
+                requests()
+            ),
+            silence_s=None,
+        ):
+            yield message.output
+
+    async def close(self) -> None:
+        """Close all channels; calls under way fail."""
+        channels, self._channels = self._channels, {}
+        for shared in channels.values():
+            await shared.channel.close()
+
+    # Channels and calls
+
+    @asynccontextmanager
+    async def _channel(self, endpoint: Endpoint) -> AsyncIterator[grpc.aio.Channel]:
+        await self._close_idle()
+        key = (endpoint.address, endpoint.tls_name)
+        shared = self._channels.get(key)
+        if shared is None:
+            shared = self._channels[key] = _Channel(
+                grpc.aio.secure_channel(
+                    endpoint.address, self._credentials, channel_options(endpoint.tls_name)
+                )
+            )
+        shared.calls += 1
+        try:
+            yield shared.channel
+        finally:
+            shared.calls -= 1
+            shared.last_used_s = self._monotonic()
+
+    async def _close_idle(self) -> None:
+        oldest_s = self._monotonic() - IDLE_CHANNEL_S
+        idle = [k for k, c in self._channels.items() if not c.calls and c.last_used_s < oldest_s]
+        # Out of the table first: while one closes, another call may come for it.
+        for shared in [self._channels.pop(key) for key in idle]:
+            await shared.channel.close()
+
+    async def _call(
+        self, endpoint: Endpoint, make: Callable[[grpc.aio.Channel], Awaitable[T]]
+    ) -> T:
+        async with self._channel(endpoint) as channel:
+            try:
+                return await make(channel)
+            except grpc.aio.AioRpcError as error:
+                raise from_rpc_error(error) from error
+
+    async def _watch(
+        self, endpoint: Endpoint, make: Callable[[grpc.aio.Channel], Any]
+    ) -> AsyncGenerator[Any, None]:
+        """Yield messages of a stream that has no end; its end is an error."""
+        async for message in self._stream(endpoint, make, silence_s=self._limits.silence_s):
+            yield message
+        raise Unavailable(
+            f"host {endpoint.host_id} ended a watch",
+            reason="WATCH_ENDED",
+            metadata={"host_id": endpoint.host_id},
+        )
+
+    async def _stream(
+        self,
+        endpoint: Endpoint,
+        make: Callable[[grpc.aio.Channel], Any],
+        *,
+        silence_s: float | None,
+    ) -> AsyncGenerator[Any, None]:
+        async with self._channel(endpoint) as channel:
+            call = make(channel)
+            try:
+                while (message := await _read(call, endpoint, silence_s)) is not grpc.aio.EOF:
+                    yield message
+            finally:
+                call.cancel()
+
+
+async def _read(call: Any, endpoint: Endpoint, silence_s: float | None) -> Any:
+    try:
+        async with asyncio.timeout(silence_s):
+            return await call.read()
+    except TimeoutError as error:
+        raise Unavailable(
+            f"host {endpoint.host_id} has been silent for {silence_s:g} s",
+            reason="HOST_SILENT",
+            metadata={"host_id": endpoint.host_id, "silence_s": f"{silence_s:g}"},
+        ) from error
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc_error(error) from error
