@@ -1,0 +1,600 @@
+"""What to do about one instance: a pure function of what is desired and what is observed.
+
+`next_action` walks the table `RULES` from the top; the first rule whose condition holds answers.
+It reads no clock, draws no ids and acts on nothing; `loop.py` writes the rows it returns and
+sends the order it names. Asking twice is harmless, and what a crash loses is found by asking
+again. In the order of the table:
+
+ 1. **Deletion** wins over everything. It ends when nothing was ever claimed, or when the host's
+    tombstone covers our generation and run epoch; while the host is silent it waits.
+ 2. **A create given up** (cancelled, out of time, or without an operation) is removed from its
+    host; only then is it FAILED, holding nothing.
+ 3. **No claim**: a PROVISIONING instance is placed, unless `create_hosts` hosts have failed it.
+ 4. **A silent host** makes its instances UNKNOWN: nothing is ordered there and nothing moves.
+ 5. **Leaving** a host that failed it before it first ran: removed there, then released. The mark
+    is durable: `state_reason` names the claiming host while the instance is PROVISIONING.
+ 6. **A tombstone we never asked for** makes it DELETED_ON_HOST.
+ 7. **A host ahead of the database** (restored from a backup) is observed, and overtaken only when
+    the user asks for something.
+ 8. **A host behind**, or without the machine, gets `Ensure`.
+ 9. Otherwise the machine's state is settled by the table `OBSERVED`.
+
+The trap: a machine may be absent because its host has not told us yet. `host_state` is UP only
+when the host is in sync, and no rule below 4 is reached before that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from unkai_scheduler.domain.hosts import HostState
+from unkai_scheduler.domain.instances import Instance, InstanceState, Power
+from unkai_scheduler.domain.machines import Machine, MachineState, Tombstone
+from unkai_scheduler.domain.operations import Operation, OperationState, Verb
+from unkai_scheduler.reconcile import operations
+from unkai_scheduler.reconcile.actions import (
+    Action,
+    Ensure,
+    Fail,
+    Finish,
+    Forget,
+    Place,
+    Release,
+    Remove,
+    Rules,
+    Settle,
+    Wait,
+    backoff,
+    is_due,
+)
+from unkai_wire.errors import FailedPrecondition, Internal, Unavailable, UnkaiError
+
+_S = InstanceState
+_PASSING = frozenset({"Unavailable", "DeadlineExceeded"})
+"""Classes of errors that the next try may not meet."""
+_GONE_FOR_GOOD = frozenset({_S.LOST, _S.DELETED_ON_HOST})
+
+
+def next_action(
+    instance: Instance,
+    operation: Operation | None,
+    machine: Machine | None,
+    tombstone: Tombstone | None,
+    host_state: HostState | None,
+    now: datetime,
+    *,
+    failed_hosts: Collection[str] = (),
+    rules: Rules | None = None,
+) -> Action:
+    """Decide what to do about an instance now.
+
+    `machine` and `tombstone` are what the claiming host reports; `host_state` is None when
+    nothing is known of that host; `failed_hosts` failed this create before.
+    """
+    live = None if operation is None or operation.state.ended else operation
+    case = Case(
+        instance, live, machine, tombstone, host_state, now, tuple(failed_hosts), rules or Rules()
+    )
+    action = next(act(case) for holds, act in RULES if holds(case))
+    return _end_what_is_late(case, action)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """All that a decision turns on, with the questions that the rules ask."""
+
+    instance: Instance
+    operation: Operation | None
+    machine: Machine | None
+    tombstone: Tombstone | None
+    host_state: HostState | None
+    now: datetime
+    failed_hosts: tuple[str, ...]
+    rules: Rules
+
+    @property
+    def deleting(self) -> bool:
+        return self.instance.delete_requested or self.instance.state is _S.DELETING
+
+    @property
+    def claimed(self) -> bool:
+        return bool(self.instance.host_id)
+
+    @property
+    def up(self) -> bool:
+        return self.host_state is HostState.UP
+
+    @property
+    def gone(self) -> bool:
+        """The claiming host confirms that nothing of this instance is left."""
+        tombstone, instance = self.tombstone, self.instance
+        return (
+            self.claimed
+            and self.up
+            and self.machine is None
+            and tombstone is not None
+            and tombstone.generation >= instance.generation
+            and tombstone.run_epoch >= instance.run_epoch
+        )
+
+    @property
+    def given_up(self) -> bool:
+        return self.instance.state is _S.PROVISIONING and operations.is_given_up(
+            self.operation, self.now
+        )
+
+    @property
+    def leaving(self) -> bool:
+        return (
+            self.instance.state is _S.PROVISIONING
+            and not self.instance.has_run
+            and self.claimed
+            and failed_host(self.instance) == self.instance.host_id
+        )
+
+    @property
+    def ahead(self) -> bool:
+        machine, instance = self.machine, self.instance
+        return machine is not None and (
+            machine.generation > instance.generation or machine.run_epoch > instance.run_epoch
+        )
+
+    @property
+    def behind(self) -> bool:
+        machine, instance = self.machine, self.instance
+        return machine is None or (
+            machine.generation < instance.generation or machine.run_epoch < instance.run_epoch
+        )
+
+    @property
+    def reached(self) -> bool:
+        """The machine's state is the result of our newest generation."""
+        return (
+            self.machine is not None
+            and self.machine.observed_generation >= self.instance.generation
+        )
+
+    @property
+    def rebooted(self) -> bool:
+        return (
+            self.machine is not None and self.machine.reboot_serial >= self.instance.reboot_serial
+        )
+
+    @property
+    def wants_power(self) -> bool:
+        return self.instance.desired_power is Power.ON
+
+    @property
+    def due(self) -> bool:
+        return is_due(self.instance, self.now)
+
+    def retry(self, **changes: Any) -> Instance:
+        """Return the row with one more try counted, and the moment of the next."""
+        base = replace(self.instance, **changes)
+        return replace(
+            base,
+            attempt=base.attempt + 1,
+            due_time=self.now + backoff(self.rules, base.id, base.attempt),
+        )
+
+    def idle(self, **changes: Any) -> Instance:
+        """Return the row with nothing due."""
+        return replace(self.instance, due_time=None, **changes)
+
+
+def failed_host(instance: Instance) -> str:
+    """Return the host that the instance is leaving because it failed there; empty: none."""
+    reason = instance.state_reason or {}
+    return str(dict(reason.get("metadata", {})).get("host_id", ""))
+
+
+def excluded(error: Mapping[str, Any] | None, host_id: str) -> dict[str, Any]:
+    """Return an error's record with the mark that its host is to be left."""
+    record = dict(error or Internal("the host gave no reason", reason="MACHINE_FAILED").to_record())
+    record["metadata"] = {**dict(record.get("metadata", {})), "host_id": host_id}
+    return record
+
+
+# Deletion.
+
+
+def _forget(case: Case) -> Action:
+    operation = case.operation
+    if operation is not None:
+        state = (
+            OperationState.SUCCEEDED if operation.verb is Verb.DELETE else OperationState.CANCELLED
+        )
+        operation = operations.end(operation, state, case.now)
+    return Forget(case.instance, operation, case.tombstone if case.claimed else None)
+
+
+def _wait_to_delete(case: Case) -> Action:
+    message = (
+        f"host {case.instance.host_name or case.instance.host_id} is silent; "
+        "the machine there is removed as soon as it is back"
+    )
+    return _pause(case, message, state=_S.DELETING)
+
+
+def _remove(case: Case) -> Action:
+    instance, machine = case.instance, case.machine
+    state = _S.DELETING if case.deleting else instance.state
+    if case.ahead and machine is not None:
+        return Settle(_overtake(case, machine), case.operation)
+    message = f"removing it from host {instance.host_name or instance.host_id}"
+    operation = operations.progress(case.operation, message, percent=50)
+    if not case.due:
+        return Wait(replace(instance, state=state), operation)
+    return Remove(case.retry(state=state), operation)
+
+
+# A create that does not go on.
+
+
+def _fail(case: Case) -> Action:
+    error = operations.why_given_up(case.instance, case.operation)
+    operation = case.operation
+    if operation is not None:
+        operation = operations.end(
+            operation, operations.give_up_state(operation), case.now, error.to_record()
+        )
+    row = case.idle(state=_S.FAILED, state_reason=error.to_record())
+    return Fail(row, operation, case.tombstone if case.claimed else None)
+
+
+def _wait_to_give_up(case: Case) -> Action:
+    name = case.instance.host_name or case.instance.host_id
+    return _pause(case, f"host {name} is silent; what was made there is removed once it is back")
+
+
+def fail_create(
+    instance: Instance, operation: Operation | None, error: UnkaiError, now: datetime
+) -> Fail:
+    """Return the failure of a create that holds no claim."""
+    ended = operation and operations.end(operation, OperationState.FAILED, now, error.to_record())
+    row = replace(instance, state=_S.FAILED, state_reason=error.to_record(), due_time=None)
+    return Fail(row, ended)
+
+
+def _place_or_fail(case: Case) -> Action:
+    instance = case.instance
+    if len(set(case.failed_hosts)) >= case.rules.create_hosts and instance.state_reason:
+        error = UnkaiError.from_record(instance.state_reason)
+        return fail_create(instance, case.operation, error, case.now)
+    if not case.due:
+        return Wait(instance, case.operation)
+    return Place(instance, case.operation)
+
+
+def _release(case: Case) -> Action:
+    assert case.tombstone is not None
+    operation = operations.progress(case.operation, "placing it on another host", percent=5)
+    row = replace(
+        case.instance,
+        host_id="",
+        host_name="",
+        run_epoch=case.instance.run_epoch + 1,
+        observed_generation=0,
+        attempt=0,
+        due_time=case.now,
+    )
+    return Release(row, operation, case.tombstone)
+
+
+# Hosts that are silent, ahead, or behind.
+
+
+def _unknown(case: Case) -> Action:
+    instance = case.instance
+    name = instance.host_name or instance.host_id
+    if instance.state is _S.PROVISIONING:
+        return _pause(case, f"host {name} is silent; waiting for it")
+    if instance.state in _GONE_FOR_GOOD or instance.state is _S.FAILED:
+        return Wait(case.idle(), case.operation)
+    reason = Unavailable(
+        f"host {name} is silent; the instance may well be running",
+        reason="HOST_UNREACHABLE",
+        fix="see 'unkai host get' for the host; the state is known again once it answers",
+        metadata={"host": instance.host_id},
+    )
+    operation = operations.progress(case.operation, f"host {name} is silent; waiting for it")
+    return Settle(case.idle(state=_S.UNKNOWN, state_reason=reason.to_record()), operation)
+
+
+def _wait_for_host(case: Case) -> Action:
+    name = case.instance.host_name or case.instance.host_id
+    return _pause(case, f"waiting for host {name} to answer")
+
+
+def _deleted_on_host(case: Case) -> Action:
+    error = FailedPrecondition(
+        f"the host holds a tombstone for instance {case.instance.id}: it was removed before",
+        reason="DELETED_ON_HOST",
+        fix="delete the instance; create it anew if it is still wanted",
+        metadata={"instance_id": case.instance.id, "host": case.instance.host_id},
+    )
+    return _settle(case, _S.DELETED_ON_HOST, error.to_record(), failed=error.to_record())
+
+
+def _ahead(case: Case) -> Action:
+    assert case.machine is not None
+    if case.operation is not None:
+        return Settle(_overtake(case, case.machine), case.operation)
+    return OBSERVED[case.machine.state](case)
+
+
+def _overtake(case: Case, machine: Machine) -> Instance:
+    """Return the row ahead of its host again, so that the host obeys what the user asks now."""
+    return replace(
+        case.instance,
+        generation=max(machine.generation, case.instance.generation) + 1,
+        run_epoch=max(machine.run_epoch, case.instance.run_epoch),
+        due_time=case.now,
+        attempt=0,
+    )
+
+
+def _ensure(case: Case) -> Action:
+    if case.machine is None and case.instance.state in _GONE_FOR_GOOD and not case.operation:
+        return Wait(case.idle(), None)
+    return _order(case, _underway(case))
+
+
+def _order(case: Case, state: InstanceState) -> Action:
+    """Send the order when the next try is due; else wait for it."""
+    name = case.instance.host_name or case.instance.host_id
+    operation = case.operation
+    if operation is not None and operation.progress_percent < 20:
+        operation = operations.progress(operation, f"ordered from host {name}", percent=20)
+    if not case.due:
+        return Wait(replace(case.instance, state=state), operation)
+    return Ensure(case.retry(state=state), operation)
+
+
+# The machine's state, as its host observes it.
+
+
+def _underway(case: Case) -> InstanceState:
+    """Return the state of an instance whose host is at work on it."""
+    instance, operation = case.instance, case.operation
+    if instance.state is _S.PROVISIONING:
+        return _S.PROVISIONING
+    if operation is not None and operation.verb is Verb.REBOOT:
+        return _S.REBOOTING
+    if operation is None and instance.state not in (_S.UNKNOWN, _S.AWAITING_PERMIT, _S.LOST):
+        return instance.state
+    return _S.STARTING if case.wants_power else _S.STOPPING
+
+
+def _converging(case: Case) -> Action:
+    assert case.machine is not None
+    operation = case.operation
+    if case.machine.step and operation is not None:
+        percent = operations.step_percent(case.machine.step)
+        operation = operations.progress(
+            operation, case.machine.step, percent=max(percent, operation.progress_percent)
+        )
+    row = _observed(case, state=_underway(case), state_reason=None, due_time=None)
+    return Settle(row, operation)
+
+
+def _running(case: Case) -> Action:
+    if not case.wants_power:
+        return _order(case, _S.STOPPING) if case.reached else _converging(case)
+    if case.reached and not case.rebooted:
+        return _order(case, _S.REBOOTING)
+    if not case.reached and case.operation is not None:
+        return _converging(case)
+    return _settle(case, _S.RUNNING)
+
+
+def _stopping(case: Case) -> Action:
+    if case.operation is None and case.instance.state is _S.UNKNOWN:
+        return Settle(_observed(case, state=_S.STOPPING, state_reason=None, due_time=None), None)
+    return _converging(case)
+
+
+def _stopped(case: Case) -> Action:
+    machine = case.machine
+    assert machine is not None
+    if not case.reached:
+        return _converging(case)
+    if not case.wants_power:
+        return _settle(case, _S.STOPPED)
+    if machine.guest_shutdown and case.rebooted:
+        return _settle(
+            case,
+            _S.STOPPED,
+            desired_power=Power.OFF,
+            generation=case.instance.generation + 1,
+            due_time=case.now,
+        )
+    return _order(case, _underway(case) if case.operation else _S.STARTING)
+
+
+def _awaiting_permit(case: Case) -> Action:
+    instance = case.instance
+    if instance.state is _S.PROVISIONING:
+        return _order(case, _S.PROVISIONING)
+    if instance.state is _S.AWAITING_PERMIT or case.operation is not None:
+        return _order(case, _S.AWAITING_PERMIT)
+    ran_s = (case.now - instance.start_time).total_seconds() if instance.start_time else None
+    if ran_s is None or ran_s >= case.rules.steady_s or instance.attempt == 0:
+        first = replace(case, instance=replace(instance, attempt=0, due_time=None))
+        return _order(first, _S.AWAITING_PERMIT)
+    wait = backoff(case.rules, instance.id, instance.attempt)
+    row = _observed(case, state=_S.AWAITING_PERMIT, state_reason=None, due_time=case.now + wait)
+    return Settle(row, None)
+
+
+def _lost(case: Case) -> Action:
+    error = (case.machine.error if case.machine else None) or FailedPrecondition(
+        f"a disk of instance {case.instance.id} is missing on its host",
+        reason="DISK_MISSING",
+        metadata={"instance_id": case.instance.id},
+    ).to_record()
+    return _settle(case, _S.LOST, error, failed=error)
+
+
+def _machine_failed(case: Case) -> Action:
+    machine, instance = case.machine, case.instance
+    assert machine is not None
+    error = dict(machine.error or Internal("the host gave no reason").to_record())
+    passing = error.get("class") in _PASSING and machine.retry_time is not None
+    if instance.state is _S.PROVISIONING and not _has_run(case):
+        if passing and instance.attempt < case.rules.host_patience:
+            return _pause(case, f"its host tries again: {error.get('message', '')}")
+        reason = excluded(error, instance.host_id)
+        return Settle(replace(instance, state_reason=reason, due_time=case.now), case.operation)
+    if case.operation is not None and not passing:
+        return _power_failed(case, error)
+    row = _observed(case, state=_underway(case), state_reason=error)
+    if machine.retry_time is None:
+        return _order(replace(case, instance=row), row.state)
+    return Settle(replace(row, due_time=None), case.operation)
+
+
+def _power_failed(case: Case, error: Mapping[str, Any]) -> Action:
+    """End the operation; a start that failed leaves the instance off, as it was."""
+    assert case.operation is not None
+    operation = operations.end(case.operation, OperationState.FAILED, case.now, error)
+    row = _observed(case, state=_underway(case), state_reason=error, operation_id="")
+    return Settle(_undo_start(row, case.operation, case.now), operation)
+
+
+def _undo_start(row: Instance, operation: Operation, now: datetime) -> Instance:
+    if operation.verb is not Verb.START or row.desired_power is Power.OFF:
+        return replace(row, due_time=now)
+    return replace(
+        row,
+        desired_power=Power.OFF,
+        generation=row.generation + 1,
+        state=_S.STOPPING if row.state is _S.STARTING else row.state,
+        attempt=0,
+        due_time=now,
+    )
+
+
+def _removing(case: Case) -> Action:
+    return _pause(case, "its host is removing it")
+
+
+OBSERVED: Mapping[MachineState, Callable[[Case], Action]] = {
+    MachineState.CONVERGING: _converging,
+    MachineState.RUNNING: _running,
+    MachineState.STOPPING: _stopping,
+    MachineState.STOPPED: _stopped,
+    MachineState.AWAITING_PERMIT: _awaiting_permit,
+    MachineState.LOST: _lost,
+    MachineState.FAILED: _machine_failed,
+    MachineState.REMOVING: _removing,
+}
+"""What each state of the machine leads to, once host and database agree on the generation."""
+
+
+def _settle_machine(case: Case) -> Action:
+    assert case.machine is not None
+    return OBSERVED[case.machine.state](case)
+
+
+RULES: tuple[tuple[Callable[[Case], bool], Callable[[Case], Action]], ...] = (
+    (lambda c: c.deleting and (not c.claimed or c.gone), _forget),
+    (lambda c: c.deleting and not c.up, _wait_to_delete),
+    (lambda c: c.deleting, _remove),
+    (lambda c: c.given_up and (not c.claimed or c.gone), _fail),
+    (lambda c: c.given_up and not c.up, _wait_to_give_up),
+    (lambda c: c.given_up, _remove),
+    (lambda c: not c.claimed and c.instance.state is _S.PROVISIONING, _place_or_fail),
+    (lambda c: not c.claimed, lambda c: Wait(c.idle(), c.operation)),
+    (lambda c: c.host_state is HostState.UNKNOWN, _unknown),
+    (lambda c: not c.up, _wait_for_host),
+    (lambda c: c.leaving and c.gone, _release),
+    (lambda c: c.leaving, _remove),
+    (lambda c: c.gone, _deleted_on_host),
+    (lambda c: c.ahead, _ahead),
+    (lambda c: c.behind, _ensure),
+    (lambda _: True, _settle_machine),
+)
+"""Condition and answer, first match wins; the last matches all."""
+
+
+# Rows.
+
+
+def _has_run(case: Case) -> bool:
+    """Tell whether it ran at least once: its disks MUST_EXIST since then."""
+    machine = case.machine
+    return case.instance.has_run or (
+        machine is not None
+        and (
+            machine.state is MachineState.RUNNING
+            or machine.guest_shutdown
+            or machine.start_time is not None
+        )
+    )
+
+
+def _observed(case: Case, **changes: Any) -> Instance:
+    """Return the row with what its host reports."""
+    machine, instance = case.machine, case.instance
+    if machine is None:
+        return replace(instance, **changes)
+    observed = {
+        "has_run": _has_run(case),
+        "observed_generation": machine.observed_generation,
+        "accelerator": machine.accelerator or instance.accelerator,
+        "start_time": machine.start_time or instance.start_time,
+    }
+    return replace(instance, **{**observed, **changes})
+
+
+def _settle(
+    case: Case,
+    state: InstanceState,
+    reason: Mapping[str, Any] | None = None,
+    *,
+    failed: Mapping[str, Any] | None = None,
+    **changes: Any,
+) -> Action:
+    """Write a state that lasts; the operation under way ends by it."""
+    changes = {"due_time": None, **changes}
+    row = _observed(case, state=state, state_reason=reason, **changes)
+    if case.operation is None:
+        return Settle(row, None)
+    row = replace(row, operation_id="", attempt=0)
+    if failed is not None:
+        ended = operations.end(case.operation, OperationState.FAILED, case.now, failed)
+        return Settle(row, ended)
+    return Finish(row, operations.end(case.operation, OperationState.SUCCEEDED, case.now))
+
+
+def _pause(case: Case, message: str, **changes: Any) -> Wait:
+    """Wait for the next look, saying why."""
+    operation = operations.progress(case.operation, message)
+    row = case.retry(**changes) if case.due else replace(case.instance, **changes)
+    return Wait(row, operation)
+
+
+def _end_what_is_late(case: Case, action: Action) -> Action:
+    """End an operation whose time is over, whatever the action; the work itself goes on.
+
+    A start out of time, or cancelled, is undone: nothing that failed happens later by surprise.
+    """
+    operation = action.operation
+    if operation is None or operation.state.ended or isinstance(action, Place):
+        return action
+    cancelled = operation.cancel_requested_time is not None and operation.verb is Verb.START
+    if not (cancelled or operations.is_expired(operation, case.now)):
+        return action
+    error = operations.why_given_up(case.instance, operation).to_record()
+    state = OperationState.CANCELLED if cancelled else OperationState.FAILED
+    ended = operations.end(operation, state, case.now, error)
+    row = replace(action.instance, operation_id="")
+    if operation.verb is Verb.CREATE:
+        row = replace(row, state_reason=error)
+    if operation.verb is Verb.START:
+        return Settle(_undo_start(row, operation, case.now), ended)
+    return replace(action, instance=row, operation=ended)

@@ -1,0 +1,148 @@
+"""Operations: how they progress and how they end. Pure functions on rows.
+
+An operation and its resource change in one transaction; here only the operation's side is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from unkai_scheduler.domain.instances import Instance
+from unkai_scheduler.domain.operations import Operation, OperationState, Verb, check_move
+from unkai_wire.errors import Cancelled, DeadlineExceeded, NoCapacity, UnkaiError
+
+MAX_PROGRESS = 256
+_PERCENT = {
+    "image": 30,
+    "disk": 50,
+    "seed": 60,
+    "define": 70,
+    "start": 80,
+}
+"""How far a create is when its host is at a step whose name has this word."""
+
+
+def end(
+    operation: Operation,
+    state: OperationState,
+    now: datetime,
+    error: Mapping[str, Any] | None = None,
+) -> Operation:
+    """Return the operation ended; one that has ended already is returned as it is."""
+    if operation.state.ended:
+        return operation
+    check_move(operation, state)
+    done = state is OperationState.SUCCEEDED
+    return replace(
+        operation,
+        state=state,
+        error=None if done else error,
+        progress_message="done" if done else operation.progress_message,
+        progress_percent=100 if done else operation.progress_percent,
+        queue_position=0,
+        end_time=now,
+    )
+
+
+def progress(
+    operation: Operation | None,
+    message: str,
+    *,
+    percent: int | None = None,
+    queue_position: int = 0,
+) -> Operation | None:
+    """Return the operation with a word on how it goes; it becomes RUNNING unless it queues."""
+    if operation is None or operation.state.ended:
+        return operation
+    state = operation.state if queue_position else OperationState.RUNNING
+    return replace(
+        operation,
+        state=state,
+        progress_message=message[:MAX_PROGRESS],
+        progress_percent=operation.progress_percent if percent is None else percent,
+        queue_position=queue_position,
+    )
+
+
+def step_percent(step: str) -> int:
+    """Return how far a create is when its host is at this step."""
+    return next((percent for word, percent in _PERCENT.items() if word in step), 25)
+
+
+def is_expired(operation: Operation, now: datetime) -> bool:
+    """Tell whether its time is over."""
+    return operation.deadline_time <= now
+
+
+def is_given_up(operation: Operation | None, now: datetime) -> bool:
+    """Tell whether a create shall be undone; one without an operation was given up before."""
+    return (
+        operation is None
+        or operation.state.ended
+        or operation.cancel_requested_time is not None
+        or is_expired(operation, now)
+    )
+
+
+def why_given_up(instance: Instance, operation: Operation | None) -> UnkaiError:
+    """Return the error of a create that shall be undone."""
+    if operation is not None and operation.cancel_requested_time is not None:
+        return Cancelled(
+            f"the creation of instance {instance.spec.name} was cancelled",
+            reason="CANCELLED",
+            fix="delete the instance, or create it again",
+            metadata={"instance_id": instance.id},
+        )
+    if operation is not None:
+        return too_late(operation)
+    if instance.state_reason is not None:
+        return UnkaiError.from_record(instance.state_reason)
+    return Cancelled(
+        f"the creation of instance {instance.spec.name} was given up",
+        reason="CANCELLED",
+        metadata={"instance_id": instance.id},
+    )
+
+
+def too_late(operation: Operation) -> DeadlineExceeded:
+    """Return the error of an operation whose time is over."""
+    last = f"; last: {operation.progress_message}" if operation.progress_message else ""
+    return DeadlineExceeded(
+        f"operation {operation.id} did not end by its deadline{last}",
+        reason="OPERATION_DEADLINE",
+        fix=f"see 'unkai event list' for {operation.resource_id}, then try again",
+        metadata={
+            "operation_id": operation.id,
+            "resource_id": operation.resource_id,
+            "progress": operation.progress_message,
+        },
+    )
+
+
+def give_up_state(operation: Operation) -> OperationState:
+    """Return how a create that was undone ends."""
+    if operation.cancel_requested_time is not None:
+        return OperationState.CANCELLED
+    return OperationState.FAILED
+
+
+def may_wait_for_capacity(operation: Operation, now: datetime) -> bool:
+    """Tell whether the operation may go on waiting for a host."""
+    return operation.capacity_deadline_time > now
+
+
+def waiting_for_capacity(operation: Operation, error: NoCapacity, position: int) -> Operation:
+    """Return the operation in the queue, with the reasons."""
+    waiting = progress(
+        operation, f"waiting for capacity: {error.message}", percent=0, queue_position=position
+    )
+    assert waiting is not None
+    return waiting
+
+
+def is_power(operation: Operation | None, *verbs: Verb) -> bool:
+    """Tell whether the operation is one of these verbs and under way."""
+    return operation is not None and not operation.state.ended and operation.verb in verbs
