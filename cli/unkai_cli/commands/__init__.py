@@ -1,0 +1,1 @@
+"""The commands, one file per noun. Each turns words into one call and its answer into rows."""

@@ -1,0 +1,77 @@
+"""`unkai flavor …`: named sizes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from unkai_cli.commands.options import Size, common, complete_names, named
+from unkai_cli.output import Column, age_text, bytes_text, note
+
+if TYPE_CHECKING:
+    from unkai_cli.main import Session
+
+COLUMNS = (
+    Column("NAME", lambda r: r["name"]),
+    Column("VCPUS", lambda r: str(r["vcpus"]), right=True),
+    Column("MEMORY", lambda r: bytes_text(r["memory_bytes"]), right=True),
+    Column("DISK", lambda r: bytes_text(r["disk_bytes"]) if r["disk_bytes"] else "", right=True),
+    Column("AGE", lambda r: age_text(r.get("create_time")), right=True),
+    Column("ID", lambda r: r["id"]),
+)
+
+
+@click.group()
+def flavor() -> None:
+    """Flavors: named sizes."""
+
+
+@flavor.command("list")
+@click.option("--limit", type=click.IntRange(1), help="Show at most so many.")
+@common
+def list_flavors(session: Session, limit: int | None) -> None:
+    """List flavors."""
+    from unkai_cli.client import record
+
+    found = session.client.pages("FlavorService", "ListFlavors", limit=limit or 0)
+    session.printer.rows([record(m) for m in found], COLUMNS)
+
+
+@flavor.command("show")
+@named("flavor")
+@common
+def show(session: Session, flavor: str) -> None:
+    """Show one flavor."""
+    from unkai_cli.client import record
+
+    ident = session.client.resolve("flavor", flavor)
+    found = session.client.call("FlavorService", "GetFlavor", flavor_id=ident).flavor
+    session.printer.one(record(found), COLUMNS)
+
+
+@flavor.command("create")
+@click.argument("name")
+@click.option("-c", "--vcpus", type=click.IntRange(1), required=True, help="Virtual CPUs.")
+@click.option("-m", "--memory", type=Size(), required=True, help="Memory: 512M, 4GiB.")
+@click.option("--disk", type=Size(), default=0, help="Root disk; the image's size unless given.")
+@common
+def create(session: Session, name: str, vcpus: int, memory: int, disk: int) -> None:
+    """Make a flavor NAME."""
+    from unkai.compute.v1 import flavor_pb2
+    from unkai_cli.client import record
+
+    wanted = flavor_pb2.Flavor(name=name, vcpus=vcpus, memory_bytes=memory, disk_bytes=disk)
+    made = session.client.call("FlavorService", "CreateFlavor", flavor=wanted).flavor
+    session.printer.rows([record(made)], COLUMNS)
+
+
+@flavor.command("delete")
+@click.argument("flavor", nargs=-1, required=True, shell_complete=complete_names("flavor"))
+@common
+def delete(session: Session, flavor: tuple[str, ...]) -> None:
+    """Remove flavors. Instances keep their figures."""
+    for name in flavor:
+        ident = session.client.resolve("flavor", name)
+        session.client.call("FlavorService", "DeleteFlavor", flavor_id=ident)
+        note(f"flavor {name} deleted")

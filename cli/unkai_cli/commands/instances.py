@@ -1,0 +1,442 @@
+"""`unkai launch`, `unkai instance …`: virtual machines."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from unkai_cli.commands.options import (
+    Label,
+    Seconds,
+    Size,
+    common,
+    complete_names,
+    confirmed,
+    listing,
+    named,
+    waiting,
+)
+from unkai_cli.output import Column, age_text, bytes_text, note
+from unkai_wire.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from unkai_cli.main import Session
+
+COLUMNS = (
+    Column("NAME", lambda r: r["name"]),
+    Column("STATE", lambda r: r["state"]),
+    Column("HOST", lambda r: r["host_name"]),
+    Column("VCPUS", lambda r: str(r["vcpus"]), right=True),
+    Column("MEMORY", lambda r: bytes_text(r["memory_bytes"]), right=True),
+    Column("DISK", lambda r: bytes_text(r["disk_bytes"]), right=True),
+    Column("AGE", lambda r: age_text(r.get("create_time")), right=True),
+    Column("ID", lambda r: r["id"]),
+    Column("IMAGE", lambda r: r["image_id"], wide=True),
+    Column("ACCEL", lambda r: r["effective_accelerator"], wide=True),
+    Column("GENERATION", lambda r: str(r["generation"]), wide=True, right=True),
+    Column("LABELS", lambda r: ",".join(f"{k}={v}" for k, v in r["labels"].items()), wide=True),
+)
+DETAILS = (
+    *COLUMNS,
+    Column("PROJECT", lambda r: r["project_id"]),
+    Column("FLAVOR", lambda r: r["flavor_id"]),
+    Column("KEYS", lambda r: ", ".join(r["key_pair_ids"])),
+    Column("TRAITS", lambda r: ", ".join(r["required_traits"])),
+    Column("REASON", lambda r: (r.get("state_reason") or {}).get("message", "")),
+    Column("CREATED", lambda r: r.get("create_time", "")),
+    Column("STARTED", lambda r: r.get("start_time", "")),
+    Column("ETAG", lambda r: r["etag"]),
+)
+_POLICIES = {"pack": 1, "spread": 2}
+
+
+@click.group()
+def instance() -> None:
+    """Instances: your virtual machines."""
+
+
+def _creation(function: Any) -> Any:
+    """Add the arguments and options that describe a new instance."""
+    for option in reversed(
+        (
+            click.argument("image", shell_complete=complete_names("image")),
+            click.argument("name"),
+            click.option(
+                "--flavor", help="Take its figures.", shell_complete=complete_names("flavor")
+            ),
+            click.option("-c", "--vcpus", type=click.IntRange(1), help="Virtual CPUs."),
+            click.option("-m", "--memory", type=Size(), help="Memory: 512M, 4GiB (binary units)."),
+            click.option("--disk", type=Size(), help="Root disk; the image's size unless given."),
+            click.option(
+                "--key", "keys", multiple=True, help="Key pair for the guest; repeatable."
+            ),
+            click.option("--user-data", type=click.File("rb"), help="File for the first boot."),
+            click.option("-l", "--label", "labels", type=Label(), multiple=True, help="key=value."),
+            click.option(
+                "--policy", type=click.Choice(list(_POLICIES)), help="How to choose a host."
+            ),
+            click.option("--trait", "traits", multiple=True, help="Trait the host must have."),
+            click.option(
+                "--capacity-wait", type=Seconds(), default=0.0, help="Wait so long for capacity."
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+@click.command()
+@_creation
+@waiting
+@common
+def launch(session: Session, wait: bool, timeout: float, **asked: Any) -> None:
+    """Make an instance NAME from IMAGE and wait until it runs.
+
+    \b
+    unkai launch tiny web --flavor nano
+    unkai launch debian-12 db -c 2 -m 2G --disk 20G --key laptop --user-data setup.sh
+    """
+    begun = time.monotonic()
+    made = _create(session, wait=wait, timeout=timeout, **asked)
+    session.printer.rows([made], COLUMNS)
+    if wait and session.printer.form in ("table", "wide"):
+        name = made["name"]
+        note(
+            f"{name} runs on {made['host_name']} after {time.monotonic() - begun:.1f} s; next: "
+            f"'unkai instance logs {name}', 'unkai instance console {name}', "
+            f"'unkai instance explain {name}'"
+        )
+
+
+@instance.command("create")
+@_creation
+@waiting
+@common
+def create(session: Session, wait: bool, timeout: float, **asked: Any) -> None:
+    """Make an instance NAME from IMAGE (as 'unkai launch')."""
+    session.printer.rows([_create(session, wait=wait, timeout=timeout, **asked)], COLUMNS)
+
+
+def _create(session: Session, *, wait: bool, timeout: float, **asked: Any) -> dict[str, Any]:
+    from google.protobuf import duration_pb2
+
+    from unkai.compute.v1 import instance_pb2
+    from unkai_cli.client import record
+
+    client = session.client
+    if not asked["flavor"] and not (asked["vcpus"] and asked["memory"]):
+        raise click.UsageError("say --flavor F, or both -c VCPUS and -m MEMORY")
+    if asked["flavor"] and (asked["vcpus"] or asked["memory"]):
+        raise click.UsageError("say --flavor F, or -c and -m, not both")
+    wanted = instance_pb2.Instance(
+        name=asked["name"],
+        image_id=client.resolve("image", asked["image"]),
+        flavor_id=client.resolve("flavor", asked["flavor"]) if asked["flavor"] else "",
+        vcpus=asked["vcpus"] or 0,
+        memory_bytes=asked["memory"] or 0,
+        disk_bytes=asked["disk"] or 0,
+        key_pair_ids=[client.resolve("key_pair", key) for key in asked["keys"]],
+        user_data=asked["user_data"].read() if asked["user_data"] else b"",
+        labels=dict(asked["labels"]),
+        required_traits=asked["traits"],
+        placement_policy=_POLICIES.get(asked["policy"] or "", 0),  # type: ignore[arg-type]
+    )
+    pause = duration_pb2.Duration()
+    pause.FromMilliseconds(int(asked["capacity_wait"] * 1000))
+    answer = client.call(
+        "InstanceService",
+        "CreateInstance",
+        project_id=client.project_id,
+        instance=wanted,
+        capacity_wait=pause,
+    )
+    confirmed(session, answer.operation, wait=wait, timeout=timeout + asked["capacity_wait"])
+    if not wait:
+        return record(answer.instance)
+    return record(_get(session, answer.instance.id))
+
+
+def _get(session: Session, ident: str) -> Any:
+    return session.client.call("InstanceService", "GetInstance", instance_id=ident).instance
+
+
+@instance.command("list")
+@click.option("--host", help="Only those on this host.", shell_complete=complete_names("host"))
+@click.option("--state", "states", multiple=True, help="Only those in this state; repeatable.")
+@click.option("-l", "--label", "labels", multiple=True, help="Only those with key=value, or key.")
+@click.option("-w", "--watch", is_flag=True, help="Go on and show each change.")
+@listing
+@common
+def list_instances(  # noqa: PLR0917 - click passes by name
+    session: Session,
+    host: str | None,
+    states: tuple[str, ...],
+    labels: tuple[str, ...],
+    watch: bool,
+    all_projects: bool,
+    limit: int | None,
+) -> None:
+    """List instances."""
+    from unkai_cli.client import record
+
+    session.all_projects = all_projects
+    filters = _filters(session, host, states, labels)
+    client = session.client
+    revision = ""
+    if watch:
+        first = client.call("InstanceService", "ListInstances", page_size=1, **filters)
+        revision = first.revision
+    found = client.pages("InstanceService", "ListInstances", limit=limit or 0, **filters)
+    session.printer.rows([record(m) for m in found], COLUMNS)
+    if watch:
+        _watch(session, filters, revision)
+
+
+def _filters(
+    session: Session, host: str | None, states: tuple[str, ...], labels: tuple[str, ...]
+) -> dict[str, Any]:
+    from unkai.compute.v1 import instance_pb2
+
+    known = instance_pb2.Instance.State
+    numbers = []
+    for state in states:
+        name = f"STATE_{state.upper()}"
+        if name not in known.keys():  # noqa: SIM118 - an enum wrapper, not a mapping
+            raise InvalidArgument.field("--state", f"{state} is not a state")
+        numbers.append(known.Value(name))
+    return {
+        "project_id": session.client.list_project_id,
+        "host_id": session.client.resolve("host", host) if host else "",
+        "states": numbers,
+        "label_selector": dict((text.partition("=")[0], text.partition("=")[2]) for text in labels),
+    }
+
+
+def _watch(session: Session, filters: dict[str, Any], revision: str) -> None:
+    """Print each changed instance that matches, one line a change."""
+    from unkai_cli.client import record
+    from unkai_wire.errors import NotFound
+
+    events = session.client.stream(
+        "EventService",
+        "WatchEvents",
+        project_id=filters["project_id"],
+        resource_kinds=["instance"],
+        after_revision=revision,
+    )
+    for answer in events:
+        if not answer.HasField("event"):
+            continue
+        try:
+            changed = record(_get(session, answer.event.resource_id))
+        except NotFound:
+            note(f"{answer.event.resource_name} is gone")
+            continue
+        if filters["host_id"] and changed["host_id"] != filters["host_id"]:
+            continue
+        if session.printer.form in ("table", "wide"):
+            session.headers = False
+            session.printer.table([changed], COLUMNS)
+        else:
+            session.printer.change(changed)
+
+
+@instance.command("show")
+@named("instance")
+@common
+def show(session: Session, instance: str) -> None:
+    """Show one instance with all its fields."""
+    from unkai_cli.client import record
+
+    found = _get(session, session.client.resolve("instance", instance))
+    session.printer.one(record(found), DETAILS)
+
+
+def _act(
+    session: Session, method: str, names: tuple[str, ...], wait: bool, timeout: float, **more: Any
+) -> None:
+    from unkai_cli.client import record
+
+    client = session.client
+    answers = [
+        client.call(
+            "InstanceService",
+            f"{method}Instance",
+            instance_id=client.resolve("instance", name),
+            **more,
+        )
+        for name in names
+    ]
+    for answer in answers:
+        confirmed(session, answer.operation, wait=wait, timeout=timeout)
+    if method == "Delete":
+        for answer in answers:
+            note(f"{answer.instance.name} {'deleted' if wait else 'is being deleted'}")
+        return
+    found = [record(_get(session, a.instance.id) if wait else a.instance) for a in answers]
+    session.printer.rows(found, COLUMNS)
+
+
+@instance.command("delete")
+@named("instance", nargs=-1, required=True)
+@waiting
+@common
+def delete(session: Session, instance: tuple[str, ...], wait: bool, timeout: float) -> None:
+    """Remove instances and their disks."""
+    _act(session, "Delete", instance, wait, timeout)
+
+
+@instance.command("start")
+@named("instance", nargs=-1, required=True)
+@waiting
+@common
+def start(session: Session, instance: tuple[str, ...], wait: bool, timeout: float) -> None:
+    """Power instances on."""
+    _act(session, "Start", instance, wait, timeout)
+
+
+@instance.command("stop")
+@named("instance", nargs=-1, required=True)
+@click.option("--force", is_flag=True, help="Cut the power without asking the guest.")
+@click.option("--grace", type=Seconds(), help="How long the guest may take (60s).")
+@waiting
+@common
+def stop(
+    session: Session,
+    instance: tuple[str, ...],
+    force: bool,
+    grace: float | None,
+    wait: bool,
+    timeout: float,
+) -> None:
+    """Power instances off, asking the guest first."""
+    from google.protobuf import duration_pb2
+
+    more: dict[str, Any] = {"force": force}
+    if grace is not None:
+        more["grace"] = duration_pb2.Duration()
+        more["grace"].FromMilliseconds(int(grace * 1000))
+    _act(session, "Stop", instance, wait, timeout, **more)
+
+
+@instance.command("reboot")
+@named("instance", nargs=-1, required=True)
+@click.option("--force", is_flag=True, help="Reset without asking the guest.")
+@waiting
+@common
+def reboot(
+    session: Session, instance: tuple[str, ...], force: bool, wait: bool, timeout: float
+) -> None:
+    """Restart instances."""
+    _act(session, "Reboot", instance, wait, timeout, force=force)
+
+
+@instance.command("update")
+@named("instance")
+@click.option("--name", "new_name", help="New name.")
+@click.option("-l", "--label", "labels", type=Label(), multiple=True, help="Set key=value.")
+@click.option("--remove-label", "removed", multiple=True, help="Remove a label.")
+@common
+def update(
+    session: Session,
+    instance: str,
+    new_name: str | None,
+    labels: tuple[tuple[str, str], ...],
+    removed: tuple[str, ...],
+) -> None:
+    """Change an instance's name or labels."""
+    from google.protobuf import field_mask_pb2
+
+    from unkai.compute.v1 import instance_pb2
+    from unkai_cli.client import record
+
+    client = session.client
+    now = _get(session, client.resolve("instance", instance))
+    paths = (["name"] if new_name else []) + (["labels"] if labels or removed else [])
+    if not paths:
+        raise click.UsageError("say --name, --label or --remove-label")
+    kept = {k: v for k, v in now.labels.items() if k not in removed} | dict(labels)
+    answer = client.call(
+        "InstanceService",
+        "UpdateInstance",
+        instance=instance_pb2.Instance(
+            id=now.id, etag=now.etag, name=new_name or now.name, labels=kept
+        ),
+        update_mask=field_mask_pb2.FieldMask(paths=paths),
+    )
+    session.printer.rows([record(answer.instance)], COLUMNS)
+
+
+@instance.command("logs")
+@named("instance")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on.")
+@click.option("--tail", type=Size(), default=0, help="Begin with the last so many bytes.")
+@common
+def logs(session: Session, instance: str, follow: bool, tail: int) -> None:
+    """Print what an instance wrote to its serial console."""
+    answers = session.client.stream(
+        "InstanceService",
+        "ReadConsoleLog",
+        instance_id=session.client.resolve("instance", instance),
+        tail_bytes=tail,
+        follow=follow,
+    )
+    printer = session.printer
+    for answer in answers:
+        printer.raw(answer.output)
+
+
+@instance.command("console")
+@named("instance")
+@click.option("--force", is_flag=True, help="Take the console over from whoever holds it.")
+@click.option("--on-host", is_flag=True, help="Ask the agent on this host, with no scheduler.")
+@common
+def console(session: Session, instance: str, force: bool, on_host: bool) -> None:
+    """Connect to an instance's serial console; Ctrl-] leaves it."""
+    from unkai_cli.commands import consoles
+
+    call = consoles.on_host if on_host else consoles.by_scheduler
+    sys.exit(call(session, instance, force=force))
+
+
+@instance.command("explain")
+@named("instance")
+@common
+def explain(session: Session, instance: str) -> None:
+    """Say why an instance is where it is, with the numbers used."""
+    from unkai_cli.client import record
+    from unkai_cli.commands import explanations
+
+    answer = session.client.call(
+        "PlacementService",
+        "Explain",
+        instance_id=session.client.resolve("instance", instance),
+    )
+    if session.printer.form in ("table", "wide"):
+        explanations.show(session.printer, record(answer.decision))
+    else:
+        session.printer.one(record(answer.decision), ())
+
+
+@instance.command("events")
+@named("instance")
+@click.option("--limit", type=click.IntRange(1), default=50, help="Show at most so many.")
+@common
+def events(session: Session, instance: str, limit: int) -> None:
+    """List what happened to an instance, newest last."""
+    from unkai_cli.commands import events as shown
+
+    ident = session.client.resolve("instance", instance)
+    shown.show_past(session, limit=limit, resource_id=ident)
+
+
+def file_chunks(path: Path, size: int = 1 << 20) -> Iterator[bytes]:
+    """Yield a file's bytes in pieces."""
+    with path.open("rb") as file:
+        while piece := file.read(size):
+            yield piece

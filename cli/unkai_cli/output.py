@@ -1,0 +1,261 @@
+"""All that is printed: tables, JSON, YAML, names, single values, errors, progress.
+
+The only file that prints. Results go to standard output; progress and errors to standard error.
+Tables are plain text, as wide as their content: quick for thousands of rows, and easy to pipe.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from unkai_wire.errors import InvalidArgument, UnkaiError
+
+FORMATS = ("table", "wide", "json", "yaml", "name", "value=FIELD")
+
+Record = Mapping[str, Any]
+"""A resource as plain values, keys as in the contract."""
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_NOT_FOUND = 3
+EXIT_STATE = 4
+EXIT_CAPACITY = 5
+EXIT_UNAVAILABLE = 6
+EXIT_PERMISSION = 7
+EXIT_INTERRUPTED = 130
+_EXIT_OF_CODE = {
+    3: EXIT_USAGE,
+    5: EXIT_NOT_FOUND,
+    6: EXIT_STATE,
+    9: EXIT_STATE,
+    10: EXIT_STATE,
+    8: EXIT_CAPACITY,
+    4: EXIT_UNAVAILABLE,
+    14: EXIT_UNAVAILABLE,
+    7: EXIT_PERMISSION,
+    16: EXIT_PERMISSION,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table."""
+
+    title: str
+    text: Callable[[Record], str]
+    wide: bool = False
+    """Shown with `-o wide` only."""
+    right: bool = False
+
+
+class Printer:
+    """Prints results in the format asked for."""
+
+    def __init__(
+        self, form: str = "table", *, headers: bool = True, out: TextIO | None = None
+    ) -> None:
+        self.form, _, self.field = form.partition("=")
+        if self.form not in {f.partition("=")[0] for f in FORMATS} or (
+            (self.form == "value") != bool(self.field)
+        ):
+            raise InvalidArgument(
+                f"-o {form} is not a format",
+                reason="INVALID_FORMAT",
+                fix=f"use one of {', '.join(FORMATS)}",
+                metadata={"format": form},
+            )
+        self.headers = headers
+        self._out = out
+
+    @property
+    def out(self) -> TextIO:
+        """Where results go."""
+        return self._out or sys.stdout
+
+    def line(self, text: str = "") -> None:
+        """Print one line."""
+        print(text, file=self.out)
+
+    def rows(self, records: Sequence[Record], columns: Sequence[Column]) -> None:
+        """Print a list."""
+        match self.form:
+            case "json":
+                self.line(json.dumps(list(records), indent=2, ensure_ascii=False))
+            case "yaml":
+                self.out.write(_yaml(list(records)))
+            case "name":
+                for record in records:
+                    self.line(str(record.get("name") or record.get("id", "")))
+            case "value":
+                for record in records:
+                    self.line(value_of(record, self.field))
+            case _:
+                self.table(records, columns)
+
+    def table(self, records: Sequence[Record], columns: Sequence[Column]) -> None:
+        """Print a plain table; an empty one says so on standard error."""
+        shown = [c for c in columns if self.form == "wide" or not c.wide]
+        cells = [[c.text(record) or "-" for c in shown] for record in records]
+        if not cells:
+            note("nothing found")
+            return
+        titles = [[c.title for c in shown]] if self.headers else []
+        for line in align([*titles, *cells], [c.right for c in shown]):
+            self.line(line)
+
+    def one(self, record: Record, columns: Sequence[Column]) -> None:
+        """Print one resource: its fields below each other, or the format asked for."""
+        match self.form:
+            case "json":
+                self.line(json.dumps(record, indent=2, ensure_ascii=False))
+            case "yaml":
+                self.out.write(_yaml(record))
+            case "name" | "value":
+                self.rows([record], columns)
+            case _:
+                pairs = [[c.title.capitalize() + ":", c.text(record) or "-"] for c in columns]
+                for line in align(pairs, [False, False]):
+                    self.line(line)
+
+    def change(self, record: Record) -> None:
+        """Print one change of a watch as one line of JSON, name or value."""
+        if self.form in ("name", "value"):
+            self.rows([record], ())
+        else:
+            self.line(json.dumps(record, ensure_ascii=False))
+        self.out.flush()
+
+    def raw(self, data: bytes) -> None:
+        """Write bytes as they are."""
+        self.out.flush()
+        binary = getattr(self.out, "buffer", None)
+        if binary is None:
+            self.out.write(data.decode(errors="replace"))
+            return
+        binary.write(data)
+        binary.flush()
+
+
+def align(lines: Sequence[Sequence[str]], right: Sequence[bool]) -> Iterable[str]:
+    """Yield the lines with their cells padded to columns two spaces apart."""
+    widths = [max(len(row[i]) for row in lines) for i in range(len(right))]
+    for row in lines:
+        cells = [
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(row, widths, right, strict=True)
+        ]
+        yield "  ".join(cells).rstrip()
+
+
+def value_of(record: Record, path: str) -> str:
+    """Return a field by dotted path as text: `host_name`, `labels.app`."""
+    value: Any = record
+    for part in path.split("."):
+        if isinstance(value, Mapping) and part in value:
+            value = value[part]
+        elif value is record and part not in record:
+            return ""
+        else:
+            return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _yaml(value: Any) -> str:
+    import yaml
+
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+
+
+def note(text: str) -> None:
+    """Say something beside the result, on standard error."""
+    print(text, file=sys.stderr)
+
+
+class Progress:
+    """One live line on a terminal; elsewhere a line each time the text changes."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._live = sys.stderr.isatty() and not quiet
+        self._quiet = quiet
+        self._last = ""
+
+    def show(self, text: str) -> None:
+        """Show what is under way."""
+        if self._quiet or text == self._last:
+            return
+        if self._live:
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
+        else:
+            note(text)
+        self._last = text
+
+    def clear(self) -> None:
+        """Take the live line away."""
+        if self._live and self._last:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+        self._last = ""
+
+
+def _bold(text: str) -> str:
+    plain = "NO_COLOR" in os.environ or not sys.stderr.isatty()
+    return text if plain else f"\x1b[1;31m{text}\x1b[0m"
+
+
+def error(failure: UnkaiError) -> int:
+    """Print an error in four parts (what, why, fix, request id); return the exit code."""
+    print(f"{_bold('error:')} {failure.message}", file=sys.stderr)
+    details = [f"{k}={v}" for k, v in sorted(failure.metadata.items()) if len(v) <= 80]
+    why = failure.reason + (f" ({', '.join(details)})" if details else "")
+    print(f"  why: {why}", file=sys.stderr)
+    for path, problem in failure.details().get("violations", []):
+        print(f"       {path}: {problem}", file=sys.stderr)
+    for reason, hosts in failure.details().get("reasons", {}).items():
+        print(f"       {reason}: {hosts} host{'s' if hosts != 1 else ''}", file=sys.stderr)
+    print(f"  fix: {failure.fix or _FIX_OF_CODE.get(failure.code, _FIX)}", file=sys.stderr)
+    if failure.request_id:
+        print(f"  request: {failure.request_id}", file=sys.stderr)
+    return _EXIT_OF_CODE.get(failure.code, EXIT_FAILED)
+
+
+_FIX = "look at the scheduler's log for the time of the call"
+_FIX_OF_CODE = {
+    1: "start it again if it is still wanted",
+    3: "correct the arguments; see --help",
+    4: "look at what came of it before trying again",
+    7: "ask an operator, or use another context",
+    8: "ask for less, free something, or wait with --capacity-wait",
+    9: "bring it into the right state first",
+    10: "look again, then retry",
+    14: "see that the scheduler runs, then retry: it is safe",
+    16: "use a certificate made by 'unkai-scheduler cert client NAME'",
+}
+
+
+def bytes_text(value: Any) -> str:
+    """Return bytes in binary units: `256MiB`, `1.5GiB`."""
+    number = float(value or 0)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(number) < 1024 or unit == "TiB":
+            return f"{number:.0f}{unit}" if number == int(number) else f"{number:.1f}{unit}"
+        number /= 1024
+    return ""
+
+
+def age_text(timestamp: Any, now: datetime | None = None) -> str:
+    """Return the age of an RFC 3339 time as people say it: `12s`, `5m`, `3h`, `9d`."""
+    if not timestamp:
+        return ""
+    moment = datetime.fromisoformat(str(timestamp).replace("Z", "+00:00"))
+    seconds = max(0, int(((now or datetime.now(UTC)) - moment).total_seconds()))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= 2 * size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
