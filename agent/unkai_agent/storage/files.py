@@ -1,0 +1,222 @@
+"""How files of the store come to be: whole or not at all, and for the right eyes.
+
+A file is written beside its place under a `.part` name, synced, given its owner and mode, and
+renamed; a crash leaves a `.part` that the next start sweeps. Folders belong to the agent's user:
+QEMU may search them and never change what is in them, so no name in them can be a trap. Even so
+nothing here follows a symbolic link.
+
+Everything blocks; `Threads` runs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import pwd
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from unkai_wire.errors import FailedPrecondition, InvalidArgument, Unavailable
+
+T = TypeVar("T")
+
+PART_SUFFIX = ".part"
+"""Ends the name of a file that is being made."""
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+
+
+def disk_full(what: str) -> FailedPrecondition:
+    """Make the error for a host without room for `what`."""
+    return FailedPrecondition(
+        f"no room on the host's disk for {what}",
+        reason="DISK_FULL",
+        fix="free space on the host or evict unused images, or choose a smaller disk",
+        metadata={"what": what},
+    )
+
+
+@contextmanager
+def storage_errors(what: str) -> Iterator[None]:
+    """Translate the system's errors: no room is DISK_FULL, all else STORAGE_FAILED."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise disk_full(what) from error
+        cause = os.strerror(error.errno) if error.errno else str(error)
+        raise Unavailable(
+            f"the host's storage failed for {what}: {cause}",
+            reason="STORAGE_FAILED",
+            fix="look at the host's disk and its kernel log",
+            metadata={"what": what, "cause": cause},
+            retry_after_s=5.0,
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """Whose files are: ours, lent to the user that QEMU runs as.
+
+    `uid` and `gid` are None when nothing is to be given away: no such user was named, or we are
+    not root and could not.
+    """
+
+    uid: int | None = None
+    gid: int | None = None
+
+    @classmethod
+    def of_user(cls, user: str | None) -> Ownership:
+        """Look the user up; raise `InvalidArgument` when there is none.
+
+        The group is the one named like the user where it is a member of it, else its first:
+        Debian's `libvirt-qemu` has `kvm` first, which people join too.
+        """
+        if user is None or os.geteuid() != 0:
+            return cls()
+        import grp
+
+        try:
+            entry = pwd.getpwnam(user)
+        except KeyError as error:
+            raise InvalidArgument.field(
+                "libvirt.qemu_user", f"there is no user {user!r} on this host", reason="NO_USER"
+            ) from error
+        with suppress(KeyError):
+            group = grp.getgrnam(user)
+            if user in group.gr_mem or group.gr_gid == entry.pw_gid:
+                return cls(entry.pw_uid, group.gr_gid)
+        return cls(entry.pw_uid, entry.pw_gid)
+
+    def lend_folder(self, path: Path) -> None:
+        """Let QEMU search the folder, not change it."""
+        self._give(path, None, 0o750)
+
+    def lend_readable(self, path: Path) -> None:
+        """Let QEMU read the file. It stays ours, so QEMU cannot make it writable."""
+        self._give(path, None, 0o440)
+
+    def give_writable(self, path: Path) -> None:
+        """Give QEMU the file, for nobody else to read."""
+        self._give(path, self.uid, 0o600)
+
+    def _give(self, path: Path, uid: int | None, mode: int) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if self.gid is not None:
+                os.fchown(fd, -1 if uid is None else uid, self.gid)
+            os.fchmod(fd, mode)
+        finally:
+            os.close(fd)
+
+
+def make_folder(path: Path, ownership: Ownership) -> bool:
+    """Have the folder, searchable by QEMU; tell whether it was made now."""
+    made = False
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+        made = True
+    try:
+        ownership.lend_folder(path)
+    except OSError:
+        if made:
+            path.rmdir()
+        raise
+    if made:
+        sync(path.parent)
+    return made
+
+
+def sync(path: Path) -> None:
+    """Have what the file or folder holds on the disk itself."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def part_of(path: Path) -> Path:
+    """Return the name under which a file is made."""
+    return path.with_name(f".{path.name}{PART_SUFFIX}")
+
+
+def put_in_place(part: Path, path: Path) -> None:
+    """Give a finished file its name, for good: synced before and after."""
+    sync(part)
+    part.rename(path)
+    sync(path.parent)
+
+
+def write_whole(path: Path, content: bytes, lend: Callable[[Path], None]) -> None:
+    """Write a file whole or not at all; `lend` gives it owner and mode."""
+    part = part_of(path)
+    remove_file(part)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(part, flags, 0o600), "wb") as file:
+            file.write(content)
+        lend(part)
+        put_in_place(part, path)
+    except BaseException:
+        remove_file(part)
+        raise
+
+
+def read_head(path: Path, limit_bytes: int) -> bytes | None:
+    """Return a file's first bytes, or None when there is no such file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        return file.read(limit_bytes)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file that may be there."""
+    path.unlink(missing_ok=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder that may be there, with all it holds; links are removed, not followed."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(path)
+        sync(path.parent)
+
+
+def sweep_parts(folder: Path) -> None:
+    """Remove what a crash left half-made in a folder."""
+    for part in folder.glob(f".*{PART_SUFFIX}"):
+        part.unlink()
+
+
+class Threads:
+    """A few threads for blocking file work: a slow disk must not starve the event loop."""
+
+    def __init__(self, size: int) -> None:
+        self._executor = ThreadPoolExecutor(size, thread_name_prefix="storage")
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run `work` in a thread and return what it returns.
+
+        A caller that is cancelled still waits for it: what a lock of the caller's protects must
+        not go on after the lock is let go. So `work` must be short.
+        """
+        future = asyncio.get_running_loop().run_in_executor(self._executor, work)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            if not future.cancelled():
+                future.exception()  # nobody else will look at it
+            raise
+
+    def close(self) -> None:
+        """Let the threads go once they are done."""
+        self._executor.shutdown(wait=False)
