@@ -253,7 +253,7 @@ def age_text(timestamp: Any, now: datetime | None = None) -> str:
     """Return the age of an RFC 3339 time as people say it: `12s`, `5m`, `3h`, `9d`."""
     if not timestamp:
         return ""
-    moment = datetime.fromisoformat(str(timestamp).replace("Z", "+00:00"))
+    moment = datetime.fromisoformat(str(timestamp))
     seconds = max(0, int(((now or datetime.now(UTC)) - moment).total_seconds()))
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
         if seconds >= 2 * size:

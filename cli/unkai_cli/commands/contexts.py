@@ -60,7 +60,7 @@ def show(session: Session) -> None:
 @click.option("--key", default="", help="Your private key.")
 @click.option("--project", "in_project", default="", help="Project to work in.")
 @click.pass_obj
-def add(session: Session, name: str, in_project: str, **entry: str) -> None:
+def add(session: Session, /, name: str, in_project: str, **entry: str) -> None:
     """Add a context NAME, or change it, and use it."""
     paths = {k: str(Path(v).absolute()) if v and k != "address" else v for k, v in entry.items()}
     made = settings.Context(name, project=in_project, **paths).check()

@@ -62,8 +62,10 @@ def _candidates(printer: Printer, candidates: list[Mapping[str, Any]]) -> None:
     printer.line()
     printer.line("live numbers used:")
     table = [["HOST", *inputs]]
-    for entry in candidates:
-        table.append([entry["host_name"], *(_number(entry["inputs"].get(k)) for k in inputs)])
+    table += [
+        [entry["host_name"], *(_number(entry["inputs"].get(k)) for k in inputs)]
+        for entry in candidates
+    ]
     for line in align(
         [list(column) for column in zip(*table, strict=True)], [False] + [True] * len(candidates)
     ):

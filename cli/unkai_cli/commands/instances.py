@@ -213,7 +213,7 @@ def _filters(
         "project_id": session.client.list_project_id,
         "host_id": session.client.resolve("host", host) if host else "",
         "states": numbers,
-        "label_selector": dict((text.partition("=")[0], text.partition("=")[2]) for text in labels),
+        "label_selector": {text.partition("=")[0]: text.partition("=")[2] for text in labels},
     }
 
 
@@ -258,7 +258,13 @@ def show(session: Session, instance: str) -> None:
 
 
 def _act(
-    session: Session, method: str, names: tuple[str, ...], wait: bool, timeout: float, **more: Any
+    session: Session,
+    method: str,
+    names: tuple[str, ...],
+    *,
+    wait: bool,
+    timeout: float,
+    **more: Any,
 ) -> None:
     from unkai_cli.client import record
 
@@ -288,7 +294,7 @@ def _act(
 @common
 def delete(session: Session, instance: tuple[str, ...], wait: bool, timeout: float) -> None:
     """Remove instances and their disks."""
-    _act(session, "Delete", instance, wait, timeout)
+    _act(session, "Delete", instance, wait=wait, timeout=timeout)
 
 
 @instance.command("start")
@@ -297,7 +303,7 @@ def delete(session: Session, instance: tuple[str, ...], wait: bool, timeout: flo
 @common
 def start(session: Session, instance: tuple[str, ...], wait: bool, timeout: float) -> None:
     """Power instances on."""
-    _act(session, "Start", instance, wait, timeout)
+    _act(session, "Start", instance, wait=wait, timeout=timeout)
 
 
 @instance.command("stop")
@@ -308,6 +314,7 @@ def start(session: Session, instance: tuple[str, ...], wait: bool, timeout: floa
 @common
 def stop(
     session: Session,
+    *,
     instance: tuple[str, ...],
     force: bool,
     grace: float | None,
@@ -321,7 +328,7 @@ def stop(
     if grace is not None:
         more["grace"] = duration_pb2.Duration()
         more["grace"].FromMilliseconds(int(grace * 1000))
-    _act(session, "Stop", instance, wait, timeout, **more)
+    _act(session, "Stop", instance, wait=wait, timeout=timeout, **more)
 
 
 @instance.command("reboot")
@@ -333,7 +340,7 @@ def reboot(
     session: Session, instance: tuple[str, ...], force: bool, wait: bool, timeout: float
 ) -> None:
     """Restart instances."""
-    _act(session, "Reboot", instance, wait, timeout, force=force)
+    _act(session, "Reboot", instance, wait=wait, timeout=timeout, force=force)
 
 
 @instance.command("update")

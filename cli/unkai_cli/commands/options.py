@@ -23,7 +23,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", re.IGNORECASE)
 _SECONDS = {"ms": 0.001, "": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-class Size(click.ParamType):
+class Size(click.ParamType[int]):
     """Bytes with a unit, always binary: `512M` = `512MiB` = 536870912."""
 
     name = "size"
@@ -38,7 +38,7 @@ class Size(click.ParamType):
         return int(size)
 
 
-class Seconds(click.ParamType):
+class Seconds(click.ParamType[float]):
     """A length of time: `90`, `90s`, `5m`, `2h`, `7d`."""
 
     name = "duration"
@@ -54,7 +54,7 @@ class Seconds(click.ParamType):
         return float(match[1]) * _SECONDS[(match[2] or "").lower()]
 
 
-class Label(click.ParamType):
+class Label(click.ParamType[tuple[str, str]]):
     """`key=value`."""
 
     name = "key=value"
@@ -111,7 +111,9 @@ def common(function: F) -> F:
     @click.option("--no-headers", "bare", is_flag=True, help="Leave the titles out.")
     @click.pass_obj
     @functools.wraps(function)
-    def wrapped(session: Session, form: str, in_project: str, bare: bool, **arguments: Any) -> Any:
+    def wrapped(
+        session: Session, /, form: str, in_project: str, bare: bool, **arguments: Any
+    ) -> Any:
         session.form = form or session.form
         session.project = in_project or session.project
         session.headers = session.headers and not bare
