@@ -1,8 +1,8 @@
 """Run blocking calls in threads of our own, each under a deadline.
 
 Python cannot stop a thread, so a call that never comes back costs its thread. The pool gives such
-a thread up and starts another in its place; at most `max_lost` may be lost at once. Beyond that, calls
-fail at once, because the library itself is stuck. So one hung call delays no other by more
+a thread up and starts another in its place; at most `max_lost` may be lost at once. Beyond that,
+calls fail at once, because the library itself is stuck. So one hung call delays no other by more
 than its own deadline. Lost threads that come back after all end quietly.
 
 Threads are daemons: a stuck library must not keep the agent from exiting, which
@@ -113,16 +113,20 @@ class CallPool:
                     continue
                 call.started = True
             result, error = call.try_it()
-            with self._lock:
-                call.ended = True
-                lost = call.given_up
-                if lost:
-                    self._lost -= 1
-                    if not self._calls.empty() and self._workers < self._size:
-                        self._start_worker()
-            if lost:
+            if self._end(call):
                 return
             call.settle(result, error)
+
+    def _end(self, call: _Call) -> bool:
+        """Note that the call came back; tell whether its thread had been given up."""
+        with self._lock:
+            call.ended = True
+            if not call.given_up:
+                return False
+            self._lost -= 1
+            if not self._calls.empty() and self._workers < self._size:
+                self._start_worker()
+            return True
 
 
 class _Call:

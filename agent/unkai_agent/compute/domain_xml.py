@@ -76,6 +76,13 @@ def parse_identity(metadata_xml: str) -> DomainIdentity | None:
     )
 
 
+def definition_of(domain_text: str) -> str:
+    """Return the digest that `render` put into a domain's XML."""
+    root = ET.fromstring(domain_text)  # noqa: S314  our own output
+    element = root.find(f"metadata/{{{NAMESPACE}}}{METADATA_TAG}")
+    return "" if element is None else element.get("definition", "")
+
+
 def _domain(spec: DomainSpec, digest: str) -> ET.Element:
     kvm = spec.accelerator == "kvm"
     root = ET.Element("domain", {"type": "kvm" if kvm else "qemu"})

@@ -189,10 +189,10 @@ class FakeCompute:
         """Ask the guest to power off; it obeys at once, unless `ignore_shutdown`."""
         await self._answer()
         record = self._records.get(instance_id)
-        if record is not None and not self.faults.ignore_shutdown:
-            if record.state is DomainState.RUNNING:
-                self._print(record, b"power button pressed\r\n")
-                self._power_off(record, OffReason.GUEST_SHUTDOWN)
+        heard = not self.faults.ignore_shutdown
+        if heard and record is not None and record.state is DomainState.RUNNING:
+            self._print(record, b"power button pressed\r\n")
+            self._power_off(record, OffReason.GUEST_SHUTDOWN)
         self._lose_answer()
 
     async def destroy(self, instance_id: str) -> None:

@@ -1,0 +1,447 @@
+"""The hypervisor behind the port: libvirt, at any URI. The only file that imports libvirt.
+
+Below `converge` (define, start, stop) and `metrics` (usage). Every call runs in a `CallPool` of its
+own, under a deadline; one that is missed means *unknown* and gives up both its thread and
+its connection, so that the next call starts afresh. Nothing here decides: whether a domain should
+run is the caller's business.
+
+Trap: a domain's state comes from libvirt at that moment; events only say where to look. After a
+reconnection each domain is hinted at once, since events may have been missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from unkai_agent.compute import domain_xml, libvirt_errors
+from unkai_agent.compute.call_pool import CallPool, CallTimedOut, PoolExhausted
+from unkai_agent.compute.changes import ChangeFeed
+from unkai_agent.compute.domain_xml import DomainIdentity
+from unkai_agent.compute.driver import (
+    Domain,
+    DomainSpec,
+    DomainState,
+    DomainUsage,
+    OffReason,
+)
+from unkai_agent.compute.kvm_proof import prove_kvm
+from unkai_agent.compute.libvirt_console import ConsoleAttachment
+from unkai_agent.compute.libvirt_session import Session, instance_id_of
+from unkai_agent.domain.hosts import Accelerator
+from unkai_wire import ids
+from unkai_wire.errors import NotFound, Unavailable
+
+T = TypeVar("T")
+
+_DESTROY_DEADLINE_S = 30.0
+"""libvirt waits up to 15 s for QEMU to die of SIGTERM, then of SIGKILL."""
+
+
+class LibvirtDriver:
+    """`ComputeDriver` over libvirt. Make it inside the event loop that uses it."""
+
+    def __init__(
+        self,
+        uri: str = "qemu:///system",
+        *,
+        emulator: str = "qemu-system-x86_64",
+        qemu_user: str = "libvirt-qemu",
+        call_deadline_s: float = 10.0,
+        start_deadline_s: float = 60.0,
+        workers: int = 8,
+        max_lost_calls: int = 16,
+    ) -> None:
+        import libvirt
+
+        self._libvirt: Any = libvirt
+        self._uri = uri
+        self._emulator = emulator
+        self._qemu_user = qemu_user
+        self._call_deadline_s = call_deadline_s
+        self._start_deadline_s = start_deadline_s
+        self._pool = CallPool("libvirt", size=workers, max_lost=max_lost_calls)
+        self._changes = ChangeFeed()
+        self._session: Session | None = None
+        self._opening = asyncio.Lock()
+        self._closed = False
+        # A driver inside our own process cannot be connected to afresh.
+        self._embedded = "/embed" in uri
+
+    # The port.
+
+    async def prove_accelerator(self) -> Accelerator:
+        """Boot a guest on KVM under a deadline; takes up to `PROOF_DEADLINE_S` where it hangs."""
+        return await prove_kvm(self._emulator, self._qemu_user)
+
+    async def list_domains(self) -> Sequence[Domain]:
+        """Return all domains that bear our metadata."""
+        return await self._call(self._list, act="list the machines")
+
+    async def get_domain(self, instance_id: str) -> Domain | None:
+        """Return one domain, or None."""
+
+        def work(connection: Any) -> Domain | None:
+            domain = self._look_up(connection, instance_id)
+            return None if domain is None else self._observe(domain)
+
+        return await self._call(work, act="look at the machine", instance_id=instance_id)
+
+    async def define(self, spec: DomainSpec) -> None:
+        """Define the domain, or redefine it when it is off and its definition differs."""
+        wanted = domain_xml.render(spec)
+
+        def work(connection: Any) -> None:
+            domain = self._look_up(connection, spec.instance_id)
+            if domain is not None and (domain.isActive() or self._is_defined_so(domain, wanted)):
+                return
+            connection.defineXMLFlags(wanted, self._libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+
+        await self._call(work, act="define the machine", instance_id=spec.instance_id)
+        self._changes.publish(spec.instance_id)
+
+    async def start(self, instance_id: str) -> None:
+        """Start the domain, or resume it when paused."""
+
+        def work(connection: Any) -> None:
+            libvirt = self._libvirt
+            domain = self._must_look_up(connection, instance_id)
+            state, _ = domain.state()
+            if state == libvirt.VIR_DOMAIN_PAUSED:
+                domain.resume()
+            elif state == libvirt.VIR_DOMAIN_PMSUSPENDED:
+                domain.pMWakeup()
+            elif state == libvirt.VIR_DOMAIN_SHUTDOWN:
+                raise libvirt_errors.unavailable("the machine is still powering off")
+            elif not domain.isActive():
+                self._create(domain)
+
+        await self._call(
+            work,
+            act="start the machine",
+            instance_id=instance_id,
+            deadline_s=self._start_deadline_s,
+        )
+
+    async def shutdown(self, instance_id: str) -> None:
+        """Press the power button; whether the guest obeys is seen later."""
+
+        def work(connection: Any) -> None:
+            domain = self._look_up(connection, instance_id)
+            if domain is not None and domain.isActive():
+                button = self._libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN
+                self._unless_off(domain, lambda: domain.shutdownFlags(button))
+
+        await self._call(work, act="stop the machine", instance_id=instance_id)
+
+    async def destroy(self, instance_id: str) -> None:
+        """Cut the power."""
+
+        def work(connection: Any) -> None:
+            domain = self._look_up(connection, instance_id)
+            if domain is not None and domain.isActive():
+                self._unless_off(domain, domain.destroy)
+
+        await self._call(
+            work,
+            act="cut the machine's power",
+            instance_id=instance_id,
+            deadline_s=max(_DESTROY_DEADLINE_S, self._call_deadline_s),
+        )
+
+    async def reboot(self, instance_id: str, *, force: bool) -> None:
+        """Ask the guest to restart by the power button, or reset it."""
+        act = "restart the machine"
+
+        def work(connection: Any) -> None:
+            domain = self._must_look_up(connection, instance_id)
+            if not domain.isActive():
+                raise libvirt_errors.is_off(instance_id, act)
+            if force:
+                domain.reset()
+            else:
+                domain.reboot(self._libvirt.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN)
+
+        await self._call(work, act=act, instance_id=instance_id)
+
+    async def undefine(self, instance_id: str) -> None:
+        """Remove the definition of a domain that is off."""
+        act = "remove the machine's definition"
+
+        def work(connection: Any) -> None:
+            libvirt = self._libvirt
+            domain = self._look_up(connection, instance_id)
+            if domain is None:
+                return
+            if domain.isActive():
+                raise libvirt_errors.is_not_off(instance_id, act)
+            domain.undefineFlags(
+                libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+                | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+                | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+                | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+            )
+
+        await self._call(work, act=act, instance_id=instance_id)
+
+    async def usage(self) -> Sequence[DomainUsage]:
+        """Return counters of all running domains, asked for in one bulk call.
+
+        Domains whose hypervisor process is busy are answered for without waiting for it.
+        """
+        return await self._call(self._usage, act="read the machines' usage")
+
+    def watch(self) -> AsyncIterator[str]:
+        """Yield the id of each domain whose state changed since this call."""
+        return self._watch(self._changes.subscribe())
+
+    async def _watch(self, changes: AsyncIterator[str]) -> AsyncIterator[str]:
+        with contextlib.suppress(Unavailable):
+            await self._open_session()  # else the next call that gets through does
+        async for instance_id in changes:
+            yield instance_id
+
+    async def attach_console(
+        self, instance_id: str, typed: AsyncIterator[bytes], *, force: bool
+    ) -> AsyncIterator[bytes]:
+        """Connect to the serial console; the session ends when the machine goes off."""
+        act = "attach to the console"
+
+        def work(connection: Any) -> Any:
+            domain = self._must_look_up(connection, instance_id)
+            if not domain.isActive():
+                raise libvirt_errors.is_off(instance_id, act)
+            stream = connection.newStream(self._libvirt.VIR_STREAM_NONBLOCK)
+            domain.openConsole(None, stream, self._libvirt.VIR_DOMAIN_CONSOLE_FORCE if force else 0)
+            return stream
+
+        async def call(work: Callable[[], Any], *, act: str) -> Any:
+            return await self._call(lambda _connection: work(), act=act, instance_id=instance_id)
+
+        stream = await self._call(work, act=act, instance_id=instance_id)
+        attachment = ConsoleAttachment(self._libvirt, stream, call)
+        try:
+            async for text in attachment.talk(typed):
+                yield text
+        finally:
+            with contextlib.suppress(Unavailable):
+                await attachment.end()
+
+    async def close(self) -> None:
+        """End the watches and let go of libvirt; domains go on."""
+        self._closed = True
+        self._changes.close()
+        session, self._session = self._session, None
+        if session is not None:
+            with contextlib.suppress(CallTimedOut, PoolExhausted):
+                await self._pool.run(session.close, deadline_s=self._call_deadline_s)
+        self._pool.close()
+
+    # Calls and connections.
+
+    async def _call(
+        self,
+        work: Callable[[Any], T],
+        *,
+        act: str,
+        instance_id: str = "",
+        deadline_s: float | None = None,
+    ) -> T:
+        """Run `work(connection)` in the pool; raise our errors."""
+        session = await self._open_session()
+        try:
+            return await self._pool.run(
+                lambda: work(session.connection), deadline_s=deadline_s or self._call_deadline_s
+            )
+        except (CallTimedOut, PoolExhausted) as error:
+            self._give_up(session)
+            raise libvirt_errors.unavailable("the hypervisor does not answer") from error
+        except self._libvirt.libvirtError as error:
+            if libvirt_errors.lost_connection(self._libvirt, error):
+                self._give_up(session)
+            raise libvirt_errors.translate(
+                self._libvirt, error, act=act, instance_id=instance_id
+            ) from error
+
+    async def _open_session(self) -> Session:
+        """Return the session in use, or a new one: one caller opens it, the others wait."""
+        try:
+            async with asyncio.timeout(self._call_deadline_s), self._opening:
+                if self._closed:
+                    raise libvirt_errors.unavailable("the agent is stopping")
+                session = self._session
+                if session is not None and session.usable():
+                    return session
+                if session is not None:
+                    self._give_up(session)
+                return await self._connect()
+        except TimeoutError as error:
+            raise libvirt_errors.unavailable("the hypervisor does not answer") from error
+
+    async def _connect(self) -> Session:
+        loop = asyncio.get_running_loop()
+
+        def on_change(instance_id: str) -> None:  # in libvirt's event thread
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._changes.publish, instance_id)
+
+        session = Session(self._libvirt, self._uri, on_change)
+        opened = False
+        try:
+            await self._pool.run(session.open, deadline_s=self._call_deadline_s)
+            opened = True
+        except (CallTimedOut, PoolExhausted) as error:
+            raise libvirt_errors.unavailable("the hypervisor does not answer") from error
+        except self._libvirt.libvirtError as error:
+            metadata = {"detail": libvirt_errors.without_paths(str(error))}
+            raise libvirt_errors.unavailable(
+                "the hypervisor cannot be reached", metadata
+            ) from error
+        finally:
+            if not opened:
+                session.retire()
+        self._session = session
+        return session
+
+    def _give_up(self, session: Session) -> None:
+        if self._session is session and not self._embedded:
+            self._session = None
+            session.retire()
+
+    # Inside worker threads.
+
+    def _look_up(self, connection: Any, instance_id: str) -> Any:
+        try:
+            return connection.lookupByUUIDString(str(ids.uuid_of(instance_id)))
+        except self._libvirt.libvirtError as error:
+            if error.get_error_code() == self._libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise
+
+    def _must_look_up(self, connection: Any, instance_id: str) -> Any:
+        domain = self._look_up(connection, instance_id)
+        if domain is None:
+            raise NotFound.of("domain", instance_id)
+        return domain
+
+    def _create(self, domain: Any) -> None:
+        try:
+            domain.create()
+        except self._libvirt.libvirtError:
+            if not domain.isActive():  # else another call was quicker
+                raise
+
+    def _unless_off(self, domain: Any, act: Callable[[], Any]) -> None:
+        """Do `act`; that the domain has gone off meanwhile is what we wanted."""
+        try:
+            act()
+        except self._libvirt.libvirtError:
+            if domain.isActive():
+                raise
+
+    def _identity(self, domain: Any) -> DomainIdentity | None:
+        libvirt = self._libvirt
+        try:
+            metadata = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, domain_xml.NAMESPACE, 0)
+        except libvirt.libvirtError as error:
+            gone = (libvirt.VIR_ERR_NO_DOMAIN_METADATA, libvirt.VIR_ERR_NO_DOMAIN)
+            if error.get_error_code() in gone:
+                return None
+            raise
+        return domain_xml.parse_identity(metadata)
+
+    def _is_defined_so(self, domain: Any, wanted_xml: str) -> bool:
+        identity = self._identity(domain)
+        return identity is not None and identity.definition == domain_xml.definition_of(wanted_xml)
+
+    def _list(self, connection: Any) -> list[Domain]:
+        observed = (self._observe(domain) for domain in connection.listAllDomains(0))
+        return [domain for domain in observed if domain is not None]
+
+    def _observe(self, domain: Any) -> Domain | None:
+        identity = self._identity(domain)
+        if identity is None:
+            return None
+        try:
+            code, reason = domain.state()
+        except self._libvirt.libvirtError as error:
+            if error.get_error_code() == self._libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise
+        state = self._state(code)
+        return Domain(
+            instance_id=identity.instance_id,
+            name=domain.name(),
+            state=state,
+            off_reason=self._off_reason(code, reason) if state is DomainState.OFF else None,
+            generation=identity.generation,
+            run_epoch=identity.run_epoch,
+            accelerator=identity.accelerator,
+            paused_by_error=state is DomainState.PAUSED
+            and reason == self._libvirt.VIR_DOMAIN_PAUSED_IOERROR,
+        )
+
+    def _state(self, code: int) -> DomainState:
+        libvirt = self._libvirt
+        return {
+            libvirt.VIR_DOMAIN_RUNNING: DomainState.RUNNING,
+            libvirt.VIR_DOMAIN_BLOCKED: DomainState.RUNNING,
+            libvirt.VIR_DOMAIN_PAUSED: DomainState.PAUSED,
+            libvirt.VIR_DOMAIN_PMSUSPENDED: DomainState.PAUSED,
+            libvirt.VIR_DOMAIN_SHUTDOWN: DomainState.STOPPING,
+        }.get(code, DomainState.OFF)
+
+    def _off_reason(self, code: int, reason: int) -> OffReason:
+        libvirt = self._libvirt
+        if code == libvirt.VIR_DOMAIN_CRASHED:
+            return OffReason.CRASHED
+        return {
+            libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN: OffReason.GUEST_SHUTDOWN,
+            libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED: OffReason.DESTROYED,
+            libvirt.VIR_DOMAIN_SHUTOFF_CRASHED: OffReason.CRASHED,
+            libvirt.VIR_DOMAIN_SHUTOFF_FAILED: OffReason.CRASHED,
+        }.get(reason, OffReason.UNKNOWN)
+
+    def _usage(self, connection: Any) -> list[DomainUsage]:
+        libvirt = self._libvirt
+        groups = (
+            libvirt.VIR_DOMAIN_STATS_STATE
+            | libvirt.VIR_DOMAIN_STATS_CPU_TOTAL
+            | libvirt.VIR_DOMAIN_STATS_BALLOON
+            | libvirt.VIR_DOMAIN_STATS_VCPU
+            | libvirt.VIR_DOMAIN_STATS_BLOCK
+        )
+        flags = (
+            libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
+            | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+        )
+        return [
+            usage_of(instance_id, stats)
+            for domain, stats in connection.getAllDomainStats(groups, flags)
+            if (instance_id := instance_id_of(domain.UUIDString())) is not None
+        ]
+
+
+def usage_of(instance_id: str, stats: Mapping[str, Any]) -> DomainUsage:
+    """Sum what libvirt's bulk statistics say of one domain; what is missing counts as 0.
+
+    Names after virConnectGetAllDomainStats. `vcpu.N.delay` needs a kernel with schedstat.
+    """
+    vcpus = range(int(stats.get("vcpu.maximum", 0)))
+    disks = range(int(stats.get("block.count", 0)))
+
+    def blocks(name: str) -> int:
+        return sum(int(stats.get(f"block.{i}.{name}", 0)) for i in disks)
+
+    return DomainUsage(
+        instance_id=instance_id,
+        cpu_time_ns=int(stats.get("cpu.time", 0)),
+        cpu_wait_ns=sum(int(stats.get(f"vcpu.{i}.delay", 0)) for i in vcpus),
+        memory_resident_bytes=int(stats.get("balloon.rss", 0)) * 1024,
+        disk_read_bytes=blocks("rd.bytes"),
+        disk_write_bytes=blocks("wr.bytes"),
+        disk_reads=blocks("rd.reqs"),
+        disk_writes=blocks("wr.reqs"),
+    )

@@ -1,0 +1,144 @@
+"""One connection to libvirt, with its event subscription. Blocking: for worker threads only.
+
+`libvirt_driver.py` opens a session, replaces it when it is no longer usable, and retires it. The
+libvirt module is passed in, since only the driver imports it.
+
+Traps. libvirt needs its event loop registered before the first connection of the process, and
+running all the time (keepalive, events and streams live on it). Closing a connection to a libvirtd
+that hangs may block, and freeing one under a call that is still under way crashes; so `retire`
+deregisters in a thread of its own and drops references only: the last one to go closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from unkai_wire import ids
+
+KEEPALIVE_INTERVAL_S = 5
+KEEPALIVE_COUNT = 3
+"""A libvirtd silent for `INTERVAL * (COUNT + 1)` seconds is taken for dead."""
+
+_event_loop_lock = threading.Lock()
+_event_loop: threading.Thread | None = None
+
+
+def start_event_loop(libvirt: Any) -> None:
+    """Register and run libvirt's event loop, once per process."""
+    global _event_loop  # noqa: PLW0603  libvirt's own loop is one per process
+    with _event_loop_lock:
+        if _event_loop is not None:
+            return
+        libvirt.virEventRegisterDefaultImpl()
+        # By default libvirt prints each error to stderr, although it also raises it.
+        libvirt.registerErrorHandler(_ignore_error, None)
+        _event_loop = threading.Thread(
+            target=_run_event_loop, args=(libvirt,), name="libvirt-events", daemon=True
+        )
+        _event_loop.start()
+
+
+def _ignore_error(_opaque: object, _error: object) -> None:
+    return
+
+
+def _run_event_loop(libvirt: Any) -> None:
+    while True:
+        try:
+            libvirt.virEventRunDefaultImpl()
+        except libvirt.libvirtError:
+            time.sleep(0.1)  # its poll failed; there is nothing to do but to go on
+
+
+class Session:
+    """A connection. `on_change(instance_id)` is called in libvirt's event thread."""
+
+    def __init__(self, libvirt: Any, uri: str, on_change: Callable[[str], None]) -> None:
+        self._libvirt = libvirt
+        self._uri = uri
+        self._on_change = on_change
+        self._lock = threading.Lock()
+        self._retired = False
+        self._callback_id: int | None = None
+        self._connection: Any = None
+
+    @property
+    def connection(self) -> Any:
+        """The `virConnect`, or None before `open` and after `retire`."""
+        return self._connection
+
+    def open(self) -> None:
+        """Connect, subscribe to events, and hint at every domain: events may have been missed."""
+        libvirt = self._libvirt
+        start_event_loop(libvirt)
+        connection = libvirt.open(self._uri)
+        with contextlib.suppress(libvirt.libvirtError):  # a driver in our process has none
+            connection.setKeepAlive(KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT)
+        callback_id = connection.domainEventRegisterAny(
+            None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle_event, None
+        )
+        with self._lock:
+            self._connection, self._callback_id = connection, callback_id
+            retired = self._retired
+        if retired:  # whoever asked has gone meanwhile
+            self._let_go()
+            return
+        for domain in connection.listAllDomains(0):
+            self._hint(domain)
+
+    def usable(self) -> bool:
+        """Tell, without asking libvirtd, whether the connection still stands."""
+        connection = self._connection
+        try:
+            return connection is not None and connection.isAlive() == 1
+        except self._libvirt.libvirtError:
+            return False
+
+    def retire(self) -> None:
+        """Give the connection up, without blocking and without ending calls under way."""
+        with self._lock:
+            if self._retired:
+                return
+            self._retired = True
+            if self._connection is None:
+                return
+        threading.Thread(target=self._let_go, name="libvirt-retire", daemon=True).start()
+
+    def close(self) -> None:
+        """Give the connection up and wait for that."""
+        with self._lock:
+            if self._retired:
+                return
+            self._retired = True
+        self._let_go()
+
+    def _let_go(self) -> None:
+        with self._lock:
+            connection, self._connection = self._connection, None
+            callback_id, self._callback_id = self._callback_id, None
+        if connection is None or callback_id is None:
+            return
+        with contextlib.suppress(self._libvirt.libvirtError):
+            connection.domainEventDeregisterAny(callback_id)
+
+    def _lifecycle_event(
+        self, _connection: Any, domain: Any, _event: int, _detail: int, _opaque: object
+    ) -> None:
+        if not self._retired:
+            self._hint(domain)
+
+    def _hint(self, domain: Any) -> None:
+        instance_id = instance_id_of(domain.UUIDString())
+        if instance_id is not None:
+            self._on_change(instance_id)
+
+
+def instance_id_of(uuid_text: str) -> str | None:
+    """Return the instance's id for a domain's UUID; None when it cannot be one of ours."""
+    value = uuid.UUID(uuid_text)
+    return ids.encode(ids.PREFIXES["instance"], value) if value.version == 7 else None
