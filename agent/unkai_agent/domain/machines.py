@@ -149,6 +149,8 @@ class LedgerEntry:
     """It ran here once: from then on its disks must exist."""
     boot_id: str = ""
     """The host's boot in which it last started."""
+    running: bool = False
+    """It was last seen on, and nothing that ended that has been noted since."""
     start_time: datetime | None = None
     reboot_serial_done: int = 0
     guest_shutdown: bool = False

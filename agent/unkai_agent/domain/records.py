@@ -34,6 +34,7 @@ def entry_to_record(entry: LedgerEntry) -> Record:
         "term": entry.term,
         "has_started": entry.has_started,
         "boot_id": entry.boot_id,
+        "running": entry.running,
         "start_time": _time_to_text(entry.start_time),
         "reboot_serial_done": entry.reboot_serial_done,
         "guest_shutdown": entry.guest_shutdown,
@@ -51,12 +52,13 @@ def entry_from_record(record: Record) -> LedgerEntry:
         term=int(record["term"]),
         has_started=bool(record.get("has_started", False)),
         boot_id=str(record.get("boot_id", "")),
+        running=bool(record.get("running", False)),
         start_time=_time_from_text(record.get("start_time")),
         reboot_serial_done=int(record.get("reboot_serial_done", 0)),
         guest_shutdown=bool(record.get("guest_shutdown", False)),
         stop_asked=bool(record.get("stop_asked", False)),
         observed_generation=int(record.get("observed_generation", 0)),
-        removal=Fence(**removal) if removal else None,
+        removal=_fence_from_record(removal) if removal else None,
     )
 
 
@@ -140,12 +142,26 @@ def _disk_to_record(disk: DiskSpec) -> Record:
 
 
 def _disk_from_record(record: Record) -> DiskSpec:
-    image = dict(record["image"])
+    image = record["image"]
     return DiskSpec(
         name=str(record["name"]),
         size_bytes=int(record["size_bytes"]),
-        image=ImageRef(**image | {"format": ImageFormat(image["format"])}),
+        image=ImageRef(
+            image_id=str(image["image_id"]),
+            sha256=str(image["sha256"]),
+            size_bytes=int(image["size_bytes"]),
+            virtual_size_bytes=int(image["virtual_size_bytes"]),
+            format=ImageFormat(image["format"]),
+        ),
         must_exist=bool(record["must_exist"]),
+    )
+
+
+def _fence_from_record(record: Record) -> Fence:
+    return Fence(
+        term=int(record["term"]),
+        generation=int(record["generation"]),
+        run_epoch=int(record["run_epoch"]),
     )
 
 

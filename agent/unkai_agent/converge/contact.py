@@ -1,0 +1,38 @@
+"""When this host last heard of a leader, and so whether it may act by itself.
+
+Architecture, the run permit: a machine whose writable disks all lie here is started without a
+leader's leave only when no leader answered within 30 s. A leader that is there and gives no
+leave means it: once one was heard while machines wait, they wait for its word, however long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class LeaderContact:
+    """Notes each word from a leader. `monotonic` in seconds."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._heard_s = float("-inf")
+        self._watching = 0
+
+    def heard(self) -> None:
+        """Note an order, or a term announced, that passed the fence."""
+        self._heard_s = self._monotonic()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Note for as long as it lasts that a leader watches this host's machines."""
+        self._watching += 1
+        try:
+            yield
+        finally:
+            self._watching -= 1
+            self.heard()
+
+    def silent_since(self, moment_s: float) -> bool:
+        """Tell whether no leader was heard since then."""
+        return not self._watching and self._heard_s < moment_s

@@ -1,0 +1,222 @@
+"""The steps of one machine: image, disk, seed, define, start; and back.
+
+Each step asks the drivers what is there, makes what is missing and can be undone. Called by
+`worker.py` after `decisions.py` said what to do; never decides, never touches the ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from unkai_agent.compute.driver import ComputeDriver, Domain, DomainDisk, DomainSpec, DomainState
+from unkai_agent.converge.decisions import is_on
+from unkai_agent.converge.runner import Step, run_steps
+from unkai_agent.domain.machines import DiskSpec, LedgerEntry, MachineSpec
+from unkai_agent.storage.driver import StorageDriver
+from unkai_wire.errors import FailedPrecondition, Unavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Machinery:
+    """What machines are made with on this host."""
+
+    compute: ComputeDriver
+    storage: StorageDriver
+    accelerator: str
+    """`kvm` or `tcg`."""
+    slots: asyncio.Semaphore
+    """How many heavy steps run at once."""
+
+
+async def missing_disks(machinery: Machinery, entry: LedgerEntry) -> Sequence[DiskSpec]:
+    """Return the disks that must exist and do not. Once it ran, all must."""
+    return [
+        disk
+        for disk in entry.spec.disks
+        if (disk.must_exist or entry.has_started)
+        and await machinery.storage.get_disk(entry.spec.instance_id, disk.name) is None
+    ]
+
+
+async def make(
+    machinery: Machinery, entry: LedgerEntry, *, start: bool, on_step: Callable[[str], None]
+) -> None:
+    """Bring the machine about, and start it if asked to; undo on failure.
+
+    What never ran is undone whole, also what an earlier run of the agent left half-made.
+    """
+    steps = _Steps(machinery, entry)
+    wanted = [steps.image(), steps.disk(), steps.seed(), await steps.define()]
+    if start:
+        wanted.append(steps.start())
+    await run_steps(wanted, slots=machinery.slots, on_step=on_step, undo_all=not entry.has_started)
+
+
+async def remove(machinery: Machinery, instance_id: str, on_step: Callable[[str], None]) -> None:
+    """Remove all of a machine. May run twice, and where there is nothing."""
+    compute, storage = machinery.compute, machinery.storage
+    on_step("destroy")
+    if is_on(await compute.get_domain(instance_id)):
+        await compute.destroy(instance_id)
+    on_step("undefine")
+    await compute.undefine(instance_id)
+    if await compute.get_domain(instance_id) is not None:
+        raise Unavailable(
+            "the machine was removed, yet the hypervisor still has it",
+            reason="STEP_NOT_VERIFIED",
+            metadata={"instance_id": instance_id, "step": "undefine"},
+        )
+    on_step("remove disks")
+    await storage.remove(instance_id)
+
+
+class _Steps:
+    """Makers of the steps for one machine."""
+
+    def __init__(self, machinery: Machinery, entry: LedgerEntry) -> None:
+        self._compute = machinery.compute
+        self._storage = machinery.storage
+        self._accelerator = machinery.accelerator
+        self._entry = entry
+        self._spec: MachineSpec = entry.spec
+        self._ident = entry.spec.instance_id
+        self._fetched = False
+
+    def image(self) -> Step:
+        return Step("fetch image", self._has_images, self._fetch_images)
+
+    def disk(self) -> Step:
+        return Step("make disk", self._has_disks, self._make_disks, self._remove_disks, slot=True)
+
+    def seed(self) -> Step:
+        done = False
+
+        async def write() -> None:
+            nonlocal done
+            await self._storage.ensure_seed(self._ident, self._spec.seed)
+            done = True
+
+        async def written() -> bool:
+            return done
+
+        return Step("write seed", written, write)
+
+    async def define(self) -> Step:
+        """Defining compares by itself, so it is always done; undone if there was none before."""
+        existed = await self._compute.get_domain(self._ident) is not None
+        done = False
+
+        async def write() -> None:
+            nonlocal done
+            await self._compute.define(await self._domain_spec())
+            done = True
+
+        async def written() -> bool:
+            return done and await self._compute.get_domain(self._ident) is not None
+
+        undo = self._unmake if not (existed and self._entry.has_started) else None
+        return Step("define", written, write, undo, slot=True)
+
+    def start(self) -> Step:
+        async def start() -> None:
+            await self._compute.start(self._ident)
+            await self._check_started()
+
+        async def power_off() -> None:
+            await self._compute.destroy(self._ident)
+
+        return Step("start", self._is_running, start, power_off, slot=True)
+
+    async def _has_images(self) -> bool:
+        return self._fetched or await self._has_disks()
+
+    async def _fetch_images(self) -> None:
+        for disk in self._spec.disks:
+            if await self._storage.get_disk(self._ident, disk.name) is None:
+                await self._storage.ensure_image(disk.image)
+        self._fetched = True
+
+    async def _has_disks(self) -> bool:
+        disks = [await self._storage.get_disk(self._ident, d.name) for d in self._spec.disks]
+        return all(disk is not None for disk in disks)
+
+    async def _make_disks(self) -> None:
+        for disk in self._spec.disks:
+            if await self._storage.get_disk(self._ident, disk.name) is None:
+                self._refuse_to_replace(disk)
+                await self._storage.create_disk(self._ident, disk)
+
+    def _refuse_to_replace(self, disk: DiskSpec) -> None:
+        """Stand by the rule of no silent empty disk, should one vanish since it was decided."""
+        if disk.must_exist or self._entry.has_started:
+            raise disk_lost(self._ident, [disk], running=False)
+
+    async def _remove_disks(self) -> None:
+        if not self._entry.has_started:
+            await self._storage.remove(self._ident)
+
+    async def _unmake(self) -> None:
+        if is_on(await self._compute.get_domain(self._ident)):
+            await self._compute.destroy(self._ident)
+        await self._compute.undefine(self._ident)
+
+    async def _is_running(self) -> bool:
+        domain = await self._compute.get_domain(self._ident)
+        return domain is not None and domain.state is DomainState.RUNNING
+
+    async def _check_started(self) -> None:
+        domain: Domain | None = await self._compute.get_domain(self._ident)
+        if not is_on(domain):
+            raise FailedPrecondition(
+                "the machine went off as soon as it was started",
+                reason="START_FAILED",
+                fix="read the console log and the hypervisor's log on the host",
+                metadata={"instance_id": self._ident},
+            )
+
+    async def _domain_spec(self) -> DomainSpec:
+        spec = self._spec
+        disks = []
+        for wanted in spec.disks:
+            disk = await self._storage.get_disk(self._ident, wanted.name)
+            if disk is None:
+                raise disk_lost(self._ident, [wanted], running=False)
+            disks.append(
+                DomainDisk(
+                    path=disk.path,
+                    format=disk.format,
+                    backing_path=disk.backing_path,
+                    backing_format=disk.backing_format,
+                )
+            )
+        return DomainSpec(
+            instance_id=self._ident,
+            name=spec.domain_name,
+            project_id=spec.project_id,
+            generation=spec.generation,
+            run_epoch=spec.run_epoch,
+            vcpus=spec.vcpus,
+            memory_bytes=spec.memory_bytes,
+            accelerator=self._accelerator,
+            disks=tuple(disks),
+            seed=await self._storage.ensure_seed(self._ident, spec.seed),
+            console_log=await self._storage.console_log(self._ident),
+        )
+
+
+def disk_lost(instance_id: str, disks: Sequence[DiskSpec], *, running: bool) -> FailedPrecondition:
+    """Make the error of a machine whose disk is gone."""
+    names = ", ".join(disk.name for disk in disks)
+    fix = (
+        "its guest still runs on the deleted file: copy what matters out of it before it stops"
+        if running
+        else "bring the disk back, or delete the instance; no empty disk is made in its place"
+    )
+    return FailedPrecondition(
+        f"disk {names} of instance {instance_id} is gone from its host",
+        reason="DISK_LOST",
+        fix=fix,
+        metadata={"instance_id": instance_id, "disk": names},
+    )

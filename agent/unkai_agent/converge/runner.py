@@ -1,0 +1,91 @@
+"""Run steps in order: measure, act, verify; on failure undo this run's own acts.
+
+A step that finds its work done does nothing, so a run may begin anywhere: after a crash, after a
+lost answer, for the second time. A run that is cancelled undoes nothing, since the process may
+as well have died; the next run measures what is there.
+
+The trap: a call whose answer was lost may have acted. So after `Unavailable` the step measures
+once more before it counts as failed, and its undo is armed before it acts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import structlog
+
+from unkai_wire.errors import Unavailable, UnkaiError
+
+_LOG = structlog.get_logger("unkai.agent.converge")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One idempotent step."""
+
+    name: str
+    """As the machine's `step` shows it."""
+    measure: Callable[[], Awaitable[bool]]
+    """Tell whether it is so already."""
+    act: Callable[[], Awaitable[None]]
+    undo: Callable[[], Awaitable[None]] | None = None
+    slot: bool = False
+    """Its act is heavy: only so many run at once on this host."""
+
+
+async def run_steps(
+    steps: Sequence[Step],
+    *,
+    slots: asyncio.Semaphore,
+    on_step: Callable[[str], None] = lambda _: None,
+    undo_all: bool = False,
+) -> None:
+    """Bring each step about, in order; raise what the first failing one raised.
+
+    `undo_all` undoes steps found done too: right for what nobody ever used.
+    """
+    async with AsyncExitStack() as undo:
+        try:
+            for step in steps:
+                on_step(step.name)
+                done = await step.measure()
+                if step.undo is not None and (undo_all or not done):
+                    undo.push_async_callback(_undo, step)
+                if not done:
+                    await _bring_about(step, slots)
+        except asyncio.CancelledError:
+            undo.pop_all()
+            raise
+        undo.pop_all()
+
+
+async def _bring_about(step: Step, slots: asyncio.Semaphore) -> None:
+    unknown: Unavailable | None = None
+    try:
+        if step.slot:
+            async with slots:
+                await step.act()
+        else:
+            await step.act()
+    except Unavailable as error:
+        unknown = error
+    if await step.measure():
+        return
+    raise unknown or Unavailable(
+        f"the step '{step.name}' was done, yet its result is not there",
+        reason="STEP_NOT_VERIFIED",
+        fix="it is tried again by itself; look at the host's log if this goes on",
+        metadata={"step": step.name},
+    )
+
+
+async def _undo(step: Step) -> None:
+    assert step.undo is not None
+    try:
+        await step.undo()
+    except UnkaiError as error:
+        # The error that began the undoing matters more; the next run finds what is left.
+        _LOG.warning("undo_failed", step=step.name, reason=error.reason, error=error.message)

@@ -1,0 +1,436 @@
+"""One machine's worker: look, decide, act, say what is, wait; for ever.
+
+A turn is short: a guest that was asked to shut down is looked at again later, never waited for,
+so that a newer order is seen at once. Orders that arrive during a turn merge into the next; a
+removal cuts the turn short. All that must outlive the process is in the ledger, the rest (the
+leave to run, the count of tries) is meant to be forgotten with it.
+
+The trap: a hypervisor that does not answer says nothing about the machine. What was seen last
+stays, only work that could not be done is FAILED.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+import structlog
+
+from unkai_agent.compute.driver import Domain
+from unkai_agent.converge import machines
+from unkai_agent.converge.contact import LeaderContact
+from unkai_agent.converge.decisions import Act, is_on, next_act
+from unkai_agent.converge.machines import Machinery
+from unkai_agent.domain.clock import Clock
+from unkai_agent.domain.machines import LedgerEntry, Machine, MachineState, Tombstone
+from unkai_agent.ledger import Ledger
+from unkai_agent.settings import ConvergeSettings
+from unkai_wire.errors import FailedPrecondition, InvalidArgument, UnkaiError, Unsupported
+from unkai_wire.rpc_errors import internal_error
+
+_LOG = structlog.get_logger("unkai.agent.converge")
+_POWER_BUTTON_S = 5.0
+"""A guest still booting does not hear the power button: it is pressed again this often."""
+_SETTLED = frozenset(
+    {MachineState.RUNNING, MachineState.STOPPED, MachineState.AWAITING_PERMIT, MachineState.LOST}
+)
+T = TypeVar("T")
+InThread = Callable[..., Awaitable[Any]]
+"""Runs a blocking call elsewhere: `asyncio.to_thread`, or a bounded executor's."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerContext:
+    """What all workers of a host share."""
+
+    ledger: Ledger
+    machinery: Machinery
+    boot_id: str
+    settings: ConvergeSettings
+    contact: LeaderContact
+    clock: Clock
+    rng: random.Random
+    in_thread: InThread
+    ready_s: Callable[[], float | None]
+    """When the agent became ready (loop's clock); None: not yet."""
+    publish: Callable[[Machine | Tombstone], None]
+
+
+class Worker:
+    """Brings one machine to what its ledger entry says. `run` ends when it is buried."""
+
+    def __init__(self, context: WorkerContext, entry: LedgerEntry) -> None:
+        self._context = context
+        self._ident = entry.spec.instance_id
+        self._woken = asyncio.Event()
+        self._woken.set()
+        self._permitted = False
+        self._waits_since_s: float | None = None
+        self._stop_deadline_s: float | None = None
+        self._button_s = float("-inf")
+        self._tries = 0
+        self._tried_generation = 0
+        self._scope: asyncio.Timeout | None = None
+        self.buried: Tombstone | None = None
+        self.machine = Machine(
+            instance_id=self._ident,
+            generation=entry.spec.generation,
+            observed_generation=entry.observed_generation,
+            run_epoch=entry.spec.run_epoch,
+            state=MachineState.REMOVING if entry.removal else MachineState.CONVERGING,
+            observe_time=context.clock(),
+            guest_shutdown=entry.guest_shutdown,
+            reboot_serial=entry.reboot_serial_done,
+            domain_name=entry.spec.domain_name,
+            start_time=entry.start_time,
+            instance=entry.spec.instance,
+        )
+
+    # -- orders ----------------------------------------------------------------------------
+
+    def ordered(self, entry: LedgerEntry) -> Machine:
+        """Take note of an order that the ledger accepted: it is a leave to run, too."""
+        self._permitted = True
+        given_up = self.machine.state is MachineState.FAILED and self.machine.retry_time is None
+        if entry.spec.generation != self._tried_generation or given_up:
+            self._tries = 0
+        changes: dict[str, Any] = {}
+        if given_up:
+            changes = {"state": MachineState.CONVERGING, "error": None}
+        self._show(entry, **changes)
+        self._woken.set()
+        return self.machine
+
+    def removing(self, entry: LedgerEntry) -> Machine:
+        """Take note of a removal: the turn under way is cut short."""
+        if self.machine.state is not MachineState.REMOVING:
+            self._tries = 0
+            self._show(entry, state=MachineState.REMOVING, step="", error=None, retry_time=None)
+            if self._scope is not None:
+                self._scope.reschedule(asyncio.get_running_loop().time())
+        self._woken.set()
+        return self.machine
+
+    def wake(self) -> None:
+        """Look again soon: something may have changed."""
+        self._woken.set()
+
+    # -- the loop --------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until the machine is buried, or until cancelled."""
+        wait_s: float | None = 0.0
+        while self.buried is None:
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._woken.wait()
+            except TimeoutError:
+                pass
+            self._woken.clear()
+            wait_s = await self._turn()
+
+    async def _turn(self) -> float | None:
+        """Take one turn; return after how many seconds to look again (None: when woken)."""
+        scope = asyncio.timeout(None)
+        try:
+            async with scope:
+                self._scope = scope
+                return await self._look_and_act()
+        except TimeoutError as error:
+            return 0.0 if scope.expired() else self._failed(internal_error(error))
+        except UnkaiError as error:
+            return self._failed(error)
+        except Exception as error:  # noqa: BLE001 - one machine's bug must not stop the others
+            return self._failed(internal_error(error))
+        finally:
+            self._scope = None
+
+    async def _look_and_act(self) -> float | None:
+        context, entry = self._context, self._entry()
+        domain = await context.machinery.compute.get_domain(self._ident)
+        missing = await machines.missing_disks(context.machinery, entry)
+        act = next_act(
+            entry,
+            domain,
+            boot_id=context.boot_id,
+            permitted=self._permitted,
+            disk_missing=bool(missing),
+        )
+        if act is not Act.STOP:
+            self._stop_deadline_s = None
+        if act is not Act.AWAIT:
+            self._waits_since_s = None
+        match act:
+            case Act.LOSE:
+                running = is_on(domain)
+                error = machines.disk_lost(self._ident, missing, running=running)
+                return await self._settle(entry, MachineState.LOST, error, running=running)
+            case Act.KEEP:
+                return await self._keep(entry, domain)
+            case Act.REST:
+                return await self._settle(entry, MachineState.STOPPED, guest_shutdown=True)
+            case Act.WATCH:
+                self._show(entry, state=MachineState.STOPPING)
+                return context.settings.poll_s
+            case _:
+                return await self._act(act, entry, domain)
+
+    async def _act(self, act: Act, entry: LedgerEntry, domain: Domain | None) -> float | None:
+        match act:
+            case Act.REMOVE:
+                return await self._remove(entry)
+            case Act.STOP:
+                return await self._stop(entry)
+            case Act.AWAIT:
+                return await self._await_permit(entry)
+            case Act.REBOOT:
+                return await self._reboot(entry, domain)
+            case Act.RESUME:
+                return await self._resume(entry, domain)
+            case Act.HOLD:
+                self._begin(entry)
+                await machines.make(
+                    self._context.machinery, entry, start=False, on_step=self._on_step
+                )
+                return await self._settle(
+                    entry, MachineState.STOPPED, reboot_serial_done=entry.spec.reboot_serial
+                )
+            case _:
+                return await self._start(entry)
+
+    # -- acts ------------------------------------------------------------------------------
+
+    async def _start(self, entry: LedgerEntry) -> float | None:
+        self._begin(entry)
+        machinery = self._context.machinery
+        await machines.make(machinery, entry, start=True, on_step=self._on_step)
+        domain = await machinery.compute.get_domain(self._ident)
+        if not is_on(domain):
+            return 0.0
+        return await self._keep(entry, domain)
+
+    async def _keep(self, entry: LedgerEntry, domain: Domain | None) -> float | None:
+        """Note that it runs. The leave to run is used up by that."""
+        assert domain is not None
+        self._permitted = False
+        changes: dict[str, Any] = {}
+        if not entry.running:
+            changes = {
+                "has_started": True,
+                "boot_id": self._context.boot_id,
+                "start_time": self._context.clock(),
+                "reboot_serial_done": entry.spec.reboot_serial,
+                "stop_asked": False,
+            }
+        return await self._settle(
+            entry, MachineState.RUNNING, running=True, accelerator=domain.accelerator, **changes
+        )
+
+    async def _reboot(self, entry: LedgerEntry, domain: Domain | None) -> float | None:
+        serial = entry.spec.reboot_serial
+        self._on_step("reboot")
+        await self._context.machinery.compute.reboot(self._ident, force=entry.spec.reboot_force)
+        noted = await self._note(entry, reboot_serial_done=serial)
+        _LOG.info("machine_rebooted", instance_id=self._ident, reboot_serial=serial)
+        return await self._keep(noted, domain)
+
+    async def _resume(self, entry: LedgerEntry, domain: Domain | None) -> float | None:
+        """Resume a guest that was paused; where an I/O error paused it, only on a retry."""
+        assert domain is not None
+        compute = self._context.machinery.compute
+        if domain.paused_by_error and not self._is_due():
+            return self._failed(_paused_by_error(self._ident))
+        self._on_step("resume")
+        await compute.start(self._ident)
+        again = await compute.get_domain(self._ident)
+        if again is not None and again.paused_by_error:
+            return self._failed(_paused_by_error(self._ident))
+        return 0.0
+
+    async def _stop(self, entry: LedgerEntry) -> float | None:
+        """Press the power button; cut the power once the guest has had its time."""
+        compute, now_s = self._context.machinery.compute, asyncio.get_running_loop().time()
+        if self._stop_deadline_s is None:
+            self._stop_deadline_s = now_s + entry.spec.stop_grace_s
+            self._button_s = float("-inf")
+            await self._note(entry, stop_asked=True)
+        self._show(entry, state=MachineState.STOPPING, step="shut down", error=None)
+        if now_s >= self._stop_deadline_s:
+            self._on_step("cut power")
+            await compute.destroy(self._ident)
+            return 0.0
+        if now_s - self._button_s >= _POWER_BUTTON_S:
+            self._button_s = now_s
+            await compute.shutdown(self._ident)
+        return min(self._context.settings.poll_s, max(0.0, self._stop_deadline_s - now_s))
+
+    async def _await_permit(self, entry: LedgerEntry) -> float | None:
+        """Wait for a leader's leave, or for its silence to have lasted long enough."""
+        context, now_s = self._context, asyncio.get_running_loop().time()
+        if self._waits_since_s is None:
+            self._waits_since_s = now_s
+        await self._settle(
+            entry, MachineState.AWAITING_PERMIT, observed_generation=entry.observed_generation
+        )
+        ready_s = context.ready_s()
+        if ready_s is None:
+            return context.settings.poll_s
+        since_s = max(ready_s, self._waits_since_s)
+        if not context.contact.silent_since(since_s):
+            return None
+        left_s = since_s + context.settings.permit_autonomy_s - now_s
+        if left_s > 0:
+            return left_s
+        # Every writable disk lies on this host alone: it knows no others.
+        _LOG.warning("started_without_permit", instance_id=self._ident)
+        self._permitted = True
+        return 0.0
+
+    async def _remove(self, entry: LedgerEntry) -> float | None:
+        assert entry.removal is not None
+        self._show(entry, state=MachineState.REMOVING)
+        await machines.remove(self._context.machinery, self._ident, self._on_step)
+        context = self._context
+        self.buried = await context.in_thread(
+            context.ledger.bury, entry.removal, self._ident, context.clock()
+        )
+        _LOG.info("machine_removed", instance_id=self._ident, generation=entry.removal.generation)
+        context.publish(self.buried)
+        return None
+
+    # -- what is shown and noted -----------------------------------------------------------
+
+    def _entry(self) -> LedgerEntry:
+        entry = self._context.ledger.entry(self._ident)
+        assert entry is not None, "a worker ends before its entry does"
+        return entry
+
+    def _begin(self, entry: LedgerEntry) -> None:
+        if entry.spec.generation != self._tried_generation:
+            self._tries = 0
+        self._tried_generation = entry.spec.generation
+        self._show(entry, state=MachineState.CONVERGING, error=None, retry_time=None)
+
+    def _on_step(self, name: str) -> None:
+        if name != self.machine.step:
+            self._show(self._entry(), step=name)
+
+    async def _note(self, entry: LedgerEntry, **changes: Any) -> LedgerEntry:
+        """Write to the ledger what was observed; the entry may have got a newer spec meanwhile."""
+        if all(getattr(entry, name) == value for name, value in changes.items()):
+            return entry
+        ledger = self._context.ledger
+        noted = await self._context.in_thread(ledger.update, self._ident, **changes)
+        assert isinstance(noted, LedgerEntry)
+        return noted
+
+    async def _settle(
+        self,
+        entry: LedgerEntry,
+        state: MachineState,
+        error: UnkaiError | None = None,
+        *,
+        running: bool = False,
+        accelerator: str = "",
+        **changes: Any,
+    ) -> None:
+        """Note and show the result of a turn over the entry that it looked at."""
+        self._tries = 0
+        if not running:
+            changes["stop_asked"] = False
+        # A guest's own shutdown uses the leave up; AWAIT and LOSE leave it as it is.
+        if state is MachineState.STOPPED:
+            self._permitted = self._permitted and self._entry() is not entry
+        observed = {"observed_generation": entry.spec.generation, "running": running}
+        noted = await self._note(entry, **(observed | changes))
+        self._show(
+            noted,
+            state=state,
+            step="",
+            error=error.to_record() if error else None,
+            retry_time=None,
+            accelerator=accelerator,
+        )
+
+    def _failed(self, error: UnkaiError) -> float | None:
+        """Show a failure and say when to try again: never, for a create that failed often."""
+        entry, settings = self._entry(), self._context.settings
+        if self._is_only_silence(entry, error):
+            return self._backoff_s(max(1, self._tries))
+        self._tries += 1
+        hopeless = isinstance(error, InvalidArgument | Unsupported)
+        final = (
+            not entry.has_started
+            and entry.removal is None
+            and (hopeless or self._tries >= settings.create_tries)
+        )
+        wait_s = None if final else self._backoff_s(self._tries)
+        record = error.to_record()
+        if self.machine.error != record:
+            _LOG.warning(
+                "machine_failed", instance_id=self._ident, reason=error.reason, error=error.message
+            )
+        self._show(
+            entry,
+            state=MachineState.REMOVING if entry.removal else MachineState.FAILED,
+            step="",
+            error=record,
+            retry_time=None if wait_s is None else self._in(wait_s),
+            observed_generation=entry.spec.generation,
+        )
+        return wait_s
+
+    def _is_only_silence(self, entry: LedgerEntry, error: UnkaiError) -> bool:
+        """Tell whether nothing failed but the look at a machine that was as it should be."""
+        return (
+            error.reason == "HYPERVISOR_UNAVAILABLE"
+            and self.machine.state in _SETTLED
+            and self.machine.observed_generation == entry.spec.generation
+            and not (self._permitted and self.machine.state is MachineState.AWAITING_PERMIT)
+        )
+
+    def _is_due(self) -> bool:
+        retry = self.machine.retry_time
+        return retry is not None and retry <= self._context.clock()
+
+    def _backoff_s(self, tries: int) -> float:
+        settings = self._context.settings
+        longest = min(settings.backoff_cap_s, settings.backoff_base_s * 2.0 ** min(tries - 1, 30))
+        return longest * self._context.rng.uniform(0.5, 1.0)
+
+    def _in(self, seconds: float) -> datetime:
+        return self._context.clock() + timedelta(seconds=seconds)
+
+    def _show(self, entry: LedgerEntry, **changes: Any) -> None:
+        shown = replace(
+            self.machine,
+            **(
+                {
+                    "generation": entry.spec.generation,
+                    "observed_generation": entry.observed_generation,
+                    "run_epoch": entry.spec.run_epoch,
+                    "guest_shutdown": entry.guest_shutdown,
+                    "reboot_serial": entry.reboot_serial_done,
+                    "domain_name": entry.spec.domain_name,
+                    "start_time": entry.start_time,
+                    "instance": entry.spec.instance,
+                }
+                | changes
+            ),
+        )
+        if shown != self.machine:
+            self.machine = replace(shown, observe_time=self._context.clock())
+            self._context.publish(self.machine)
+
+
+def _paused_by_error(instance_id: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        "the guest was paused because its host could not write to its disk",
+        reason="PAUSED_BY_IO_ERROR",
+        fix="free space on the host, or mend its disk; the guest is then resumed by itself",
+        metadata={"instance_id": instance_id},
+    )
