@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import functools
 import io
-from time import gmtime, strptime
+import time
+from types import SimpleNamespace
 from typing import Any
 
 from unkai_agent.domain.machines import SeedSpec
@@ -66,15 +67,6 @@ def _escaped(char: str) -> str:
     return f"\\x{ord(char):02x}" if ord(char) < 0x100 else f"\\U{ord(char):08x}"
 
 
-class _FixedTime:
-    """Stands in for the module `time` inside pycdlib."""
-
-    time = staticmethod(lambda: _DATE_S)
-    localtime = staticmethod(gmtime)
-    gmtime = staticmethod(gmtime)
-    strptime = staticmethod(strptime)
-
-
 @functools.cache
 def _pycdlib() -> Any:
     """Import pycdlib with its clock stopped.
@@ -86,6 +78,9 @@ def _pycdlib() -> Any:
     from pycdlib import dates, headervd, utils
     from pycdlib import pycdlib as volume
 
+    stopped = SimpleNamespace(**vars(time))
+    stopped.time = lambda: _DATE_S
+    stopped.localtime = time.gmtime
     for module in (dates, headervd, utils, volume):
-        vars(module)["time"] = _FixedTime
+        vars(module)["time"] = stopped
     return pycdlib
