@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -152,24 +152,30 @@ class GrpcAgents:
     async def watch_machines(self, endpoint: Endpoint) -> AsyncGenerator[MachineChange, None]:
         """Yield all the host holds, then `Synced`, then changes."""
         request = machine_service_pb2.WatchMachinesRequest(host_id=endpoint.host_id)
-        async for message in self._watch(
-            endpoint,
-            lambda channel: machine_service_pb2_grpc.MachineServiceStub(channel).WatchMachines(
-                request
-            ),
-        ):
-            change = convert.change_of(message, endpoint.host_id)
-            if change is not None:
-                yield change
+        async with aclosing(
+            self._watch(
+                endpoint,
+                lambda channel: machine_service_pb2_grpc.MachineServiceStub(channel).WatchMachines(
+                    request
+                ),
+            )
+        ) as messages:
+            async for message in messages:
+                change = convert.change_of(message, endpoint.host_id)
+                if change is not None:
+                    yield change
 
     async def watch_usage(self, endpoint: Endpoint) -> AsyncGenerator[UsageSample, None]:
         """Yield a sample every 2 s."""
         request = host_service_pb2.WatchUsageRequest(host_id=endpoint.host_id)
-        async for message in self._watch(
-            endpoint,
-            lambda channel: host_service_pb2_grpc.HostServiceStub(channel).WatchUsage(request),
-        ):
-            yield convert.sample_of(message, endpoint.host_id)
+        async with aclosing(
+            self._watch(
+                endpoint,
+                lambda channel: host_service_pb2_grpc.HostServiceStub(channel).WatchUsage(request),
+            )
+        ) as messages:
+            async for message in messages:
+                yield convert.sample_of(message, endpoint.host_id)
 
     async def read_console_log(
         self, endpoint: Endpoint, instance_id: str, *, tail_bytes: int, follow: bool
@@ -179,14 +185,17 @@ class GrpcAgents:
             host_id=endpoint.host_id, instance_id=instance_id, tail_bytes=tail_bytes, follow=follow
         )
         # A guest may say nothing for hours: the channel's keepalive finds a dead host here.
-        async for message in self._stream(
-            endpoint,
-            lambda channel: machine_service_pb2_grpc.MachineServiceStub(channel).ReadConsoleLog(
-                request
-            ),
-            silence_s=None if follow else self._limits.silence_s,
-        ):
-            yield message.output
+        async with aclosing(
+            self._stream(
+                endpoint,
+                lambda channel: machine_service_pb2_grpc.MachineServiceStub(channel).ReadConsoleLog(
+                    request
+                ),
+                silence_s=None if follow else self._limits.silence_s,
+            )
+        ) as messages:
+            async for message in messages:
+                yield message.output
 
     async def attach_console(
         self, endpoint: Endpoint, instance_id: str, typed: AsyncIterator[bytes], *, force: bool
@@ -202,14 +211,17 @@ class GrpcAgents:
             async for keys in typed:
                 yield machine_service_pb2.AttachConsoleRequest(input=keys)
 
-        async for message in self._stream(
-            endpoint,
-            lambda channel: machine_service_pb2_grpc.MachineServiceStub(channel).AttachConsole(
-                requests()
-            ),
-            silence_s=None,
-        ):
-            yield message.output
+        async with aclosing(
+            self._stream(
+                endpoint,
+                lambda channel: machine_service_pb2_grpc.MachineServiceStub(channel).AttachConsole(
+                    requests()
+                ),
+                silence_s=None,
+            )
+        ) as messages:
+            async for message in messages:
+                yield message.output
 
     async def close(self) -> None:
         """Close all channels; calls under way fail."""
@@ -257,8 +269,11 @@ class GrpcAgents:
         self, endpoint: Endpoint, make: Callable[[grpc.aio.Channel], Any]
     ) -> AsyncGenerator[Any, None]:
         """Yield messages of a stream that has no end; its end is an error."""
-        async for message in self._stream(endpoint, make, silence_s=self._limits.silence_s):
-            yield message
+        async with aclosing(
+            self._stream(endpoint, make, silence_s=self._limits.silence_s)
+        ) as messages:
+            async for message in messages:
+                yield message
         raise Unavailable(
             f"host {endpoint.host_id} ended a watch",
             reason="WATCH_ENDED",
