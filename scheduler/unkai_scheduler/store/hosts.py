@@ -1,0 +1,115 @@
+"""Hosts in the database. What is claimed on a host is summed from the claims, never counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from unkai_scheduler.domain.hosts import Host, HostState
+from unkai_scheduler.store import rows
+from unkai_scheduler.store.columns import LONG_TEXT, shortened
+from unkai_scheduler.store.tables import claims, hosts
+
+_KIND = "host"
+_CLAIMED = (
+    select(
+        claims.c.host_id,
+        func.sum(claims.c.vcpus).label("vcpus"),
+        func.sum(claims.c.memory_bytes).label("memory_bytes"),
+        func.sum(claims.c.disk_bytes).label("disk_bytes"),
+        func.count().label("instances"),
+    )
+    .group_by(claims.c.host_id)
+    .subquery("claimed")
+)
+_QUERY = select(
+    hosts,
+    func.coalesce(_CLAIMED.c.vcpus, 0).label("claimed_vcpus"),
+    func.coalesce(_CLAIMED.c.memory_bytes, 0).label("claimed_memory_bytes"),
+    func.coalesce(_CLAIMED.c.disk_bytes, 0).label("claimed_disk_bytes"),
+    func.coalesce(_CLAIMED.c.instances, 0).label("instance_count"),
+).select_from(hosts.outerjoin(_CLAIMED, _CLAIMED.c.host_id == hosts.c.id))
+_SUMS = ("claimed_vcpus", "claimed_memory_bytes", "claimed_disk_bytes", "instance_count")
+
+
+def insert(conn: Connection, row: Host) -> None:
+    """Insert a host; raise `AlreadyExists` when its name or id is taken. Its sums are ignored."""
+    rows.insert_named(conn, hosts, _KIND, _values(row))
+
+
+def get(conn: Connection, ident: str) -> Host | None:
+    """Return a host by id."""
+    return _optional(rows.get_row(conn, _QUERY, hosts, ident))
+
+
+def find(conn: Connection, name: str) -> Host | None:
+    """Return a host by name."""
+    return _optional(rows.find_row(conn, _QUERY, hosts, name))
+
+
+def list_page(
+    conn: Connection,
+    *,
+    after: Sequence[str] | None,
+    limit: int,
+    name: str | None = None,
+    state: HostState | None = None,
+) -> list[Host]:
+    """Return a page in the order of (name, id)."""
+    where = rows.matches(name=(hosts.c.name, name), state=(hosts.c.state, state and state.value))
+    page = rows.page_by_name(conn, _QUERY, hosts, after=after, limit=limit, where=where)
+    return [_host(row) for row in page]
+
+
+def list_all(conn: Connection) -> list[Host]:
+    """Return all hosts in the order of their ids: for the leader's fleet."""
+    return [_host(row) for row in conn.execute(_QUERY.order_by(hosts.c.id))]
+
+
+def replace(conn: Connection, row: Host, *, etag: str | None) -> None:
+    """Write all changeable columns, if the stored etag is `etag` (None: whatever it is)."""
+    rows.replace_row(conn, hosts, _KIND, _values(row), etag)
+
+
+def delete(conn: Connection, ident: str) -> None:
+    """Delete a host; `FailedPrecondition` / REFERENCE_BROKEN while it holds claims."""
+    rows.delete_row(conn, hosts, ident)
+
+
+def _values(row: Host) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "name": row.name,
+        "state": row.state.value,
+        "address": row.address,
+        "tls_name": row.tls_name,
+        "cpus": row.cpus,
+        "memory_bytes": row.memory_bytes,
+        "disk_bytes": row.disk_bytes,
+        "accelerator": row.accelerator,
+        "traits": list(row.traits),
+        "boot_id": row.boot_id,
+        "agent_version": row.agent_version,
+        "features": list(row.features),
+        "cordoned": row.cordoned,
+        "cordon_reason": shortened(row.cordon_reason, LONG_TEXT),
+        "etag": row.etag,
+        "create_time": row.create_time,
+        "update_time": row.update_time,
+    }
+
+
+def _host(row: rows.AnyRow) -> Host:
+    values = dict(row._mapping)
+    values["state"] = HostState(values["state"])
+    values["traits"] = tuple(values["traits"])
+    values["features"] = tuple(values["features"])
+    # Sums of 64-bit integers are decimals on PostgreSQL and MariaDB.
+    values.update({name: int(values[name]) for name in _SUMS})
+    return Host(**values)
+
+
+def _optional(row: rows.AnyRow | None) -> Host | None:
+    return None if row is None else _host(row)

@@ -1,0 +1,79 @@
+"""Migrations of the database, run from the package itself: there is no alembic.ini.
+
+A developer makes one with `python -m unkai_scheduler.store.migrations "what changes"`, which
+compares `tables.py` with a new database at the head, then reads and trims what came out. A
+migration that has been released is never changed.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+
+from unkai_scheduler.store import sqlite
+from unkai_wire.errors import FailedPrecondition
+
+_FOLDER = Path(__file__).parent
+# Alembic keeps the environment under way in module globals.
+_one_at_a_time = threading.Lock()
+
+
+def config() -> Config:
+    """Make Alembic's configuration for these migrations."""
+    made = Config()
+    made.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
+    made.set_main_option("path_separator", "os")
+    return made
+
+
+def head_revision() -> str:
+    """Return the revision that this version of the product works with."""
+    head = ScriptDirectory.from_config(config()).get_current_head()
+    assert head is not None
+    return head
+
+
+def current_revision(url: str) -> str | None:
+    """Return the revision of a database; None when it is empty."""
+    engine = sqlite.reader_engine(url)
+    try:
+        with engine.connect() as conn:
+            return MigrationContext.configure(conn).get_current_revision()
+    finally:
+        engine.dispose()
+
+
+def upgrade(url: str) -> None:
+    """Bring a database to the head, in one transaction."""
+    engine = sqlite.writer_engine(url)
+    try:
+        with engine.connect() as conn, conn.begin():
+            upgrade_on(conn)
+    finally:
+        engine.dispose()
+
+
+def upgrade_on(conn: Connection) -> None:
+    """Bring a database to the head within the caller's transaction.
+
+    Raises `FailedPrecondition` / DATABASE_TOO_NEW when a later version has migrated it.
+    """
+    with _one_at_a_time:
+        made = config()
+        made.attributes["connection"] = conn
+        known = {script.revision for script in ScriptDirectory.from_config(made).walk_revisions()}
+        current = MigrationContext.configure(conn).get_current_revision()
+        if current is not None and current not in known:
+            raise FailedPrecondition(
+                f"the database is at revision {current}, which this version does not know",
+                reason="DATABASE_TOO_NEW",
+                fix="run the version of unkai-scheduler that last used it, or a later one",
+                metadata={"revision": current},
+            )
+        command.upgrade(made, "head")

@@ -1,0 +1,97 @@
+"""The statements that every noun shares: insert, find, page, replace under an etag, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, delete, insert, select, tuple_
+from sqlalchemy import update as sql_update
+
+from unkai_scheduler.store.failures import unique
+from unkai_wire.errors import Conflict, InvalidArgument, NotFound
+
+AnyRow = Row[*tuple[Any, ...]]
+
+
+def insert_named(conn: Connection, table: Table, kind: str, values: Mapping[str, Any]) -> None:
+    """Insert a row; raise `AlreadyExists` with its name when name or id is taken."""
+    with unique(kind, str(values.get("name", values["id"]))):
+        conn.execute(insert(table), values)
+
+
+def get_row(conn: Connection, query: Select[Any], table: Table, ident: str) -> AnyRow | None:
+    """Return the row of this id that a query gives."""
+    return conn.execute(query.where(table.c.id == ident)).one_or_none()
+
+
+def find_row(
+    conn: Connection, query: Select[Any], table: Table, name: str, project_id: str | None = None
+) -> AnyRow | None:
+    """Return the row of this name, in the project where the kind has one."""
+    query = query.where(table.c.name == name)
+    if project_id is not None:
+        query = query.where(table.c.project_id == project_id)
+    return conn.execute(query).one_or_none()
+
+
+def page_by_name(
+    conn: Connection,
+    query: Select[Any],
+    table: Table,
+    *,
+    after: Sequence[str] | None,
+    limit: int,
+    where: Sequence[ColumnElement[bool]] = (),
+) -> Sequence[AnyRow]:
+    """Return rows in the order of (name, id); `after` is that pair of the last row given."""
+    query = query.where(*where)
+    if after is not None:
+        name, ident = page_key(after, 2)
+        query = query.where(tuple_(table.c.name, table.c.id) > tuple_(name, ident))
+    return conn.execute(query.order_by(table.c.name, table.c.id).limit(limit)).all()
+
+
+def page_key(after: Sequence[str], length: int) -> Sequence[str]:
+    """Return the key of the last row given; raise `InvalidArgument` when it cannot be one."""
+    if len(after) != length:
+        raise InvalidArgument.field(
+            "page_token", "belongs to another request", reason="INVALID_PAGE_TOKEN"
+        )
+    return after
+
+
+def matches(**filters: tuple[ColumnElement[Any], Any]) -> list[ColumnElement[bool]]:
+    """Return a condition for each filter whose value is not None."""
+    return [column == value for column, value in filters.values() if value is not None]
+
+
+def replace_row(
+    conn: Connection, table: Table, kind: str, values: Mapping[str, Any], etag: str | None
+) -> None:
+    """Write a row's columns; raise `NotFound`, or `Conflict` / ETAG_MISMATCH when it moved."""
+    ident = str(values["id"])
+    changed = {k: v for k, v in values.items() if k not in {"id", "project_id", "create_time"}}
+    statement = sql_update(table).where(table.c.id == ident).values(changed)
+    if etag is not None:
+        statement = statement.where(table.c.etag == etag)
+    with unique(kind, str(values.get("name", ident))):
+        replaced = conn.execute(statement).rowcount
+    if not replaced:
+        _raise_not_replaced(conn, table, kind, ident)
+
+
+def _raise_not_replaced(conn: Connection, table: Table, kind: str, ident: str) -> None:
+    if conn.execute(select(table.c.id).where(table.c.id == ident)).one_or_none() is None:
+        raise NotFound.of(kind, ident)
+    raise Conflict(
+        f"{kind.replace('_', ' ')} {ident} was changed by somebody else",
+        reason="ETAG_MISMATCH",
+        fix="read it again, then repeat the change with its new etag",
+        metadata={"resource_kind": kind, "resource": ident},
+    )
+
+
+def delete_row(conn: Connection, table: Table, ident: str) -> None:
+    """Delete a row; deleting what is not there is fine."""
+    conn.execute(delete(table).where(table.c.id == ident))

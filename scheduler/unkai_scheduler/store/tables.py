@@ -1,0 +1,310 @@
+"""The tables. A change here needs a migration; a test compares the two.
+
+Instances name their image, flavor and keys without a foreign key, because an instance adopted from
+a host's ledger may outlive them. Operations and events have none either: they stay when what they
+tell of is gone. `due_time` and `attempt` are columns, so a crash forgets no work.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    Table,
+    UniqueConstraint,
+)
+from sqlalchemy import Text as UnboundedText
+
+from unkai_scheduler.domain.instances import MAX_USER_DATA_BYTES
+from unkai_scheduler.store.columns import (
+    Int64,
+    LongText,
+    Name,
+    Serial,
+    Short,
+    Text,
+    UtcTime,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+MARIADB: dict[str, Any] = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mysql_collate": "utf8mb4_bin",
+}
+"""Names and ids compare byte by byte, as on the other databases."""
+
+leader_term = Table(
+    "leader_term",
+    metadata,
+    Column("id", Int64, primary_key=True, autoincrement=False),
+    Column("term", Int64, nullable=False),
+    **MARIADB,
+)
+"""One row: the fence that every write of the leader locks first."""
+
+history = Table(
+    "history",
+    metadata,
+    Column("id", Int64, primary_key=True, autoincrement=False),
+    Column("epoch", Int64, nullable=False),
+    Column("newest_number", Int64, nullable=False),
+    Column("pruned_number", Int64, nullable=False),
+    **MARIADB,
+)
+"""One row: the epoch, the newest number stamped, and the newest one no longer kept."""
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("id", Short, primary_key=True),
+    Column("name", Name, nullable=False),
+    Column("description", LongText, nullable=False),
+    Column("etag", Short, nullable=False),
+    Column("create_time", UtcTime, nullable=False),
+    Column("update_time", UtcTime, nullable=False),
+    Column("labels", JSON, nullable=False),
+    UniqueConstraint("name"),
+    **MARIADB,
+)
+
+flavors = Table(
+    "flavors",
+    metadata,
+    Column("id", Short, primary_key=True),
+    Column("name", Name, nullable=False),
+    Column("vcpus", Int64, nullable=False),
+    Column("memory_bytes", Int64, nullable=False),
+    Column("disk_bytes", Int64, nullable=False),
+    Column("etag", Short, nullable=False),
+    Column("create_time", UtcTime, nullable=False),
+    Column("update_time", UtcTime, nullable=False),
+    Column("labels", JSON, nullable=False),
+    UniqueConstraint("name"),
+    **MARIADB,
+)
+
+key_pairs = Table(
+    "key_pairs",
+    metadata,
+    Column("id", Short, primary_key=True),
+    Column("project_id", Short, ForeignKey("projects.id"), nullable=False),
+    Column("name", Name, nullable=False),
+    Column("public_key", UnboundedText, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("etag", Short, nullable=False),
+    Column("create_time", UtcTime, nullable=False),
+    Column("labels", JSON, nullable=False),
+    UniqueConstraint("project_id", "name"),
+    **MARIADB,
+)
+
+images = Table(
+    "images",
+    metadata,
+    Column("id", Short, primary_key=True),
+    Column("project_id", Short, ForeignKey("projects.id"), nullable=False),
+    Column("name", Name, nullable=False),
+    Column("visibility", Short, nullable=False),
+    Column("state", Short, nullable=False),
+    Column("format", Short),
+    Column("size_bytes", Int64, nullable=False),
+    Column("virtual_size_bytes", Int64, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("state_reason", JSON(none_as_null=True)),
+    Column("etag", Short, nullable=False),
+    Column("create_time", UtcTime, nullable=False),
+    Column("update_time", UtcTime, nullable=False),
+    Column("labels", JSON, nullable=False),
+    UniqueConstraint("project_id", "name"),
+    Index(None, "name"),
+    **MARIADB,
+)
+
+hosts = Table(
+    "hosts",
+    metadata,
+    Column("id", Short, primary_key=True),
+    Column("name", Name, nullable=False),
+    Column("state", Short, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("tls_name", Text, nullable=False),
+    Column("cpus", Int64, nullable=False),
+    Column("memory_bytes", Int64, nullable=False),
+    Column("disk_bytes", Int64, nullable=False),
+    Column("accelerator", Short, nullable=False),
+    Column("traits", JSON, nullable=False),
+    Column("boot_id", Text, nullable=False),
+    Column("agent_version", Text, nullable=False),
+    Column("features", JSON, nullable=False),
+    Column("cordoned", Boolean, nullable=False),
+    Column("cordon_reason", LongText, nullable=False),
+    Column("etag", Short, nullable=False),
+    Column("create_time", UtcTime, nullable=False),
+    Column("update_time", UtcTime, nullable=False),
+    UniqueConstraint("name"),
+    **MARIADB,
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("id", Short, primary_key=True),
+    Column("project_id", Short, ForeignKey("projects.id"), nullable=False),
+    Column("name", Name, nullable=False),
+    Column("image_id", Short, nullable=False),
+    Column("flavor_id", Short, nullable=False),
+    Column("vcpus", Int64, nullable=False),
+    Column("memory_bytes", Int64, nullable=False),
+    Column("disk_bytes", Int64, nullable=False),
+    Column("key_pair_ids", JSON, nullable=False),
+    Column("required_traits", JSON, nullable=False),
+    Column("placement_policy", Short),
+    Column("labels", JSON, nullable=False),
+    Column("state", Short, nullable=False),
+    Column("state_reason", JSON(none_as_null=True)),
+    Column("desired_power", Short, nullable=False),
+    Column("generation", Int64, nullable=False),
+    Column("observed_generation", Int64, nullable=False),
+    Column("run_epoch", Int64, nullable=False),
+    Column("has_run", Boolean, nullable=False),
+    Column("delete_requested", Boolean, nullable=False),
+    Column("reboot_serial", Int64, nullable=False),
+    Column("reboot_force", Boolean, nullable=False),
+    Column("stop_grace_s", Float(53), nullable=False),
+    Column("accelerator", Short, nullable=False),
+    Column("start_time", UtcTime),
+    Column("operation_id", Short, nullable=False),
+    Column("due_time", UtcTime),
+    Column("attempt", Int64, nullable=False),
+    Column("etag", Short, nullable=False),
+    Column("create_time", UtcTime, nullable=False),
+    Column("update_time", UtcTime, nullable=False),
+    # Last, because they are large and read seldom.
+    Column("user_data", LargeBinary(MAX_USER_DATA_BYTES), nullable=False),
+    Column("decision", UnboundedText, nullable=False),
+    UniqueConstraint("project_id", "name"),
+    Index(None, "name"),
+    Index(None, "due_time"),
+    Index(None, "image_id"),
+    **MARIADB,
+)
+
+instance_labels = Table(
+    "instance_labels",
+    metadata,
+    Column("instance_id", Short, ForeignKey("instances.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", Name, primary_key=True),
+    Column("value", Text, nullable=False),
+    Index(None, "name", "value"),
+    **MARIADB,
+)
+"""The labels once more, for selecting by them without SQL that one database alone knows."""
+
+claims = Table(
+    "claims",
+    metadata,
+    Column("instance_id", Short, ForeignKey("instances.id", ondelete="CASCADE"), primary_key=True),
+    Column("host_id", Short, ForeignKey("hosts.id"), nullable=False),
+    Column("vcpus", Int64, nullable=False),
+    Column("memory_bytes", Int64, nullable=False),
+    Column("disk_bytes", Int64, nullable=False),
+    Column("run_epoch", Int64, nullable=False),
+    Column("create_time", UtcTime, nullable=False),
+    Index(None, "host_id"),
+    **MARIADB,
+)
+"""At most one per instance: two hosts can never hold the same one."""
+
+tombstones = Table(
+    "tombstones",
+    metadata,
+    Column("instance_id", Short, primary_key=True),
+    Column("host_id", Short, primary_key=True),
+    Column("generation", Int64, nullable=False),
+    Column("run_epoch", Int64, nullable=False),
+    Column("remove_time", UtcTime, nullable=False),
+    **MARIADB,
+)
+
+operations = Table(
+    "operations",
+    metadata,
+    Column("id", Short, primary_key=True),
+    Column("project_id", Short, nullable=False),
+    Column("verb", Short, nullable=False),
+    Column("resource_kind", Short, nullable=False),
+    Column("resource_id", Short, nullable=False),
+    Column("state", Short, nullable=False),
+    Column("progress_message", LongText, nullable=False),
+    Column("progress_percent", Int64, nullable=False),
+    Column("error", JSON(none_as_null=True)),
+    Column("queue_position", Int64, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("create_time", UtcTime, nullable=False),
+    Column("update_time", UtcTime, nullable=False),
+    Column("deadline_time", UtcTime, nullable=False),
+    Column("capacity_deadline_time", UtcTime, nullable=False),
+    Column("cancel_requested_time", UtcTime),
+    Column("end_time", UtcTime),
+    Index(None, "resource_id"),
+    Index(None, "project_id"),
+    Index(None, "end_time", "deadline_time"),
+    **MARIADB,
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("sequence", Serial, primary_key=True, autoincrement=True),
+    Column("id", Short, nullable=False),
+    Column("epoch", Int64),
+    Column("number", Int64),
+    Column("project_id", Short, nullable=False),
+    Column("resource_kind", Short, nullable=False),
+    Column("resource_id", Short, nullable=False),
+    Column("resource_name", Text, nullable=False),
+    Column("type", Short, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("state", Short, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("message", LongText, nullable=False),
+    Column("attributes", JSON, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("create_time", UtcTime, nullable=False),
+    UniqueConstraint("id"),
+    UniqueConstraint("number"),
+    Index(None, "resource_id", "number"),
+    Index(None, "project_id", "number"),
+    **MARIADB,
+)
+"""`number` is empty until the leader stamps it; `sequence` is the order of insertion."""
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("principal", Text, primary_key=True),
+    Column("request_id", Text, primary_key=True),
+    Column("method", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("answer", JSON, nullable=False),
+    Column("create_time", UtcTime, nullable=False),
+    Index(None, "create_time"),
+    **MARIADB,
+)

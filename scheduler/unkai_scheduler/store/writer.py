@@ -1,0 +1,204 @@
+"""The one thread that writes to SQLite, and its group commit.
+
+Callers hand in work and get a future. Work that may share a transaction waits up to the window for
+company; each such work runs in a savepoint of its own, so that one that fails harms no other, and
+when the shared transaction itself fails before its commit, each is run again alone. A commit whose
+outcome is unknown is never repeated here: the caller asks again with its request id.
+
+Cancelling a future before its work began drops the work; later it changes nothing, so a caller that
+goes away never leaves a transaction open.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+
+from unkai_scheduler.store.failures import (
+    HARMLESS,
+    DatabaseFailure,
+    Failure,
+    closed,
+    overloaded,
+    translate,
+)
+
+GROUP_WINDOW_S = 0.003
+GROUP_SIZE = 64
+MAX_WAITING = 4096
+ATTEMPTS = 5
+_BACKOFF_S = 0.02
+
+_jitter = random.SystemRandom()
+
+
+def run_with_retries(attempt: Callable[[], Any]) -> Any:
+    """Run a transaction, again when it found the database busy; raise errors of ours."""
+    for tries in range(1, ATTEMPTS + 1):
+        try:
+            return attempt()
+        except DatabaseFailure as failure:
+            if failure.kind is not Failure.BUSY or tries == ATTEMPTS:
+                raise translate(failure) from failure
+        time.sleep(_jitter.uniform(0.5, 1.0) * _BACKOFF_S * 2**tries)
+    raise AssertionError("unreachable")
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """One work with the future that its caller awaits."""
+
+    work: Callable[[Connection], Any]
+    future: Future[Any] = field(default_factory=Future)
+    ripe_at: float = 0.0
+    """Monotonic time from which it waits for company no longer."""
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What became of one work in a group."""
+
+    result: Any = None
+    error: Exception | None = None
+
+    def tell(self, future: Future[Any]) -> None:
+        if self.error is None:
+            future.set_result(self.result)
+        else:
+            future.set_exception(self.error)
+
+
+class Writer:
+    """Runs all writing transactions of an engine, one at a time, in a thread of its own."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        group_window_s: float = GROUP_WINDOW_S,
+        group_size: int = GROUP_SIZE,
+        max_waiting: int = MAX_WAITING,
+    ) -> None:
+        self._engine = engine
+        self._group_window_s = group_window_s
+        self._group_size = group_size
+        self._max_waiting = max_waiting
+        self._changed = threading.Condition()
+        self._single: deque[_Job] = deque()
+        self._grouped: deque[_Job] = deque()
+        self._closing = False
+        self._single_was_last = False
+        self._thread = threading.Thread(target=self._run, name="unkai-db-write", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Callable[[Connection], Any], *, grouped: bool = False) -> Future[Any]:
+        """Queue work for a transaction; raise `Unavailable` when closed or overloaded."""
+        job = _Job(work, ripe_at=time.monotonic() + self._group_window_s)
+        with self._changed:
+            if self._closing:
+                raise closed()
+            waiting = len(self._single) + len(self._grouped)
+            if waiting >= self._max_waiting:
+                raise overloaded(waiting)
+            (self._grouped if grouped else self._single).append(job)
+            self._changed.notify()
+        return job.future
+
+    def close(self) -> None:
+        """Finish what is queued, take nothing new, and wait for the thread to end."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while jobs := self._next():
+            begun = [job for job in jobs if job.future.set_running_or_notify_cancel()]
+            if len(begun) > 1:
+                self._run_group(begun)
+            elif begun:
+                self._run_alone(begun[0])
+
+    def _next(self) -> list[_Job]:
+        """Wait for work; empty when closed and done. Single and grouped work take turns."""
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                ripe = self._is_group_ripe(now)
+                if self._single and not (ripe and self._single_was_last):
+                    self._single_was_last = True
+                    return [self._single.popleft()]
+                if ripe:
+                    self._single_was_last = False
+                    count = min(len(self._grouped), self._group_size)
+                    return [self._grouped.popleft() for _ in range(count)]
+                if self._closing:
+                    return []
+                self._changed.wait(self._grouped[0].ripe_at - now if self._grouped else None)
+
+    def _is_group_ripe(self, now: float) -> bool:
+        if not self._grouped:
+            return False
+        full = len(self._grouped) >= self._group_size
+        return full or self._closing or now >= self._grouped[0].ripe_at
+
+    def _run_alone(self, job: _Job) -> None:
+        try:
+            result = run_with_retries(lambda: self._transact(job.work))
+        except Exception as error:  # noqa: BLE001 - it is the caller's, who awaits the future
+            job.future.set_exception(error)
+        else:
+            job.future.set_result(result)
+
+    def _transact(self, work: Callable[[Connection], Any]) -> Any:
+        with self._engine.connect() as conn, conn.begin():
+            return work(conn)
+
+    def _run_group(self, jobs: Sequence[_Job]) -> None:
+        try:
+            with self._engine.connect() as conn:
+                transaction = conn.begin()
+                outcomes = [_run_in_savepoint(conn, job) for job in jobs]
+                outcomes = _commit(transaction.commit, outcomes)
+        except Exception:  # noqa: BLE001 - each work meets it again alone, and reports it
+            for job in jobs:
+                self._run_alone(job)
+            return
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            outcome.tell(job.future)
+
+
+def _run_in_savepoint(conn: Connection, job: _Job) -> _Outcome:
+    """Run one work of a group; raise only what spoils the whole transaction."""
+    try:
+        with conn.begin_nested():
+            return _Outcome(result=job.work(conn))
+    except DatabaseFailure as failure:
+        if failure.kind not in HARMLESS:
+            raise
+        error = translate(failure)
+        error.__cause__ = failure
+        return _Outcome(error=error)
+    except Exception as error:  # noqa: BLE001 - it is the caller's, who awaits the future
+        return _Outcome(error=error)
+
+
+def _commit(commit: Callable[[], None], outcomes: list[_Outcome]) -> list[_Outcome]:
+    """Commit a group. A failure with an unknown outcome is told to each work that succeeded."""
+    try:
+        commit()
+    except DatabaseFailure as failure:
+        if failure.kind is Failure.BUSY:
+            raise
+        error = translate(failure)
+        error.__cause__ = failure
+        return [o if o.error else _Outcome(error=error) for o in outcomes]
+    return outcomes
