@@ -6,7 +6,7 @@
     off        off                             HOLD (made, and off)
     on         on                              KEEP, REBOOT when one is asked for
     on         on, paused                      RESUME
-    on         on, shutting down               WATCH until it is off
+    on         on, shutting down               WATCH until it is off, or stayed on after all
     on         off since the guest wished so   REST until a newer generation
     on         off, without the leave to run   AWAIT
     on         off, with it                    RUN
@@ -55,22 +55,22 @@ def next_act(
     """Say what to do about a machine. `disk_missing`: one that must exist is not there."""
     if entry.removal is not None:
         return Act.REMOVE
-    if entry.spec.power is Power.OFF:
-        if is_on(domain):
-            return Act.STOP
-        return Act.LOSE if disk_missing else Act.HOLD
     if is_on(domain):
         assert domain is not None
         return _act_on_running(entry, domain, disk_missing=disk_missing)
-    if entry.guest_shutdown or _went_by_itself(entry, domain, boot_id):
-        return Act.LOSE if disk_missing else Act.REST
     if disk_missing:
         return Act.LOSE
+    if entry.spec.power is Power.OFF:
+        return Act.HOLD
+    if entry.guest_shutdown or _went_by_itself(entry, domain, boot_id):
+        return Act.REST
     return Act.RUN if permitted else Act.AWAIT
 
 
 def _act_on_running(entry: LedgerEntry, domain: Domain, *, disk_missing: bool) -> Act:
-    if domain.state is DomainState.STOPPING:
+    if entry.spec.power is Power.OFF:
+        return Act.STOP
+    if domain.state is DomainState.STOPPING or entry.stop_asked:
         return Act.WATCH
     if disk_missing:
         return Act.LOSE

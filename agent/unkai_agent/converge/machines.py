@@ -17,6 +17,9 @@ from unkai_agent.domain.machines import DiskSpec, LedgerEntry, MachineSpec
 from unkai_agent.storage.driver import StorageDriver
 from unkai_wire.errors import FailedPrecondition, Unavailable
 
+FETCH = "fetch image"
+"""The one step that may take minutes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Machinery:
@@ -85,7 +88,7 @@ class _Steps:
         self._fetched = False
 
     def image(self) -> Step:
-        return Step("fetch image", self._has_images, self._fetch_images)
+        return Step(FETCH, self._has_images, self._fetch_images)
 
     def disk(self) -> Step:
         return Step("make disk", self._has_disks, self._make_disks, self._remove_disks, slot=True)

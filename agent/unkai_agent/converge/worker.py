@@ -1,8 +1,7 @@
 """One machine's worker: look, decide, act, say what is, wait; for ever.
 
 A turn is short: a guest that was asked to shut down is looked at again later, never waited for,
-so that a newer order is seen at once. Orders that arrive during a turn merge into the next; a
-removal cuts the turn short. All that must outlive the process is in the ledger, the rest (the
+so that a newer order is seen at once. Orders that arrive during a turn merge into the next. All that must outlive the process is in the ledger, the rest (the
 leave to run, the count of tries) is meant to be forgotten with it.
 
 The trap: a hypervisor that does not answer says nothing about the machine. What was seen last
@@ -13,20 +12,20 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 
-from unkai_agent.compute.driver import Domain
+from unkai_agent.compute.driver import Domain, DomainState
 from unkai_agent.converge import machines
 from unkai_agent.converge.contact import LeaderContact
 from unkai_agent.converge.decisions import Act, is_on, next_act
-from unkai_agent.converge.machines import Machinery
+from unkai_agent.converge.machines import FETCH, Machinery
 from unkai_agent.domain.clock import Clock
-from unkai_agent.domain.machines import LedgerEntry, Machine, MachineState, Tombstone
+from unkai_agent.domain.machines import DiskSpec, LedgerEntry, Machine, MachineState, Tombstone
 from unkai_agent.ledger import Ledger
 from unkai_agent.settings import ConvergeSettings
 from unkai_wire.errors import FailedPrecondition, InvalidArgument, UnkaiError, Unsupported
@@ -38,7 +37,6 @@ _POWER_BUTTON_S = 5.0
 _SETTLED = frozenset(
     {MachineState.RUNNING, MachineState.STOPPED, MachineState.AWAITING_PERMIT, MachineState.LOST}
 )
-T = TypeVar("T")
 InThread = Callable[..., Awaitable[Any]]
 """Runs a blocking call elsewhere: `asyncio.to_thread`, or a bounded executor's."""
 
@@ -74,6 +72,7 @@ class Worker:
         self._button_s = float("-inf")
         self._tries = 0
         self._tried_generation = 0
+        self._logged: dict[str, Any] = {}
         self._scope: asyncio.Timeout | None = None
         self.buried: Tombstone | None = None
         self.machine = Machine(
@@ -106,11 +105,13 @@ class Worker:
         return self.machine
 
     def removing(self, entry: LedgerEntry) -> Machine:
-        """Take note of a removal: the turn under way is cut short."""
+        """Take note of a removal. A fetch under way is cut short; drivers' calls are bounded
+        and are let end, since one that is left alone might act after the removal."""
         if self.machine.state is not MachineState.REMOVING:
             self._tries = 0
+            fetching = self.machine.step == FETCH
             self._show(entry, state=MachineState.REMOVING, step="", error=None, retry_time=None)
-            if self._scope is not None:
+            if self._scope is not None and fetching:
                 self._scope.reschedule(asyncio.get_running_loop().time())
         self._woken.set()
         return self.machine
@@ -160,47 +161,39 @@ class Worker:
             permitted=self._permitted,
             disk_missing=bool(missing),
         )
-        if act is not Act.STOP:
+        if act not in (Act.STOP, Act.WATCH):
             self._stop_deadline_s = None
         if act is not Act.AWAIT:
             self._waits_since_s = None
         match act:
             case Act.LOSE:
-                running = is_on(domain)
-                error = machines.disk_lost(self._ident, missing, running=running)
-                return await self._settle(entry, MachineState.LOST, error, running=running)
-            case Act.KEEP:
-                return await self._keep(entry, domain)
-            case Act.REST:
-                return await self._settle(entry, MachineState.STOPPED, guest_shutdown=True)
-            case Act.WATCH:
-                self._show(entry, state=MachineState.STOPPING)
-                return context.settings.poll_s
-            case _:
-                return await self._act(act, entry, domain)
-
-    async def _act(self, act: Act, entry: LedgerEntry, domain: Domain | None) -> float | None:
-        match act:
+                return await self._lose(entry, domain, missing)
             case Act.REMOVE:
                 return await self._remove(entry)
-            case Act.STOP:
-                return await self._stop(entry)
             case Act.AWAIT:
                 return await self._await_permit(entry)
+            case Act.RUN:
+                return await self._start(entry)
+            case Act.HOLD | Act.REST:
+                return await self._stay_off(entry, domain, act)
+            case _:
+                return await self._act_on_running(act, entry, domain)
+
+    async def _act_on_running(
+        self, act: Act, entry: LedgerEntry, domain: Domain | None
+    ) -> float | None:
+        assert domain is not None
+        match act:
+            case Act.STOP:
+                return await self._stop(entry)
+            case Act.WATCH:
+                return await self._watch_stop(entry, domain)
             case Act.REBOOT:
                 return await self._reboot(entry, domain)
             case Act.RESUME:
-                return await self._resume(entry, domain)
-            case Act.HOLD:
-                self._begin(entry)
-                await machines.make(
-                    self._context.machinery, entry, start=False, on_step=self._on_step
-                )
-                return await self._settle(
-                    entry, MachineState.STOPPED, reboot_serial_done=entry.spec.reboot_serial
-                )
+                return await self._resume(domain)
             case _:
-                return await self._start(entry)
+                return await self._keep(entry, domain)
 
     # -- acts ------------------------------------------------------------------------------
 
@@ -209,13 +202,41 @@ class Worker:
         machinery = self._context.machinery
         await machines.make(machinery, entry, start=True, on_step=self._on_step)
         domain = await machinery.compute.get_domain(self._ident)
-        if not is_on(domain):
-            return 0.0
-        return await self._keep(entry, domain)
+        await self._keep(entry, domain)
+        # What went off again at once did run: the next turn tells why it ended.
+        return None if is_on(domain) else 0.0
+
+    async def _stay_off(self, entry: LedgerEntry, domain: Domain | None, act: Act) -> float | None:
+        """Let it be off: as ordered (HOLD: then made, if it is not), or as its guest wished."""
+        rests = act is Act.REST
+        machine = self.machine
+        if (
+            machine.state is MachineState.STOPPED
+            and machine.observed_generation == entry.spec.generation
+            and domain is not None
+        ):
+            return None
+        if not rests:
+            self._begin(entry)
+            await machines.make(self._context.machinery, entry, start=False, on_step=self._on_step)
+        # The leave that came with this order is used up; one that came since is not.
+        self._permitted = self._permitted and self._entry() is not entry
+        return await self._settle(
+            entry,
+            MachineState.STOPPED,
+            guest_shutdown=rests,
+            reboot_serial_done=entry.spec.reboot_serial,
+        )
+
+    async def _lose(
+        self, entry: LedgerEntry, domain: Domain | None, missing: Sequence[DiskSpec]
+    ) -> float | None:
+        """Say that a disk is gone. A guest that still runs on it is left alone."""
+        error = machines.disk_lost(self._ident, missing, running=is_on(domain))
+        return await self._settle(entry, MachineState.LOST, error, running=is_on(domain))
 
     async def _keep(self, entry: LedgerEntry, domain: Domain | None) -> float | None:
         """Note that it runs. The leave to run is used up by that."""
-        assert domain is not None
         self._permitted = False
         changes: dict[str, Any] = {}
         if not entry.running:
@@ -227,10 +248,14 @@ class Worker:
                 "stop_asked": False,
             }
         return await self._settle(
-            entry, MachineState.RUNNING, running=True, accelerator=domain.accelerator, **changes
+            entry,
+            MachineState.RUNNING,
+            running=True,
+            accelerator=domain.accelerator if domain else "",
+            **changes,
         )
 
-    async def _reboot(self, entry: LedgerEntry, domain: Domain | None) -> float | None:
+    async def _reboot(self, entry: LedgerEntry, domain: Domain) -> float | None:
         serial = entry.spec.reboot_serial
         self._on_step("reboot")
         await self._context.machinery.compute.reboot(self._ident, force=entry.spec.reboot_force)
@@ -238,9 +263,8 @@ class Worker:
         _LOG.info("machine_rebooted", instance_id=self._ident, reboot_serial=serial)
         return await self._keep(noted, domain)
 
-    async def _resume(self, entry: LedgerEntry, domain: Domain | None) -> float | None:
+    async def _resume(self, domain: Domain) -> float | None:
         """Resume a guest that was paused; where an I/O error paused it, only on a retry."""
-        assert domain is not None
         compute = self._context.machinery.compute
         if domain.paused_by_error and not self._is_due():
             return self._failed(_paused_by_error(self._ident))
@@ -267,6 +291,17 @@ class Worker:
             self._button_s = now_s
             await compute.shutdown(self._ident)
         return min(self._context.settings.poll_s, max(0.0, self._stop_deadline_s - now_s))
+
+    async def _watch_stop(self, entry: LedgerEntry, domain: Domain) -> float | None:
+        """Let a guest that shuts down, though it shall run by now, end what it began."""
+        now_s = asyncio.get_running_loop().time()
+        if self._stop_deadline_s is None:
+            self._stop_deadline_s = now_s + entry.spec.stop_grace_s
+        if now_s >= self._stop_deadline_s and domain.state is not DomainState.STOPPING:
+            await self._note(entry, stop_asked=False)
+            return 0.0
+        self._show(entry, state=MachineState.STOPPING, step="shut down", error=None)
+        return self._context.settings.poll_s
 
     async def _await_permit(self, entry: LedgerEntry) -> float | None:
         """Wait for a leader's leave, or for its silence to have lasted long enough."""
@@ -337,14 +372,11 @@ class Worker:
         running: bool = False,
         accelerator: str = "",
         **changes: Any,
-    ) -> None:
+    ) -> float | None:
         """Note and show the result of a turn over the entry that it looked at."""
         self._tries = 0
         if not running:
             changes["stop_asked"] = False
-        # A guest's own shutdown uses the leave up; AWAIT and LOSE leave it as it is.
-        if state is MachineState.STOPPED:
-            self._permitted = self._permitted and self._entry() is not entry
         observed = {"observed_generation": entry.spec.generation, "running": running}
         noted = await self._note(entry, **(observed | changes))
         self._show(
@@ -355,6 +387,7 @@ class Worker:
             retry_time=None,
             accelerator=accelerator,
         )
+        return None
 
     def _failed(self, error: UnkaiError) -> float | None:
         """Show a failure and say when to try again: never, for a create that failed often."""
@@ -370,7 +403,8 @@ class Worker:
         )
         wait_s = None if final else self._backoff_s(self._tries)
         record = error.to_record()
-        if self.machine.error != record:
+        if self._logged != record:
+            self._logged = record
             _LOG.warning(
                 "machine_failed", instance_id=self._ident, reason=error.reason, error=error.message
             )
@@ -406,22 +440,17 @@ class Worker:
         return self._context.clock() + timedelta(seconds=seconds)
 
     def _show(self, entry: LedgerEntry, **changes: Any) -> None:
-        shown = replace(
-            self.machine,
-            **(
-                {
-                    "generation": entry.spec.generation,
-                    "observed_generation": entry.observed_generation,
-                    "run_epoch": entry.spec.run_epoch,
-                    "guest_shutdown": entry.guest_shutdown,
-                    "reboot_serial": entry.reboot_serial_done,
-                    "domain_name": entry.spec.domain_name,
-                    "start_time": entry.start_time,
-                    "instance": entry.spec.instance,
-                }
-                | changes
-            ),
-        )
+        from_entry: dict[str, Any] = {
+            "generation": entry.spec.generation,
+            "observed_generation": entry.observed_generation,
+            "run_epoch": entry.spec.run_epoch,
+            "guest_shutdown": entry.guest_shutdown,
+            "reboot_serial": entry.reboot_serial_done,
+            "domain_name": entry.spec.domain_name,
+            "start_time": entry.start_time,
+            "instance": entry.spec.instance,
+        }
+        shown = replace(self.machine, **(from_entry | changes))
         if shown != self.machine:
             self.machine = replace(shown, observe_time=self._context.clock())
             self._context.publish(self.machine)
