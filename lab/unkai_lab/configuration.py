@@ -1,0 +1,215 @@
+"""The files and command lines of the lab's programs, rendered from the spec. Pure.
+
+libvirt's files hold only what differs from its defaults, and why. Where a default would reach
+outside the host's namespaces (cgroups, ownership of shared files, TCP), it is turned off.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unkai_lab.cells import PrivateMount
+from unkai_lab.cgroups import CellGroups
+from unkai_lab.spec import CONTROL, FLEET, LabPaths, LabSpec
+
+SCHEDULER_PORT = 7443
+AGENT_PORT = 7444
+SCHEDULER_METRICS_PORT = 9443
+AGENT_METRICS_PORT = 9444
+ETCD_CLIENT_PORT = 2379
+ETCD_PEER_PORT = 2380
+SCHEDULER_NAME = "scheduler"
+ETCD_NAME = "etcd"
+QEMU_USER = "libvirt-qemu"
+
+HOST_FOLDERS: Mapping[str, str] = {
+    "libvirt/etc": "/etc/libvirt",
+    "libvirt/lib": "/var/lib/libvirt",
+    "libvirt/cache": "/var/cache/libvirt",
+    "libvirt/log": "/var/log/libvirt",
+}
+"""Folders of a host's cell that outlive a reboot, and what they are bound over."""
+QEMU_FOLDERS = ("libvirt/lib/qemu", "libvirt/cache/qemu")
+"""Those of them that belong to QEMU's user."""
+
+QEMU_CONF = f"""\
+# QEMU never runs as root, and filters its system calls.
+user = "{QEMU_USER}"
+group = "{QEMU_USER}"
+seccomp_sandbox = 1
+# The agent gives files to QEMU's user; libvirt would give them back to root.
+dynamic_ownership = 0
+remember_owner = 0
+# A lab host is a set of namespaces and cgroups already.
+security_driver = "none"
+cgroup_controllers = []
+namespaces = []
+"""
+
+VIRTLOGD_CONF = """\
+# Consoles are kept up to 2 MiB, and two older files of that size.
+max_size = 2097152
+max_backups = 2
+"""
+
+
+def libvirtd_conf(host_uuid: str) -> str:
+    """Return libvirtd.conf: unix sockets for root alone, and a uuid no other host has."""
+    return f"""\
+# Two hosts with one uuid refuse to migrate to each other.
+host_uuid = "{host_uuid}"
+unix_sock_rw_perms = "0700"
+auth_unix_rw = "none"
+auth_unix_ro = "none"
+unix_sock_ro_perms = "0700"
+"""
+
+
+def host_mounts(folder: Path, *, with_kvm: bool) -> tuple[PrivateMount, ...]:
+    """Return what a host sees for itself; `/run` is empty at each boot, as on any host."""
+    kept = tuple(
+        PrivateMount(target, str(folder / below)) for below, target in HOST_FOLDERS.items()
+    )
+    kvm = (PrivateMount("/dev/kvm", str(folder / "kvm")),) if with_kvm else ()
+    return (PrivateMount("/run"), *kept, *kvm)
+
+
+def etcd_command(spec: LabSpec, paths: LabPaths) -> list[str]:
+    """Return etcd's command line: one member, client certificates demanded everywhere."""
+    address, pki = spec.address(CONTROL), paths.cell(CONTROL) / "pki"
+    client = f"https://{address}:{ETCD_CLIENT_PORT}"
+    peer = f"https://{address}:{ETCD_PEER_PORT}"
+    options = {
+        "name": ETCD_NAME,
+        "data-dir": str(paths.cell(CONTROL) / "etcd"),
+        "listen-client-urls": client,
+        "advertise-client-urls": client,
+        "listen-peer-urls": peer,
+        "initial-advertise-peer-urls": peer,
+        "initial-cluster": f"{ETCD_NAME}={peer}",
+        "client-cert-auth": "true",
+        "peer-client-cert-auth": "true",
+        "logger": "zap",
+        "log-level": "warn",
+    }
+    for prefix in ("", "peer-"):
+        options[f"{prefix}trusted-ca-file"] = str(pki / "ca.crt")
+        options[f"{prefix}cert-file"] = str(pki / "etcd.crt")
+        options[f"{prefix}key-file"] = str(pki / "etcd.key")
+    return ["etcd", *(f"--{name}={value}" for name, value in options.items())]
+
+
+def etcd_health_command(spec: LabSpec, paths: LabPaths) -> list[str]:
+    """Return a command that succeeds once etcd commits."""
+    return [
+        "etcdctl",
+        f"--endpoints=https://{spec.address(CONTROL)}:{ETCD_CLIENT_PORT}",
+        f"--cacert={paths.pki / 'ca.crt'}",
+        f"--cert={paths.pki / 'etcd-client.crt'}",
+        f"--key={paths.pki / 'etcd-client.key'}",
+        "--command-timeout=2s",
+        "--dial-timeout=1s",
+        "endpoint",
+        "health",
+    ]
+
+
+def scheduler_settings(spec: LabSpec, paths: LabPaths) -> dict[str, Any]:
+    """Return the scheduler's settings."""
+    address, folder = spec.address(CONTROL), paths.cell(CONTROL)
+    return {
+        "name": SCHEDULER_NAME,
+        "listen": f"{address}:{SCHEDULER_PORT}",
+        "advertise": f"{address}:{SCHEDULER_PORT}",
+        "socket": str(paths.scheduler_socket),
+        "metrics_listen": f"{address}:{SCHEDULER_METRICS_PORT}",
+        "log_format": "console",
+        "tls": _tls(paths.pki, "scheduler"),
+        "database": {"url": f"sqlite:///{folder / 'unkai.db'}"},
+        "images": {"url": f"file://{folder / 'images'}"},
+        "etcd": {
+            "endpoints": [f"{address}:{ETCD_CLIENT_PORT}"],
+            "tls": _tls(paths.pki, "etcd-client"),
+        },
+    }
+
+
+def agent_settings(spec: LabSpec, paths: LabPaths, host: str, groups: CellGroups) -> dict[str, Any]:
+    """Return the settings of a host's agent."""
+    folder = paths.cell(host)
+    sampler = {"cgroup2": str(groups.unified)}
+    for controller in ("memory", "blkio", "cpu"):
+        if group := groups.controller(controller):
+            sampler[f"{controller}_v1"] = str(group)
+    return {
+        **_agent(spec, folder, host),
+        "socket": "/run/unkai/agent.sock",
+        "boot_id_file": str(folder / "boot-id"),
+        "accelerator": spec.accelerator,
+        "tls": _tls(folder / "pki", "host"),
+        "etcd": _agent_etcd(spec),
+        "capacity": {
+            "cpus": spec.host_cpus,
+            "memory_bytes": spec.host_memory_bytes,
+            "disk_bytes": spec.host_disk_bytes,
+        },
+        "libvirt": {"uri": "qemu:///system", "qemu_user": QEMU_USER},
+        "sampler": sampler,
+    }
+
+
+def fleet_settings(spec: LabSpec, paths: LabPaths) -> dict[str, Any]:
+    """Return the settings of the process that holds the simulated hosts."""
+    folder = paths.cell(FLEET)
+    return {
+        **_agent(spec, folder, FLEET),
+        "socket": str(folder / "agent.sock"),
+        "tls": _tls(folder / "pki", "fleet"),
+        "etcd": _agent_etcd(spec),
+        "fleet": {"hosts": spec.simulated},
+    }
+
+
+def toml_text(settings: Mapping[str, Any]) -> str:
+    """Return settings as TOML: scalars and lists first, then a table for each mapping."""
+    return "\n".join(_toml_lines(settings, ())) + "\n"
+
+
+def _agent(spec: LabSpec, folder: Path, cell: str) -> dict[str, Any]:
+    address = spec.address(cell)
+    return {
+        "listen": f"{address}:{AGENT_PORT}",
+        "advertise": f"{address}:{AGENT_PORT}",
+        "metrics_listen": f"{address}:{AGENT_METRICS_PORT}",
+        "state_dir": str(folder / "agent"),
+        "log_format": "console",
+    }
+
+
+def _agent_etcd(spec: LabSpec) -> dict[str, Any]:
+    return {"endpoints": [f"{spec.address(CONTROL)}:{ETCD_CLIENT_PORT}"]}
+
+
+def _tls(folder: Path, stem: str) -> dict[str, str]:
+    return {
+        "ca": str(folder / "ca.crt"),
+        "certificate": str(folder / f"{stem}.crt"),
+        "key": str(folder / f"{stem}.key"),
+    }
+
+
+def _toml_lines(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+    # A JSON scalar or list of ASCII is a TOML one too.
+    lines = [
+        f"{key} = {json.dumps(value)}"
+        for key, value in table.items()
+        if not isinstance(value, Mapping)
+    ]
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            below = (*path, key)
+            lines += ["", f"[{'.'.join(below)}]", *_toml_lines(value, below)]
+    return lines

@@ -1,0 +1,353 @@
+"""A lab as its users see it: up, down, and the blows that tests deal it.
+
+`Lab.create` writes down what shall be, `up` makes it: control network and etcd, the scheduler,
+and all hosts side by side. `Lab.open` finds a lab made earlier. Every other method acts on a lab
+that is up, and can be repeated.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
+from pathlib import Path
+
+from unkai.host.v1 import host_pb2
+from unkai_lab import client, configuration
+from unkai_lab.cells import HOLDER
+from unkai_lab.certificates import make_certificates
+from unkai_lab.lock import hold
+from unkai_lab.preflight import check_machine
+from unkai_lab.readiness import wait_until
+from unkai_lab.site import Site, installed
+from unkai_lab.spec import CONTROL, DEFAULT_NAME, DEFAULT_ROOT, FLEET, LabPaths, LabSpec, lab_root
+from unkai_lab.teardown import take_down
+from unkai_wire.errors import AlreadyExists, NotFound
+
+Say = Callable[[str], None]
+_BRIDGE = "unkai0"
+_DAEMON_DEADLINE_S = 20.0
+_REGISTERED_DEADLINE_S = 60.0
+
+
+class Lab:
+    """One lab on this machine."""
+
+    def __init__(self, spec: LabSpec, paths: LabPaths, say: Say = lambda line: None) -> None:
+        self.spec = spec
+        self.paths = paths
+        self.site = Site(spec, paths)
+        self._say = say
+        self._start_time = time.monotonic()
+
+    @classmethod
+    def create(cls, spec: LabSpec, say: Say = lambda line: None) -> Lab:
+        """Write down a new lab; raise `AlreadyExists` when there is one of that name."""
+        check_machine(lab_root(), with_hosts=spec.hosts > 0)
+        paths = LabPaths.of(spec.name)
+        try:
+            paths.folder.mkdir(parents=paths.folder.parent == DEFAULT_ROOT)
+        except FileExistsError as error:
+            raise AlreadyExists.of("lab", spec.name) from error
+        paths.spec.write_text(spec.to_json())
+        return cls(spec, paths, say)
+
+    @classmethod
+    def open(cls, name: str = DEFAULT_NAME, say: Say = lambda line: None) -> Lab:
+        """Find a lab made earlier; raise `NotFound` when there is none of that name."""
+        paths = LabPaths.of(name)
+        try:
+            spec = LabSpec.from_json(paths.spec.read_text())
+        except FileNotFoundError as error:
+            raise NotFound(
+                f"there is no lab {name} in {paths.folder.parent}",
+                reason="LAB_NOT_FOUND",
+                fix="make one with 'unkai lab up'",
+                metadata={"lab": name},
+                resource_kind="lab",
+                resource=name,
+            ) from error
+        return cls(spec, paths, say)
+
+    def up(self) -> None:
+        """Make everything and wait until every host takes instances; take it down on failure."""
+        with ExitStack() as undo, hold(self.paths.folder):
+            undo.callback(take_down, self.paths, is_held=True)
+            self._prepare()
+            self._boot_control()
+            self._start_all()
+            self.wait_registered()
+            undo.pop_all()
+
+    def down(self) -> bool:
+        """Remove everything; False when there was nothing."""
+        existed = take_down(self.paths)
+        self.site.reap()
+        return existed
+
+    # Daemons: what tests kill and start again.
+
+    def start_scheduler(self) -> None:
+        """Start the scheduler and wait until it serves."""
+        config = self.paths.cell(CONTROL) / "scheduler.toml"
+        argv = [installed("unkai-scheduler"), "run", "--config", str(config)]
+        process = self.site.start(CONTROL, "scheduler", argv)
+        wait_until(
+            lambda: client.is_serving(self.paths.scheduler_socket),
+            "the scheduler serves",
+            deadline_s=_DAEMON_DEADLINE_S,
+            process=process,
+            log=self.paths.log(CONTROL, "scheduler"),
+        )
+        self._tell("scheduler serves")
+
+    def kill_scheduler(self, signal_number: int = signal.SIGKILL) -> None:
+        """End the scheduler's process."""
+        self.site.kill(CONTROL, "scheduler", signal_number)
+
+    def start_agent(self, host: str) -> None:
+        """Start a host's agent and wait until it serves."""
+        config = self.paths.cell(host) / "agent.toml"
+        verb = "simulate" if host == FLEET else "run"
+        argv = [installed("unkai-agent"), verb, "--config", str(config)]
+        process = self.site.start(host, "agent", argv)
+        wait_until(
+            lambda: client.is_serving(self.agent_socket(host)),
+            f"the agent of {host} serves",
+            deadline_s=_REGISTERED_DEADLINE_S,
+            process=process,
+            log=self.paths.log(host, "agent"),
+        )
+        self._tell(f"{host}: agent serves")
+
+    def kill_agent(self, host: str, signal_number: int = signal.SIGKILL) -> None:
+        """End a host's agent; its guests run on."""
+        self.site.kill(host, "agent", signal_number)
+
+    def start_libvirt(self, host: str) -> None:
+        """Start a host's virtlogd and libvirtd and wait until libvirt answers."""
+        for program, probe in (("virtlogd", "virtlogd-sock"), ("libvirtd", "libvirt-sock")):
+            socket = self._inside(host) / "run/libvirt" / probe
+            pid_file = f"/run/{program}.pid"
+            process = self.site.start(host, program, [program, "--pid-file", pid_file])
+            wait_until(
+                socket.exists,
+                f"{program} of {host} listens",
+                process=process,
+                log=self.paths.log(host, program),
+            )
+        self.virsh(host, "list")
+        self._tell(f"{host}: libvirt answers")
+
+    def kill_libvirt(self, host: str, signal_number: int = signal.SIGKILL) -> None:
+        """End a host's libvirtd; its guests run on."""
+        self.site.kill(host, "libvirtd", signal_number)
+
+    def start_etcd(self) -> None:
+        """Start etcd and wait until it commits."""
+        process = self.site.start(
+            CONTROL, "etcd", configuration.etcd_command(self.spec, self.paths)
+        )
+        health = configuration.etcd_health_command(self.spec, self.paths)
+        wait_until(
+            lambda: self.site.run(CONTROL, health, check=False).returncode == 0,
+            "etcd commits",
+            deadline_s=_DAEMON_DEADLINE_S,
+            process=process,
+            log=self.paths.log(CONTROL, "etcd"),
+        )
+        self._tell("etcd commits")
+
+    def kill_etcd(self, signal_number: int = signal.SIGKILL) -> None:
+        """End etcd's process; its data stay."""
+        self.site.kill(CONTROL, "etcd", signal_number)
+
+    # Hosts: what happens to whole machines.
+
+    def reboot(self, host: str) -> None:
+        """Pull a host's plug and boot it anew: all its processes end, its disks stay."""
+        with hold(self.paths.folder):
+            self.stop_host(host)
+            self._start_host(host)
+
+    def stop_host(self, host: str) -> None:
+        """Pull a host's plug; `start_host` boots it."""
+        self._real_host(host)
+        self.site.kill_cell(host)
+        # The kernel removes a dead namespace's interfaces in its own time.
+        self.site.run(CONTROL, ["ip", "link", "delete", host], check=False)
+        self._tell(f"{host}: plug pulled")
+
+    def start_host(self, host: str) -> None:
+        """Boot a host that is down."""
+        self._real_host(host)
+        self._start_host(host)
+
+    def cut(self, host: str) -> None:
+        """Take a host's network cable out; its guests and daemons run on."""
+        self.site.run(CONTROL, ["ip", "link", "set", host, "down"])
+
+    def mend(self, host: str) -> None:
+        """Put a host's network cable back."""
+        self.site.run(CONTROL, ["ip", "link", "set", host, "up"])
+
+    # Looking inside.
+
+    def run(
+        self, host: str, argv: Sequence[str], *, timeout_s: float = 30.0, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a short program on a host, inside its cgroup."""
+        return self.site.run(host, argv, timeout_s=timeout_s, check=check)
+
+    def virsh(self, host: str, *arguments: str) -> str:
+        """Run virsh on a host; return what it printed."""
+        return self.run(host, ["virsh", "--quiet", *arguments]).stdout
+
+    def qemu_pids(self, host: str) -> list[int]:
+        """Return the processes of a host's guests."""
+        return [pid for pid in self.site.pids(host) if _command_of(pid).startswith("qemu-system")]
+
+    def agent_socket(self, host: str) -> Path:
+        """Return the agent's unix socket as seen from outside the host."""
+        if host == FLEET:
+            return self.paths.cell(FLEET) / "agent.sock"
+        return self._inside(host) / "run/unkai/agent.sock"
+
+    def hosts(self) -> list[host_pb2.Host]:
+        """Return the hosts as the scheduler sees them; empty while it does not answer."""
+        return client.list_hosts(self.paths.scheduler_socket)
+
+    def wait_registered(self, deadline_s: float = _REGISTERED_DEADLINE_S) -> None:
+        """Wait until the scheduler has every host up, with live figures."""
+        wanted = self.spec.hosts + self.spec.simulated
+        wait_until(
+            lambda: sum(map(_takes_instances, self.hosts())) >= wanted,
+            f"{wanted} hosts are up and send figures",
+            deadline_s=deadline_s,
+            process=self.site.running(CONTROL, "scheduler"),
+            log=self.paths.log(CONTROL, "scheduler"),
+        )
+        self._tell(f"{wanted} hosts are up")
+
+    # The steps of `up`.
+
+    def _prepare(self) -> None:
+        for name in self.spec.cells:
+            (self.paths.cell(name) / "log").mkdir(parents=True)
+            self.site.make_groups(name)
+        make_certificates(self.spec, self.paths)
+        settings = configuration.scheduler_settings(self.spec, self.paths)
+        self._write_settings(CONTROL, "scheduler.toml", settings)
+        for host in self.spec.host_names:
+            groups = self.site.cell(host).groups
+            settings = configuration.agent_settings(self.spec, self.paths, host, groups)
+            self._write_settings(host, "agent.toml", settings)
+            _make_host_files(self.paths.cell(host))
+        if self.spec.simulated:
+            settings = configuration.fleet_settings(self.spec, self.paths)
+            self._write_settings(FLEET, "agent.toml", settings)
+        self._tell(f"certificates and settings in {self.paths.folder}")
+
+    def _write_settings(self, cell: str, name: str, settings: dict[str, object]) -> None:
+        (self.paths.cell(cell) / name).write_text(configuration.toml_text(settings))
+
+    def _boot_control(self) -> None:
+        self.site.boot(CONTROL)
+        network = f"{self.spec.address(CONTROL)}/{self.spec.network.prefixlen}"
+        for argv in (
+            ["ip", "link", "add", _BRIDGE, "type", "bridge"],
+            ["ip", "address", "add", network, "dev", _BRIDGE],
+            ["ip", "link", "set", _BRIDGE, "up"],
+        ):
+            self.site.run(CONTROL, argv)
+
+    def _start_all(self) -> None:
+        """Start control plane and hosts side by side; the first failure ends the rest."""
+        with ThreadPoolExecutor(max_workers=len(self.spec.cells)) as pool:
+            jobs = [pool.submit(self._start_control)]
+            jobs += [pool.submit(self._start_host, host) for host in self.spec.host_names]
+            if self.spec.simulated:
+                jobs.append(pool.submit(self._start_fleet))
+            try:
+                for job in as_completed(jobs):
+                    job.result()
+            except BaseException:
+                # Without their programs the other jobs end at once, not at their deadlines.
+                for name in self.spec.cells:
+                    self.site.kill_cell(name)
+                raise
+
+    def _start_control(self) -> None:
+        self.start_etcd()
+        self.start_scheduler()
+
+    def _start_host(self, host: str) -> None:
+        self._boot_on_network(host)
+        self.start_libvirt(host)
+        # libvirt probes QEMU once, which takes seconds; meanwhile the agent starts.
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            probe = pool.submit(self.virsh, host, "domcapabilities", "--virttype", "qemu")
+            self.start_agent(host)
+            probe.result()
+
+    def _start_fleet(self) -> None:
+        self._boot_on_network(FLEET)
+        self.start_agent(FLEET)
+
+    def _boot_on_network(self, name: str) -> None:
+        if self.site.running(name, HOLDER):
+            return
+        self.site.boot(name)
+        holder = self.site.holder(name)
+        address = f"{self.spec.address(name)}/{self.spec.network.prefixlen}"
+        link = ["ip", "link", "add", name, "type", "veth", "peer", "name", "eth0"]
+        self.site.run(CONTROL, [*link, "netns", str(holder.pid)])
+        self.site.run(CONTROL, ["ip", "link", "set", name, "master", _BRIDGE, "up"])
+        self.site.run(name, ["ip", "address", "add", address, "dev", "eth0"])
+        self.site.run(name, ["ip", "link", "set", "eth0", "up"])
+        self._tell(f"{name}: booted as {self.spec.address(name)}")
+
+    def _inside(self, host: str) -> Path:
+        """Return the host's root directory as seen from outside."""
+        return Path(f"/proc/{self.site.holder(host).pid}/root")
+
+    def _real_host(self, host: str) -> None:
+        if host not in self.spec.host_names:
+            raise NotFound.of("host", host)
+
+    def _tell(self, line: str) -> None:
+        self._say(f"{time.monotonic() - self._start_time:5.1f} s  {line}")
+
+
+def _make_host_files(folder: Path) -> None:
+    """Make what a host sees in place of the machine's libvirt folders and KVM device."""
+    for below in (*configuration.HOST_FOLDERS, *configuration.QEMU_FOLDERS):
+        (folder / below).mkdir(parents=True, mode=0o755)
+    for below in configuration.QEMU_FOLDERS:
+        shutil.chown(folder / below, configuration.QEMU_USER, configuration.QEMU_USER)
+    etc = folder / "libvirt/etc"
+    (etc / "qemu.conf").write_text(configuration.QEMU_CONF)
+    (etc / "libvirtd.conf").write_text(configuration.libvirtd_conf(str(uuid.uuid4())))
+    (etc / "virtlogd.conf").write_text(configuration.VIRTLOGD_CONF)
+    kvm = Path("/dev/kvm")
+    if kvm.exists():
+        # libvirt probes QEMU anew at each look-up while QEMU's user may not open the device.
+        os.mknod(folder / "kvm", 0o020666, kvm.stat().st_rdev)
+        os.chmod(folder / "kvm", 0o666)
+
+
+def _takes_instances(host: host_pb2.Host) -> bool:
+    return host.state == host_pb2.Host.STATE_UP and host.HasField("usage")
+
+
+def _command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""

@@ -1,0 +1,174 @@
+"""A lab's cells on this machine: making them, entering them, and the programs in them.
+
+This is the layer that acts; what to do in which order is `lab.py`'s. Every act can be repeated.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from unkai_lab import cgroups
+from unkai_lab.cells import HOLDER, Cell, clean_environment, start_holder, start_program
+from unkai_lab.configuration import host_mounts
+from unkai_lab.errors import LabError
+from unkai_lab.journal import Journal, ProcessId, StartedProcess
+from unkai_lab.readiness import wait_until
+from unkai_lab.spec import CONTROL, FLEET, LabPaths, LabSpec
+
+_KVM = Path("/dev/kvm")
+
+
+class Site:
+    """The cells of one lab."""
+
+    def __init__(self, spec: LabSpec, paths: LabPaths) -> None:
+        self.spec = spec
+        self.paths = paths
+        self.journal = Journal(paths.journal)
+        self._hierarchies = cgroups.find_hierarchies()
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._lock = threading.Lock()
+
+    def cell(self, name: str) -> Cell:
+        """Return a cell of this lab; raise `InvalidArgument` when it has no such."""
+        self.spec.address(name)
+        groups = cgroups.CellGroups.of(self._hierarchies, self.paths.group, name)
+        if name in (CONTROL, FLEET):
+            return Cell(name, groups, host_name=f"{self.spec.name}-{name}")
+        return Cell(name, groups, host_mounts(self.paths.cell(name), with_kvm=_KVM.exists()))
+
+    def make_groups(self, name: str) -> None:
+        """Make a cell's cgroups, throttled as the spec says."""
+        groups = self.cell(name).groups
+        cgroups.make_groups(groups, self.journal.will_make_group)
+        if name in self.spec.host_names:
+            cgroups.throttle(groups, self.spec.cpu_quota_cores, self.spec.memory_limit_bytes)
+
+    def boot(self, name: str) -> None:
+        """Make a cell's namespaces: it has booted, with a new boot id, and runs nothing yet."""
+        (self.paths.cell(name) / "boot-id").write_text(f"{uuid.uuid4()}\n")
+        holder = start_holder(self.cell(name), self.paths.log(name, HOLDER))
+        self._record(name, HOLDER, holder)
+
+    def holder(self, name: str) -> ProcessId:
+        """Return a cell's first process; raise `LabError` while the cell is down."""
+        holder = self.journal.newest(name, HOLDER)
+        if holder is None or not holder.is_alive():
+            raise LabError(
+                f"{name} is down",
+                reason="LAB_CELL_DOWN",
+                fix="see 'unkai lab status'; 'unkai lab reboot HOST' starts a host",
+            )
+        return holder
+
+    def command(self, name: str, argv: Sequence[str]) -> list[str]:
+        """Return a command that runs `argv` in a cell."""
+        return self.cell(name).enter(self.holder(name), argv)
+
+    def environment(self, name: str) -> dict[str, str]:
+        """Return the environment of programs in a cell: our commands come first in PATH."""
+        environment = clean_environment()
+        programs = Path(sys.executable).parent
+        environment["PATH"] = f"{programs}:{environment.get('PATH', '/usr/bin:/bin')}:/usr/sbin"
+        if name == CONTROL:
+            environment["UNKAI_SOCKET"] = str(self.paths.scheduler_socket)
+        if name == FLEET:
+            environment["UNKAI_AGENT_SOCKET"] = str(self.paths.cell(FLEET) / "agent.sock")
+        return environment
+
+    def run(
+        self, name: str, argv: Sequence[str], *, timeout_s: float = 30.0, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a short program in a cell; raise `LabError` when it fails and `check` is set."""
+        try:
+            done = subprocess.run(
+                self.command(name, argv),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=timeout_s,
+                check=False,
+                env=self.environment(name),
+            )
+        except subprocess.TimeoutExpired as error:
+            raise LabError(f"{argv[0]} in {name} did not end within {timeout_s:g} s") from error
+        if check and done.returncode:
+            output = (done.stderr or done.stdout).strip()
+            raise LabError(f"'{' '.join(argv)}' in {name} failed ({done.returncode}): {output}")
+        return done
+
+    def start(self, name: str, program: str, argv: Sequence[str]) -> ProcessId:
+        """Start a program in the background, unless it runs."""
+        running = self.running(name, program)
+        if running:
+            return running
+        child = start_program(
+            self.command(name, argv), self.paths.log(name, program), self.environment(name)
+        )
+        return self._record(name, program, child)
+
+    def running(self, name: str, program: str) -> ProcessId | None:
+        """Return the program's process, None when it does not run."""
+        process = self.journal.newest(name, program)
+        return process if process and process.is_alive() else None
+
+    def kill(self, name: str, program: str, signal_number: int = signal.SIGKILL) -> None:
+        """Signal a program and wait for its end; nothing is done when it does not run."""
+        process = self.running(name, program)
+        if process is None or not process.kill(signal_number):
+            return
+        wait_until(
+            lambda: not process.is_alive(),
+            f"{program} in {name} ends after {signal.Signals(signal_number).name}",
+            deadline_s=20.0,
+            log=self.paths.log(name, program),
+        )
+        self.reap()
+
+    def kill_cell(self, name: str) -> None:
+        """End everything in a cell at once, as pulling the plug does."""
+        cgroups.kill_all(self.cell(name).groups.folders())
+        self.reap()
+
+    def pids(self, name: str) -> list[int]:
+        """Return the processes of a cell."""
+        return cgroups.pids(self.cell(name).groups.unified)
+
+    def reap(self) -> None:
+        """Take notice of children that ended, so that none stays a zombie."""
+        with self._lock:
+            self._children = [child for child in self._children if child.poll() is None]
+
+    def _record(self, name: str, program: str, child: subprocess.Popen[bytes]) -> ProcessId:
+        with self._lock:
+            self._children.append(child)
+        process = ProcessId.of(child.pid)
+        if process is None:
+            log = self.paths.log(name, program)
+            raise LabError.of_log(f"{program} in {name} ended at once", log)
+        self.journal.started(StartedProcess(name, program, process))
+        return process
+
+
+def installed(program: str) -> str:
+    """Return the path of one of our commands, beside the running interpreter."""
+    path = Path(sys.executable).parent / program
+    if not path.exists():
+        raise LabError(
+            f"the command {program} is not installed beside {sys.executable}",
+            fix="install the extra 'lab'",
+        )
+    return str(path)
+
+
+def as_environment(values: Mapping[str, str]) -> str:
+    """Return shell lines that export the values."""
+    import shlex
+
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())

@@ -1,0 +1,162 @@
+"""What a lab consists of: its cells, addresses and paths. Pure.
+
+A *cell* is one set of namespaces with a cgroup of its own: `control` (bridge, etcd, scheduler),
+each host (`h1`, `h2`, ...) and, where simulated hosts were asked for, `fleet`. The spec is kept
+in the lab's folder, so that every later command finds the same lab.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from unkai_wire.errors import InvalidArgument
+
+DEFAULT_NAME = "lab"
+DEFAULT_ROOT = Path("/var/lib/unkai-lab")
+CONTROL = "control"
+FLEET = "fleet"
+MAX_HOSTS = 32
+"""Each host is a libvirtd and an agent: beyond this use simulated ones."""
+MAX_SIMULATED = 10_000
+_NAME = re.compile(r"[a-z]([a-z0-9-]{0,14}[a-z0-9])?")
+_SOCKET_PATH_MAX = 107
+"""sun_path of sockaddr_un has 108 bytes, one of them the final NUL (unix(7))."""
+
+
+def lab_root() -> Path:
+    """Return the folder that holds the labs: UNKAI_LAB_ROOT or the default."""
+    return Path(os.environ.get("UNKAI_LAB_ROOT") or DEFAULT_ROOT)
+
+
+@dataclass(frozen=True, slots=True)
+class LabSpec:
+    """What was asked for."""
+
+    name: str = DEFAULT_NAME
+    hosts: int = 3
+    simulated: int = 0
+    host_cpus: int = 2
+    """CPUs a host states."""
+    host_memory_bytes: int = 4 << 30
+    """Memory a host states."""
+    host_disk_bytes: int = 64 << 30
+    """Disk a host states; what lies below is the machine's and is not reserved."""
+    cpu_quota_cores: float = 0.0
+    """CPU time each host's cgroup may take; 0: no limit."""
+    memory_limit_bytes: int = 0
+    """Memory each host's cgroup may take; 0: no limit."""
+    accelerator: str = "auto"
+    """`auto`, `kvm` or `tcg`; what the agents are told."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise InvalidArgument.field(
+                "name", f"{self.name[:64]!r} must be 1 to 16 characters of a-z, 0-9 and -"
+            )
+        _within("hosts", self.hosts, 0, MAX_HOSTS)
+        _within("simulated", self.simulated, 0, MAX_SIMULATED)
+        if not self.hosts + self.simulated:
+            raise InvalidArgument.field("hosts", "a lab needs a host, real or simulated")
+        if self.accelerator not in ("auto", "kvm", "tcg"):
+            raise InvalidArgument.field("accelerator", "must be auto, kvm or tcg")
+
+    @property
+    def host_names(self) -> tuple[str, ...]:
+        """Names of the real hosts."""
+        return tuple(f"h{number}" for number in range(1, self.hosts + 1))
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Names of all cells, control first."""
+        return (CONTROL, *self.host_names, *((FLEET,) if self.simulated else ()))
+
+    @property
+    def network(self) -> ipaddress.IPv4Network:
+        """The lab's own range; it exists in the lab's namespaces only.
+
+        Two labs may share one by chance and never meet: their bridges are in different namespaces.
+        """
+        digest = hashlib.sha256(self.name.encode()).digest()
+        return ipaddress.IPv4Network((f"10.{64 + digest[0] % 64}.{digest[1]}.0", 24))
+
+    def address(self, cell: str) -> str:
+        """Return the cell's address in the lab's network."""
+        if cell == CONTROL:
+            return str(self.network[1])
+        if cell == FLEET:
+            return str(self.network[2])
+        if cell not in self.host_names:
+            raise InvalidArgument.field(
+                "host",
+                f"{cell[:64]!r} is not in lab {self.name}: it has {', '.join(self.cells)}",
+                reason="NO_SUCH_CELL",
+            )
+        return str(self.network[10 + int(cell[1:])])
+
+    def to_json(self) -> str:
+        """Return the spec as JSON; `from_json` is the way back."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> LabSpec:
+        """Read a spec."""
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True, slots=True)
+class LabPaths:
+    """Where the lab's files lie. All of them are below `folder`."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, name: str, root: Path | None = None) -> LabPaths:
+        """Return the paths of the lab of that name."""
+        paths = cls((root or lab_root()).absolute() / name)
+        if len(str(paths.scheduler_socket)) > _SOCKET_PATH_MAX:
+            raise InvalidArgument.field(
+                "UNKAI_LAB_ROOT", "the path is too long for a unix socket", fix="use a shorter one"
+            )
+        return paths
+
+    @property
+    def group(self) -> str:
+        """The lab's name among cgroups: two roots may each hold a lab of the same name."""
+        digest = hashlib.sha256(str(self.folder).encode()).hexdigest()
+        return f"{self.folder.name}.{digest[:8]}"
+
+    @property
+    def spec(self) -> Path:
+        return self.folder / "spec.json"
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / "journal.jsonl"
+
+    @property
+    def pki(self) -> Path:
+        """The CA, the scheduler's and the administrator's certificates."""
+        return self.folder / "pki"
+
+    @property
+    def scheduler_socket(self) -> Path:
+        return self.folder / CONTROL / "scheduler.sock"
+
+    def cell(self, cell: str) -> Path:
+        """Return the cell's folder."""
+        return self.folder / cell
+
+    def log(self, cell: str, program: str) -> Path:
+        """Return the log of one of the cell's programs."""
+        return self.cell(cell) / "log" / f"{program}.log"
+
+
+def _within(field: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise InvalidArgument.field(field, f"{value} is not within {least} to {most}")
