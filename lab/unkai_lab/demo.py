@@ -1,0 +1,178 @@
+"""`make demo`: the main job before your eyes, then everything taken away again.
+
+Brings a lab of three hosts up, uploads an image, launches four instances of two flavors at once,
+and shows where they went and why. Everything is done by the `unkai` command, as a user would.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from unkai_lab.lab import Lab
+from unkai_lab.site import installed
+from unkai_lab.spec import LabSpec
+from unkai_lab.teardown import take_down
+from unkai_wire.errors import AlreadyExists, UnkaiError
+
+LAUNCHES = (("web-1", "nano"), ("web-2", "nano"), ("db-1", "micro"), ("db-2", "micro"))
+USER_DATA = b"""#!/bin/sh
+echo "hello from $(hostname), $(nproc) CPU, user-data ran at $(date -u +%T)"
+"""
+KEY = """\
+ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINHvRc5fqh74HYocpyaFAaTro7xn2hRcNfjNM+aDU1fq demo@unkai
+"""
+CONSOLE_DEADLINE_S = 60.0
+READY_MARK = "unkai-tiny: ready"
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """One instance, and how long it took."""
+
+    name: str
+    host: str
+    state: str
+    seconds: float
+
+
+class Demo:
+    """One run of the demo."""
+
+    def __init__(self, lab: Lab, image: Path) -> None:
+        self._lab = lab
+        self._image = image
+        self._begin = time.monotonic()
+        self._has_run = False
+        self._unkai = installed("unkai")
+        self._environment = {
+            **os.environ,
+            "UNKAI_SOCKET": str(lab.paths.scheduler_socket),
+            "NO_COLOR": "1",
+        }
+
+    def unkai(self, *arguments: str, shown: bool = True) -> str:
+        """Run the command as a user would; return what it printed."""
+        if shown:
+            say(f"\n$ unkai {' '.join(arguments)}")
+        done = subprocess.run(
+            [self._unkai, *arguments],
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=None if shown else subprocess.PIPE,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        if shown:
+            say(done.stdout.rstrip())
+        if done.returncode:
+            raise click.ClickException(
+                f"unkai {' '.join(arguments)} ended with {done.returncode}\n{done.stderr or ''}"
+            )
+        return done.stdout
+
+    def run(self) -> None:
+        """Show the main job."""
+        self._lab.up()
+        folder = self._lab.paths.folder
+        user_data, key = folder / "hello.sh", folder / "demo.pub"
+        user_data.write_bytes(USER_DATA)
+        key.write_text(KEY)
+        self.unkai("image", "upload", "tiny", str(self._image))
+        self.unkai("key", "add", "demo", str(key))
+        launched = self._launch(user_data)
+        say("\nNAME   HOST  STATE    SECONDS TO RUNNING")
+        for entry in launched:
+            say(f"{entry.name:<6} {entry.host:<5} {entry.state:<8} {entry.seconds:.1f}")
+        used = {entry.host for entry in launched}
+        say(f"{len(launched)} instances on {len(used)} hosts: {', '.join(sorted(used))}")
+        for entry in launched:
+            self._console(entry.name)
+        self.unkai("instance", "explain", launched[0].name)
+        self.unkai("host", "top", "--once")
+        if len(used) < 2 or any(entry.state != "RUNNING" for entry in launched):
+            raise click.ClickException("not all instances run, or all of them on one host")
+
+    def _launch(self, user_data: Path) -> list[Launched]:
+        say(f"\n$ unkai launch tiny web-1 --flavor nano --key demo --user-data {user_data}   (x 4)")
+        with ThreadPoolExecutor(max_workers=len(LAUNCHES)) as pool:
+            jobs = [pool.submit(self._one, name, flavor, user_data) for name, flavor in LAUNCHES]
+            return [job.result() for job in jobs]
+
+    def _one(self, name: str, flavor: str, user_data: Path) -> Launched:
+        begun = time.monotonic()
+        answer = self.unkai(
+            *("launch", "tiny", name, "--flavor", flavor, "--key", "demo"),
+            *("--user-data", str(user_data), "-o", "json"),
+            shown=False,
+        )
+        took = time.monotonic() - begun
+        if not self._has_run:
+            self._has_run = True
+            say(f"first RUNNING after {time.monotonic() - self._begin:.1f} s from the start")
+        (instance,) = json.loads(answer)
+        return Launched(name, instance["host_name"], instance["state"], took)
+
+    def _console(self, name: str) -> None:
+        """Wait for the guest to be ready, then print what it said of itself."""
+        end = time.monotonic() + CONSOLE_DEADLINE_S
+        while READY_MARK not in (log := self.unkai("instance", "logs", name, shown=False)):
+            if time.monotonic() > end:
+                raise click.ClickException(f"{name} did not get ready; its console:\n{log}")
+            time.sleep(0.5)
+        say(f"\n$ unkai instance logs {name}")
+        wanted = ("unkai-tiny:", "hello from")
+        for line in log.replace("\r", "").splitlines():
+            if line.startswith(wanted):
+                say(f"  {line[:100]}")
+
+
+def say(text: str) -> None:
+    """Print a line at once."""
+    click.echo(text)
+
+
+@click.command()
+@click.option("--image", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option("--name", default="demo", help="Name of the lab.")
+@click.option("--keep", is_flag=True, help="Leave the lab up at the end.")
+def main(image: Path, name: str, keep: bool) -> None:
+    """Show the main job on a lab of three hosts."""
+    spec = LabSpec(name=name, hosts=3)
+    try:
+        lab = Lab.create(spec, say)
+    except AlreadyExists:
+        say(f"a lab {name} of an earlier run is taken down first")
+        take_down(Lab.open(name).paths)
+        lab = Lab.create(spec, say)
+    except UnkaiError as failure:
+        raise click.ClickException(f"{failure.message}\n  fix: {failure.fix}") from failure
+    try:
+        Demo(lab, image).run()
+    except UnkaiError as failure:
+        raise click.ClickException(f"{failure.message}\n  fix: {failure.fix}") from failure
+    finally:
+        if not keep:
+            lab.down()
+            say("\nthe lab is taken down; nothing of it is left")
+    say("What to try next:")
+    say("  make lab-up                        a lab that stays")
+    say('  eval "$(unkai lab env)"            point the unkai command at it')
+    say(f"  unkai image upload tiny {image}")
+    say("  unkai launch tiny hello --flavor nano")
+    say("  unkai instance console hello       (Ctrl-] leaves; root, no password)")
+    say("  unkai host top")
+    say("  make lab-down")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
