@@ -123,11 +123,11 @@ def start_program(
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the caller's environment without settings meant for another cloud."""
+    """Return the caller's environment without settings meant for another cloud or program."""
     return {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("UNKAI_", "LIBVIRT_", "VIRSH_", "ETCD"))
+        if not name.startswith(("UNKAI_", "LIBVIRT_", "VIRSH_", "ETCD", "GRPC_"))
     }
 
 

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from unkai.host.v1 import host_pb2
@@ -24,7 +25,7 @@ from unkai_lab.cells import HOLDER
 from unkai_lab.certificates import make_certificates
 from unkai_lab.lock import hold
 from unkai_lab.preflight import check_machine
-from unkai_lab.readiness import wait_until
+from unkai_lab.readiness import accepts, wait_until
 from unkai_lab.site import Site, installed
 from unkai_lab.spec import CONTROL, DEFAULT_NAME, DEFAULT_ROOT, FLEET, LabPaths, LabSpec, lab_root
 from unkai_lab.teardown import take_down
@@ -132,12 +133,12 @@ class Lab:
 
     def start_libvirt(self, host: str) -> None:
         """Start a host's virtlogd and libvirtd and wait until libvirt answers."""
-        for program, probe in (("virtlogd", "virtlogd-sock"), ("libvirtd", "libvirt-sock")):
-            socket = self._inside(host) / "run/libvirt" / probe
+        for program, socket_name in (("virtlogd", "virtlogd-sock"), ("libvirtd", "libvirt-sock")):
+            path = self._inside(host) / "run/libvirt" / socket_name
             pid_file = f"/run/{program}.pid"
             process = self.site.start(host, program, [program, "--pid-file", pid_file])
             wait_until(
-                socket.exists,
+                partial(accepts, path),
                 f"{program} of {host} listens",
                 process=process,
                 log=self.paths.log(host, program),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,16 @@ def wait_until(
             raise _failed(f"not true within {deadline_s:g} s: {claim}", log)
         time.sleep(pause_s)
         pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
+
+
+def accepts(path: Path) -> bool:
+    """Say whether somebody listens on a unix socket; a file left by a dead program does not."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        try:
+            connection.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+    return True
 
 
 def _failed(message: str, log: Path | None) -> LabError:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from unkai_lab import cgroups
@@ -165,10 +165,3 @@ def installed(program: str) -> str:
             fix="install the extra 'lab'",
         )
     return str(path)
-
-
-def as_environment(values: Mapping[str, str]) -> str:
-    """Return shell lines that export the values."""
-    import shlex
-
-    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())

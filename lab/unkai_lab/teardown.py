@@ -42,19 +42,24 @@ def take_down(paths: LabPaths, *, is_held: bool = False) -> bool:
 
 def leftovers(paths: LabPaths) -> list[str]:
     """Say what of a lab is there: processes, cgroups, mounts, files; empty when nothing is."""
+    groups = [folder for folder in _groups(paths) if folder.exists()]
+    processes = {pid for folder in groups for pid in cgroups.pids(folder)} | _strays(paths)
     found = [f"folder {paths.folder}"] if paths.folder.exists() else []
-    for folder in _groups(paths):
-        found += [f"cgroup {folder}"] if folder.exists() else []
-        found += [f"process {pid} in {folder}" for pid in cgroups.pids(folder)]
+    found += [f"cgroup {folder}" for folder in groups]
+    found += [f"process {pid}" for pid in sorted(processes)]
     found += [f"mount {mount}" for mount in _mounts_below(paths.folder)]
-    needle = f"/{paths.group}/"
+    return found
+
+
+def _strays(paths: LabPaths) -> set[int]:
+    """Find processes by the lab's name in their cgroups and by its folder in their mounts."""
+    needles = (f"/{paths.group}", f" {paths.folder}/")
+    found = set()
     for process in Path("/proc").glob("[0-9]*"):
-        try:
+        with suppress(OSError):
             text = (process / "cgroup").read_text() + (process / "mountinfo").read_text()
-        except OSError:
-            continue
-        if needle in text or f" {paths.folder}/" in text:
-            found.append(f"process {process.name} with the lab's cgroup or mounts")
+            if any(needle in text for needle in needles):
+                found.add(int(process.name))
     return found
 
 
