@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from unkai_scheduler.agents.limits import Limits
 from unkai_scheduler.agents.port import (
@@ -563,7 +563,7 @@ def _check_generation(held: Held, fence: Fence, *, to_run: bool) -> None:
             )
 
 
-def _put(queue: asyncio.Queue[_Item | _Ended], item: _Item) -> None:
+def _put(queue: asyncio.Queue[Any], item: object) -> None:
     """Put an item; a watcher that does not keep up loses its stream, as on a real host."""
     if queue.full():
         queue.get_nowait()

@@ -1,0 +1,439 @@
+"""Membership and election over etcd v3: the port `cluster.port`.
+
+The `etcd3` module is synchronous, so each lane (election, records, watch) is a thread of its own
+with a client of its own: a slow read must not cost the lead. Every call has a deadline; a failed
+call moves its lane to the next endpoint. etcd is believed about who may lead, never about how long:
+that is our own clock's business. A watch is a hint alone, the membership is always listed whole.
+
+Traps of the module: an endpoint that failed is shunned for 300 s unless told otherwise; a watch that
+breaks ends with one error event and is then silent; keepalive of a lease that is gone is no error
+but a time to live of 0; a client must be closed on the thread that uses it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import etcd3
+import etcd3.exceptions
+import grpc
+import structlog
+
+from unkai_scheduler.cluster.port import Membership
+from unkai_scheduler.cluster.records import membership_of
+from unkai_wire.cluster_records import (
+    HOST_LEASE_TTL_S,
+    LEADER_KEY,
+    LEADER_LEASE_TTL_S,
+    PREFIX,
+    SchedulerRecord,
+    scheduler_key,
+)
+from unkai_wire.errors import Unavailable
+from unkai_wire.tls import TlsFiles
+
+T = TypeVar("T")
+_LOG = structlog.get_logger(__name__)
+
+CALL_S = 0.8
+"""Deadline of one request to one endpoint."""
+ANSWER_S = 1.9
+"""After so long a caller hears that etcd does not answer."""
+MAX_PENDING = 32
+"""Calls that may wait for one lane."""
+LEASE_MARGIN_S = 0.5
+"""So much before the lease can end, by our clock, we stop to believe in it."""
+RENEW_LEAD_S = 0.8
+RENEW_RECORD_S = 2.0
+CAMPAIGN_S = 0.3
+"""How often a scheduler that does not lead looks whether anybody does."""
+RESIGNED_S = 1.0
+"""How long it stands back after resigning, for another to win."""
+RELIST_S = 5.0
+RETRY_S = 0.5
+GATHER_S = 0.05
+
+_CHANNEL_OPTIONS = (
+    ("grpc.keepalive_time_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.max_receive_message_length", 64 << 20),
+)
+_UNANSWERED = (etcd3.exceptions.Etcd3Exception, grpc.RpcError, ValueError)
+"""All that the module raises when a server is away, closing, electing, or was closed by us."""
+
+
+class _Lane:
+    """One thread and one client at a time, over the endpoints in turn."""
+
+    def __init__(self, name: str, endpoints: Sequence[str], tls: TlsFiles | None) -> None:
+        self._endpoints = [e.rpartition("://")[2].rpartition(":") for e in endpoints]
+        self._credentials = tls.channel_credentials() if tls else None
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"etcd-{name}")
+        self._pending = 0
+        self._turn = 0
+        self._client: Any = None
+
+    async def run(self, call: Callable[[Any], T], *, within_s: float = ANSWER_S) -> T:
+        """Run a call with a client; raise `Unavailable` when etcd does not answer in time.
+
+        A call that is out of time may still happen: its outcome is unknown.
+        """
+        if self._pending >= MAX_PENDING:
+            raise _unavailable("too many calls wait for etcd")
+        self._pending += 1
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self._executor, self._try, call, time.monotonic() + within_s)
+        future.add_done_callback(self._settled)
+        try:
+            async with asyncio.timeout(within_s):
+                return await asyncio.shield(future)
+        except TimeoutError as error:
+            raise _unavailable(f"etcd has not answered within {within_s:.1f} s") from error
+
+    def _settled(self, future: asyncio.Future[Any]) -> None:
+        self._pending -= 1
+        if not future.cancelled():
+            future.exception()  # an answer too late for its caller is of no interest
+
+    def _try(self, call: Callable[[Any], T], deadline_s: float) -> T:
+        failure: Exception | None = None
+        for _ in range(max(2, len(self._endpoints))):
+            if time.monotonic() + CALL_S / 4 > deadline_s:
+                break
+            try:
+                return call(self._connected())
+            except _UNANSWERED as error:
+                failure = error
+                self.drop()
+                self._turn += 1
+        raise _unavailable("etcd does not answer") from failure
+
+    def _connected(self) -> Any:
+        if self._client is None:
+            host, _, port = self._endpoints[self._turn % len(self._endpoints)]
+            endpoint = etcd3.Endpoint(
+                host,
+                int(port),
+                secure=self._credentials is not None,
+                creds=self._credentials,
+                time_retry=0,
+                opts=_CHANNEL_OPTIONS,
+            )
+            self._client = etcd3.MultiEndpointEtcd3Client([endpoint], timeout=CALL_S)
+        return self._client
+
+    def drop(self) -> None:
+        """Close the client, on the lane's thread; the next call makes a new one."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def reset(self) -> None:
+        """Drop the client once the call under way has ended."""
+        with suppress(RuntimeError):  # closed already
+            self._executor.submit(self.drop)
+
+    def close(self) -> None:
+        """Stop the thread once its call has ended; never waits for it."""
+        self.reset()
+        self._executor.shutdown(wait=False)
+
+
+class _Hints:
+    """Says when something under our prefix may have changed."""
+
+    def __init__(self, lane: _Lane) -> None:
+        self._lane = lane
+        self._loop = asyncio.get_running_loop()
+        self._changed = asyncio.Event()
+        self._watch = 0
+        self._broken = True
+
+    async def listen(self) -> None:
+        """Open a watch unless one is open; without one the timer alone must do."""
+        self._changed.clear()
+        if self._broken:
+            self._watch += 1
+            watch = self._watch
+            self._broken = False
+            try:
+                await self._lane.run(lambda client: self._open(client, watch))
+            except Unavailable:
+                self._broken = True
+
+    async def wait(self, timeout_s: float) -> None:
+        """Return after a hint, or when the time has passed."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+                # Changes come in swarms: one listing for all of them.
+                await asyncio.sleep(GATHER_S)
+
+    def _open(self, client: Any, watch: int) -> None:
+        client.add_watch_prefix_callback(PREFIX, lambda answer: self._heard(watch, answer))
+
+    def _heard(self, watch: int, answer: object) -> None:
+        """Take a hint, on the module's thread; an answer without events is the watch's end."""
+        with suppress(RuntimeError):  # the loop has closed: nobody listens
+            self._loop.call_soon_threadsafe(self._note, watch, hasattr(answer, "events"))
+
+    def _note(self, watch: int, alive: bool) -> None:
+        if watch == self._watch:
+            self._broken = self._broken or not alive
+            self._changed.set()
+
+
+class EtcdCluster:
+    """A scheduler's place in the cluster. Use and close it on one event loop."""
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        tls: TlsFiles | None,
+        name: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`endpoints`: `HOST:PORT` each. `clock`: monotonic seconds, ours alone to judge leases."""
+        if not endpoints:
+            raise ValueError("no etcd endpoint is named")
+        self._election = _Lane("election", endpoints, tls)
+        self._records = _Lane("records", endpoints, tls)
+        self._hints = _Lane("watch", endpoints, tls)
+        self._name = name
+        self._clock = clock
+        self._record: SchedulerRecord | None = None
+        self._registered = asyncio.Event()
+        self._record_lease = 0
+        self._keeper: asyncio.Task[None] | None = None
+        self._elector: asyncio.Task[None] | None = None
+        self._leader_lease = 0
+        self._resigning = asyncio.Event()
+        self._resigned = asyncio.Event()
+
+    # Our record
+
+    async def register(self, record: SchedulerRecord) -> None:
+        """Keep the record; when etcd does not answer now, raise, but go on trying."""
+        self._record = record
+        self._registered.set()
+        self._record_lease = 0
+        try:
+            await self._keep_record()
+        finally:
+            if self._keeper is None:
+                self._keeper = asyncio.create_task(self._keep(), name="cluster record")
+
+    async def _keep(self) -> None:
+        failing = False
+        while True:
+            await asyncio.sleep(RETRY_S if failing else RENEW_RECORD_S)
+            try:
+                await self._keep_record()
+            except Unavailable as error:
+                if not failing:
+                    _LOG.warning("cluster_record_not_renewed", error=error.message)
+                failing = True
+            else:
+                failing = False
+
+    async def _keep_record(self) -> None:
+        record = self._record
+        assert record is not None
+        key, lease = scheduler_key(record.name), self._record_lease
+
+        def keep(client: Any) -> int:
+            if lease and _refreshed(client, lease) and _holder(client, key) == lease:
+                return lease
+            granted = int(client.lease(HOST_LEASE_TTL_S).id)
+            client.put(key, record.to_json(), lease=granted)
+            return granted
+
+        self._record_lease = await self._records.run(keep)
+
+    # Election
+
+    async def lead(self) -> AsyncGenerator[bool, None]:
+        """Campaign for ever: True on winning, False on losing. One campaign at a time."""
+        if self._elector is not None:
+            raise RuntimeError("this scheduler campaigns already")
+        turns: asyncio.Queue[bool | None] = asyncio.Queue()
+        elector = self._elector = asyncio.create_task(self._elect(turns), name="election")
+        try:
+            while (turn := await turns.get()) is not None:
+                if turn and not turns.empty():
+                    # Won and lost before anybody looked: it never happened.
+                    turns.get_nowait()
+                    continue
+                yield turn
+            await asyncio.wait([elector])
+            if not elector.cancelled():
+                elector.result()
+        finally:
+            self._elector = None
+            elector.cancel()
+            await asyncio.wait([elector])
+            await self._give_up_lease()
+
+    async def resign(self) -> None:
+        """Give the lead up at once, if held, and stand back for a moment."""
+        if self._leader_lease:
+            self._resigned.clear()
+            self._resigning.set()
+            await self._resigned.wait()
+
+    async def _elect(self, turns: asyncio.Queue[bool | None]) -> None:
+        try:
+            await self._registered.wait()
+            while True:
+                believed_s = await self._campaign()
+                turns.put_nowait(True)
+                try:
+                    await self._hold(believed_s)
+                finally:
+                    turns.put_nowait(False)
+                resigned = self._resigning.is_set()
+                await self._give_up_lease()
+                self._resigning.clear()
+                self._resigned.set()
+                if resigned:
+                    await asyncio.sleep(RESIGNED_S)
+        finally:
+            self._resigned.set()
+            turns.put_nowait(None)
+
+    async def _campaign(self) -> float:
+        """Win the lead; return until when, by our clock, it may be believed."""
+        while True:
+            started_s = self._clock()
+            with suppress(Unavailable):
+                won = await self._election.run(self._try_to_win)
+                if won is not None:
+                    lease, ttl_s = won
+                    believed_s = started_s + ttl_s - LEASE_MARGIN_S
+                    if self._clock() < believed_s:
+                        self._leader_lease = lease
+                        self._resigning.clear()
+                        return believed_s
+            await asyncio.sleep(CAMPAIGN_S)
+
+    def _try_to_win(self, client: Any) -> tuple[int, float] | None:
+        value, _ = client.get(LEADER_KEY)
+        if value is not None:
+            return None
+        record = self._record
+        assert record is not None
+        lease = client.lease(LEADER_LEASE_TTL_S)
+        absent = [client.transactions.version(LEADER_KEY) == 0]
+        put = [client.transactions.put(LEADER_KEY, record.to_json(), lease.id)]
+        won, _ = client.transaction(compare=absent, success=put, failure=[])
+        if not won:
+            client.revoke_lease(lease.id)
+            return None
+        return int(lease.id), float(lease.ttl)
+
+    async def _hold(self, believed_s: float) -> None:
+        """Renew the lead; return once it is lost, resigned, or no longer to be believed."""
+        lease = self._leader_lease
+
+        def renew(client: Any) -> float:
+            ttl_s = _refreshed(client, lease)
+            return ttl_s if ttl_s and _holder(client, LEADER_KEY) == lease else 0.0
+
+        wait_s = RENEW_LEAD_S
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(wait_s, max(believed_s - self._clock(), 0))):
+                    await self._resigning.wait()
+                return
+            started_s = self._clock()
+            if started_s >= believed_s:
+                _LOG.warning("lead_not_renewed", scheduler=self._name)
+                return
+            try:
+                ttl_s = await self._election.run(
+                    renew, within_s=min(ANSWER_S, believed_s - started_s)
+                )
+            except Unavailable:
+                wait_s = CAMPAIGN_S
+                continue
+            if not ttl_s:
+                _LOG.warning("lead_lost", scheduler=self._name)
+                return
+            believed_s, wait_s = started_s + ttl_s - LEASE_MARGIN_S, RENEW_LEAD_S
+
+    async def _give_up_lease(self) -> None:
+        lease, self._leader_lease = self._leader_lease, 0
+        if lease:
+            with suppress(Unavailable):
+                await self._election.run(lambda client: _revoke(client, lease))
+
+    # Membership
+
+    async def read(self) -> Membership:
+        """Read all records."""
+        entries = await self._records.run(
+            lambda client: [(meta.key, value) for value, meta in client.get_prefix(PREFIX)]
+        )
+        return membership_of(entries)
+
+    async def watch(self) -> AsyncGenerator[Membership, None]:
+        """Yield the membership now, after each hint, and at least every 5 s."""
+        hints = _Hints(self._hints)
+        try:
+            while True:
+                await hints.listen()
+                wait_s = RETRY_S
+                with suppress(Unavailable):
+                    yield await self.read()
+                    wait_s = RELIST_S
+                await hints.wait(wait_s)
+        finally:
+            self._hints.reset()
+
+    async def close(self) -> None:
+        """Withdraw our records and stop."""
+        tasks = [t for t in (self._keeper, self._elector) if t is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await self._give_up_lease()
+        if self._record_lease:
+            lease, self._record_lease = self._record_lease, 0
+            with suppress(Unavailable):
+                await self._records.run(lambda client: _revoke(client, lease))
+        for lane in (self._election, self._records, self._hints):
+            lane.close()
+
+
+def _unavailable(message: str) -> Unavailable:
+    return Unavailable(message, reason="ETCD_UNAVAILABLE", fix="see whether etcd runs")
+
+
+def _refreshed(client: Any, lease: int) -> float:
+    """Renew a lease; return its time to live in seconds, 0 when it is gone."""
+    answers = list(client.refresh_lease(lease))
+    return float(answers[-1].TTL) if answers else 0.0
+
+
+def _holder(client: Any, key: str) -> int:
+    """Return the lease that a key is under, 0 when it is not there."""
+    value, meta = client.get(key)
+    return 0 if value is None else int(meta.lease_id)
+
+
+def _revoke(client: Any, lease: int) -> None:
+    try:
+        client.revoke_lease(lease)
+    except grpc.RpcError as error:
+        if error.code() is not grpc.StatusCode.NOT_FOUND:
+            raise
