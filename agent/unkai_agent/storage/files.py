@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import grp
 import os
 import pwd
 import shutil
@@ -22,23 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from unkai_wire.errors import FailedPrecondition, InvalidArgument, Unavailable
+from unkai_agent.storage.refusals import disk_full, storage_failed
+from unkai_wire.errors import InvalidArgument
 
 T = TypeVar("T")
 
 PART_SUFFIX = ".part"
 """Ends the name of a file that is being made."""
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
-
-
-def disk_full(what: str) -> FailedPrecondition:
-    """Make the error for a host without room for `what`."""
-    return FailedPrecondition(
-        f"no room on the host's disk for {what}",
-        reason="DISK_FULL",
-        fix="free space on the host or evict unused images, or choose a smaller disk",
-        metadata={"what": what},
-    )
 
 
 @contextmanager
@@ -50,13 +42,7 @@ def storage_errors(what: str) -> Iterator[None]:
         if error.errno in _NO_ROOM:
             raise disk_full(what) from error
         cause = os.strerror(error.errno) if error.errno else str(error)
-        raise Unavailable(
-            f"the host's storage failed for {what}: {cause}",
-            reason="STORAGE_FAILED",
-            fix="look at the host's disk and its kernel log",
-            metadata={"what": what, "cause": cause},
-            retry_after_s=5.0,
-        ) from error
+        raise storage_failed(what, cause) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +65,6 @@ class Ownership:
         """
         if user is None or os.geteuid() != 0:
             return cls()
-        import grp
-
         try:
             entry = pwd.getpwnam(user)
         except KeyError as error:
@@ -113,6 +97,19 @@ class Ownership:
             os.fchmod(fd, mode)
         finally:
             os.close(fd)
+
+
+@contextmanager
+def folder_made(path: Path, ownership: Ownership) -> Iterator[None]:
+    """Have the folder while something is put into it; undo it when that fails."""
+    made = make_folder(path, ownership)
+    try:
+        yield
+    except BaseException:
+        if made:
+            with suppress(OSError):
+                path.rmdir()  # only an empty one goes
+        raise
 
 
 def make_folder(path: Path, ownership: Ownership) -> bool:
@@ -158,14 +155,25 @@ def write_whole(path: Path, content: bytes, lend: Callable[[Path], None]) -> Non
     part = part_of(path)
     remove_file(part)
     try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(part, flags, 0o600), "wb") as file:
+        with os.fdopen(create(part), "wb") as file:
             file.write(content)
         lend(part)
         put_in_place(part, path)
     except BaseException:
         remove_file(part)
         raise
+
+
+def create(path: Path) -> int:
+    """Make a file that is not there yet, for us alone, and return its descriptor."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(path, flags, 0o600)
+
+
+def available_bytes(folder: Path) -> int:
+    """Return the bytes free to us where the folder is."""
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize
 
 
 def read_head(path: Path, limit_bytes: int) -> bytes | None:
@@ -192,8 +200,9 @@ def remove_folder(path: Path) -> None:
 
 def sweep_parts(folder: Path) -> None:
     """Remove what a crash left half-made in a folder."""
-    for part in folder.glob(f".*{PART_SUFFIX}"):
-        part.unlink()
+    if folder.is_dir() and not folder.is_symlink():
+        for part in folder.glob(f".*{PART_SUFFIX}"):
+            part.unlink()
 
 
 class Threads:
