@@ -315,6 +315,14 @@ class FakeCompute:
             record.counters.advance(self._monotonic(), record.load)
         record.load = load
 
+    def running_machines(self) -> list[tuple[MachineLoad, int]]:
+        """Return each running machine's load and the memory it holds, for a simulated host."""
+        return [
+            (record.load, int(record.spec.memory_bytes * record.load.memory_ratio))
+            for record in self._records.values()
+            if record.state is DomainState.RUNNING
+        ]
+
     def print_on_console(self, instance_id: str, text: bytes) -> None:
         """Let the guest print."""
         self._print(self._record(instance_id), text)

@@ -1,0 +1,108 @@
+"""Two readings become one sample. Pure.
+
+A counter that goes backwards (a machine restarted, a cgroup made anew) counts as no change: a
+sample is then too low once, never absurd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from unkai_agent.compute.driver import DomainUsage
+from unkai_agent.domain.hosts import Capacity, HostUsage, MachineUsage
+from unkai_agent.metrics.counters import HostCounters
+
+
+@dataclass(frozen=True, slots=True)
+class MachineCounters:
+    """One reading of all running machines."""
+
+    monotonic_s: float
+    usages: Mapping[str, DomainUsage]
+    """By instance id."""
+
+    @classmethod
+    def of(cls, monotonic_s: float, usages: Iterable[DomainUsage]) -> MachineCounters:
+        """Make the reading from what the compute driver returned."""
+        return cls(monotonic_s, {usage.instance_id: usage for usage in usages})
+
+
+def rate(before: float, after: float, elapsed_s: float) -> float:
+    """Return the growth each second; 0 when the counter went backwards or no time passed."""
+    return max(0.0, after - before) / elapsed_s if elapsed_s > 0 else 0.0
+
+
+def host_usage(
+    before: HostCounters,
+    after: HostCounters,
+    *,
+    capacity: Capacity,
+    sample_time: datetime,
+    disk_available_bytes: int,
+    machines_running: int,
+) -> HostUsage:
+    """Return the host's sample between two readings.
+
+    CPU and memory are told against the stated capacity, so that a host which offers a part of its
+    machine is full when that part is.
+    """
+    elapsed_s = after.monotonic_s - before.monotonic_s
+
+    def share(before_us: int, after_us: int) -> float:
+        return min(1.0, rate(before_us, after_us, elapsed_s * 1e6))
+
+    cores = min(float(capacity.cpus), rate(before.cpu_used_ns, after.cpu_used_ns, elapsed_s * 1e9))
+    total = min(capacity.memory_bytes, after.memory_total_bytes or capacity.memory_bytes)
+    return HostUsage(
+        sample_time=sample_time,
+        interval_s=elapsed_s,
+        cpu_used_cores=cores,
+        cpu_used_ratio=cores / capacity.cpus if capacity.cpus else 0.0,
+        cpu_wait_cores=rate(before.cpu_wait_ns, after.cpu_wait_ns, elapsed_s * 1e9),
+        cpu_pressure_ratio=share(before.cpu_pressure.some_us, after.cpu_pressure.some_us),
+        memory_pressure_ratio=share(before.memory_pressure.some_us, after.memory_pressure.some_us),
+        memory_full_pressure_ratio=share(
+            before.memory_pressure.full_us, after.memory_pressure.full_us
+        ),
+        io_pressure_ratio=share(before.io_pressure.some_us, after.io_pressure.some_us),
+        io_full_pressure_ratio=share(before.io_pressure.full_us, after.io_pressure.full_us),
+        memory_total_bytes=total,
+        memory_available_bytes=max(
+            0, min(after.memory_available_bytes, total - after.memory_used_bytes)
+        ),
+        disk_available_bytes=disk_available_bytes,
+        disk_read_bytes_per_s=rate(before.disk_read_bytes, after.disk_read_bytes, elapsed_s),
+        disk_write_bytes_per_s=rate(before.disk_write_bytes, after.disk_write_bytes, elapsed_s),
+        network_receive_bytes_per_s=rate(
+            before.network_receive_bytes, after.network_receive_bytes, elapsed_s
+        ),
+        network_transmit_bytes_per_s=rate(
+            before.network_transmit_bytes, after.network_transmit_bytes, elapsed_s
+        ),
+        machines_running=machines_running,
+    )
+
+
+def machine_usages(before: MachineCounters, after: MachineCounters) -> tuple[MachineUsage, ...]:
+    """Return a sample for each machine that is in both readings, by id."""
+    elapsed_s = after.monotonic_s - before.monotonic_s
+    return tuple(
+        _machine_usage(before.usages[instance_id], usage, elapsed_s)
+        for instance_id, usage in sorted(after.usages.items())
+        if instance_id in before.usages
+    )
+
+
+def _machine_usage(before: DomainUsage, after: DomainUsage, elapsed_s: float) -> MachineUsage:
+    return MachineUsage(
+        instance_id=after.instance_id,
+        cpu_used_cores=rate(before.cpu_time_ns, after.cpu_time_ns, elapsed_s * 1e9),
+        cpu_wait_cores=rate(before.cpu_wait_ns, after.cpu_wait_ns, elapsed_s * 1e9),
+        memory_resident_bytes=after.memory_resident_bytes,
+        disk_read_bytes_per_s=rate(before.disk_read_bytes, after.disk_read_bytes, elapsed_s),
+        disk_write_bytes_per_s=rate(before.disk_write_bytes, after.disk_write_bytes, elapsed_s),
+        disk_reads_per_s=rate(before.disk_reads, after.disk_reads, elapsed_s),
+        disk_writes_per_s=rate(before.disk_writes, after.disk_writes, elapsed_s),
+    )
