@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import ColumnElement, Connection, String, cast, func, select
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import insert as sql_insert
 from sqlalchemy import update as sql_update
@@ -138,6 +138,18 @@ def count_by_image(conn: Connection, image_id: str) -> int:
 def count_by_project(conn: Connection, project_id: str) -> int:
     """Return how many instances a project has."""
     return _count(conn, instances.c.project_id == project_id)
+
+
+def count_by_flavor(conn: Connection, flavor_id: str) -> int:
+    """Return how many instances name a flavor."""
+    return _count(conn, instances.c.flavor_id == flavor_id)
+
+
+def count_by_key_pair(conn: Connection, key_pair_id: str) -> int:
+    """Return how many instances name a key pair. Reads every row: for removals alone."""
+    # The ids stand in a JSON list; an id holds no character that LIKE or JSON would change.
+    listed = cast(instances.c.key_pair_ids, String).contains(f'"{key_pair_id}"')
+    return _count(conn, listed)
 
 
 def save_decision(conn: Connection, decision: Decision) -> None:

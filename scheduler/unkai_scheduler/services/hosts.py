@@ -1,0 +1,129 @@
+"""Hosts: what they have, what is claimed, their live figures; cordoning."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from unkai_scheduler.agents.port import UsageSample
+from unkai_scheduler.domain.events import EventType
+from unkai_scheduler.domain.hosts import Host, HostUsage
+from unkai_scheduler.services.checks import Violations, fetch, found
+from unkai_scheduler.services.context import Call, ServiceContext
+from unkai_scheduler.services.listing import Page, Paging, plan
+from unkai_scheduler.services.live import LiveView
+from unkai_scheduler.services.mutations import Subject, mutate, record
+from unkai_scheduler.settings import RatioSettings
+from unkai_scheduler.store import hosts
+from unkai_wire.ids import check_id
+
+if TYPE_CHECKING:
+    from unkai_scheduler.store.unit_of_work import Connection
+
+_MAX_REASON = 255
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """A host's row with what may be claimed on it and its newest sample."""
+
+    host: Host
+    claimable_vcpus: int
+    claimable_memory_bytes: int
+    claimable_disk_bytes: int
+    usage: HostUsage | None
+    usage_age_s: float
+    """0 when there is no sample."""
+
+
+class HostsService:
+    """Use cases of hosts."""
+
+    def __init__(self, context: ServiceContext, live: LiveView, ratios: RatioSettings) -> None:
+        self._context = context
+        self._live = live
+        self._ratios = ratios
+
+    async def get(self, host_id: str) -> HostView:
+        """Return one host."""
+        check_id("host", host_id, "host_id")
+        row = await self._context.uow.read(lambda conn: hosts.get(conn, host_id))
+        return self._view(found("host", host_id, row))
+
+    async def list(self, paging: Paging, *, name: str = "") -> Page[HostView]:
+        """Return hosts by name."""
+        page = plan(paging, "hosts", [name], _key, key_length=2)
+        rows = await self._context.uow.read(
+            lambda conn: page.read(
+                lambda after, limit: hosts.list_page(
+                    conn, after=after, limit=limit, name=name or None
+                )
+            )
+        )
+        return Page([self._view(row) for row in rows.rows], rows.next_token)
+
+    async def cordon(self, call: Call, host_id: str, reason: str) -> HostView:
+        """Keep new instances from a host."""
+        with Violations() as wrong:
+            wrong.require(
+                len(reason) <= _MAX_REASON,
+                "reason",
+                f"is longer than {_MAX_REASON} characters",
+                "TEXT_TOO_LONG",
+            )
+        return self._view(await self._set_cordon(call, host_id, cordoned=True, reason=reason))
+
+    async def uncordon(self, call: Call, host_id: str) -> HostView:
+        """Let new instances onto a host again."""
+        return self._view(await self._set_cordon(call, host_id, cordoned=False, reason=""))
+
+    async def watch_usage(self, host_ids: Sequence[str]) -> AsyncIterator[UsageSample]:
+        """Yield samples of these hosts (none: all) as they arrive."""
+        with Violations() as wrong:
+            for host_id in host_ids:
+                with wrong.collect():
+                    check_id("host", host_id, "host_ids")
+        async for sample in self._live.subscribe(host_ids):
+            yield sample
+
+    async def _set_cordon(self, call: Call, host_id: str, *, cordoned: bool, reason: str) -> Host:
+        def work(conn: Connection) -> Host:
+            row = fetch("host", host_id, "host_id", lambda i: hosts.get(conn, i))
+            if row.cordoned == cordoned and row.cordon_reason == reason:
+                return row
+            changed = replace(
+                row,
+                cordoned=cordoned,
+                cordon_reason=reason,
+                etag=self._context.new_etag(),
+                update_time=self._context.clock(),
+            )
+            hosts.replace(conn, changed, etag=None)
+            record(
+                conn,
+                self._context,
+                call,
+                Subject("host", row.id, row.name, state=row.state.value),
+                EventType.UPDATED,
+                message=f"host {row.name} was {'cordoned' if cordoned else 'uncordoned'}",
+                attributes={"cordon_reason": reason} if reason else {},
+            )
+            return changed
+
+        return await mutate(self._context, call, Host, work, wakes=[host_id])
+
+    def _view(self, host: Host) -> HostView:
+        received = self._live.samples().get(host.id)
+        return HostView(
+            host=host,
+            claimable_vcpus=int(host.cpus * self._ratios.cpu),
+            claimable_memory_bytes=int(host.memory_bytes * self._ratios.memory),
+            claimable_disk_bytes=int(host.disk_bytes * self._ratios.disk),
+            usage=None if received is None else received.sample.host,
+            usage_age_s=self._live.age_s(host.id) or 0.0,
+        )
+
+
+def _key(host: Host) -> Sequence[str]:
+    return [host.name, host.id]

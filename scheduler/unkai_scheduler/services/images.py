@@ -1,0 +1,337 @@
+"""Images: their rows, and the way of their bytes in and out.
+
+Bytes are checked while they are stored and appear under the image's id only when all are there
+and right; the row becomes READY after that. The trap: an image may be deleted while its bytes
+arrive, so the row is looked at again before they count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from unkai_scheduler.domain import names
+from unkai_scheduler.domain.events import EventType
+from unkai_scheduler.domain.images import Image, ImageFormat, ImageState, Visibility
+from unkai_scheduler.domain.operations import Operation, OperationState, Verb
+from unkai_scheduler.images.port import ImageStore
+from unkai_scheduler.services.checks import Violations, check_etag, fetch, found
+from unkai_scheduler.services.context import Call, ServiceContext
+from unkai_scheduler.services.instance_drafts import not_ready
+from unkai_scheduler.services.listing import Page, Paging, plan
+from unkai_scheduler.services.mutations import Subject, mutate, record
+from unkai_scheduler.services.projects import resolve_project
+from unkai_scheduler.services.uploads import BytesCheck, Expected
+from unkai_scheduler.settings import ImageSettings
+from unkai_scheduler.store import images, operations
+from unkai_wire.errors import (
+    Conflict,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+)
+from unkai_wire.ids import check_id
+
+if TYPE_CHECKING:
+    from unkai_scheduler.store.unit_of_work import Connection
+
+DELETE_DEADLINE_S = 30 * 60
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageDraft:
+    """What a user may say of an image."""
+
+    name: str = ""
+    visibility: Visibility = Visibility.PRIVATE
+    format: ImageFormat | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageDeletion:
+    """An accepted deletion: the image as it is now, and the work under way."""
+
+    image: Image
+    operation: Operation
+
+
+class ImagesService:
+    """Use cases of images."""
+
+    def __init__(self, context: ServiceContext, store: ImageStore, settings: ImageSettings) -> None:
+        self._context = context
+        self._store = store
+        self._settings = settings
+        self._uploading: set[str] = set()
+
+    async def create(self, call: Call, project_id: str, draft: ImageDraft) -> Image:
+        """Make an image without bytes."""
+        with Violations() as wrong:
+            with wrong.collect():
+                names.check_name(draft.name, "image.name", dots=True)
+            with wrong.collect():
+                names.check_labels(draft.labels, "image.labels")
+        ident = self._context.new_id("image")
+
+        def work(conn: Connection) -> Image:
+            now = self._context.clock()
+            image = Image(
+                id=ident,
+                project_id=resolve_project(conn, project_id).id,
+                name=draft.name,
+                visibility=draft.visibility,
+                state=ImageState.UPLOADING,
+                etag=self._context.new_etag(),
+                create_time=now,
+                update_time=now,
+                format=draft.format,
+                labels=dict(draft.labels),
+            )
+            images.insert(conn, image)
+            self._record(conn, call, image, EventType.CREATED, "was made")
+            return image
+
+        return await mutate(self._context, call, Image, work)
+
+    async def get(self, image_id: str) -> Image:
+        """Return one image."""
+        check_id("image", image_id, "image_id")
+        row = await self._context.uow.read(lambda conn: images.get(conn, image_id))
+        return found("image", image_id, row)
+
+    async def list(self, paging: Paging, *, project_id: str = "", name: str = "") -> Page[Image]:
+        """Return images by name; with a project, those that it may use."""
+        if project_id:
+            check_id("project", project_id, "project_id")
+        page = plan(paging, "images", [project_id, name], _key, key_length=2)
+        return await self._context.uow.read(
+            lambda conn: page.read(
+                lambda after, limit: images.list_page(
+                    conn,
+                    after=after,
+                    limit=limit,
+                    usable_by=project_id or None,
+                    name=name or None,
+                )
+            )
+        )
+
+    async def upload(
+        self,
+        call: Call,
+        image_id: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        sha256: str = "",
+        size_bytes: int = 0,
+    ) -> Image:
+        """Take an image's bytes; raise `InvalidArgument` and mark it FAILED when refused.
+
+        When the upload breaks off, the image stays UPLOADING and no bytes are kept.
+        """
+        self._check_open(image_id, sha256, size_bytes)
+        image = await self.get(image_id)
+        if image.state is not ImageState.UPLOADING:
+            raise _not_uploading(image)
+        if image_id in self._uploading:
+            raise Conflict(
+                f"image {image.name} is being uploaded by another call",
+                reason="UPLOAD_IN_PROGRESS",
+                fix="wait for that call to end",
+                metadata={"image_id": image_id},
+            )
+        self._uploading.add(image_id)
+        try:
+            return await self._take(call, image, chunks, sha256, size_bytes)
+        finally:
+            self._uploading.discard(image_id)
+
+    async def download(self, image_id: str, offset_bytes: int = 0) -> AsyncIterator[bytes]:
+        """Yield a READY image's bytes from an offset on, in pieces of at most 1 MiB."""
+        image = await self.get(image_id)
+        if image.state is not ImageState.READY:
+            raise not_ready(image)
+        with Violations() as wrong:
+            wrong.require(
+                0 <= offset_bytes <= image.size_bytes,
+                "offset_bytes",
+                f"is {offset_bytes}; the image has {image.size_bytes} bytes",
+                "INVALID_OFFSET",
+            )
+        async for chunk in self._store.get(image_id, offset_bytes):
+            yield chunk
+
+    async def delete(self, call: Call, image_id: str, etag: str = "") -> ImageDeletion:
+        """Remove an image; the leader removes its bytes."""
+        operation_id = self._context.new_id("operation")
+
+        def work(conn: Connection) -> ImageDeletion:
+            old = fetch("image", image_id, "image_id", lambda i: images.get(conn, i))
+            check_etag("image", old.id, old.etag, etag)
+            active = operations.active_for(conn, old.id)
+            if old.state is ImageState.DELETING and active is not None:
+                return ImageDeletion(old, active)
+            now = self._context.clock()
+            new = replace(
+                old, state=ImageState.DELETING, etag=self._context.new_etag(), update_time=now
+            )
+            operation = Operation(
+                id=operation_id,
+                project_id=old.project_id,
+                verb=Verb.DELETE,
+                resource_kind="image",
+                resource_id=old.id,
+                state=OperationState.PENDING,
+                create_time=now,
+                update_time=now,
+                deadline_time=now + timedelta(seconds=DELETE_DEADLINE_S),
+                capacity_deadline_time=now,
+                request_id=call.request_id,
+            )
+            images.replace(conn, new, etag=None)
+            operations.insert(conn, operation)
+            self._record(conn, call, new, EventType.UPDATED, "is being removed")
+            return ImageDeletion(new, operation)
+
+        return await mutate(self._context, call, ImageDeletion, work, wakes=[image_id])
+
+    def _check_open(self, image_id: str, sha256: str, size_bytes: int) -> None:
+        with Violations() as wrong:
+            with wrong.collect():
+                check_id("image", image_id, "open.image_id")
+            wrong.require(
+                not sha256 or bool(_SHA256.fullmatch(sha256)),
+                "open.sha256",
+                "must be 64 lower-case hexadecimal digits",
+                "INVALID_SHA256",
+            )
+            wrong.require(
+                0 <= size_bytes <= self._settings.max_size_bytes,
+                "open.size_bytes",
+                f"is {size_bytes}; at most {self._settings.max_size_bytes} bytes are taken",
+                "IMAGE_TOO_LARGE",
+            )
+
+    async def _take(
+        self,
+        call: Call,
+        image: Image,
+        chunks: AsyncIterator[bytes],
+        sha256: str,
+        size_bytes: int,
+    ) -> Image:
+        most = self._settings.max_size_bytes
+        check = BytesCheck(Expected(sha256, size_bytes, image.format, most))
+        arriving = _with_patience(chunks, image, self._settings.upload_idle_s)
+        try:
+            await self._store.put(image.id, check.passing(arriving))
+        except InvalidArgument as error:
+            if error is check.verdict:
+                await self._fail(call, image, error)
+            raise
+        return await self._finish(call, image, check)
+
+    async def _finish(self, call: Call, image: Image, check: BytesCheck) -> Image:
+        """Make the image READY, unless it was deleted while its bytes arrived."""
+        header = check.header
+        assert header is not None
+
+        def work(conn: Connection) -> Image | None:
+            now = images.get(conn, image.id)
+            if now is None or now.state is not ImageState.UPLOADING:
+                return None
+            ready = replace(
+                now,
+                state=ImageState.READY,
+                format=header.format,
+                size_bytes=check.size_bytes,
+                virtual_size_bytes=header.virtual_size_bytes,
+                sha256=check.sha256,
+                etag=self._context.new_etag(),
+                update_time=self._context.clock(),
+            )
+            images.replace(conn, ready, etag=None)
+            self._record(conn, call, ready, EventType.UPDATED, "is ready")
+            return ready
+
+        ready = await self._context.uow.write(work)
+        if ready is None:
+            await self._store.delete(image.id)
+            raise _not_uploading(replace(image, state=ImageState.DELETING))
+        return ready
+
+    async def _fail(self, call: Call, image: Image, error: InvalidArgument) -> None:
+        def work(conn: Connection) -> None:
+            now = images.get(conn, image.id)
+            if now is None or now.state is not ImageState.UPLOADING:
+                return
+            failed = replace(
+                now,
+                state=ImageState.FAILED,
+                state_reason=error.to_record(),
+                etag=self._context.new_etag(),
+                update_time=self._context.clock(),
+            )
+            images.replace(conn, failed, etag=None)
+            self._record(conn, call, failed, EventType.UPDATED, "was refused", reason=error.reason)
+
+        await self._context.uow.write(work)
+
+    def _record(
+        self,
+        conn: Connection,
+        call: Call,
+        row: Image,
+        change: EventType,
+        what: str,
+        *,
+        reason: str = "",
+    ) -> None:
+        record(
+            conn,
+            self._context,
+            call,
+            Subject("image", row.id, row.name, row.project_id, row.state.value),
+            change,
+            message=f"image {row.name} {what}",
+            reason=reason,
+        )
+
+
+def _key(image: Image) -> Sequence[str]:
+    return [image.name, image.id]
+
+
+def _not_uploading(image: Image) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"image {image.name} is {image.state.value}; bytes are taken only while it is UPLOADING",
+        reason="IMAGE_NOT_UPLOADING",
+        fix="make another image, and upload to that one",
+        metadata={"image_id": image.id, "state": image.state.value},
+    )
+
+
+async def _with_patience(
+    chunks: AsyncIterator[bytes], image: Image, idle_s: float
+) -> AsyncIterator[bytes]:
+    """Yield the chunks; raise `DeadlineExceeded` when none comes for too long."""
+    while True:
+        try:
+            async with asyncio.timeout(idle_s):
+                chunk = await anext(chunks)
+        except StopAsyncIteration:
+            return
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"nothing came for image {image.name} in {idle_s:g} s",
+                reason="UPLOAD_IDLE",
+                fix="upload again from the start",
+                metadata={"image_id": image.id},
+            ) from error
+        yield chunk

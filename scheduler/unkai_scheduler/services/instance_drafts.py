@@ -1,0 +1,205 @@
+"""What a user may say of a new instance, and what it comes to: checked figures, references met."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from unkai_scheduler.domain import names
+from unkai_scheduler.domain.images import Image, ImageState, Visibility
+from unkai_scheduler.domain.instances import (
+    MAX_CAPACITY_WAIT_S,
+    MAX_DISK_BYTES,
+    MAX_KEY_PAIRS,
+    MAX_MEMORY_BYTES,
+    MAX_TRAITS,
+    MAX_USER_DATA_BYTES,
+    MAX_VCPUS,
+    MIB,
+    MIN_MEMORY_BYTES,
+    InstanceSpec,
+    PlacementPolicy,
+)
+from unkai_scheduler.domain.resources import Flavor
+from unkai_scheduler.services.checks import Violations, check_size, found
+from unkai_scheduler.store import flavors, images, key_pairs
+from unkai_wire.errors import FailedPrecondition, InvalidArgument, NotFound
+from unkai_wire.ids import check_id
+
+if TYPE_CHECKING:
+    from unkai_scheduler.store.unit_of_work import Connection
+
+_TRAIT = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceDraft:
+    """What a user may say of an instance; 0 and empty take the flavor's or the image's figure."""
+
+    name: str = ""
+    image_id: str = ""
+    flavor_id: str = ""
+    vcpus: int = 0
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    key_pair_ids: tuple[str, ...] = ()
+    user_data: bytes = field(default=b"", repr=False)
+    required_traits: tuple[str, ...] = ()
+    placement_policy: PlacementPolicy | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def check_draft(draft: InstanceDraft, capacity_wait_s: float) -> None:
+    """Raise `InvalidArgument` with all that is wrong whatever the state of the store."""
+    with Violations() as wrong:
+        check_words(wrong, draft, frozenset({"name", "labels"}))
+        _check_references(wrong, draft)
+        _check_figures(wrong, draft)
+        wrong.require(
+            len(draft.user_data) <= MAX_USER_DATA_BYTES,
+            "instance.user_data",
+            f"has {len(draft.user_data)} bytes; {MAX_USER_DATA_BYTES} are allowed",
+            "USER_DATA_TOO_LONG",
+        )
+        traits = draft.required_traits
+        wrong.require(
+            len(traits) <= MAX_TRAITS
+            and len(set(traits)) == len(traits)
+            and all(_TRAIT.fullmatch(trait) for trait in traits),
+            "instance.required_traits",
+            f"must be at most {MAX_TRAITS} different words of A-Z, 0-9 and _",
+            "INVALID_TRAITS",
+        )
+        wrong.require(
+            0 <= capacity_wait_s <= MAX_CAPACITY_WAIT_S,
+            "capacity_wait",
+            f"must be 0 to {MAX_CAPACITY_WAIT_S} s (7 days)",
+            "INVALID_DURATION",
+        )
+
+
+def check_words(wrong: Violations, draft: InstanceDraft, fields: frozenset[str]) -> None:
+    """Note what is wrong with the fields that may change later too."""
+    if "name" in fields:
+        with wrong.collect():
+            names.check_name(draft.name, "instance.name")
+    if "labels" in fields:
+        with wrong.collect():
+            names.check_labels(draft.labels, "instance.labels")
+
+
+def _check_references(wrong: Violations, draft: InstanceDraft) -> None:
+    with wrong.collect():
+        check_id("image", draft.image_id, "instance.image_id")
+    if draft.flavor_id:
+        with wrong.collect():
+            check_id("flavor", draft.flavor_id, "instance.flavor_id")
+    keys = draft.key_pair_ids
+    wrong.require(
+        len(keys) <= MAX_KEY_PAIRS and len(set(keys)) == len(keys),
+        "instance.key_pair_ids",
+        f"must be at most {MAX_KEY_PAIRS} different ids",
+        "INVALID_KEY_PAIRS",
+    )
+    for key in keys:
+        with wrong.collect():
+            check_id("key_pair", key, "instance.key_pair_ids")
+
+
+def _check_figures(wrong: Violations, draft: InstanceDraft) -> None:
+    named = bool(draft.flavor_id)
+    wrong.require(
+        (named and draft.vcpus == 0) or 1 <= draft.vcpus <= MAX_VCPUS,
+        "instance.vcpus",
+        f"is {draft.vcpus}; it must be 1 to {MAX_VCPUS}, or a flavor be named",
+        "INVALID_VCPUS",
+    )
+    check_size(
+        wrong,
+        "instance.memory_bytes",
+        draft.memory_bytes,
+        MIN_MEMORY_BYTES,
+        MAX_MEMORY_BYTES,
+        may_be_0=named,
+    )
+    check_size(wrong, "instance.disk_bytes", draft.disk_bytes, MIB, MAX_DISK_BYTES, may_be_0=True)
+
+
+def settle(conn: Connection, project_id: str, draft: InstanceDraft) -> InstanceSpec:
+    """Turn a checked draft into a spec: references exist and may be used, figures are copied."""
+    flavor = None
+    if draft.flavor_id:
+        flavor = found("flavor", draft.flavor_id, flavors.get(conn, draft.flavor_id))
+        _check_agrees(draft, flavor)
+    image = _usable_image(conn, project_id, draft.image_id)
+    for ident in draft.key_pair_ids:
+        key = key_pairs.get(conn, ident)
+        if key is None or key.project_id != project_id:
+            raise NotFound.of("key_pair", ident)
+    return InstanceSpec(
+        name=draft.name,
+        image_id=image.id,
+        vcpus=flavor.vcpus if flavor else draft.vcpus,
+        memory_bytes=flavor.memory_bytes if flavor else draft.memory_bytes,
+        disk_bytes=_disk_bytes(draft, flavor, image),
+        flavor_id=draft.flavor_id,
+        key_pair_ids=draft.key_pair_ids,
+        user_data=draft.user_data,
+        required_traits=draft.required_traits,
+        placement_policy=draft.placement_policy,
+        labels=dict(draft.labels),
+    )
+
+
+def _check_agrees(draft: InstanceDraft, flavor: Flavor) -> None:
+    """Refuse figures beside a flavor that it does not have: one of the two would be ignored."""
+    with Violations() as wrong:
+        for name, asked, given in (
+            ("vcpus", draft.vcpus, flavor.vcpus),
+            ("memory_bytes", draft.memory_bytes, flavor.memory_bytes),
+        ):
+            wrong.require(
+                asked in (0, given),
+                f"instance.{name}",
+                f"is {asked}, but flavor {flavor.name} has {given}; give one of the two",
+                "FLAVOR_DISAGREES",
+            )
+
+
+def _usable_image(conn: Connection, project_id: str, image_id: str) -> Image:
+    image = images.get(conn, image_id)
+    if image is None or (image.visibility is Visibility.PRIVATE and image.project_id != project_id):
+        raise NotFound.of("image", image_id)
+    if image.state is not ImageState.READY:
+        raise not_ready(image)
+    return image
+
+
+def not_ready(image: Image) -> FailedPrecondition:
+    """Return the error of an image that cannot be used in its state."""
+    fix = {
+        ImageState.UPLOADING: "upload its bytes, or wait until it is READY",
+        ImageState.FAILED: "its bytes were refused: delete it and upload another file",
+    }.get(image.state, "use another image")
+    return FailedPrecondition(
+        f"image {image.name} is {image.state.value}, not READY",
+        reason="IMAGE_NOT_READY",
+        fix=fix,
+        metadata={"image_id": image.id, "name": image.name, "state": image.state.value},
+    )
+
+
+def _disk_bytes(draft: InstanceDraft, flavor: Flavor | None, image: Image) -> int:
+    """Return the root disk's size: as asked, else the flavor's, else the image's own."""
+    own = -(-image.virtual_size_bytes // MIB) * MIB
+    size = draft.disk_bytes or (flavor.disk_bytes if flavor else 0) or own
+    if size < image.virtual_size_bytes:
+        raise InvalidArgument.field(
+            "instance.disk_bytes",
+            f"is {size}, but the image holds a disk of {image.virtual_size_bytes} bytes",
+            reason="DISK_TOO_SMALL",
+            fix=f"ask for at least {own} bytes",
+        )
+    return size

@@ -1,0 +1,417 @@
+"""Instances: create, read, change, remove, power. Writes what shall be; the leader does the rest.
+
+Each change is one transaction with the instance, its operation and an event, and raises the
+generation, so that an order made from the older row is refused by the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from unkai_scheduler.domain.events import EventType
+from unkai_scheduler.domain.instances import (
+    DEFAULT_STOP_GRACE_S,
+    MAX_STOP_GRACE_S,
+    REBOOTABLE,
+    STARTABLE,
+    STOPPABLE,
+    Instance,
+    InstanceState,
+    Power,
+    check_move,
+)
+from unkai_scheduler.domain.operations import Operation, OperationState, Verb
+from unkai_scheduler.services.checks import Violations, check_etag, check_mask, fetch, found
+from unkai_scheduler.services.context import Call, ServiceContext
+from unkai_scheduler.services.instance_drafts import (
+    InstanceDraft,
+    check_draft,
+    check_words,
+    settle,
+)
+from unkai_scheduler.services.listing import Page, Paging, plan
+from unkai_scheduler.services.mutations import Subject, mutate, record
+from unkai_scheduler.services.projects import resolve_project
+from unkai_scheduler.store import events, instances, operations
+from unkai_wire.errors import Cancelled, Conflict, FailedPrecondition
+from unkai_wire.ids import check_id
+
+if TYPE_CHECKING:
+    from unkai_scheduler.store.unit_of_work import Connection
+
+OPERATION_DEADLINE_S = 30 * 60
+"""Seconds an operation may take beside what it waits for; the slowest is fetching an image."""
+MIN_ID_PREFIX = 6
+_CHANGEABLE = ("name", "labels")
+_PROMPT_GRACE_S = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An accepted change: the instance as it is now, and the work under way."""
+
+    instance: Instance
+    operation: Operation
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceFilter:
+    """Which instances a caller wants; empty fields leave all in."""
+
+    project_id: str = ""
+    name: str = ""
+    id_prefix: str = ""
+    host_id: str = ""
+    states: tuple[InstanceState, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise `InvalidArgument` for what can match nothing."""
+        with Violations() as wrong:
+            if self.project_id:
+                with wrong.collect():
+                    check_id("project", self.project_id, "project_id")
+            if self.host_id:
+                with wrong.collect():
+                    check_id("host", self.host_id, "host_id")
+            wrong.require(
+                not self.id_prefix or len(self.id_prefix) >= MIN_ID_PREFIX,
+                "id_prefix",
+                f"must have at least {MIN_ID_PREFIX} characters",
+                "ID_PREFIX_TOO_SHORT",
+            )
+
+    def conditions(self) -> list[object]:
+        """Return the filter as plain values, for the page token."""
+        return [
+            self.project_id,
+            self.name,
+            self.id_prefix,
+            self.host_id,
+            sorted(state.value for state in self.states),
+            dict(self.labels),
+        ]
+
+
+class InstancesService:
+    """Use cases of instances."""
+
+    def __init__(self, context: ServiceContext) -> None:
+        self._context = context
+
+    async def create(
+        self, call: Call, project_id: str, draft: InstanceDraft, capacity_wait_s: float = 0.0
+    ) -> Accepted:
+        """Accept a new instance; the leader chooses its host."""
+        check_draft(draft, capacity_wait_s)
+        ident = self._context.new_id("instance")
+        operation_id = self._context.new_id("operation")
+
+        def work(conn: Connection) -> Accepted:
+            project = resolve_project(conn, project_id)
+            spec = settle(conn, project.id, draft)
+            now = self._context.clock()
+            instance = Instance(
+                id=ident,
+                project_id=project.id,
+                spec=spec,
+                state=InstanceState.PROVISIONING,
+                desired_power=Power.ON,
+                generation=1,
+                run_epoch=1,
+                etag=self._context.new_etag(),
+                create_time=now,
+                update_time=now,
+                operation_id=operation_id,
+                due_time=now,
+            )
+            operation = self._operation(call, instance, Verb.CREATE, now, wait_s=capacity_wait_s)
+            instances.insert(conn, instance)
+            operations.insert(conn, operation)
+            self._record(conn, call, instance, EventType.CREATED, "was accepted")
+            # User-data is taken, never returned: it stays out of answers and their snapshots.
+            return Accepted(replace(instance, spec=replace(spec, user_data=b"")), operation)
+
+        return await mutate(self._context, call, Accepted, work, grouped=True, wakes=[ident])
+
+    async def get(self, instance_id: str) -> Instance:
+        """Return one instance."""
+        check_id("instance", instance_id, "instance_id")
+        row = await self._context.uow.read(lambda conn: instances.get(conn, instance_id))
+        return found("instance", instance_id, row)
+
+    async def list(self, paging: Paging, wanted: InstanceFilter) -> Page[Instance]:
+        """Return instances by name, with the revision to watch from."""
+        wanted.check()
+        page = plan(paging, "instances", wanted.conditions(), _key, key_length=2)
+        return await self._context.uow.read(
+            lambda conn: page.read(
+                lambda after, limit: instances.list_page(
+                    conn,
+                    after=after,
+                    limit=limit,
+                    project_id=wanted.project_id or None,
+                    name=wanted.name or None,
+                    id_prefix=wanted.id_prefix or None,
+                    host_id=wanted.host_id or None,
+                    states=wanted.states or None,
+                    labels=wanted.labels or None,
+                ),
+                revision=str(events.newest(conn)),
+            )
+        )
+
+    async def update(
+        self, call: Call, instance_id: str, draft: InstanceDraft, mask: Sequence[str], etag: str
+    ) -> Instance:
+        """Change name or labels."""
+        fields = check_mask(mask, _CHANGEABLE)
+        with Violations() as wrong:
+            check_words(wrong, draft, fields)
+
+        def work(conn: Connection) -> Instance:
+            old = _fetch(conn, instance_id, "instance.id")
+            _check_not_deleting(old)
+            spec = replace(
+                old.spec,
+                name=draft.name if "name" in fields else old.spec.name,
+                labels=dict(draft.labels) if "labels" in fields else old.spec.labels,
+            )
+            if spec == old.spec and etag in ("", old.etag):
+                return old
+            new = self._changed(old, spec=spec)
+            instances.replace(conn, new, etag=etag or None)
+            self._record(conn, call, new, EventType.UPDATED, "was changed")
+            return new
+
+        return await mutate(self._context, call, Instance, work, wakes=[instance_id])
+
+    async def delete(self, call: Call, instance_id: str, etag: str = "") -> Accepted:
+        """Remove an instance, whatever its state; the work under way on it is cancelled."""
+        operation_id = self._context.new_id("operation")
+
+        def work(conn: Connection) -> Accepted:
+            old = _fetch(conn, instance_id)
+            check_etag("instance", old.id, old.etag, etag)
+            active = operations.active_for(conn, old.id)
+            if old.delete_requested and active is not None and active.verb is Verb.DELETE:
+                return Accepted(old, active)
+            check_move(old, InstanceState.DELETING)
+            if active is not None:
+                self._cancel(conn, call, active)
+            new = self._changed(
+                old,
+                state=InstanceState.DELETING,
+                state_reason=None,
+                desired_power=Power.OFF,
+                delete_requested=True,
+                operation_id=operation_id,
+            )
+            return self._accept(conn, call, new, Verb.DELETE, "is being removed")
+
+        return await mutate(self._context, call, Accepted, work, wakes=[instance_id])
+
+    async def start(self, call: Call, instance_id: str) -> Accepted:
+        """Power an instance on."""
+        operation_id = self._context.new_id("operation")
+
+        def work(conn: Connection) -> Accepted:
+            old = _fetch_idle(conn, instance_id, STARTABLE, "started")
+            new = self._changed(
+                old,
+                state=InstanceState.STARTING,
+                desired_power=Power.ON,
+                operation_id=operation_id,
+            )
+            return self._accept(conn, call, new, Verb.START, "is being started")
+
+        return await mutate(self._context, call, Accepted, work, wakes=[instance_id])
+
+    async def stop(
+        self, call: Call, instance_id: str, *, force: bool = False, grace_s: float | None = None
+    ) -> Accepted:
+        """Power an instance off: the guest is asked first, unless `force`."""
+        given_s = DEFAULT_STOP_GRACE_S if grace_s is None else grace_s
+        with Violations() as wrong:
+            wrong.require(
+                0 <= given_s <= MAX_STOP_GRACE_S,
+                "grace",
+                f"must be 0 to {MAX_STOP_GRACE_S} s",
+                "INVALID_DURATION",
+            )
+        granted_s = _PROMPT_GRACE_S if force else given_s
+        operation_id = self._context.new_id("operation")
+
+        def work(conn: Connection) -> Accepted:
+            old = _fetch_idle(conn, instance_id, STOPPABLE, "stopped")
+            # A silent host's instance stays UNKNOWN: nobody knows that it is stopping.
+            silent = old.state is InstanceState.UNKNOWN
+            new = self._changed(
+                old,
+                state=old.state if silent else InstanceState.STOPPING,
+                desired_power=Power.OFF,
+                stop_grace_s=float(granted_s),
+                operation_id=operation_id,
+            )
+            return self._accept(
+                conn, call, new, Verb.STOP, "is being stopped", wait_s=float(granted_s)
+            )
+
+        return await mutate(self._context, call, Accepted, work, wakes=[instance_id])
+
+    async def reboot(self, call: Call, instance_id: str, *, force: bool = False) -> Accepted:
+        """Restart an instance."""
+        operation_id = self._context.new_id("operation")
+
+        def work(conn: Connection) -> Accepted:
+            old = _fetch_idle(conn, instance_id, REBOOTABLE, "rebooted")
+            new = self._changed(
+                old,
+                state=InstanceState.REBOOTING,
+                reboot_serial=old.reboot_serial + 1,
+                reboot_force=force,
+                operation_id=operation_id,
+            )
+            return self._accept(conn, call, new, Verb.REBOOT, "is being rebooted")
+
+        return await mutate(self._context, call, Accepted, work, wakes=[instance_id])
+
+    def _changed(self, old: Instance, **changes: object) -> Instance:
+        """Return the row with something else desired: due now, a generation later."""
+        now = self._context.clock()
+        changed: Instance = replace(
+            old,
+            generation=old.generation + 1,
+            etag=self._context.new_etag(),
+            update_time=now,
+            due_time=now,
+            attempt=0,
+            **changes,  # type: ignore[arg-type] # callers name fields of Instance
+        )
+        return changed
+
+    def _accept(
+        self,
+        conn: Connection,
+        call: Call,
+        instance: Instance,
+        verb: Verb,
+        what: str,
+        *,
+        wait_s: float = 0.0,
+    ) -> Accepted:
+        now = instance.update_time
+        operation = self._operation(call, instance, verb, now, grace_s=wait_s)
+        instances.replace(conn, instance, etag=None)
+        operations.insert(conn, operation)
+        self._record(conn, call, instance, EventType.UPDATED, what)
+        return Accepted(instance, operation)
+
+    def _operation(
+        self,
+        call: Call,
+        instance: Instance,
+        verb: Verb,
+        now: datetime,
+        *,
+        wait_s: float = 0.0,
+        grace_s: float = 0.0,
+    ) -> Operation:
+        longest_s = OPERATION_DEADLINE_S + wait_s + grace_s
+        return Operation(
+            id=instance.operation_id,
+            project_id=instance.project_id,
+            verb=verb,
+            resource_kind="instance",
+            resource_id=instance.id,
+            state=OperationState.PENDING,
+            create_time=now,
+            update_time=now,
+            deadline_time=now + timedelta(seconds=longest_s),
+            capacity_deadline_time=now + timedelta(seconds=wait_s),
+            request_id=call.request_id,
+        )
+
+    def _cancel(self, conn: Connection, call: Call, operation: Operation) -> None:
+        """End the work under way: the instance it worked on is being removed."""
+        now = self._context.clock()
+        reason = Cancelled(
+            f"instance {operation.resource_id} was deleted meanwhile",
+            reason="INSTANCE_DELETED",
+            metadata={"instance_id": operation.resource_id, "actor": call.actor},
+        )
+        operations.replace(
+            conn,
+            replace(
+                operation,
+                state=OperationState.CANCELLED,
+                error=reason.to_record(),
+                cancel_requested_time=operation.cancel_requested_time or now,
+                queue_position=0,
+                update_time=now,
+                end_time=now,
+            ),
+        )
+
+    def _record(
+        self, conn: Connection, call: Call, row: Instance, change: EventType, what: str
+    ) -> None:
+        name = row.spec.name
+        record(
+            conn,
+            self._context,
+            call,
+            Subject("instance", row.id, name, row.project_id, row.state.value),
+            change,
+            message=f"instance {name} {what}",
+            attributes={"generation": str(row.generation), "operation_id": row.operation_id},
+        )
+
+
+def _key(instance: Instance) -> Sequence[str]:
+    return [instance.spec.name, instance.id]
+
+
+def _fetch(conn: Connection, instance_id: str, path: str = "instance_id") -> Instance:
+    return fetch("instance", instance_id, path, lambda i: instances.get(conn, i))
+
+
+def _fetch_idle(
+    conn: Connection, instance_id: str, states: frozenset[InstanceState], verb: str
+) -> Instance:
+    """Return the instance if no other work is under way and its state allows the act."""
+    instance = _fetch(conn, instance_id)
+    _check_not_deleting(instance)
+    active = operations.active_for(conn, instance_id)
+    if active is not None:
+        raise Conflict(
+            f"operation {active.id} ({active.verb.value}) is under way on instance {instance_id}",
+            reason="OPERATION_IN_PROGRESS",
+            fix=f"wait for it with 'unkai operation wait {active.id}', or cancel it",
+            metadata={
+                "instance_id": instance_id,
+                "operation_id": active.id,
+                "verb": active.verb.value,
+            },
+        )
+    if instance.state not in states:
+        allowed = ", ".join(sorted(state.value for state in states))
+        raise FailedPrecondition(
+            f"instance {instance.spec.name} is {instance.state.value} and cannot be {verb}",
+            reason="INSTANCE_STATE",
+            fix=f"it can be {verb} when it is {allowed}",
+            metadata={"instance_id": instance_id, "state": instance.state.value},
+        )
+    return instance
+
+
+def _check_not_deleting(instance: Instance) -> None:
+    if instance.delete_requested:
+        raise FailedPrecondition(
+            f"instance {instance.spec.name} is being removed",
+            reason="INSTANCE_DELETING",
+            metadata={"instance_id": instance.id},
+        )

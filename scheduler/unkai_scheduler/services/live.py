@@ -1,0 +1,31 @@
+"""What services need of the leader's live state; `reconcile.live.LiveState` has it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Mapping
+from typing import Protocol
+
+from unkai_scheduler.agents.port import Endpoint, UsageSample
+
+
+class Received(Protocol):
+    """A sample, with the moment it arrived."""
+
+    @property
+    def sample(self) -> UsageSample: ...
+
+
+class LiveView(Protocol):
+    """Newest samples and endpoints of the hosts that are there."""
+
+    def samples(self) -> Mapping[str, Received]:
+        """Return the newest sample of each host."""
+
+    def age_s(self, host_id: str) -> float | None:
+        """Return the age of a host's newest sample in seconds; None when there is none."""
+
+    def endpoint(self, host_id: str) -> Endpoint:
+        """Return how to reach a host's agent; `Unavailable` when unknown."""
+
+    def subscribe(self, host_ids: Collection[str] = ()) -> AsyncIterator[UsageSample]:
+        """Yield the newest sample of each host, then each new one."""
