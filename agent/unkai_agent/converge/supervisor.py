@@ -118,8 +118,9 @@ class Converger:
         async with self._order(instance_id):
             entry = await self._in_thread(self._ledger.begin_removal, fence, instance_id)
             self.contact.heard()
-            if entry is not None:
-                return self._workers[instance_id].removing(entry)
+            worker = self._workers.get(instance_id)
+            if entry is not None and worker is not None:
+                return worker.removing(entry)
             await machines.remove(self._context.machinery, instance_id, lambda _: None)
             known = self._ledger.tombstone(instance_id)
             stone: Tombstone = await self._in_thread(
@@ -198,9 +199,16 @@ class Converger:
             self._tasks.create_task(self._work(worker))
 
     async def _work(self, worker: Worker) -> None:
-        await worker.run()
-        if self._workers.get(worker.machine.instance_id) is worker:
-            del self._workers[worker.machine.instance_id]
+        """Run the machine's worker; an order accepted since the burial gets a new one."""
+        ident = worker.machine.instance_id
+        while True:
+            await worker.run()
+            entry = self._ledger.entry(ident)
+            if entry is None:
+                del self._workers[ident]
+                return
+            worker = self._workers[ident] = Worker(self._context, entry)
+            worker.ordered(entry)
 
     async def _follow_hints(self) -> None:
         """Wake the worker of each machine the hypervisor names; for ever."""

@@ -1,8 +1,9 @@
 """One machine's worker: look, decide, act, say what is, wait; for ever.
 
 A turn is short: a guest that was asked to shut down is looked at again later, never waited for,
-so that a newer order is seen at once. Orders that arrive during a turn merge into the next. All that must outlive the process is in the ledger, the rest (the
-leave to run, the count of tries) is meant to be forgotten with it.
+so that a newer order is seen at once. Orders that arrive during a turn merge into the next. All
+that must outlive the process is in the ledger, the rest (the leave to run, the count of tries)
+is meant to be forgotten with it.
 
 The trap: a hypervisor that does not answer says nothing about the machine. What was seen last
 stays, only work that could not be done is FAILED.
@@ -326,14 +327,15 @@ class Worker:
         return 0.0
 
     async def _remove(self, entry: LedgerEntry) -> float | None:
-        assert entry.removal is not None
-        self._show(entry, state=MachineState.REMOVING)
-        await machines.remove(self._context.machinery, self._ident, self._on_step)
         context = self._context
+        self._show(entry, state=MachineState.REMOVING)
+        await machines.remove(context.machinery, self._ident, self._on_step)
+        removal = self._entry().removal
+        assert removal is not None, "a removal is never taken back"
         self.buried = await context.in_thread(
-            context.ledger.bury, entry.removal, self._ident, context.clock()
+            context.ledger.bury, removal, self._ident, context.clock()
         )
-        _LOG.info("machine_removed", instance_id=self._ident, generation=entry.removal.generation)
+        _LOG.info("machine_removed", instance_id=self._ident, generation=removal.generation)
         context.publish(self.buried)
         return None
 

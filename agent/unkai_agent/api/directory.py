@@ -1,0 +1,70 @@
+"""The hosts that answer at this address: one on a real host, many in a lab's fleet.
+
+Every request names its host by id; the servicers look it up here before anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from unkai_agent.compute.driver import ComputeDriver
+from unkai_agent.converge.supervisor import Converger
+from unkai_agent.domain.hosts import UsageSample
+from unkai_agent.storage.driver import StorageDriver
+from unkai_wire.cluster_records import HostRecord
+from unkai_wire.errors import NotFound
+
+
+class UsageSource(Protocol):
+    """Where live figures come from: the sampler, or a simulation."""
+
+    def watch(self) -> AsyncIterator[UsageSample]:
+        """Yield each sample from now on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One host's parts, as the servicers use them."""
+
+    record: HostRecord
+    converger: Converger
+    compute: ComputeDriver
+    storage: StorageDriver
+    usage: UsageSource
+
+
+class HostDirectory:
+    """Hosts by id."""
+
+    def __init__(self, hosts: Mapping[str, Host] | None = None) -> None:
+        self._hosts = dict(hosts or {})
+
+    def add(self, host: Host) -> None:
+        """Let a host answer from now on."""
+        self._hosts[host.record.host_id] = host
+
+    def hosts(self) -> list[Host]:
+        """Return all hosts."""
+        return list(self._hosts.values())
+
+    def find(self, host_id: str) -> Host:
+        """Return the host addressed; `NotFound` / HOST_NOT_HERE when it is not one of ours."""
+        host = self._hosts.get(host_id)
+        if host is None:
+            raise NotFound(
+                f"host {host_id or '(none named)'} does not answer at this address",
+                reason="HOST_NOT_HERE",
+                fix="read the host's address again: its agent registers it in etcd",
+                metadata={"host_id": host_id},
+                resource_kind="host",
+                resource=host_id,
+            )
+        return host
+
+    def find_for_reading(self, host_id: str) -> Host:
+        """Return the host addressed; where one host answers, it need not be named."""
+        if not host_id and len(self._hosts) == 1:
+            return next(iter(self._hosts.values()))
+        return self.find(host_id)

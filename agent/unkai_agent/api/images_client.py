@@ -1,0 +1,102 @@
+"""Fetch image bytes from any scheduler, with the host's certificate.
+
+The one call an agent makes to schedulers. When one breaks off, the next goes on at the byte
+reached; the cache checks the whole by its SHA-256, so a lying scheduler changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import grpc
+import structlog
+
+from unkai.storage.v1 import image_service_pb2 as pb
+from unkai.storage.v1 import image_service_pb2_grpc
+from unkai_wire.errors import FailedPrecondition, NotFound, Unavailable, UnkaiError
+from unkai_wire.rpc_errors import from_rpc_error
+from unkai_wire.tls import SCHEDULER_TLS_NAME, TlsFiles, channel_options
+
+_LOG = structlog.get_logger("unkai.agent.images")
+_SILENCE_S = 15.0
+"""A scheduler that sends nothing for so long is given up."""
+_FINAL = (NotFound, FailedPrecondition)
+"""Answers that another scheduler would give, too."""
+
+
+class ImagesClient:
+    """`fetch` is a `storage.driver.FetchImage`."""
+
+    def __init__(
+        self, schedulers: Callable[[], Sequence[str]], tls: TlsFiles, *, rng: random.Random
+    ) -> None:
+        """Ask the addresses (`IP:PORT`) that `schedulers` knows when a fetch begins."""
+        self._schedulers = schedulers
+        self._tls = tls
+        self._rng = rng
+        self._channels: dict[str, grpc.aio.Channel] = {}
+
+    async def fetch(self, image_id: str, offset: int) -> AsyncIterator[bytes]:
+        """Yield an image's bytes from `offset` on; `Unavailable` when no scheduler has them now."""
+        addresses = list(self._schedulers())
+        self._rng.shuffle(addresses)
+        last: UnkaiError | None = None
+        for address in addresses:
+            try:
+                async for chunk in self._download(address, image_id, offset):
+                    offset += len(chunk)
+                    yield chunk
+            except _FINAL:
+                raise
+            except UnkaiError as error:
+                _LOG.info("image_fetch_broke_off", scheduler=address, reason=error.reason)
+                last = error
+            else:
+                return
+        raise Unavailable(
+            f"image {image_id} cannot be fetched: "
+            + (last.message if last else "no scheduler is known yet"),
+            reason="IMAGE_UNREACHABLE",
+            fix="it is tried again by itself; look at the schedulers if this goes on",
+            metadata={"image_id": image_id},
+        ) from last
+
+    async def close(self) -> None:
+        """Close all connections."""
+        channels, self._channels = list(self._channels.values()), {}
+        for channel in channels:
+            await channel.close()
+
+    async def _download(self, address: str, image_id: str, offset: int) -> AsyncIterator[bytes]:
+        stub = image_service_pb2_grpc.ImageServiceStub(self._channel(address))
+        call = stub.DownloadImage(pb.DownloadImageRequest(image_id=image_id, offset_bytes=offset))
+        try:
+            while True:
+                async with asyncio.timeout(_SILENCE_S):
+                    message = await call.read()
+                if not isinstance(message, pb.DownloadImageResponse):
+                    return  # grpc.aio.EOF
+                yield message.chunk
+        except TimeoutError as error:
+            raise Unavailable(
+                f"scheduler {address} sent nothing for {_SILENCE_S:.0f} s",
+                reason="SCHEDULER_SILENT",
+                metadata={"address": address},
+            ) from error
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+        finally:
+            call.cancel()
+
+    def _channel(self, address: str) -> grpc.aio.Channel:
+        channel = self._channels.get(address)
+        if channel is None:
+            channel = grpc.aio.secure_channel(
+                address,
+                self._tls.channel_credentials(),
+                options=channel_options(SCHEDULER_TLS_NAME),
+            )
+            self._channels[address] = channel
+        return channel
