@@ -218,5 +218,5 @@ def _a_candidate(place: int) -> Candidate:
         host_name=f"host-{place}",
         total_score=60_000 - place,
         terms=tuple(Term(name, 60_000 - place, 16) for name in terms),
-        inputs={name: 0.125 * (place + 1) for name in inputs},
+        inputs=dict.fromkeys(inputs, 0.125 * (place + 1)),
     )

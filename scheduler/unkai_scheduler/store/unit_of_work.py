@@ -146,8 +146,7 @@ class SqliteUnitOfWork:
                 transaction.rollback()
                 return result
 
-        result: T = run_with_retries(attempt)
-        return result
+        return run_with_retries(attempt)
 
     def _close(self) -> None:
         self._writer.close()

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
 
@@ -30,6 +30,9 @@ from unkai_scheduler.store.failures import (
     overloaded,
     translate,
 )
+from unkai_wire.errors import UnkaiError
+
+T = TypeVar("T")
 
 GROUP_WINDOW_S = 0.003
 GROUP_SIZE = 64
@@ -40,7 +43,7 @@ _BACKOFF_S = 0.02
 _jitter = random.SystemRandom()
 
 
-def run_with_retries(attempt: Callable[[], Any]) -> Any:
+def run_with_retries(attempt: Callable[[], T]) -> T:
     """Run a transaction, again when it found the database busy; raise errors of ours."""
     for tries in range(1, ATTEMPTS + 1):
         try:
@@ -177,18 +180,31 @@ class Writer:
 
 
 def _run_in_savepoint(conn: Connection, job: _Job) -> _Outcome:
-    """Run one work of a group; raise only what spoils the whole transaction."""
+    """Run one work of a group; raise only what spoils the whole transaction.
+
+    An error of the savepoint itself is such: SQLite has ended the transaction, and the next
+    savepoint would silently begin another.
+    """
+    savepoint = conn.begin_nested()
     try:
-        with conn.begin_nested():
-            return _Outcome(result=job.work(conn))
+        result = job.work(conn)
     except DatabaseFailure as failure:
         if failure.kind not in HARMLESS:
             raise
-        error = translate(failure)
-        error.__cause__ = failure
-        return _Outcome(error=error)
+        outcome = _Outcome(error=_caused(failure))
     except Exception as error:  # noqa: BLE001 - it is the caller's, who awaits the future
-        return _Outcome(error=error)
+        outcome = _Outcome(error=error)
+    else:
+        savepoint.commit()
+        return _Outcome(result=result)
+    savepoint.rollback()
+    return outcome
+
+
+def _caused(failure: DatabaseFailure) -> UnkaiError:
+    error = translate(failure)
+    error.__cause__ = failure
+    return error
 
 
 def _commit(commit: Callable[[], None], outcomes: list[_Outcome]) -> list[_Outcome]:
@@ -198,7 +214,6 @@ def _commit(commit: Callable[[], None], outcomes: list[_Outcome]) -> list[_Outco
     except DatabaseFailure as failure:
         if failure.kind is Failure.BUSY:
             raise
-        error = translate(failure)
-        error.__cause__ = failure
+        error = _caused(failure)
         return [o if o.error else _Outcome(error=error) for o in outcomes]
     return outcomes
