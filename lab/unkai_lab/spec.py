@@ -87,16 +87,16 @@ class LabSpec:
 
     def address(self, cell: str) -> str:
         """Return the cell's address in the lab's network."""
-        if cell == CONTROL:
-            return str(self.network[1])
-        if cell == FLEET:
-            return str(self.network[2])
-        if cell not in self.host_names:
+        if cell not in self.cells:
             raise InvalidArgument.field(
                 "host",
                 f"{cell[:64]!r} is not in lab {self.name}: it has {', '.join(self.cells)}",
                 reason="NO_SUCH_CELL",
             )
+        if cell == CONTROL:
+            return str(self.network[1])
+        if cell == FLEET:
+            return str(self.network[2])
         return str(self.network[10 + int(cell[1:])])
 
     def to_json(self) -> str:

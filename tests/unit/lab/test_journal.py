@@ -1,0 +1,108 @@
+"""The journal survives being cut short, and a process is never taken for another."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from unkai_lab.journal import Journal, ProcessId, StartedProcess
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that would sleep for ever."""
+    process = subprocess.Popen(["sleep", "infinity"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_what_was_written_is_read_in_order(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.will_make_group(Path("/cg/a"))
+    journal.will_make_group(Path("/cg/b"))
+    assert Journal(tmp_path / "journal.jsonl").groups() == [Path("/cg/a"), Path("/cg/b")]
+
+
+def test_a_missing_journal_is_an_empty_one(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    assert journal.groups() == []
+    assert journal.processes() == []
+
+
+@pytest.mark.parametrize("kept", range(1, 12))
+def test_a_torn_last_line_hides_only_itself(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    journal.will_make_group(Path("/cg/whole"))
+    whole = path.read_bytes()
+    journal.will_make_group(Path("/cg/torn"))
+    path.write_bytes(path.read_bytes()[: len(whole) + kept])
+
+    assert journal.groups() == [Path("/cg/whole")]
+    journal.will_make_group(Path("/cg/after"))
+    assert journal.groups() == [Path("/cg/whole"), Path("/cg/after")]
+
+
+def test_writers_in_many_threads_lose_no_line(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+
+    def write(number: int) -> None:
+        for step in range(50):
+            journal.will_make_group(Path(f"/cg/{number}/{step}"))
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(journal.groups())) == 200
+
+
+def test_the_newest_start_of_a_program_counts(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    for pid in (10, 11):
+        journal.started(StartedProcess("h1", "agent", ProcessId(pid, 5)))
+    journal.started(StartedProcess("h2", "agent", ProcessId(12, 5)))
+    assert journal.newest("h1", "agent") == ProcessId(11, 5)
+    assert journal.newest("h1", "libvirtd") is None
+
+
+def test_a_live_process_is_known_by_pid_and_start(sleeper: subprocess.Popen[bytes]) -> None:
+    process = ProcessId.of(sleeper.pid)
+    assert process is not None
+    assert process.is_alive()
+    assert process.kill(signal.SIGKILL)
+    assert sleeper.wait(5) == -signal.SIGKILL
+    assert not process.is_alive()
+
+
+def test_a_process_that_got_a_dead_ones_pid_is_not_signalled(
+    sleeper: subprocess.Popen[bytes],
+) -> None:
+    process = ProcessId.of(sleeper.pid)
+    assert process is not None
+    earlier = ProcessId(process.pid, process.start_ticks - 1)
+    assert not earlier.is_alive()
+    assert not earlier.kill(signal.SIGKILL)
+    assert sleeper.poll() is None
+
+
+def test_a_zombie_is_not_alive(sleeper: subprocess.Popen[bytes]) -> None:
+    process = ProcessId.of(sleeper.pid)
+    assert process is not None
+    sleeper.send_signal(signal.SIGKILL)
+    os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
+    assert not process.is_alive()
+    assert ProcessId.of(sleeper.pid) is None
+
+
+def test_a_pid_nobody_has_is_nobody() -> None:
+    assert ProcessId.of(2**22 + 1) is None
+    assert not ProcessId(2**22 + 1, 1).kill(signal.SIGKILL)

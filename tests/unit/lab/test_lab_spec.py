@@ -1,0 +1,68 @@
+"""What a lab's spec refuses, and the names and addresses that follow from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from unkai_lab.spec import CONTROL, FLEET, LabPaths, LabSpec
+from unkai_wire.errors import InvalidArgument
+
+
+@pytest.mark.parametrize(
+    "name", ["", "-a", "a-", "A", "1a", "a" * 17, "a/b", "..", "a b", "a\n", "ä"]
+)
+def test_a_name_that_is_no_safe_path_is_refused(name: str) -> None:
+    with pytest.raises(InvalidArgument):
+        LabSpec(name=name)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"hosts": -1},
+        {"hosts": 33},
+        {"simulated": -1},
+        {"simulated": 10_001},
+        {"hosts": 0, "simulated": 0},
+    ],
+)
+def test_numbers_out_of_range_are_refused(numbers: dict[str, int]) -> None:
+    with pytest.raises(InvalidArgument):
+        LabSpec(**numbers)  # type: ignore[arg-type]
+
+
+def test_cells_are_control_hosts_and_a_fleet_where_asked_for() -> None:
+    assert LabSpec(hosts=2).cells == (CONTROL, "h1", "h2")
+    assert LabSpec(hosts=1, simulated=5).cells == (CONTROL, "h1", FLEET)
+
+
+def test_every_cell_has_an_address_of_its_own_in_the_labs_network() -> None:
+    spec = LabSpec(hosts=32, simulated=1)
+    addresses = [spec.address(cell) for cell in spec.cells]
+    assert len(set(addresses)) == len(spec.cells)
+    assert all(address.startswith(str(spec.network[0])[:-1]) for address in addresses)
+
+
+@pytest.mark.parametrize("cell", ["h0", "h3", "fleet", "", "../x"])
+def test_a_cell_that_is_not_in_the_lab_is_named_in_the_error(cell: str) -> None:
+    with pytest.raises(InvalidArgument, match="it has control, h1, h2") as caught:
+        LabSpec(hosts=2).address(cell)
+    assert caught.value.reason == "NO_SUCH_CELL"
+
+
+def test_a_spec_survives_its_file() -> None:
+    spec = LabSpec(name="x", hosts=2, simulated=7, cpu_quota_cores=0.5, memory_limit_bytes=1 << 30)
+    assert LabSpec.from_json(spec.to_json()) == spec
+
+
+def test_labs_of_one_name_under_two_roots_have_different_cgroups() -> None:
+    one, two = LabPaths.of("demo", Path("/a")), LabPaths.of("demo", Path("/b"))
+    assert one.group != two.group
+    assert one.group.startswith("demo.")
+
+
+def test_a_root_too_deep_for_a_unix_socket_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="too long"):
+        LabPaths.of("demo", Path("/" + "x" * 100))
