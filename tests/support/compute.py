@@ -1,0 +1,145 @@
+"""What the contract suite of the compute port needs from each kind of hypervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Protocol
+
+from tests.support.boot_sector import echo_guest
+from tests.support.libvirt import PrivateLibvirt
+from unkai_agent.compute.driver import ComputeDriver, Domain, DomainDisk, DomainSpec, DomainState
+from unkai_agent.compute.fake import FakeCompute
+from unkai_agent.compute.libvirt_driver import LibvirtDriver
+from unkai_wire import ids
+
+GIB = 1024**3
+MIB = 1024**2
+
+
+class ComputeHarness(Protocol):
+    """A driver, and a hand on the world behind it."""
+
+    driver: ComputeDriver
+
+    def spec(self, name: str = "web", *, generation: int = 1) -> DomainSpec:
+        """Return a spec of a new machine whose guest echoes on its console."""
+
+    async def guest_shuts_down(self, spec: DomainSpec) -> None:
+        """Let the guest power itself off."""
+
+    async def crash(self, spec: DomainSpec) -> None:
+        """Kill the domain's process."""
+
+    async def wait_for_guest(self, spec: DomainSpec) -> None:
+        """Wait until the guest is up."""
+
+
+def a_domain_spec(
+    folder: Path,
+    name: str = "web",
+    *,
+    instance_id: str = "",
+    generation: int = 1,
+    run_epoch: int = 1,
+    vcpus: int = 1,
+    memory_bytes: int = 64 * MIB,
+    accelerator: str = "tcg",
+    seed: Path | None = None,
+) -> DomainSpec:
+    """Build a spec with one raw disk in `folder`."""
+    instance_id = instance_id or ids.new_id("instance")
+    return DomainSpec(
+        instance_id=instance_id,
+        name=f"{name}.{instance_id[-6:]}",
+        project_id="prj-01h455vb4pex5vsknk084sn02q",
+        generation=generation,
+        run_epoch=run_epoch,
+        vcpus=vcpus,
+        memory_bytes=memory_bytes,
+        accelerator=accelerator,
+        disks=(DomainDisk(folder / f"{instance_id}.raw", "raw"),),
+        seed=seed,
+        console_log=folder / f"{instance_id}.log",
+    )
+
+
+class FakeHarness:
+    """The fake hypervisor."""
+
+    def __init__(self) -> None:
+        self.driver = FakeCompute()
+
+    def spec(self, name: str = "web", *, generation: int = 1) -> DomainSpec:
+        return a_domain_spec(Path("/nowhere"), name, generation=generation)
+
+    async def guest_shuts_down(self, spec: DomainSpec) -> None:
+        self.driver.guest_shuts_down(spec.instance_id)
+
+    async def crash(self, spec: DomainSpec) -> None:
+        self.driver.crash(spec.instance_id)
+
+    async def wait_for_guest(self, spec: DomainSpec) -> None:
+        assert self.driver.console_text(spec.instance_id)
+
+
+class LibvirtHarness:
+    """Real QEMU under a libvirtd of our own."""
+
+    def __init__(self, libvirt: PrivateLibvirt) -> None:
+        self.libvirt = libvirt
+        self.driver = LibvirtDriver(libvirt.uri)
+
+    def spec(self, name: str = "web", *, generation: int = 1) -> DomainSpec:
+        spec = a_domain_spec(self.libvirt.folder, name, generation=generation)
+        disk = spec.disks[0].path
+        disk.write_bytes(echo_guest())
+        self.libvirt.give_to_qemu(disk)
+        return spec
+
+    async def guest_shuts_down(self, spec: DomainSpec) -> None:
+        await self.wait_for_guest(spec)
+
+        async def keys() -> AsyncIterator[bytes]:
+            yield b"q"
+
+        async for _ in self.driver.attach_console(spec.instance_id, keys(), force=True):
+            pass
+        await until_state(self.driver, spec, DomainState.OFF)
+
+    async def crash(self, spec: DomainSpec) -> None:
+        os.kill(self.libvirt.qemu_pid(ids.uuid_of(spec.instance_id)), signal.SIGKILL)
+        await until_state(self.driver, spec, DomainState.OFF)
+
+    async def wait_for_guest(self, spec: DomainSpec) -> None:
+        async def is_up() -> bool:
+            return spec.console_log.exists() and b"guest is up" in spec.console_log.read_bytes()
+
+        await until(is_up)
+
+
+async def until(holds: Callable[[], Awaitable[bool]], deadline_s: float = 30.0) -> None:
+    """Wait until something holds, or fail."""
+    end = time.monotonic() + deadline_s
+    while not await holds():
+        assert time.monotonic() < end, f"not within {deadline_s:g} s"
+        await asyncio.sleep(0.02)
+
+
+async def until_state(driver: ComputeDriver, spec: DomainSpec, state: DomainState) -> Domain:
+    """Wait until the domain is in a state; return it."""
+    found: list[Domain] = []
+
+    async def is_there() -> bool:
+        domain = await driver.get_domain(spec.instance_id)
+        if domain is None or domain.state is not state:
+            return False
+        found.append(domain)
+        return True
+
+    await until(is_there)
+    return found[0]
