@@ -5,9 +5,9 @@ with a client of its own: a slow read must not cost the lead. Every call has a d
 call moves its lane to the next endpoint. etcd is believed about who may lead, never about how long:
 that is our own clock's business. A watch is a hint alone, the membership is always listed whole.
 
-Traps of the module: an endpoint that failed is shunned for 300 s unless told otherwise; a watch that
-breaks ends with one error event and is then silent; keepalive of a lease that is gone is no error
-but a time to live of 0; a client must be closed on the thread that uses it.
+Traps of the module: an endpoint that failed is shunned for 300 s unless told otherwise; a watch
+that breaks ends with one error event and is then silent; keepalive of a lease that is gone is no
+error but a time to live of 0; a client must be closed on the thread that uses it.
 """
 
 from __future__ import annotations

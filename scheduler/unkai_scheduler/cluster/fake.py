@@ -25,6 +25,7 @@ class FakeEtcd:
         self._away = False
         self._cut: set[str] = set()
         self._changed = asyncio.Event()
+        self.revision = 0
 
     def member(self, name: str) -> FakeCluster:
         """Return a scheduler's view."""
@@ -41,7 +42,7 @@ class FakeEtcd:
         self.change()
 
     def stop(self) -> None:
-        """Be unreachable for everybody; keys outlive it, as leases do not run while it is away."""
+        """Be unreachable for everybody; keys outlive it, but for the leader's, who gives up."""
         self._away = True
         self.change()
 
@@ -80,12 +81,14 @@ class FakeEtcd:
 
     def change(self) -> None:
         """Wake all who wait for a change."""
+        self.revision += 1
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def next_change(self) -> None:
-        """Wait until something changed."""
-        await self._changed.wait()
+    async def change_after(self, revision: int) -> None:
+        """Wait until something has changed since a revision."""
+        while self.revision == revision:
+            await self._changed.wait()
 
 
 class FakeCluster:
@@ -117,7 +120,7 @@ class FakeCluster:
             if self._etcd.reaches(self._name) and not kept:
                 self._etcd.schedulers[record.name] = record
                 self._etcd.change()
-            await self._etcd.next_change()
+            await self._etcd.change_after(self._etcd.revision)
 
     async def lead(self) -> AsyncGenerator[bool, None]:
         """Campaign for ever: True on winning, False on losing."""
@@ -128,9 +131,13 @@ class FakeCluster:
                     yield True
                 elif self._leading and not self._holds():
                     self._leading = False
+                    self._withdraw()
                     yield False
                 else:
-                    await self._etcd.next_change()
+                    await self._etcd.change_after(self._etcd.revision)
+            if self._leading:
+                self._leading = False
+                yield False
         finally:
             self._withdraw()
 
@@ -148,13 +155,10 @@ class FakeCluster:
     async def watch(self) -> AsyncGenerator[Membership, None]:
         """Yield the membership now and after each change."""
         while not self._closed:
-            waiting = asyncio.create_task(self._etcd.next_change())
-            try:
-                if self._etcd.reaches(self._name):
-                    yield await self.read()
-                await waiting
-            finally:
-                waiting.cancel()
+            revision = self._etcd.revision
+            if self._etcd.reaches(self._name):
+                yield await self.read()
+            await self._etcd.change_after(revision)
 
     async def close(self) -> None:
         """Withdraw our records and stop."""

@@ -32,7 +32,7 @@ def membership_of(entries: Iterable[tuple[bytes, bytes]]) -> Membership:
             if key.startswith(HOSTS_PREFIX):
                 host = HostRecord.from_json(value)
                 if host.host_id != key.removeprefix(HOSTS_PREFIX):
-                    raise ValueError(f"it names host {host.host_id}")  # noqa: TRY301 - one way out
+                    raise ValueError(f"it names host {host.host_id}")
                 hosts[host.host_id] = host
             elif key.startswith(SCHEDULERS_PREFIX):
                 scheduler = SchedulerRecord.from_json(value)

@@ -1,0 +1,349 @@
+"""The cluster port's promises, on the fake and on a real etcd with client certificates."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from tests.support.etcd import Authority, EtcdServer
+from unkai_scheduler.cluster.etcd import EtcdCluster
+from unkai_scheduler.cluster.fake import FakeEtcd
+from unkai_scheduler.cluster.port import Cluster, Membership
+from unkai_wire.cluster_records import LEADER_KEY, HostRecord, SchedulerRecord, host_key
+from unkai_wire.errors import Unavailable
+
+TAKE_OVER_S = 8.0
+
+
+def a_host(name: str = "h1") -> HostRecord:
+    return HostRecord(
+        host_id=f"hst-{name}",
+        name=name,
+        address="127.0.0.1:7444",
+        tls_name=f"hst-{name}.host.unkai.internal",
+        cpus=2,
+        memory_bytes=1 << 30,
+        disk_bytes=1 << 34,
+        accelerator="tcg",
+        accelerator_reason="no /dev/kvm",
+        traits=("CPU_X86_64",),
+        boot_id="b",
+        agent_version="0.1.0",
+    )
+
+
+def a_scheduler(name: str) -> SchedulerRecord:
+    return SchedulerRecord(name, f"{name}:7443", "0.1.0")
+
+
+class World(Protocol):
+    """What a contract test may do to etcd."""
+
+    def member(self, name: str) -> Cluster: ...
+    def put_host(self, record: HostRecord) -> None: ...
+    def stop(self) -> None: ...
+    def start(self) -> None: ...
+    def wipe(self) -> None: ...
+
+
+class RealWorld:
+    """A real etcd, with TLS as in production."""
+
+    def __init__(self, folder: Path) -> None:
+        authority = Authority.make(folder / "pki")
+        self._tls = authority.issue("scheduler")
+        self.etcd = EtcdServer(folder, server=authority.issue("etcd"))
+        self.etcd.start()
+        self.start, self.stop, self.wipe = self.etcd.start, self.etcd.stop, self.etcd.wipe
+
+    def member(self, name: str) -> Cluster:
+        return EtcdCluster([self.etcd.endpoint], self._tls, name)
+
+    def put_host(self, record: HostRecord) -> None:
+        self.etcd.put(host_key(record.host_id), record.to_json())
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.real)])
+async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+    if request.param == "fake":
+        yield FakeEtcd()
+        return
+    real = await asyncio.to_thread(RealWorld, tmp_path)
+    try:
+        yield real
+    finally:
+        real.stop()
+
+
+async def act(world: World, deed: Callable[..., None], *arguments: object) -> None:
+    """Do something to etcd: the fake's way is the loop's, the real one's takes a while."""
+    if isinstance(world, FakeEtcd):
+        deed(*arguments)
+    else:
+        await asyncio.to_thread(deed, *arguments)
+
+
+@asynccontextmanager
+async def a_member(world: World, name: str) -> AsyncIterator[Cluster]:
+    member = world.member(name)
+    try:
+        yield member
+    finally:
+        await member.close()
+
+
+class Campaign:
+    """A campaign in the background: what it said, and whether it leads now."""
+
+    def __init__(self, member: Cluster) -> None:
+        self.said: list[bool] = []
+        self._changed = asyncio.Event()
+        self._task = asyncio.create_task(self._run(member))
+
+    async def _run(self, member: Cluster) -> None:
+        turns = member.lead()
+        try:
+            async for turn in turns:
+                self.said.append(turn)
+                self._changed.set()
+        finally:
+            assert isinstance(turns, AsyncGenerator)
+            await turns.aclose()
+
+    @property
+    def leads(self) -> bool:
+        return bool(self.said) and self.said[-1]
+
+    async def until(self, leads: bool, within_s: float = TAKE_OVER_S) -> None:
+        async with asyncio.timeout(within_s):
+            while self.leads is not leads:
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+
+
+@asynccontextmanager
+async def campaigning(member: Cluster) -> AsyncIterator[Campaign]:
+    campaign = Campaign(member)
+    try:
+        yield campaign
+    finally:
+        await campaign.stop()
+
+
+async def membership_where(
+    member: Cluster, holds: Callable[[Membership], bool], within_s: float = TAKE_OVER_S
+) -> Membership:
+    async with asyncio.timeout(within_s):
+        while True:
+            with suppress(Unavailable):
+                seen = await member.read()
+                if holds(seen):
+                    return seen
+            await asyncio.sleep(0.05)
+
+
+async def test_a_registered_scheduler_and_host_are_members(world: World) -> None:
+    async with a_member(world, "s1") as s1:
+        await s1.register(a_scheduler("s1"))
+        await act(world, world.put_host, a_host())
+
+        seen = await s1.read()
+
+    assert seen == Membership({"hst-h1": a_host()}, {"s1": a_scheduler("s1")}, None)
+
+
+async def test_registering_again_replaces_the_record(world: World) -> None:
+    async with a_member(world, "s1") as s1:
+        await s1.register(a_scheduler("s1"))
+        moved = dataclasses.replace(a_scheduler("s1"), address="elsewhere:7443")
+        await s1.register(moved)
+
+        assert (await s1.read()).schedulers == {"s1": moved}
+
+
+async def test_closing_withdraws_the_record(world: World) -> None:
+    async with a_member(world, "s2") as s2:
+        async with a_member(world, "s1") as s1:
+            await s1.register(a_scheduler("s1"))
+
+        assert (await s2.read()).schedulers == {}
+
+
+async def test_of_two_campaigning_one_leads_and_is_named(world: World) -> None:
+    async with a_member(world, "s1") as s1, a_member(world, "s2") as s2:
+        await s1.register(a_scheduler("s1"))
+        await s2.register(a_scheduler("s2"))
+        async with campaigning(s1) as first:
+            await first.until(leads=True)
+            async with campaigning(s2) as second:
+                seen = await membership_where(s2, lambda m: m.leader is not None)
+
+                assert seen.leader == a_scheduler("s1")
+                assert second.said == []
+
+
+async def test_another_leads_soon_after_the_leader_resigns(world: World) -> None:
+    async with a_member(world, "s1") as s1, a_member(world, "s2") as s2:
+        await s1.register(a_scheduler("s1"))
+        await s2.register(a_scheduler("s2"))
+        async with campaigning(s1) as first:
+            await first.until(leads=True)
+            async with campaigning(s2) as second:
+                await s1.resign()
+                await first.until(leads=False, within_s=1)
+                await second.until(leads=True, within_s=1)
+
+                assert first.said == [True, False]
+
+
+async def test_closing_the_leader_lets_another_lead(world: World) -> None:
+    async with a_member(world, "s2") as s2:
+        await s2.register(a_scheduler("s2"))
+        async with a_member(world, "s1") as s1:
+            await s1.register(a_scheduler("s1"))
+            async with campaigning(s1) as first:
+                await first.until(leads=True)
+        async with campaigning(s2) as second:
+            await second.until(leads=True, within_s=2)
+
+            assert second.said == [True]
+
+
+async def test_the_watch_begins_with_the_membership_and_tells_of_a_new_host(world: World) -> None:
+    async with a_member(world, "s1") as s1:
+        await s1.register(a_scheduler("s1"))
+        watch = s1.watch()
+        assert isinstance(watch, AsyncGenerator)
+        async with asyncio.timeout(4), aclosing(watch):
+            first = await anext(watch)
+            begun_s = time.monotonic()
+            await act(world, world.put_host, a_host())
+            while "hst-h1" not in (await anext(watch)).hosts:
+                pass
+
+        assert first.schedulers == {"s1": a_scheduler("s1")}
+        assert time.monotonic() - begun_s < 3
+
+
+async def test_without_etcd_reading_fails_within_two_seconds(world: World) -> None:
+    async with a_member(world, "s1") as s1:
+        await s1.read()
+        await act(world, world.stop)
+        begun_s = time.monotonic()
+        with pytest.raises(Unavailable) as caught:
+            await s1.read()
+
+        assert caught.value.reason == "ETCD_UNAVAILABLE"
+        assert time.monotonic() - begun_s < 2.2
+
+
+async def test_without_etcd_the_lead_ends_within_its_lease_and_comes_back(world: World) -> None:
+    async with a_member(world, "s1") as s1:
+        await s1.register(a_scheduler("s1"))
+        async with campaigning(s1) as campaign:
+            await campaign.until(leads=True)
+            await act(world, world.stop)
+            await campaign.until(leads=False, within_s=3)
+            await act(world, world.start)
+            await campaign.until(leads=True)
+
+            assert campaign.said == [True, False, True]
+
+
+async def test_after_etcd_was_wiped_the_record_and_the_lead_come_back(world: World) -> None:
+    async with a_member(world, "s1") as s1:
+        await s1.register(a_scheduler("s1"))
+        async with campaigning(s1) as campaign:
+            await campaign.until(leads=True)
+            await act(world, world.wipe)
+            seen = await membership_where(
+                s1, lambda m: "s1" in m.schedulers and m.leader is not None
+            )
+            await campaign.until(leads=True)
+
+        assert seen.leader == a_scheduler("s1")
+        assert len(campaign.said) >= 3
+
+
+async def test_registering_while_etcd_is_away_says_so_and_goes_on_trying(world: World) -> None:
+    async with a_member(world, "s1") as s1:
+        await act(world, world.stop)
+        with pytest.raises(Unavailable):
+            await s1.register(a_scheduler("s1"))
+        await act(world, world.start)
+
+        seen = await membership_where(s1, lambda m: "s1" in m.schedulers)
+
+    assert seen.schedulers == {"s1": a_scheduler("s1")}
+
+
+async def test_the_watch_goes_on_after_etcd_was_away(world: World) -> None:
+    async with a_member(world, "s1") as s1:
+        watch = s1.watch()
+        assert isinstance(watch, AsyncGenerator)
+        async with asyncio.timeout(15), aclosing(watch):
+            await anext(watch)
+            await act(world, world.stop)
+            await act(world, world.start)
+            await act(world, world.put_host, a_host())
+            while "hst-h1" not in (await anext(watch)).hosts:
+                pass
+
+
+@pytest.mark.real
+async def test_a_frozen_etcd_costs_the_lead_before_its_lease_could_end(tmp_path: Path) -> None:
+    real = await asyncio.to_thread(RealWorld, tmp_path)
+    try:
+        async with a_member(real, "s1") as s1:
+            await s1.register(a_scheduler("s1"))
+            async with campaigning(s1) as campaign:
+                await campaign.until(leads=True)
+                real.etcd.freeze()
+                await campaign.until(leads=False, within_s=2.8)
+                with pytest.raises(Unavailable):
+                    await s1.read()
+                real.etcd.thaw()
+                await campaign.until(leads=True)
+    finally:
+        real.stop()
+
+
+@pytest.mark.real
+async def test_a_lead_key_removed_by_hand_ends_the_lead(tmp_path: Path) -> None:
+    real = await asyncio.to_thread(RealWorld, tmp_path)
+    try:
+        async with a_member(real, "s1") as s1:
+            await s1.register(a_scheduler("s1"))
+            async with campaigning(s1) as campaign:
+                await campaign.until(leads=True)
+                await asyncio.to_thread(real.etcd.delete, LEADER_KEY)
+                await campaign.until(leads=False, within_s=2)
+                await campaign.until(leads=True)
+    finally:
+        real.stop()
+
+
+@pytest.mark.real
+async def test_a_dead_endpoint_is_passed_over_for_a_living_one(tmp_path: Path) -> None:
+    etcd = EtcdServer(tmp_path)
+    await asyncio.to_thread(etcd.start)
+    member = EtcdCluster(["127.0.0.1:1", etcd.endpoint], None, "s1")
+    try:
+        await member.register(a_scheduler("s1"))
+
+        assert (await member.read()).schedulers == {"s1": a_scheduler("s1")}
+    finally:
+        await member.close()
+        etcd.stop()
