@@ -63,9 +63,9 @@ def next_action(
     operation: Operation | None,
     machine: Machine | None,
     tombstone: Tombstone | None,
+    *,
     host_state: HostState | None,
     now: datetime,
-    *,
     failed_hosts: Collection[str] = (),
     rules: Rules | None = None,
 ) -> Action:

@@ -1,19 +1,47 @@
-"""The leader: campaigns, takes office, owns the tasks of a reign, and steps down."""
+"""The leader: campaigns, takes office, owns the tasks of a reign, and steps down.
+
+Taking office, in this order: win the election; ask all registered agents for the highest term
+they have seen; take a term above it in the database; announce it; if an agent answers with a
+higher one, take another. Only then is anything read. From then on every write carries the term,
+so that a leader which has lost without knowing it can do no harm: its next write or order is
+refused, and the reign ends.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
+import structlog
+
+from unkai_scheduler.agents.port import Agents, Endpoint
+from unkai_scheduler.cluster.port import Cluster
 from unkai_scheduler.domain.clock import Clock
+from unkai_scheduler.images.port import ImageStore
+from unkai_scheduler.reconcile import metrics
+from unkai_scheduler.reconcile.actions import Rules
+from unkai_scheduler.reconcile.audit import Audit
+from unkai_scheduler.reconcile.deadlines import Deadlines
+from unkai_scheduler.reconcile.events import Pruner, Sequencer
+from unkai_scheduler.reconcile.hosts import Hosts
+from unkai_scheduler.reconcile.images import ImageLoop
+from unkai_scheduler.reconcile.live import LiveState
+from unkai_scheduler.reconcile.loop import InstanceLoop
+from unkai_scheduler.reconcile.office import Office, ReignEnded, closing, growing_s
+from unkai_scheduler.reconcile.placing import Placer
+from unkai_scheduler.settings import Settings
+from unkai_scheduler.store.unit_of_work import UnitOfWork
+from unkai_wire.deadlines import DESCRIBE_S
+from unkai_wire.errors import FailedPrecondition, UnkaiError
 from unkai_wire.ids import NewId
 
-if TYPE_CHECKING:
-    from unkai_scheduler.agents.port import Agents
-    from unkai_scheduler.cluster.port import Cluster
-    from unkai_scheduler.images.port import ImageStore
-    from unkai_scheduler.reconcile.live import LiveState
-    from unkai_scheduler.settings import Settings
-    from unkai_scheduler.store.unit_of_work import UnitOfWork
+log = structlog.get_logger(__name__)
+
+ASK_AT_ONCE = 256
+"""Agents asked for their term at the same time."""
+FOLD_S = 0.25
+"""Longest that a sample waits before placement sees it."""
 
 
 class Leader:
@@ -35,9 +63,193 @@ class Leader:
         self.name = name
         self.is_leading = False
         self.term = 0
+        self._uow = uow
+        self._cluster = cluster
+        self._agents = agents
+        self._images = images
+        self._settings = settings
+        self._live = live
+        self._clock = clock
+        self._new_id = new_id
+        self._wakers: list[Callable[[], None]] = []
+        self._seen_term = 0
+        """Highest term an agent refused us with: the next one must be above it."""
+
+    def wake(self, ids: Sequence[str] = ()) -> None:
+        """Look at once: something was written. A hint, so it never waits or fails."""
+        for wake in self._wakers:
+            wake()
 
     async def run(self) -> None:
         """Campaign, lead, and again, until cancelled."""
+        failures = 0
+        while True:
+            try:
+                await self._campaign()
+                failures = 0
+            except UnkaiError as error:
+                log.warning("campaign_failed", reason=error.reason, error=error.message)
+            await asyncio.sleep(growing_s(failures))
+            failures += 1
 
-    def wake(self) -> None:
-        """Look at once: something was written."""
+    async def _campaign(self) -> None:
+        """Follow the election; hold office while it says so."""
+        async with asyncio.TaskGroup() as group, closing(self._cluster.lead()) as election:
+            office: asyncio.Task[None] | None = None
+            try:
+                async for won in election:
+                    await _ended(office)
+                    office = None
+                    if won:
+                        office = group.create_task(self._hold_office())
+            finally:
+                await _ended(office)
+
+    async def _hold_office(self) -> None:
+        """Reign; should the reign end while we are still elected, take office anew."""
+        failures = 0
+        while True:
+            began_s = asyncio.get_running_loop().time()
+            try:
+                await self._reign(await self._take_office())
+            except* ReignEnded as group:
+                self._note_end(group)
+            except* UnkaiError as group:
+                log.warning("office_not_held", error=str(group.exceptions[0]))
+            except* Exception:
+                log.exception("reign_failed", term=self.term)
+            if asyncio.get_running_loop().time() - began_s > 10:
+                failures = 0
+            await asyncio.sleep(growing_s(failures))
+            failures += 1
+
+    def _note_end(self, group: BaseExceptionGroup[ReignEnded]) -> None:
+        for error in _leaves(group):
+            self._seen_term = max(self._seen_term, error.highest_term)
+        log.info("reign_ended", term=self.term, why=str(next(_leaves(group))))
+
+    # Taking office.
+
+    async def _take_office(self) -> int:
+        """Return a term that no agent has seen the like of."""
+        membership = await self._cluster.read()
+        endpoints = [
+            Endpoint(record.host_id, record.address, record.tls_name)
+            for record in membership.hosts.values()
+        ]
+        highest = max(await self._ask(endpoints, self._highest_of), default=0)
+        while True:
+            term = await self._uow.take_term(max(highest, self._seen_term))
+            announced = await self._ask(endpoints, functools.partial(self._announce, term))
+            highest = max(announced, default=0)
+            if highest <= term:
+                log.info("office_taken", term=term, hosts=len(endpoints))
+                return term
+
+    async def _ask(
+        self, endpoints: Sequence[Endpoint], question: Callable[[Endpoint], Awaitable[int]]
+    ) -> list[int]:
+        """Ask all agents at once; who does not answer in time is passed over."""
+        slots = asyncio.Semaphore(ASK_AT_ONCE)
+
+        async def one(endpoint: Endpoint) -> int:
+            async with slots:
+                try:
+                    async with asyncio.timeout(DESCRIBE_S):
+                        return await question(endpoint)
+                except (UnkaiError, TimeoutError):
+                    return 0
+
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(one(endpoint)) for endpoint in endpoints]
+        return [task.result() for task in asked]
+
+    async def _highest_of(self, endpoint: Endpoint) -> int:
+        return (await self._agents.describe(endpoint)).highest_term
+
+    async def _announce(self, term: int, endpoint: Endpoint) -> int:
+        try:
+            return await self._agents.announce_term(endpoint, term)
+        except FailedPrecondition as error:
+            highest = error.metadata.get("highest_term", "0")
+            return int(highest) if highest.isdecimal() else 0
+
+    # The reign.
+
+    async def _reign(self, term: int) -> None:
+        office = Office(
+            name=self.name,
+            term=term,
+            uow=self._uow,
+            agents=self._agents,
+            images=self._images,
+            live=self._live,
+            settings=self._settings,
+            clock=self._clock,
+            new_id=self._new_id,
+        )
+        self._live.clear()
+        try:
+            self.term, self.is_leading = term, True
+            metrics.REIGNS.inc()
+            await self._run_loops(office)
+        finally:
+            self.is_leading = False
+            self._wakers = []
+            self._live.clear()
+
+    async def _run_loops(self, office: Office) -> None:
+        settings = self._settings.reconcile
+        rules = Rules(settings.backoff_base_s, settings.backoff_cap_s, settings.create_hosts)
+        placer = Placer(self._settings, rules, self._live.now_s)
+
+        def changed(host_id: str) -> None:
+            loop.mark_host(host_id)
+            audit.kick()
+
+        def observed(instance_id: str) -> None:
+            loop.mark([instance_id])
+            if not loop.is_claimed(instance_id):
+                audit.kick()
+
+        hosts = Hosts(
+            office, self._cluster, changed=changed, observed=observed, sampled=placer.receive
+        )
+        loop = InstanceLoop(office, hosts, placer, rules)
+        audit, images = Audit(office, hosts), ImageLoop(office)
+        deadlines = Deadlines(office, lambda ids: loop.mark(ids, urgent=True))
+        self._wakers = [loop.wake, images.wake, office.written.set]
+        async with asyncio.TaskGroup() as group:
+            for work in (
+                hosts.run(),
+                loop.run(),
+                deadlines.run(),
+                images.run(),
+                Sequencer(office).run(),
+                Pruner(office).run(),
+                audit.run(),
+                _fold(placer),
+            ):
+                group.create_task(work)
+
+
+async def _fold(placer: Placer) -> None:
+    """Fold samples into the fleet in ticks."""
+    while True:
+        await asyncio.sleep(FOLD_S)
+        placer.fold()
+
+
+async def _ended(office: asyncio.Task[None] | None) -> None:
+    """Cancel the office and wait until all of it is over."""
+    if office is not None:
+        office.cancel()
+        await asyncio.wait([office])
+
+
+def _leaves(group: BaseExceptionGroup[ReignEnded]) -> Iterator[ReignEnded]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

@@ -55,6 +55,10 @@ class LiveState:
         """Return the newest sample of each host; a view that changes as samples arrive."""
         return MappingProxyType(self._samples)
 
+    def now_s(self) -> float:
+        """Return the monotonic clock that samples are stamped with."""
+        return self._monotonic()
+
     def age_s(self, host_id: str) -> float | None:
         """Return the age of a host's newest sample in seconds; None when there is none."""
         received = self._samples.get(host_id)
@@ -159,9 +163,26 @@ class LiveState:
             del held[tombstone.instance_id]
         self._tombstones.setdefault(tombstone.host_id, {})[tombstone.instance_id] = tombstone
 
-    def drop_tombstone(self, host_id: str, instance_id: str) -> None:
-        """Forget a tombstone that is recorded and acknowledged."""
-        self._tombstones.get(host_id, {}).pop(instance_id, None)
+    def put_answer(self, answer: Machine | Tombstone) -> None:
+        """Take an order's answer, unless the watch has told as much or more already.
+
+        Answer and watch travel apart, so an answer may be older than what we know.
+        """
+        buried = self.tombstone(answer.host_id, answer.instance_id)
+        if isinstance(answer, Tombstone):
+            if buried is None or buried.generation < answer.generation:
+                self.put_tombstone(answer)
+            return
+        known = self.machine(answer.host_id, answer.instance_id)
+        newest = max((x.generation for x in (known, buried) if x is not None), default=0)
+        if answer.generation > newest:
+            self.put_machine(answer)
+
+    def drop_tombstone(self, tombstone: Tombstone) -> None:
+        """Forget a tombstone that is recorded and acknowledged, unless a newer one came."""
+        buried = self._tombstones.get(tombstone.host_id, {})
+        if buried.get(tombstone.instance_id) == tombstone:
+            del buried[tombstone.instance_id]
 
     def put_sample(self, sample: UsageSample) -> ReceivedSample:
         """Remember a usage sample and pass it to the subscribers."""

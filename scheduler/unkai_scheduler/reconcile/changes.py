@@ -1,0 +1,215 @@
+"""Writing what was decided: rows, claims, tombstones and events of one action, in one go.
+
+Everything here runs on a connection inside `Office.lead`. A row that changed since it was read is
+left alone: it is looked at again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from unkai_scheduler.domain.decisions import Decision
+from unkai_scheduler.domain.events import Event, EventType
+from unkai_scheduler.domain.instances import Claim, Instance, check_move
+from unkai_scheduler.domain.machines import Tombstone
+from unkai_scheduler.domain.operations import Operation, OperationState
+from unkai_scheduler.reconcile import operations as progress
+from unkai_scheduler.reconcile.actions import Action, Fail, Forget, Release
+from unkai_scheduler.reconcile.office import Office
+from unkai_scheduler.store import claims, events, instances, operations, tombstones
+from unkai_scheduler.store.unit_of_work import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An instance as it was read, with its operation and the hosts that failed it."""
+
+    instance: Instance
+    operation: Operation | None
+    failed_hosts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What shall be written of one instance."""
+
+    seen: Seen
+    action: Action
+    decision: Decision | None = None
+    """Kept for explaining; set where placement was asked."""
+    claim: Claim | None = None
+    """Set where placement found a host."""
+    etag: str = ""
+    """The row's new etag, if anything changes that a user sees."""
+
+
+def read(conn: Connection, instance: Instance) -> Seen:
+    """Read what belongs to an instance."""
+    operation = operations.active_for(conn, instance.id)
+    failed: tuple[str, ...] = ()
+    if not instance.host_id and not instance.has_run:
+        failed = tuple(t.host_id for t in tombstones.of_instance(conn, instance.id))
+    return Seen(instance, operation, failed)
+
+
+def differs(change: Change) -> bool:
+    """Tell whether there is anything to write."""
+    seen, action = change.seen, change.action
+    return (
+        change.decision is not None
+        or isinstance(action, Release | Fail | Forget)
+        or action.instance != seen.instance
+        or action.operation != seen.operation
+    )
+
+
+def write(conn: Connection, change: Change, office: Office, now: datetime) -> bool:
+    """Write one change; False when the rows are not what the decision was made on."""
+    seen, action = change.seen, change.action
+    stored = instances.get(conn, seen.instance.id)
+    if stored is None or not _same(stored, seen.instance):
+        return False
+    if operations.active_for(conn, stored.id) != seen.operation:
+        return False
+    if isinstance(action, Forget):
+        _forget(conn, seen, action, office, now)
+        return True
+    if isinstance(action, Release | Fail):
+        _drop_claim(conn, stored.id, action.tombstone)
+    if change.claim is not None:
+        claims.insert(conn, [change.claim])
+    if change.decision is not None:
+        instances.save_decision(conn, change.decision)
+    _write_instance(conn, change, office, now)
+    _write_operation(
+        conn, seen.operation, action.operation, name=stored.spec.name, office=office, now=now
+    )
+    return True
+
+
+def _same(stored: Instance, seen: Instance) -> bool:
+    """Tell whether a row is as it was read, but for when it is due."""
+    return replace(stored, due_time=seen.due_time) == seen
+
+
+def _drop_claim(conn: Connection, instance_id: str, tombstone: Tombstone | None) -> None:
+    if tombstone is not None:
+        tombstones.insert(conn, tombstone)
+    claims.delete(conn, instance_id)
+
+
+def _forget(conn: Connection, seen: Seen, action: Forget, office: Office, now: datetime) -> None:
+    instance = seen.instance
+    _write_operation(
+        conn, seen.operation, action.operation, name=instance.spec.name, office=office, now=now
+    )
+    while (other := operations.active_for(conn, instance.id)) is not None:
+        ended = progress.end(other, OperationState.CANCELLED, now)
+        write_operation(conn, other, ended, name=instance.spec.name, office=office, now=now)
+    _drop_claim(conn, instance.id, action.tombstone)
+    instances.delete(conn, instance.id)
+    gone = replace(instance, state_reason=None)
+    events.insert(conn, _instance_event(gone, office, type=EventType.DELETED))
+
+
+def _write_instance(conn: Connection, change: Change, office: Office, now: datetime) -> None:
+    before, after = change.seen.instance, change.action.instance
+    if after == before:
+        return
+    check_move(before, after.state)
+    # When it is looked at next is nobody's business: a user's etag stays good.
+    if replace(after, due_time=before.due_time, attempt=before.attempt) != before:
+        after = replace(after, etag=change.etag, update_time=now)
+    instances.replace(conn, after, etag=None)
+    if (before.state, before.desired_power, before.host_id) != (
+        after.state,
+        after.desired_power,
+        after.host_id,
+    ) or _reason(before) != _reason(after):
+        events.insert(conn, _instance_event(after, office, change=change))
+
+
+def _reason(instance: Instance) -> str:
+    return str((instance.state_reason or {}).get("reason", ""))
+
+
+def _instance_event(
+    instance: Instance,
+    office: Office,
+    *,
+    type: EventType = EventType.UPDATED,  # noqa: A002 - the event's own word
+    change: Change | None = None,
+) -> Event:
+    reason, message = _reason(instance), str((instance.state_reason or {}).get("message", ""))
+    if change is not None and change.claim is not None:
+        reason, message = "PLACED", change.decision.summary if change.decision else ""
+    elif change is not None and isinstance(change.action, Release):
+        reason = reason or "RELEASED"
+    host_id = instance.host_id
+    return office.event(
+        "instance",
+        instance.id,
+        instance.spec.name,
+        project_id=instance.project_id,
+        type=type,
+        state="" if type is EventType.DELETED else instance.state.value,
+        reason=reason,
+        message=message,
+        attributes={
+            "host_id": host_id,
+            "host_name": instance.host_name,
+            "generation": str(instance.generation),
+            "run_epoch": str(instance.run_epoch),
+            "desired_power": instance.desired_power.value,
+            "operation_id": change.seen.operation.id if change and change.seen.operation else "",
+        },
+    )
+
+
+def _write_operation(
+    conn: Connection,
+    before: Operation | None,
+    after: Operation | None,
+    *,
+    name: str,
+    office: Office,
+    now: datetime,
+) -> None:
+    if before is None or after is None or after == before:
+        return
+    write_operation(conn, before, after, name=name, office=office, now=now)
+
+
+def write_operation(
+    conn: Connection,
+    before: Operation,
+    after: Operation,
+    *,
+    name: str,
+    office: Office,
+    now: datetime,
+) -> None:
+    """Write an operation's row, and an event when its state changed; `name`: the resource's."""
+    operations.replace(conn, replace(after, update_time=now), etag=None)
+    if before.state is after.state:
+        return
+    error = after.error or {}
+    events.insert(
+        conn,
+        office.event(
+            "operation",
+            after.id,
+            name,
+            project_id=after.project_id,
+            state=after.state.value,
+            reason=str(error.get("reason", "")),
+            message=str(error.get("message", "")),
+            attributes={
+                "verb": after.verb.value,
+                "resource_kind": after.resource_kind,
+                "resource_id": after.resource_id,
+            },
+            request_id=after.request_id,
+        ),
+    )

@@ -1,0 +1,66 @@
+"""The sequencer: gives committed events their revision, in one order; and the pruning of old ones.
+
+Cheap when idle: it is kicked by our own writes and by wakes, and looks by itself, without writing,
+for what other schedulers wrote.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from unkai_scheduler.reconcile import metrics
+from unkai_scheduler.reconcile.office import Office, growing_s, wait_for
+from unkai_scheduler.store import events
+from unkai_scheduler.store.unit_of_work import Connection
+
+BATCH = 1000
+
+
+class Sequencer:
+    """Stamps events."""
+
+    def __init__(self, office: Office) -> None:
+        self._office = office
+
+    async def run(self) -> None:
+        """Stamp until cancelled."""
+        office, failures = self._office, 0
+        pause_s = office.settings.reconcile.sequencer_s
+        while True:
+            work = self._stamp_all if await wait_for(office.written, pause_s) else self._look
+            went_well = await office.attempt("sequencer", work)
+            failures = 0 if went_well else failures + 1
+            if failures:
+                await asyncio.sleep(growing_s(failures))
+
+    async def _look(self) -> None:
+        if await self._office.uow.read(events.any_unstamped):
+            await self._stamp_all()
+
+    async def _stamp_all(self) -> None:
+        stamped = BATCH
+        while stamped == BATCH:
+            stamped = await self._office.lead(_stamp, tells=False)
+            metrics.EVENTS_STAMPED.inc(stamped)
+
+
+def _stamp(conn: Connection) -> int:
+    return events.stamp(conn, BATCH)
+
+
+class Pruner:
+    """Drops the oldest events."""
+
+    def __init__(self, office: Office) -> None:
+        self._office = office
+
+    async def run(self) -> None:
+        """Prune on a timer until cancelled."""
+        settings = self._office.settings.reconcile
+        while True:
+            await asyncio.sleep(settings.events_prune_s)
+            await self._office.attempt("prune", self._round)
+
+    async def _round(self) -> None:
+        keep = self._office.settings.reconcile.events_kept
+        await self._office.lead(lambda conn: events.prune(conn, keep), tells=False)

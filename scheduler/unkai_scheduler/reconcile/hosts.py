@@ -1,0 +1,372 @@
+"""Hosts: who is registered, who speaks, and what they say.
+
+One task follows the membership, one sweeps states, and two per host keep its machine watch and
+its usage watch open. What they hear goes into `LiveState`; what changes a host's row is written by
+the sweep in one transaction.
+
+A host is UP while it has told us all it holds and speaks; CONNECTING while we are not there yet;
+UNKNOWN once it has been silent for too long. A lease that ended makes the patience shorter, but a
+host that speaks to us is not lost, whatever etcd says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from unkai_scheduler.agents.port import Alive, Endpoint, MachineChange, Synced
+from unkai_scheduler.cluster.port import Cluster
+from unkai_scheduler.domain.events import Event, EventType
+from unkai_scheduler.domain.hosts import Host, HostState
+from unkai_scheduler.domain.machines import Tombstone
+from unkai_scheduler.reconcile.live import ReceivedSample
+from unkai_scheduler.reconcile.office import Office, closing, growing_s, new_etag, wait_for
+from unkai_scheduler.store import events, hosts
+from unkai_scheduler.store.unit_of_work import Connection
+from unkai_wire.cluster_records import HostRecord
+from unkai_wire.errors import UnkaiError
+
+log = structlog.get_logger(__name__)
+
+SILENCE_S = 9.0
+"""A host that has said nothing for so long is UNKNOWN; agents speak every 5 s at least."""
+SILENCE_UNREGISTERED_S = 6.0
+"""The same once its lease has ended: two signs weigh more than one."""
+SWEEP_S = 0.5
+
+
+@dataclass
+class Watched:
+    """One host that we follow."""
+
+    record: HostRecord
+    heard_s: float
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    connected: bool = False
+    """False once a stream broke, until it is open again."""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint(self.record.host_id, self.record.address, self.record.tls_name)
+
+
+class Hosts:
+    """Follows all hosts. `changed` is told of a state that moved, `observed` of a machine."""
+
+    def __init__(
+        self,
+        office: Office,
+        cluster: Cluster,
+        *,
+        changed: Callable[[str], None],
+        observed: Callable[[str], None],
+        sampled: Callable[[ReceivedSample], None],
+        silence_s: float = SILENCE_S,
+    ) -> None:
+        self._office = office
+        self._cluster = cluster
+        self._changed = changed
+        self._observed = observed
+        self._sampled = sampled
+        self._silence_s = silence_s
+        self._members: dict[str, HostRecord] = {}
+        self._watched: dict[str, Watched] = {}
+        self._rows: dict[str, Host] = {}
+        self._nameless: set[str] = set()
+        self._sweep_soon = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._began_s = self._loop.time()
+
+    def state(self, host_id: str) -> HostState:
+        """Return where a host stands for us now."""
+        now_s = self._loop.time()
+        watched = self._watched.get(host_id)
+        registered = host_id in self._members
+        if watched is None:
+            # A new reign knows nobody yet: give them the time to be found.
+            found_yet = now_s - self._began_s >= self._silence_s
+            return HostState.UNKNOWN if found_yet else HostState.CONNECTING
+        patience_s = self._silence_s
+        if not registered:
+            patience_s = min(patience_s, SILENCE_UNREGISTERED_S) if watched.connected else 0.0
+        if now_s - watched.heard_s > patience_s:
+            return HostState.UNKNOWN
+        synced = watched.connected and self._office.live.is_synced(host_id)
+        return HostState.UP if synced else HostState.CONNECTING
+
+    def rows(self) -> dict[str, Host]:
+        """Return the hosts' rows as last read or written; claims in them are not current."""
+        return dict(self._rows)
+
+    async def run(self) -> None:
+        """Follow hosts until cancelled."""
+        failures = 0
+        while not await self._office.attempt("hosts", self._load):
+            failures += 1
+            await asyncio.sleep(growing_s(failures))
+        async with asyncio.TaskGroup() as watchers:
+            watchers.create_task(self._follow_membership())
+            while True:
+                self._watch_new(watchers)
+                await self._office.attempt("hosts", self._write_states)
+                self._leave_lost()
+                await wait_for(self._sweep_soon, SWEEP_S)
+
+    async def _load(self) -> None:
+        rows = await self._office.uow.read(hosts.list_all)
+        self._rows = {row.id: row for row in rows}
+
+    # Membership.
+
+    async def _follow_membership(self) -> None:
+        failures = 0
+        while True:
+
+            async def follow() -> None:
+                nonlocal failures
+                async with closing(self._cluster.watch()) as stream:
+                    async for membership in stream:
+                        failures = 0
+                        self._members = dict(membership.hosts)
+                        self._sweep_soon.set()
+
+            await self._office.attempt("membership", follow)
+            failures += 1
+            await asyncio.sleep(growing_s(failures))
+
+    def _watch_new(self, watchers: asyncio.TaskGroup) -> None:
+        for host_id, record in self._members.items():
+            watched = self._watched.get(host_id)
+            if watched is not None and watched.endpoint == _endpoint(record):
+                watched.record = record
+                continue
+            if watched is not None:
+                self._stop(watched)
+            watched = self._watched[host_id] = Watched(record, self._loop.time())
+            self._office.live.set_endpoint(watched.endpoint)
+            watched.tasks = [
+                watchers.create_task(self._keep_open(watched, "machines", self._machines)),
+                watchers.create_task(self._keep_open(watched, "usage", self._usage)),
+            ]
+
+    def _leave_lost(self) -> None:
+        """Stop following hosts whose lease ended and that are silent."""
+        for host_id, watched in list(self._watched.items()):
+            if host_id not in self._members and self.state(host_id) is HostState.UNKNOWN:
+                self._stop(watched)
+                del self._watched[host_id]
+                self._office.live.drop_host(host_id)
+
+    def _stop(self, watched: Watched) -> None:
+        for task in watched.tasks:
+            task.cancel()
+        self._office.live.lose_sync(watched.record.host_id)
+
+    # Rows.
+
+    async def _write_states(self) -> None:
+        wanted = {
+            host_id: (self.state(host_id), self._members.get(host_id))
+            for host_id in self._rows.keys() | self._watched.keys()
+        }
+        stale = {
+            host_id: (state, record)
+            for host_id, (state, record) in wanted.items()
+            if _stale(self._rows.get(host_id), state, record)
+        }
+        if not stale:
+            return
+        now, etags = self._office.clock(), {host_id: new_etag() for host_id in stale}
+
+        def work(conn: Connection) -> list[Host]:
+            written = [
+                _write_row(
+                    conn,
+                    self._office,
+                    host_id,
+                    state=state,
+                    record=record,
+                    now=now,
+                    etag=etags[host_id],
+                )
+                for host_id, (state, record) in stale.items()
+            ]
+            return [row for row in written if row is not None]
+
+        for row in await self._office.lead(work):
+            self._rows[row.id] = row
+            self._changed(row.id)
+        self._complain(stale.keys() - self._rows.keys())
+
+    def _complain(self, nameless: set[str]) -> None:
+        """Log, once each, the hosts whose name another host has."""
+        for host_id in nameless - self._nameless:
+            log.error("host_name_taken", host=host_id, name=self._members[host_id].name)
+        self._nameless = nameless
+
+    # Streams.
+
+    async def _keep_open(
+        self,
+        watched: Watched,
+        what: str,
+        read: Callable[[Watched], Coroutine[Any, Any, None]],
+    ) -> None:
+        """Open a stream again and again: backoff grows while it fails at once."""
+        failures, last = 0, ""
+        while True:
+            opened_s = self._loop.time()
+            try:
+                await read(watched)
+                error = "it ended"
+            except UnkaiError as failure:
+                error = failure.reason
+            except Exception as failure:
+                log.exception("host_stream_bug", host=watched.record.name, stream=what)
+                error = repr(failure)
+            if self._loop.time() - opened_s > self._silence_s:
+                failures = 0
+            if error != last:
+                log.info("host_stream_ended", host=watched.record.name, stream=what, why=error)
+                last = error
+            if what == "machines":
+                self._disconnected(watched)
+            await asyncio.sleep(growing_s(failures))
+            failures += 1
+
+    def _disconnected(self, watched: Watched) -> None:
+        if watched.connected:
+            watched.connected = False
+            self._office.live.lose_sync(watched.record.host_id)
+        self._sweep_soon.set()
+
+    async def _machines(self, watched: Watched) -> None:
+        live, host_id = self._office.live, watched.record.host_id
+        async with closing(self._office.agents.watch_machines(watched.endpoint)) as stream:
+            live.begin_sync(host_id)
+            async for change in stream:
+                watched.heard_s = self._loop.time()
+                self._take(watched, change)
+
+    def _take(self, watched: Watched, change: MachineChange) -> None:
+        live, host_id = self._office.live, watched.record.host_id
+        if isinstance(change, Alive):
+            return
+        if isinstance(change, Synced):
+            live.end_sync(host_id)
+            watched.connected = True
+            self._sweep_soon.set()
+            self._changed(host_id)
+            return
+        if isinstance(change, Tombstone):
+            live.put_tombstone(change)
+        else:
+            live.put_machine(change)
+        if live.is_synced(host_id):
+            self._observed(change.instance_id)
+
+    async def _usage(self, watched: Watched) -> None:
+        async with closing(self._office.agents.watch_usage(watched.endpoint)) as stream:
+            async for sample in stream:
+                self._sampled(self._office.live.put_sample(sample))
+
+
+def _endpoint(record: HostRecord) -> Endpoint:
+    return Endpoint(record.host_id, record.address, record.tls_name)
+
+
+def _stale(row: Host | None, state: HostState, record: HostRecord | None) -> bool:
+    if row is None:
+        return record is not None
+    return row.state is not state or (record is not None and _told(row, record) != row)
+
+
+def _told(row: Host, record: HostRecord) -> Host:
+    """Return the row with what the host says of itself; a host keeps its first name."""
+    return replace(
+        row,
+        address=record.address,
+        tls_name=record.tls_name,
+        cpus=record.cpus,
+        memory_bytes=record.memory_bytes,
+        disk_bytes=record.disk_bytes,
+        accelerator=record.accelerator,
+        traits=tuple(record.traits),
+        boot_id=record.boot_id,
+        agent_version=record.agent_version,
+        features=tuple(record.features),
+    )
+
+
+def _write_row(
+    conn: Connection,
+    office: Office,
+    host_id: str,
+    *,
+    state: HostState,
+    record: HostRecord | None,
+    now: datetime,
+    etag: str,
+) -> Host | None:
+    """Write one host's row and its event; None when it cannot have one."""
+    row = hosts.get(conn, host_id)
+    if row is None:
+        if record is None or hosts.find(conn, record.name) is not None:
+            return None
+        fresh = _new_row(record, state, now, etag)
+        hosts.insert(conn, fresh)
+        events.insert(conn, _event(office, fresh, EventType.CREATED, None))
+        return fresh
+    told = row if record is None else _told(row, record)
+    changed = replace(told, state=state, etag=etag, update_time=now)
+    hosts.replace(conn, changed, etag=None)
+    events.insert(conn, _event(office, changed, EventType.UPDATED, row))
+    return changed
+
+
+def _new_row(record: HostRecord, state: HostState, now: datetime, etag: str) -> Host:
+    blank = Host(
+        id=record.host_id,
+        name=record.name,
+        state=state,
+        address="",
+        tls_name="",
+        cpus=0,
+        memory_bytes=0,
+        disk_bytes=0,
+        accelerator="",
+        traits=(),
+        boot_id="",
+        agent_version="",
+        features=(),
+        etag=etag,
+        create_time=now,
+        update_time=now,
+    )
+    return _told(blank, record)
+
+
+def _event(office: Office, row: Host, type: EventType, before: Host | None) -> Event:  # noqa: A002
+    rebooted = before is not None and before.boot_id not in ("", row.boot_id)
+    silent = row.state is HostState.UNKNOWN
+    return office.event(
+        "host",
+        row.id,
+        row.name,
+        type=type,
+        state=row.state.value,
+        reason="HOST_SILENT" if silent else "HOST_REBOOTED" if rebooted else "",
+        message=(
+            f"host {row.name} is silent; its machines may well be running"
+            if silent
+            else f"host {row.name} has booted anew"
+            if rebooted
+            else ""
+        ),
+        attributes={"host_id": row.id, "boot_id": row.boot_id},
+    )

@@ -1,0 +1,135 @@
+"""Images that are being deleted: their bytes go, hosts drop them, then the row and the operation.
+
+Each step may be done twice. A host that cannot be asked now keeps the bytes in its cache, where
+its own limit drops them: it does not hold up the deletion.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import structlog
+
+from unkai_scheduler.domain.events import EventType
+from unkai_scheduler.domain.images import Image, ImageState
+from unkai_scheduler.domain.operations import Operation, OperationState
+from unkai_scheduler.reconcile import operations as progress
+from unkai_scheduler.reconcile.changes import write_operation
+from unkai_scheduler.reconcile.office import Office, check_still_leading, growing_s, wait_for
+from unkai_scheduler.store import events, images, instances, operations
+from unkai_scheduler.store.unit_of_work import Connection
+from unkai_wire.errors import NotFound, UnkaiError
+
+log = structlog.get_logger(__name__)
+
+PAGE = 64
+LOOK_S = 5.0
+MAX_EVICTIONS = 32
+
+
+class ImageLoop:
+    """Finishes the deletion of images."""
+
+    def __init__(self, office: Office) -> None:
+        self._office = office
+        self._kick = asyncio.Event()
+        self._evictions = asyncio.Semaphore(MAX_EVICTIONS)
+
+    def wake(self) -> None:
+        """Look at once."""
+        self._kick.set()
+
+    async def run(self) -> None:
+        """Go round until cancelled."""
+        failures = 0
+        while True:
+            if await self._office.attempt("images", self._round):
+                failures = 0
+                await wait_for(self._kick, LOOK_S)
+            else:
+                failures += 1
+                await asyncio.sleep(growing_s(failures))
+
+    async def _round(self) -> None:
+        def work(conn: Connection) -> list[tuple[Image, Operation | None]]:
+            page = images.list_page(conn, after=None, limit=PAGE, state=ImageState.DELETING)
+            return [
+                (image, operations.active_for(conn, image.id))
+                for image in page
+                if instances.count_by_image(conn, image.id) == 0
+            ]
+
+        for image, operation in await self._office.uow.read(work):
+            await self._delete(image, operation)
+
+    async def _delete(self, image: Image, operation: Operation | None) -> None:
+        office = self._office
+        try:
+            await office.images.delete(image.id)
+        except NotFound:
+            pass
+        except UnkaiError as error:
+            await self._show(image, operation, f"its bytes cannot be removed yet: {error.message}")
+            return
+        if image.sha256:
+            await self._evict_everywhere(image.sha256)
+        now = office.clock()
+
+        def work(conn: Connection) -> None:
+            current = operations.active_for(conn, image.id)
+            while current is not None:
+                ended = progress.end(current, OperationState.SUCCEEDED, now)
+                write_operation(conn, current, ended, name=image.name, office=office, now=now)
+                current = operations.active_for(conn, image.id)
+            if images.get(conn, image.id) is None:
+                return
+            images.delete(conn, image.id)
+            gone = office.event(
+                "image",
+                image.id,
+                image.name,
+                project_id=image.project_id,
+                type=EventType.DELETED,
+                attributes={"sha256": image.sha256},
+            )
+            events.insert(conn, gone)
+
+        await office.lead(work)
+
+    async def _show(self, image: Image, operation: Operation | None, message: str) -> None:
+        """Say why the deletion waits; end the operation when its time is over."""
+        if operation is None:
+            return
+        now = self._office.clock()
+        shown = progress.progress(operation, message)
+        assert shown is not None
+        if progress.is_expired(operation, now):
+            why = progress.too_late(shown).to_record()
+            shown = progress.end(shown, OperationState.FAILED, now, why)
+        if shown == operation:
+            return
+
+        def work(conn: Connection) -> None:
+            current = operations.get(conn, operation.id)
+            if current is not None and not current.state.ended:
+                after = replace(shown, cancel_requested_time=current.cancel_requested_time)
+                write_operation(conn, current, after, name=image.name, office=self._office, now=now)
+
+        await self._office.lead(work)
+
+    async def _evict_everywhere(self, sha256: str) -> None:
+        async with asyncio.TaskGroup() as group:
+            for host_id in self._office.live.hosts():
+                group.create_task(self._evict(host_id, sha256))
+
+    async def _evict(self, host_id: str, sha256: str) -> None:
+        office = self._office
+        if not office.live.is_synced(host_id):
+            return
+        try:
+            async with self._evictions:
+                await office.agents.evict_image(office.endpoint(host_id), office.term, sha256)
+        except UnkaiError as error:
+            check_still_leading(error)
+            log.info("image_not_evicted", host=host_id, sha256=sha256, reason=error.reason)

@@ -1,0 +1,323 @@
+"""The instance loop: takes what is due or changed, asks `next_action`, and acts.
+
+A round reads the rows that are due by the database or marked by an observation, decides for all,
+places those without a host in one batch, writes everything in **one** fenced transaction, and
+only then sends the orders. Orders run beside the loop, bounded in all and per host, so that a
+host that hangs delays only its own. The loop never scans all rows but at taking office and every
+`RESYNC_S`.
+
+The trap: an order's outcome is never taken from its answer alone. `Unavailable` means unknown;
+the row's due time brings it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime
+
+import structlog
+
+from unkai_scheduler.agents.port import MachineOrder
+from unkai_scheduler.domain.hosts import HostState
+from unkai_scheduler.domain.instances import Instance
+from unkai_scheduler.domain.machines import Tombstone
+from unkai_scheduler.reconcile import changes, metrics
+from unkai_scheduler.reconcile.actions import (
+    Action,
+    Ensure,
+    Fail,
+    Forget,
+    Place,
+    Release,
+    Remove,
+    Rules,
+    Wait,
+)
+from unkai_scheduler.reconcile.changes import Change, Seen
+from unkai_scheduler.reconcile.hosts import Hosts
+from unkai_scheduler.reconcile.instances import next_action
+from unkai_scheduler.reconcile.office import (
+    Office,
+    check_still_leading,
+    growing_s,
+    new_etag,
+    wait_for,
+)
+from unkai_scheduler.reconcile.placing import Placer
+from unkai_scheduler.store import hosts as host_rows
+from unkai_scheduler.store import images, instances, key_pairs
+from unkai_scheduler.store.unit_of_work import Connection
+from unkai_wire.errors import FailedPrecondition, UnkaiError
+
+log = structlog.get_logger(__name__)
+
+RESYNC_S = 30.0
+"""Seconds between looks at every claimed row, whatever was observed."""
+ORDERS_PER_HOST = 8
+MAX_ORDERS = 512
+"""Orders given and not yet answered; what is beyond stays marked."""
+
+
+class InstanceLoop:
+    """Makes instances what they shall be."""
+
+    def __init__(self, office: Office, hosts: Hosts, placer: Placer, rules: Rules) -> None:
+        self._office = office
+        self._hosts = hosts
+        self._placer = placer
+        self._rules = rules
+        self._marked: dict[str, bool] = {}
+        """Ids to look at; True: at once, whatever their due time says."""
+        self._ordered: set[str] = set()
+        self._claims: dict[str, str] = {}
+        self._kick = asyncio.Event()
+        self._fleet_stale = True
+        self._slots = asyncio.Semaphore(office.settings.reconcile.agent_calls)
+        self._host_slots: defaultdict[str, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(ORDERS_PER_HOST)
+        )
+
+    # Hints. Losing one costs time only.
+
+    def mark(self, ids: Iterable[str], *, urgent: bool = False) -> None:
+        """Look at these instances soon; `urgent`: without waiting for their due time."""
+        for ident in ids:
+            self._marked[ident] = urgent or self._marked.get(ident, False)
+        self._kick.set()
+
+    def mark_host(self, host_id: str) -> None:
+        """Look at all a host holds: its state changed."""
+        self._fleet_stale = True
+        held = [ident for ident, claimant in self._claims.items() if claimant == host_id]
+        self.mark(held, urgent=True)
+        self.mark(self._placer.waiting(), urgent=True)
+
+    def wake(self) -> None:
+        """Look at what is due: something was written."""
+        self._fleet_stale = True
+        self._kick.set()
+
+    def is_claimed(self, instance_id: str) -> bool:
+        """Tell whether some host claims it, as last read or written."""
+        return instance_id in self._claims
+
+    # Rounds.
+
+    async def run(self) -> None:
+        """Go round until cancelled."""
+        loop = asyncio.get_running_loop()
+        pause_s = self._office.settings.reconcile.resync_s
+        resync_s, failures = loop.time(), 0
+        async with asyncio.TaskGroup() as orders:
+            while True:
+                if loop.time() >= resync_s and await self._office.attempt("resync", self._resync):
+                    resync_s = loop.time() + RESYNC_S
+                self._kick.clear()
+                if await self._office.attempt("instances", lambda: self._round(orders)):
+                    failures = 0
+                    await wait_for(self._kick, pause_s)
+                else:
+                    failures += 1
+                    await asyncio.sleep(growing_s(failures))
+
+    async def _resync(self) -> None:
+        rows = await self._office.uow.read(instances.all_claimed)
+        self._claims = {row.id: row.host_id for row in rows}
+        self._fleet_stale = True
+        self.mark(self._claims)
+
+    async def _round(self, orders: asyncio.TaskGroup) -> None:
+        now = self._office.clock()
+        limit = self._office.settings.reconcile.batch_size
+        room = max(0, min(limit, MAX_ORDERS - len(self._ordered)))
+        ready = [ident for ident in self._marked if ident not in self._ordered]
+        marked = ready[:room]
+        urgent = {ident for ident in marked if self._marked.pop(ident)}
+        try:
+            seen = await self._read(marked, now, room + len(self._ordered))
+            decided = await self._decide(seen, urgent, now)
+            written = await self._write(decided, now)
+        except BaseException:
+            self.mark(marked)
+            self.mark(urgent, urgent=True)
+            self._fleet_stale = True
+            raise
+        for change in written:
+            self._after(change, orders)
+        if len(ready) > room > 0 or len(seen) >= limit:
+            self._kick.set()
+
+    async def _read(self, marked: list[str], now: datetime, limit: int) -> list[Seen]:
+        def work(conn: Connection) -> list[Seen]:
+            rows = {row.id: row for row in instances.due(conn, now, limit)}
+            for ident in marked:
+                if ident not in rows and (row := instances.get(conn, ident)) is not None:
+                    rows[ident] = row
+            return [changes.read(conn, row) for row in rows.values()]
+
+        seen = await self._office.uow.read(work)
+        return [s for s in seen if s.instance.id not in self._ordered]
+
+    async def _decide(self, seen: list[Seen], urgent: set[str], now: datetime) -> list[Change]:
+        decided: list[Change] = []
+        places: list[tuple[Seen, Place]] = []
+        for one in seen:
+            action = self._next(one, now, urgent=one.instance.id in urgent)
+            if isinstance(action, Place):
+                places.append((one, action))
+            else:
+                decided.append(Change(one, action))
+        if places:
+            if self._fleet_stale:
+                self._fleet_stale = False
+                self._placer.refresh(await self._office.uow.read(host_rows.list_all))
+            decided += self._placer.decide(places, now)
+        return decided
+
+    def _next(self, seen: Seen, now: datetime, *, urgent: bool) -> Action:
+        instance = replace(seen.instance, due_time=now) if urgent else seen.instance
+        host_id, live = instance.host_id, self._office.live
+        state = self._hosts.state(host_id) if host_id else None
+        told = state is HostState.UP
+        return next_action(
+            instance,
+            seen.operation,
+            live.machine(host_id, instance.id) if told else None,
+            live.tombstone(host_id, instance.id) if told else None,
+            host_state=state,
+            now=now,
+            failed_hosts=seen.failed_hosts,
+            rules=self._rules,
+        )
+
+    async def _write(self, decided: list[Change], now: datetime) -> list[Change]:
+        """Write all changes in one transaction; return those that hold, read-only ones too."""
+        same = [change for change in decided if not changes.differs(change)]
+        batch = [replace(c, etag=new_etag()) for c in decided if changes.differs(c)]
+        if not batch:
+            return same
+        office = self._office
+
+        def work(conn: Connection) -> list[bool]:
+            return [changes.write(conn, change, office, now) for change in batch]
+
+        kept = await office.lead(work)
+        for change, is_kept in zip(batch, kept, strict=True):
+            if not is_kept:
+                self.mark([change.seen.instance.id], urgent=True)
+                self._fleet_stale = True
+        return same + [change for change, is_kept in zip(batch, kept, strict=True) if is_kept]
+
+    # Afterwards.
+
+    def _after(self, change: Change, orders: asyncio.TaskGroup) -> None:
+        action, before = change.action, change.seen.instance
+        if isinstance(action, Ensure | Remove) or change.claim is not None:
+            self._claims[before.id] = action.instance.host_id
+            self._ordered.add(before.id)
+            orders.create_task(self._order(action))
+        elif isinstance(action, Release | Fail | Forget):
+            self._claims.pop(before.id, None)
+            self._placer.leave_queue(before.id)
+            if before.host_id:
+                self._placer.release(before, before.host_id)
+                self.mark(self._placer.waiting(), urgent=True)
+            if isinstance(action, Release):
+                self.mark([before.id], urgent=True)
+            if action.tombstone is not None:
+                orders.create_task(self._acknowledge(action.tombstone))
+        elif not isinstance(action, Wait) and action.instance.due_time is not None:
+            self.mark([before.id])
+
+    async def _order(self, action: Action) -> None:
+        instance = action.instance
+        kind = "remove" if isinstance(action, Remove) else "ensure"
+        result = "ok"
+        try:
+            async with self._host_slots[instance.host_id], self._slots:
+                if kind == "remove":
+                    await self._send_removal(instance)
+                else:
+                    await self._send_ensure(instance)
+        except UnkaiError as error:
+            result = error.reason
+            check_still_leading(error)
+            self._refused(instance, kind, error)
+        except Exception:
+            result = "bug"
+            log.exception("order_bug", order=kind, instance=instance.id, host=instance.host_id)
+        finally:
+            metrics.AGENT_ORDERS.labels(kind, result).inc()
+            self._ordered.discard(instance.id)
+            self.mark([instance.id])
+
+    def _refused(self, instance: Instance, kind: str, error: UnkaiError) -> None:
+        """Take in what a refusal tells; the row's due time brings the next try."""
+        if isinstance(error, FailedPrecondition) and error.reason == "TOMBSTONED":
+            self._office.live.put_tombstone(
+                Tombstone(
+                    instance.id,
+                    instance.host_id,
+                    instance.generation,
+                    instance.run_epoch,
+                    self._office.clock(),
+                )
+            )
+        if instance.attempt <= 1:
+            log.warning(
+                "order_failed",
+                order=kind,
+                instance=instance.id,
+                host=instance.host_id,
+                reason=error.reason,
+                error=error.message,
+            )
+
+    async def _send_removal(self, instance: Instance) -> None:
+        office = self._office
+        fence = office.fence(instance.generation, instance.run_epoch)
+        endpoint = office.endpoint(instance.host_id)
+        answer = await office.agents.remove_machine(endpoint, fence, instance.id)
+        office.live.put_answer(answer)
+
+    async def _send_ensure(self, instance: Instance) -> None:
+        office = self._office
+        order = await self._order_for(instance)
+        fence = office.fence(instance.generation, instance.run_epoch)
+        endpoint = office.endpoint(instance.host_id)
+        office.live.put_answer(await office.agents.ensure_machine(endpoint, fence, order))
+
+    async def _order_for(self, instance: Instance) -> MachineOrder:
+        def work(conn: Connection) -> MachineOrder:
+            image = images.get(conn, instance.spec.image_id)
+            if image is None:
+                raise FailedPrecondition(
+                    f"image {instance.spec.image_id} of instance {instance.id} is gone",
+                    reason="IMAGE_GONE",
+                    metadata={"image_id": instance.spec.image_id, "instance_id": instance.id},
+                )
+            pairs = (key_pairs.get(conn, ident) for ident in instance.spec.key_pair_ids)
+            return MachineOrder(
+                instance=instance,
+                image=image,
+                disk_bytes=instance.spec.disk_bytes,
+                must_exist=instance.has_run,
+                public_keys=tuple(pair.public_key for pair in pairs if pair is not None),
+                user_data=instances.user_data(conn, instance.id),
+            )
+
+        return await self._office.uow.read(work)
+
+    async def _acknowledge(self, tombstone: Tombstone) -> None:
+        """Tell the host that its tombstone is recorded; the audit repeats what fails here."""
+        office = self._office
+        try:
+            await office.agents.acknowledge_tombstones(
+                office.endpoint(tombstone.host_id), office.term, [tombstone]
+            )
+            office.live.drop_tombstone(tombstone)
+        except UnkaiError as error:
+            check_still_leading(error)

@@ -1,0 +1,171 @@
+"""Placing: the batch of instances without a host, decided on the fleet that the leader keeps.
+
+The instance loop owns the fleet: it is rebuilt from the store's rows whenever those may have
+moved, and changed by claims between. Live figures are folded in by the host watchers' tick.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from unkai_scheduler.domain.decisions import Decision
+from unkai_scheduler.domain.hosts import Host, HostUsage
+from unkai_scheduler.domain.instances import Claim, Instance, PlacementPolicy
+from unkai_scheduler.domain.operations import Operation
+from unkai_scheduler.placement.explain import no_capacity_error
+from unkai_scheduler.placement.fleet import AllocationRatios, Fleet
+from unkai_scheduler.placement.pipeline import decide
+from unkai_scheduler.placement.requests import PlacementRequest, Weights
+from unkai_scheduler.reconcile import metrics, operations
+from unkai_scheduler.reconcile.actions import Action, Place, Rules, Wait, backoff
+from unkai_scheduler.reconcile.changes import Change, Seen
+from unkai_scheduler.reconcile.instances import fail_create
+from unkai_scheduler.reconcile.live import ReceivedSample
+from unkai_scheduler.settings import Settings
+from unkai_wire.errors import UnkaiError
+
+_LONGEST_QUEUE_PAUSE_S = 5.0
+"""Who waits for capacity looks at least this often, beside when capacity is freed."""
+
+
+class Placer:
+    """The fleet, and the decisions made on it."""
+
+    def __init__(self, settings: Settings, rules: Rules, now_s: Callable[[], float]) -> None:
+        self._now_s = now_s
+        self._queue: dict[str, datetime] = {}
+        placement = settings.placement
+        self._policy = PlacementPolicy(placement.policy)
+        self._ratios = AllocationRatios(
+            vcpus=placement.ratios.cpu, memory=placement.ratios.memory, disk=placement.ratios.disk
+        )
+        self._weights = Weights(**placement.weights.model_dump())
+        self._rules = rules
+        self._fleet = Fleet()
+        self._pending: dict[str, ReceivedSample] = {}
+
+    def refresh(self, hosts: Sequence[Host]) -> None:
+        """Take over what the store says of all hosts, claims included."""
+        known = {host.id for host in hosts}
+        for host_id in [ident for ident in self._fleet.ids if ident not in known]:
+            self._fleet.remove_host(host_id)
+        for host in hosts:
+            self._fleet.upsert_host(host, self._ratios)
+
+    def receive(self, received: ReceivedSample) -> None:
+        """Keep a sample for the next fold; a newer one of the same host replaces it."""
+        self._pending[received.sample.host_id] = received
+
+    def fold(self) -> None:
+        """Take the samples received since the last fold into the fleet."""
+        pending, self._pending = self._pending, {}
+        if not pending:
+            return
+        samples: list[tuple[str, HostUsage, float]] = [
+            (host_id, r.sample.host, r.received_s) for host_id, r in pending.items()
+        ]
+        machines = {host_id: r.sample.machines for host_id, r in pending.items()}
+        self._fleet.fold(samples, machines)
+
+    def decide(self, places: Sequence[tuple[Seen, Place]], now: datetime) -> list[Change]:
+        """Decide for a batch, oldest request first; claims in the fleet as it goes."""
+        self.fold()
+        queue = sorted(places, key=lambda p: (p[0].instance.create_time, p[0].instance.id))
+        started_s = time.perf_counter()
+        decisions = decide(
+            self._fleet,
+            [self._request(seen) for seen, _ in queue],
+            weights=self._weights,
+            now=now,
+            now_s=self._now_s(),
+        )
+        metrics.DECISION_SECONDS.observe(time.perf_counter() - started_s)
+        changes: list[Change] = []
+        for (seen, _), decision in zip(queue, decisions, strict=True):
+            _count(decision)
+            if decision.host_id:
+                self._queue.pop(seen.instance.id, None)
+                changes.append(self._placed(seen, decision, now))
+            else:
+                action = self._not_placed(seen, decision, now)
+                changes.append(Change(seen, action, decision=decision))
+        return changes
+
+    def waiting(self) -> list[str]:
+        """Return who waits for capacity, the longest waiting first."""
+        return sorted(self._queue, key=lambda ident: (self._queue[ident], ident))
+
+    def leave_queue(self, instance_id: str) -> None:
+        """Forget one that waits no longer."""
+        self._queue.pop(instance_id, None)
+
+    def release(self, instance: Instance, host_id: str) -> None:
+        """Give back what an instance took of a host."""
+        spec = instance.spec
+        self._fleet.release(
+            host_id, spec.vcpus, spec.memory_bytes, spec.disk_bytes, instance_id=instance.id
+        )
+
+    def _request(self, seen: Seen) -> PlacementRequest:
+        spec = seen.instance.spec
+        return PlacementRequest(
+            instance_id=seen.instance.id,
+            vcpus=spec.vcpus,
+            memory_bytes=spec.memory_bytes,
+            disk_bytes=spec.disk_bytes,
+            policy=spec.placement_policy or self._policy,
+            required_traits=spec.required_traits,
+            excluded_host_ids=seen.failed_hosts,
+        )
+
+    def _placed(self, seen: Seen, decision: Decision, now: datetime) -> Change:
+        spec = seen.instance.spec
+        claim = Claim(
+            instance_id=seen.instance.id,
+            host_id=decision.host_id,
+            vcpus=spec.vcpus,
+            memory_bytes=spec.memory_bytes,
+            disk_bytes=spec.disk_bytes,
+            run_epoch=seen.instance.run_epoch,
+            create_time=now,
+        )
+        # The order is sent right after the commit; should we die between, it is due again soon.
+        row = replace(
+            seen.instance,
+            host_id=decision.host_id,
+            host_name=decision.host_name,
+            state_reason=None,
+            attempt=1,
+            due_time=now + backoff(self._rules, seen.instance.id, 1),
+        )
+        message = f"placed on host {decision.host_name}"
+        operation = operations.progress(seen.operation, message, percent=10)
+        return Change(seen, Place(row, operation), decision=decision, claim=claim)
+
+    def _not_placed(self, seen: Seen, decision: Decision, now: datetime) -> Action:
+        error = no_capacity_error(decision)
+        operation: Operation | None = seen.operation
+        if operation is None or not operations.may_wait_for_capacity(operation, now):
+            self._queue.pop(seen.instance.id, None)
+            last = seen.instance.state_reason if seen.failed_hosts else None
+            why = UnkaiError.from_record(last) if last else error
+            return fail_create(seen.instance, operation, why, now)
+        self._queue[seen.instance.id] = seen.instance.create_time
+        position = 1 + self.waiting().index(seen.instance.id)
+        pause = min(_LONGEST_QUEUE_PAUSE_S, self._rules.backoff_cap_s)
+        wait = backoff(
+            replace(self._rules, backoff_cap_s=pause), seen.instance.id, seen.instance.attempt
+        )
+        due_time = min(now + wait, operation.capacity_deadline_time)
+        row = replace(seen.instance, due_time=due_time, attempt=seen.instance.attempt + 1)
+        return Wait(row, operations.waiting_for_capacity(operation, error, position))
+
+
+def _count(decision: Decision) -> None:
+    metrics.DECISIONS.labels("placed" if decision.host_id else "no_capacity").inc()
+    for result in decision.filters:
+        if result.rejected_count:
+            metrics.REJECTIONS.labels(result.name).inc(result.rejected_count)
