@@ -57,6 +57,12 @@ def stamp(conn: Connection, limit: int) -> int:
     return len(sequences)
 
 
+def any_unstamped(conn: Connection) -> bool:
+    """Tell whether some event waits for its number, without locking anything."""
+    query = select(events.c.sequence).where(events.c.number.is_(None)).limit(1)
+    return conn.execute(query).first() is not None
+
+
 def after(
     conn: Connection,
     revision: Revision,
