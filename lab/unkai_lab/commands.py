@@ -51,7 +51,8 @@ def lab() -> None:
     show_default=True,
     help="What runs guests' CPUs; auto: KVM where it is proven to work.",
 )
-def up(name: str, hosts: int, simulated: int, **limits: Any) -> None:
+@click.option("--keep", is_flag=True, help="Leave a lab that fails standing, to be looked at.")
+def up(name: str, hosts: int, simulated: int, keep: bool, **limits: Any) -> None:
     """Make a lab and wait until every host takes instances."""
     from unkai_lab.lab import Lab
 
@@ -65,7 +66,7 @@ def up(name: str, hosts: int, simulated: int, **limits: Any) -> None:
         memory_limit_bytes=limits["memory_limit"],
         accelerator=limits["accelerator"],
     )
-    Lab.create(spec, note).up()
+    Lab.create(spec, note).up(keep_failed=keep)
     option = "" if name == DEFAULT_NAME else f" --name {name}"
     note(f'next: eval "$(unkai lab env{option})" && unkai host list')
 

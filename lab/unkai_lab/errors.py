@@ -16,8 +16,9 @@ class LabError(FailedPrecondition):
 
     default_reason = "LAB_STEP_FAILED"
 
-    def __init__(self, message: str, *, log: str = "", **common: Any) -> None:
-        super().__init__(f"{message}\n{log}" if log else message, **common)
+    def __init__(self, message: str, *, log: str = "", fix: str = "", **common: Any) -> None:
+        text = f"{message}\n{log}" if log else message
+        super().__init__(text, fix=fix or "put right what this says, then try again", **common)
 
     @classmethod
     def of_log(cls, message: str, log: Path, *, fix: str = "") -> LabError:

@@ -7,12 +7,9 @@ that is up, and can be repeated.
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import subprocess
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
@@ -22,9 +19,9 @@ from pathlib import Path
 from unkai.host.v1 import host_pb2
 from unkai_lab import client, configuration
 from unkai_lab.cells import HOLDER
-from unkai_lab.certificates import make_certificates
 from unkai_lab.lock import hold
 from unkai_lab.preflight import check_machine
+from unkai_lab.preparation import prepare
 from unkai_lab.readiness import accepts, wait_until
 from unkai_lab.site import Site, installed
 from unkai_lab.spec import CONTROL, DEFAULT_NAME, DEFAULT_ROOT, FLEET, LabPaths, LabSpec, lab_root
@@ -76,13 +73,17 @@ class Lab:
             ) from error
         return cls(spec, paths, say)
 
-    def up(self) -> None:
-        """Make everything and wait until every host takes instances; take it down on failure."""
-        with ExitStack() as undo, hold(self.paths.folder):
-            undo.callback(take_down, self.paths, is_held=True)
-            self._prepare()
-            self._boot_control()
-            self._start_all()
+    def up(self, *, keep_failed: bool = False) -> None:
+        """Make everything and wait until every host takes instances.
+
+        A failure takes all of it down again, or leaves it to be looked at with `keep_failed`.
+        """
+        with hold(self.paths.folder), ExitStack() as undo:
+            if not keep_failed:
+                undo.callback(take_down, self.paths, is_held=True)
+            self.prepare()
+            self.boot(CONTROL)
+            self._start_all(keep_failed=keep_failed)
             self.wait_registered()
             undo.pop_all()
 
@@ -238,28 +239,23 @@ class Lab:
 
     # The steps of `up`.
 
-    def _prepare(self) -> None:
-        for name in self.spec.cells:
-            (self.paths.cell(name) / "log").mkdir(parents=True)
-            self.site.make_groups(name)
-        make_certificates(self.spec, self.paths)
-        settings = configuration.scheduler_settings(self.spec, self.paths)
-        self._write_settings(CONTROL, "scheduler.toml", settings)
-        for host in self.spec.host_names:
-            groups = self.site.cell(host).groups
-            settings = configuration.agent_settings(self.spec, self.paths, host, groups)
-            self._write_settings(host, "agent.toml", settings)
-            _make_host_files(self.paths.cell(host))
-        if self.spec.simulated:
-            settings = configuration.fleet_settings(self.spec, self.paths)
-            self._write_settings(FLEET, "agent.toml", settings)
+    def prepare(self) -> None:
+        """Make folders, cgroups, certificates and settings: nothing runs yet."""
+        prepare(self.site)
         self._tell(f"certificates and settings in {self.paths.folder}")
 
-    def _write_settings(self, cell: str, name: str, settings: dict[str, object]) -> None:
-        (self.paths.cell(cell) / name).write_text(configuration.toml_text(settings))
+    def boot(self, name: str) -> None:
+        """Boot a cell that is down and plug it into the lab's network; no daemon runs yet."""
+        if self.site.running(name, HOLDER):
+            return
+        self.site.boot(name)
+        if name == CONTROL:
+            self._make_bridge()
+        else:
+            self._plug_in(name)
+        self._tell(f"{name}: booted as {self.spec.address(name)}")
 
-    def _boot_control(self) -> None:
-        self.site.boot(CONTROL)
+    def _make_bridge(self) -> None:
         network = f"{self.spec.address(CONTROL)}/{self.spec.network.prefixlen}"
         for argv in (
             ["ip", "link", "add", _BRIDGE, "type", "bridge"],
@@ -268,7 +264,7 @@ class Lab:
         ):
             self.site.run(CONTROL, argv)
 
-    def _start_all(self) -> None:
+    def _start_all(self, *, keep_failed: bool) -> None:
         """Start control plane and hosts side by side; the first failure ends the rest."""
         with ThreadPoolExecutor(max_workers=len(self.spec.cells)) as pool:
             jobs = [pool.submit(self._start_control)]
@@ -279,6 +275,8 @@ class Lab:
                 for job in as_completed(jobs):
                     job.result()
             except BaseException:
+                if keep_failed:
+                    raise
                 # Without their programs the other jobs end at once, not at their deadlines.
                 for name in self.spec.cells:
                     self.site.kill_cell(name)
@@ -289,7 +287,7 @@ class Lab:
         self.start_scheduler()
 
     def _start_host(self, host: str) -> None:
-        self._boot_on_network(host)
+        self.boot(host)
         self.start_libvirt(host)
         # libvirt probes QEMU once, which takes seconds; meanwhile the agent starts.
         with ThreadPoolExecutor(max_workers=1) as pool:
@@ -298,13 +296,10 @@ class Lab:
             probe.result()
 
     def _start_fleet(self) -> None:
-        self._boot_on_network(FLEET)
+        self.boot(FLEET)
         self.start_agent(FLEET)
 
-    def _boot_on_network(self, name: str) -> None:
-        if self.site.running(name, HOLDER):
-            return
-        self.site.boot(name)
+    def _plug_in(self, name: str) -> None:
         holder = self.site.holder(name)
         address = f"{self.spec.address(name)}/{self.spec.network.prefixlen}"
         link = ["ip", "link", "add", name, "type", "veth", "peer", "name", "eth0"]
@@ -312,7 +307,6 @@ class Lab:
         self.site.run(CONTROL, ["ip", "link", "set", name, "master", _BRIDGE, "up"])
         self.site.run(name, ["ip", "address", "add", address, "dev", "eth0"])
         self.site.run(name, ["ip", "link", "set", "eth0", "up"])
-        self._tell(f"{name}: booted as {self.spec.address(name)}")
 
     def _inside(self, host: str) -> Path:
         """Return the host's root directory as seen from outside."""
@@ -324,23 +318,6 @@ class Lab:
 
     def _tell(self, line: str) -> None:
         self._say(f"{time.monotonic() - self._start_time:5.1f} s  {line}")
-
-
-def _make_host_files(folder: Path) -> None:
-    """Make what a host sees in place of the machine's libvirt folders and KVM device."""
-    for below in (*configuration.HOST_FOLDERS, *configuration.QEMU_FOLDERS):
-        (folder / below).mkdir(parents=True, mode=0o755)
-    for below in configuration.QEMU_FOLDERS:
-        shutil.chown(folder / below, configuration.QEMU_USER, configuration.QEMU_USER)
-    etc = folder / "libvirt/etc"
-    (etc / "qemu.conf").write_text(configuration.QEMU_CONF)
-    (etc / "libvirtd.conf").write_text(configuration.libvirtd_conf(str(uuid.uuid4())))
-    (etc / "virtlogd.conf").write_text(configuration.VIRTLOGD_CONF)
-    kvm = Path("/dev/kvm")
-    if kvm.exists():
-        # libvirt probes QEMU anew at each look-up while QEMU's user may not open the device.
-        os.mknod(folder / "kvm", 0o020666, kvm.stat().st_rdev)
-        os.chmod(folder / "kvm", 0o666)
 
 
 def _takes_instances(host: host_pb2.Host) -> bool:
