@@ -20,8 +20,12 @@ from unkai_wire.errors import NotFound
 class UsageSource(Protocol):
     """Where live figures come from: the sampler, or a simulation."""
 
-    def watch(self) -> AsyncIterator[UsageSample]:
-        """Yield each sample from now on."""
+    @property
+    def latest(self) -> UsageSample | None:
+        """The newest sample; None before the first."""
+
+    def subscribe(self) -> AsyncIterator[UsageSample]:
+        """Yield the newest sample, if any, and each new one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,3 +47,8 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
             return states(status=states.SERVICE_UNKNOWN)
         serving = not self._stopping.is_set()
         return states(status=states.SERVING if serving else states.NOT_SERVING)
+
+
+def add_health(servicer: HealthServicer, server: grpc.aio.Server) -> None:
+    """Let the server answer for its health."""
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)

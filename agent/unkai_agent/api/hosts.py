@@ -57,5 +57,5 @@ class HostServicer(host_service_pb2_grpc.HostServiceServicer):
     ) -> AsyncIterator[pb.WatchUsageResponse]:
         """Send each sample."""
         host = self._directory.find_for_reading(request.host_id)
-        async for sample in host.usage.watch():
+        async for sample in host.usage.subscribe():
             yield convert.usage_message(host.record.host_id, sample)

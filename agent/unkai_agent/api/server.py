@@ -1,0 +1,87 @@
+"""The agent's gRPC servers: mTLS on TCP, and a 0600 unix socket for root on this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import grpc
+from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION
+from grpc_reflection.v1alpha.reflection import enable_server_reflection
+
+from unkai.agent.v1 import (
+    host_service_pb2_grpc,
+    machine_service_pb2_grpc,
+    storage_service_pb2_grpc,
+)
+from unkai.agent.v1.host_service_pb2 import DESCRIPTOR as HOST
+from unkai.agent.v1.machine_service_pb2 import DESCRIPTOR as MACHINE
+from unkai.agent.v1.storage_service_pb2 import DESCRIPTOR as STORAGE
+from unkai_agent.api.directory import HostDirectory
+from unkai_agent.api.health import HealthServicer, add_health
+from unkai_agent.api.hosts import HostServicer
+from unkai_agent.api.interceptors import PolicyInterceptor
+from unkai_agent.api.machines import MachineServicer
+from unkai_agent.api.storage import StorageServicer
+from unkai_wire.rpc_errors import ErrorInterceptor
+from unkai_wire.tls import TlsFiles, server_options
+
+SERVICES = tuple(
+    f"unkai.agent.v1.{service.name}"
+    for file in (HOST, MACHINE, STORAGE)
+    for service in file.services_by_name.values()
+)
+HEALTH = "grpc.health.v1.Health"
+
+
+class AgentServer:
+    """The servicers behind one server."""
+
+    def __init__(self, directory: HostDirectory) -> None:
+        """Make the server; `listen` and `listen_locally`, then `start`."""
+        self._server = grpc.aio.server(
+            interceptors=[ErrorInterceptor(), PolicyInterceptor()], options=server_options()
+        )
+        self._health = HealthServicer(frozenset(SERVICES))
+        self._socket: Path | None = None
+        server = self._server
+        host_service_pb2_grpc.add_HostServiceServicer_to_server(HostServicer(directory), server)
+        machine_service_pb2_grpc.add_MachineServiceServicer_to_server(
+            MachineServicer(directory), server
+        )
+        storage_service_pb2_grpc.add_StorageServiceServicer_to_server(
+            StorageServicer(directory), server
+        )
+        add_health(self._health, server)
+        enable_server_reflection((*SERVICES, HEALTH, REFLECTION), server)
+
+    def listen(self, address: str, tls: TlsFiles) -> int:
+        """Listen for holders of a certificate of our CA; return the port."""
+        return self._server.add_secure_port(address, tls.server_credentials())
+
+    def listen_locally(self, socket: Path) -> None:
+        """Listen on a unix socket that only root may open.
+
+        The socket is made before its mode can be set, so it is made where the umask lets nobody
+        else in.
+        """
+        socket.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        socket.unlink(missing_ok=True)
+        self._socket = socket
+        before = os.umask(0o177)
+        try:
+            self._server.add_insecure_port(f"unix:{socket}")
+        finally:
+            os.umask(before)
+        socket.chmod(0o600)
+
+    async def start(self) -> None:
+        """Serve."""
+        await self._server.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """Let calls under way end for so long, then cut them. Guests are not touched."""
+        self._health.stop()
+        await self._server.stop(grace_s)
+        if self._socket is not None:
+            self._socket.unlink(missing_ok=True)

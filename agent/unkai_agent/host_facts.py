@@ -1,0 +1,151 @@
+"""What this host is: identity, capacity, traits, boot. Read once, at start.
+
+Identity comes from the certificate alone, so that a host cannot call itself another's name.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import socket
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from cryptography import x509
+
+from unkai_agent.domain.hosts import Accelerator, Capacity, HostIdentity
+from unkai_agent.settings import CapacitySettings, Settings, split_address
+from unkai_wire.cluster_records import HostRecord
+from unkai_wire.errors import FailedPrecondition
+from unkai_wire.tls import Principal, Role, principal_of_uri
+
+FEATURES = ("machines.v1",)
+"""Features of the contract this agent has, for mixed versions."""
+
+
+def agent_version() -> str:
+    """Return the version of this agent."""
+    try:
+        return version("unkai")
+    except PackageNotFoundError:
+        return "0"
+
+
+def principal_of_certificate(path: Path) -> Principal:
+    """Read who a certificate says its holder is."""
+    try:
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+        return principal_of_uri(uris[0])
+    except (OSError, ValueError, IndexError, x509.ExtensionNotFound) as error:
+        raise FailedPrecondition(
+            f"certificate {path} does not say who this is: {error}",
+            reason="NO_IDENTITY",
+            fix="make one with 'unkai-scheduler cert host NAME' and copy it here",
+            metadata={"path": str(path)},
+        ) from error
+
+
+def host_identity(path: Path) -> HostIdentity:
+    """Read which host this is from its certificate."""
+    principal = principal_of_certificate(path)
+    if principal.role is not Role.HOST:
+        raise FailedPrecondition(
+            f"certificate {path} is a {principal.role.value}'s, not a host's",
+            reason="NO_IDENTITY",
+            fix="make one with 'unkai-scheduler cert host NAME' and copy it here",
+            metadata={"path": str(path), "role": principal.role.value},
+        )
+    return HostIdentity(host_id=principal.host_id, name=principal.name)
+
+
+def boot_id(path: Path) -> str:
+    """Return what tells this boot from others; without the file, one that no other boot has."""
+    try:
+        return path.read_text().strip()
+    except OSError:
+        # Taken for a new boot: machines then wait for a permit, which is safe.
+        return f"unknown-{secrets.token_hex(8)}"
+
+
+def capacity(settings: CapacitySettings, state_dir: Path) -> Capacity:
+    """Return what this host offers: as set, or found out less the reserve."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    files = os.statvfs(state_dir)
+    disk = files.f_frsize * files.f_blocks
+    return Capacity(
+        cpus=settings.cpus or len(os.sched_getaffinity(0)),
+        memory_bytes=settings.memory_bytes or _less(memory, settings.memory_reserve_bytes),
+        disk_bytes=settings.disk_bytes or _less(disk, settings.disk_reserve_bytes),
+    )
+
+
+def traits(accelerator: Accelerator, more: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what this host can do, sorted."""
+    machine = platform.machine().upper().replace("-", "_")
+    found = {f"CPU_{machine}", accelerator.name.upper(), *more}
+    return tuple(sorted(found))
+
+
+def advertised_address(settings: Settings) -> str:
+    """Return `IP:PORT` at which schedulers reach us."""
+    return settings.advertise or _reachable(settings.listen, settings)
+
+
+def advertised_metrics_address(settings: Settings) -> str:
+    """Return `IP:PORT` of the metrics endpoint as others reach it; empty when there is none."""
+    if not settings.metrics_listen:
+        return ""
+    _, port = split_address(settings.metrics_listen)
+    host, _ = split_address(advertised_address(settings))
+    return _join(host, port)
+
+
+def record(
+    settings: Settings,
+    identity: HostIdentity,
+    *,
+    tls_name: str,
+    offered: Capacity,
+    accelerator: Accelerator,
+    boot: str,
+) -> HostRecord:
+    """Return the record that this host registers."""
+    return HostRecord(
+        host_id=identity.host_id,
+        name=identity.name,
+        address=advertised_address(settings),
+        tls_name=tls_name,
+        cpus=offered.cpus,
+        memory_bytes=offered.memory_bytes,
+        disk_bytes=offered.disk_bytes,
+        accelerator=accelerator.name,
+        accelerator_reason=accelerator.reason,
+        traits=traits(accelerator, settings.traits),
+        boot_id=boot,
+        agent_version=agent_version(),
+        features=FEATURES,
+        metrics_address=advertised_metrics_address(settings),
+    )
+
+
+def _less(total: int, reserve: int) -> int:
+    return total - min(reserve, total // 2)
+
+
+def _reachable(listen: str, settings: Settings) -> str:
+    host, port = split_address(listen)
+    if host not in ("0.0.0.0", "::"):
+        return _join(host, port)
+    etcd_host, etcd_port = split_address(settings.etcd.endpoints[0])
+    family = socket.AF_INET6 if ":" in etcd_host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        # Connecting a datagram socket sends nothing; it only chooses our address.
+        probe.connect((etcd_host, etcd_port))
+        return _join(str(probe.getsockname()[0]), port)
+
+
+def _join(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

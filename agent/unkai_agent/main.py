@@ -1,0 +1,270 @@
+"""`unkai-agent`: the composition root. Only here is anything built.
+
+`run` (the default) is a host's agent, `simulate` a fleet of simulated hosts. SIGTERM ends the
+process and touches no guest: machines are QEMU's and libvirt's, and are adopted at the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import click
+import structlog
+
+from unkai_agent import fleet, host_facts
+from unkai_agent.api import exporter
+from unkai_agent.api.directory import HostDirectory
+from unkai_agent.api.images_client import ImagesClient
+from unkai_agent.api.server import AgentServer
+from unkai_agent.compute.driver import ComputeDriver
+from unkai_agent.compute.libvirt_driver import LibvirtDriver
+from unkai_agent.domain.clock import system_clock
+from unkai_agent.domain.hosts import Accelerator
+from unkai_agent.host import HostParts, RunningHost
+from unkai_agent.metrics import Sampler, SamplerPaths, counter_source
+from unkai_agent.registry import EtcdRegistry
+from unkai_agent.settings import InvalidSettings, Settings, load_settings
+from unkai_agent.storage.driver import FetchImage
+from unkai_agent.storage.qcow2 import Qcow2Storage
+from unkai_wire.errors import FailedPrecondition, UnkaiError
+from unkai_wire.tls import Role, host_tls_name
+
+_LOG = structlog.get_logger("unkai.agent")
+_STOP = (signal.SIGTERM, signal.SIGINT)
+
+
+def configure_logs(settings: Settings) -> None:
+    """Let structlog and the standard library's loggers write the same lines to standard error."""
+    level = getattr(logging, settings.log_level.upper())
+    renderer: structlog.types.Processor = (
+        structlog.processors.JSONRenderer()
+        if settings.log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    shared: list[structlog.types.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                renderer,
+            ],
+        )
+    )
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+async def make_host(settings: Settings, fetch: FetchImage) -> RunningHost:
+    """Make the real host: libvirt, qcow2 files, the machine's own figures."""
+    identity = host_facts.host_identity(settings.tls.certificate)
+    libvirt = settings.libvirt
+    compute = LibvirtDriver(
+        libvirt.uri, qemu_user=libvirt.qemu_user, call_deadline_s=libvirt.timeout_s
+    )
+    storage = Qcow2Storage(settings.state_dir, fetch, libvirt.qemu_user, system_clock)
+    offered = host_facts.capacity(settings.capacity, settings.state_dir)
+    accelerator = await _accelerator(settings, compute)
+    sampler = settings.sampler
+    usage = Sampler(
+        read_counters=counter_source(
+            SamplerPaths(
+                cgroup2=sampler.cgroup2,
+                memory_v1=sampler.memory_v1,
+                blkio_v1=sampler.blkio_v1,
+                cpu_v1=sampler.cpu_v1,
+            )
+        ),
+        capacity=offered,
+        compute=compute,
+        storage=storage,
+        clock=system_clock,
+        interval_s=sampler.interval_s,
+    )
+    record = host_facts.record(
+        settings,
+        identity,
+        tls_name=host_tls_name(identity.host_id),
+        offered=offered,
+        accelerator=accelerator,
+        boot=host_facts.boot_id(settings.boot_id_file),
+    )
+    return RunningHost(
+        HostParts(
+            record=record,
+            ledger_dir=settings.state_dir / "ledger",
+            compute=compute,
+            storage=storage,
+            usage=usage,
+            converge=settings.converge,
+        )
+    )
+
+
+async def _accelerator(settings: Settings, compute: ComputeDriver) -> Accelerator:
+    """Return what runs guests' CPUs, as set or as proven; emulation when it cannot be proven."""
+    if settings.accelerator != "auto":
+        return Accelerator(settings.accelerator, "chosen in the settings")
+    try:
+        accelerator = await compute.prove_accelerator()
+    except UnkaiError as error:
+        accelerator = Accelerator("tcg", f"KVM could not be tried: {error.message}")
+    _LOG.info("accelerator_proven", name=accelerator.name, reason=accelerator.reason)
+    return accelerator
+
+
+async def serve(settings: Settings, *, simulated: bool) -> None:
+    """Be the agent until SIGTERM."""
+    settings.state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+    tls = settings.tls.files()
+    registry = EtcdRegistry(
+        settings.etcd.endpoints,
+        tls,
+        remember=settings.state_dir / "schedulers.json",
+        timeout_s=settings.etcd.timeout_s,
+    )
+    images = ImagesClient(
+        registry.scheduler_addresses,
+        tls,
+        rng=random.Random(),  # noqa: S311 - which scheduler is asked first is no secret
+    )
+    async with AsyncExitStack() as closing:
+        closing.push_async_callback(images.close)
+        hosts = await _make_hosts(settings, images.fetch, simulated=simulated)
+        directory = HostDirectory()
+        for host in hosts:
+            directory.add(host.host)
+            registry.put(host.host.record)
+        server = AgentServer(directory)
+        server.listen(settings.listen, tls)
+        server.listen_locally(settings.socket)
+        await server.start()
+        closing.push_async_callback(server.stop, settings.shutdown_grace_s)
+        if settings.metrics_listen:
+            stop = exporter.serve(directory, settings.metrics_listen, tls)
+            closing.push_async_callback(asyncio.to_thread, stop)
+        await _run_until_stopped(hosts, registry)
+    _LOG.info("agent_stopped", machines="untouched")
+
+
+async def _make_hosts(
+    settings: Settings, fetch: FetchImage, *, simulated: bool
+) -> Sequence[RunningHost]:
+    if not simulated:
+        return [await make_host(settings, fetch)]
+    principal = host_facts.principal_of_certificate(settings.tls.certificate)
+    if principal.role is not Role.FLEET:
+        raise FailedPrecondition(
+            f"the certificate is a {principal.role.value}'s, not a fleet's",
+            reason="NO_IDENTITY",
+            fix="make one with 'unkai-scheduler cert fleet NAME'",
+        )
+    return fleet.make_fleet(settings, principal.name, fetch)
+
+
+async def _run_until_stopped(hosts: Sequence[RunningHost], registry: EtcdRegistry) -> None:
+    """Run all hosts and their registration; return at the first SIGTERM or SIGINT."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in _STOP:
+        loop.add_signal_handler(number, stopped.set)
+
+    async def work() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for host in hosts:
+                tasks.create_task(host.run())
+                host.converger.ready()
+            tasks.create_task(registry.run())
+            await registry.registered()
+            _LOG.info("agent_registered", hosts=len(hosts))
+
+    async with asyncio.TaskGroup() as tasks:
+        working = tasks.create_task(work())
+        _LOG.info("agent_serves", hosts=len(hosts))
+        await stopped.wait()
+        working.cancel()
+
+
+def _start(config: Path | None, check: bool, *, simulated: bool, hosts: int | None = None) -> None:
+    try:
+        settings = load_settings(config)
+    except InvalidSettings as error:
+        for problem in error.problems:
+            click.echo(f"unkai-agent: {problem}", err=True)
+        sys.exit(2)
+    if hosts is not None:
+        chosen = settings.fleet.model_copy(update={"hosts": hosts})
+        settings = settings.model_copy(update={"fleet": chosen})
+    if check:
+        click.echo("the settings are fine")
+        return
+    configure_logs(settings)
+    try:
+        asyncio.run(serve(settings, simulated=simulated))
+    except UnkaiError as error:
+        click.echo(f"unkai-agent: {error.message}", err=True)
+        if error.fix:
+            click.echo(f"  fix: {error.fix}", err=True)
+        sys.exit(1)
+
+
+_config = click.option(
+    "--config", type=click.Path(path_type=Path, dir_okay=False), help="Settings, TOML."
+)
+_check = click.option("--check-config", is_flag=True, help="Check the settings and end.")
+
+
+@click.group(invoke_without_command=True)
+@_config
+@_check
+@click.version_option(host_facts.agent_version(), prog_name="unkai-agent")
+@click.pass_context
+def main(context: click.Context, config: Path | None, check_config: bool) -> None:
+    """Run a host's agent."""
+    if context.invoked_subcommand is None:
+        _start(config, check_config, simulated=False)
+    else:
+        context.obj = config
+
+
+@main.command()
+@_config
+@_check
+@click.pass_obj
+def run(outer: Path | None, config: Path | None, check_config: bool) -> None:
+    """Run this host's agent (the default)."""
+    _start(config or outer, check_config, simulated=False)
+
+
+@main.command()
+@_config
+@_check
+@click.option("--hosts", type=click.IntRange(1, 20_000), help="How many; else as the settings say.")
+@click.pass_obj
+def simulate(
+    outer: Path | None, config: Path | None, check_config: bool, hosts: int | None
+) -> None:
+    """Run a fleet of simulated hosts."""
+    _start(config or outer, check_config, simulated=True, hosts=hosts)
+
+
+if __name__ == "__main__":
+    main()
