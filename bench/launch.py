@@ -1,8 +1,8 @@
 """How long from an accepted create to RUNNING, against a bare `virsh create` of the same domain.
 
-A lab of one host, the image in its cache, at least 20 pairs in turn. Ours is timed by the caller: from
-the answer of CreateInstance to the answer of WaitOperation. The floor is timed on the host: `virsh
-create` of that very domain (own disk and console log, made beforehand). Both start on an idle host,
+A lab of one host, the image in its cache, at least 20 pairs in turn. Ours is timed by the caller:
+from the answer of CreateInstance to the answer of WaitOperation. The floor is timed on the host:
+`virsh create` of that very domain (own disk and console log, made beforehand). Both start on an idle host,
 and each guest is gone before the next begins. Prints a table, and one JSON object as its last line.
 """
 
@@ -21,8 +21,13 @@ from typing import Any
 import grpc
 from google.protobuf import duration_pb2
 
-from unkai.compute.v1 import flavor_service_pb2, flavor_service_pb2_grpc
-from unkai.compute.v1 import instance_pb2, instance_service_pb2, instance_service_pb2_grpc
+from unkai.compute.v1 import (
+    flavor_service_pb2,
+    flavor_service_pb2_grpc,
+    instance_pb2,
+    instance_service_pb2,
+    instance_service_pb2_grpc,
+)
 from unkai.operation.v1 import operation_pb2, operation_service_pb2, operation_service_pb2_grpc
 from unkai.storage.v1 import image_pb2, image_service_pb2, image_service_pb2_grpc
 from unkai_lab.lab import Lab
