@@ -2,8 +2,8 @@
 
 A lab of one host, the image in its cache, at least 20 pairs in turn. Ours is timed by the caller:
 from the answer of CreateInstance to the answer of WaitOperation. The floor is timed on the host:
-`virsh create` of that very domain (own disk and console log, made beforehand). Both start on an idle host,
-and each guest is gone before the next begins. Prints a table, and one JSON object as its last line.
+`virsh create` of that very domain (own disk and console log, made beforehand). Both start on an
+idle host; each guest is gone before the next begins. Prints a table and, last, one JSON object.
 """
 
 from __future__ import annotations
