@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 
 from unkai_scheduler.domain.hosts import Host, HostState
 from unkai_scheduler.store import rows
@@ -13,24 +13,21 @@ from unkai_scheduler.store.columns import LONG_TEXT, shortened
 from unkai_scheduler.store.tables import claims, hosts
 
 _KIND = "host"
-_CLAIMED = (
-    select(
-        claims.c.host_id,
-        func.sum(claims.c.vcpus).label("vcpus"),
-        func.sum(claims.c.memory_bytes).label("memory_bytes"),
-        func.sum(claims.c.disk_bytes).label("disk_bytes"),
-        func.count().label("instances"),
-    )
-    .group_by(claims.c.host_id)
-    .subquery("claimed")
-)
+
+
+def _of_claims(figure: ColumnElement[Any], label: str) -> ColumnElement[Any]:
+    """Make a column of one figure over a host's claims: an index look-up a host."""
+    of_host = select(figure).where(claims.c.host_id == hosts.c.id).correlate(hosts)
+    return func.coalesce(of_host.scalar_subquery(), 0).label(label)
+
+
 _QUERY = select(
     hosts,
-    func.coalesce(_CLAIMED.c.vcpus, 0).label("claimed_vcpus"),
-    func.coalesce(_CLAIMED.c.memory_bytes, 0).label("claimed_memory_bytes"),
-    func.coalesce(_CLAIMED.c.disk_bytes, 0).label("claimed_disk_bytes"),
-    func.coalesce(_CLAIMED.c.instances, 0).label("instance_count"),
-).select_from(hosts.outerjoin(_CLAIMED, _CLAIMED.c.host_id == hosts.c.id))
+    _of_claims(func.sum(claims.c.vcpus), "claimed_vcpus"),
+    _of_claims(func.sum(claims.c.memory_bytes), "claimed_memory_bytes"),
+    _of_claims(func.sum(claims.c.disk_bytes), "claimed_disk_bytes"),
+    _of_claims(func.count(), "instance_count"),
+)
 _SUMS = ("claimed_vcpus", "claimed_memory_bytes", "claimed_disk_bytes", "instance_count")
 
 

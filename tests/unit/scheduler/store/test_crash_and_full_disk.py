@@ -64,10 +64,10 @@ def _write_and_kill(folder: Path, *, after_lines: int) -> set[str]:
 
 
 async def test_a_database_that_may_not_grow_is_full_until_it_may(tmp_path: Path) -> None:
-    async with a_store(tmp_path):
-        pass
+    async with a_store(tmp_path) as made:
+        used = await made.read(lambda conn: conn.exec_driver_sql("PRAGMA page_count").scalar_one())
     engine = sqlite.writer_engine(store_url(tmp_path))
-    pages = [60]
+    pages = [used + 64]
 
     def limit(connection: sqlite3.Connection, _record: object, _proxy: object) -> None:
         connection.execute(f"PRAGMA max_page_count={pages[0]}")
