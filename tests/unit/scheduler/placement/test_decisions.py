@@ -1,0 +1,293 @@
+"""Decisions: filters, explanations, errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from tests.support.fleets import (
+    GIB,
+    LOADS,
+    NOW,
+    RATIOS,
+    a_fleet,
+    a_host,
+    a_request,
+    a_usage,
+    place,
+    sample_for,
+)
+from unkai_scheduler.domain.decisions import MAX_STORED_BYTES, FilterResult
+from unkai_scheduler.domain.hosts import HostState
+from unkai_scheduler.placement.explain import no_capacity_error
+from unkai_scheduler.placement.filters import format_bytes
+from unkai_scheduler.placement.fleet import AllocationRatios, Fleet, claimable
+from unkai_scheduler.placement.pipeline import MAX_CANDIDATES
+from unkai_scheduler.placement.requests import Weights
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "request_changes", "sentence"),
+    [
+        ("state", {"state": HostState.UNKNOWN}, {}, "h2 is silent"),
+        ("state", {"state": HostState.CONNECTING}, {}, "h2 does not answer yet"),
+        ("cordon", {"cordoned": True, "cordon_reason": "fan"}, {}, "h2 is cordoned: fan"),
+        ("cordon", {"cordoned": True}, {}, "h2 is cordoned"),
+        ("traits", {}, {"required_traits": ("CPU_X86_64", "KVM")}, "h2 lacks KVM"),
+        ("vcpus", {"claimed_vcpus": 15}, {"vcpus": 2}, "h2 lacks 1 vCPU"),
+        (
+            "memory",
+            {"claimed_memory_bytes": 15 * GIB + 512 * MIB},
+            {},
+            "h2 lacks 512 MiB of memory",
+        ),
+        ("disk", {"claimed_disk_bytes": 195 * GIB}, {}, "h2 lacks 5 GiB of disk"),
+        (
+            "excluded",
+            {},
+            {"excluded_host_ids": ("hst-h2",)},
+            "h2 has failed this instance before",
+        ),
+    ],
+)
+def test_a_filter_says_what_would_have_let_the_host_pass(
+    name: str, changes: Mapping[str, Any], request_changes: Mapping[str, Any], sentence: str
+) -> None:
+    fleet = a_fleet([a_host("h2", **changes)])
+
+    (decision,) = place(fleet, a_request(**request_changes))
+
+    assert decision.host_id == ""
+    assert [f for f in decision.filters if f.rejected_count] == [
+        FilterResult(name, 1, ("h2",), sentence)
+    ]
+
+
+def test_old_metrics_keep_a_host_out_and_say_how_old_they_are() -> None:
+    fleet = a_fleet([a_host("h3")])
+
+    (fresh,) = place(fleet.copy(), a_request(), now_s=110.0)
+    (old,) = place(fleet, a_request(), now_s=114.0)
+
+    assert fresh.host_name == "h3"
+    assert old.filters[-1] == FilterResult("metrics", 1, ("h3",), "h3's metrics are 14 s old")
+
+
+def test_a_host_that_never_sent_metrics_is_kept_out() -> None:
+    fleet = Fleet()
+    fleet.upsert_host(a_host("h1"), RATIOS)
+
+    (decision,) = place(fleet, a_request())
+
+    assert decision.filters[-1].nearest_miss == "h1 has sent no metrics yet"
+
+
+def test_the_summary_counts_each_reason_and_names_the_nearest() -> None:
+    full = 16 * GIB
+    fleet = a_fleet(
+        [
+            a_host("h1", cordoned=True),
+            a_host("h2", claimed_memory_bytes=full - 512 * MIB),
+            a_host("h3", claimed_memory_bytes=full),
+        ]
+    )
+
+    (decision,) = place(fleet, a_request())
+
+    assert decision.summary == (
+        "no host fits: 1 of 3 is cordoned, 2 lack memory (nearest: h2 lacks 512 MiB of memory)"
+    )
+
+
+def test_without_hosts_the_summary_says_so() -> None:
+    (decision,) = place(Fleet(), a_request())
+
+    assert decision.summary == "no host fits: there are no hosts"
+    assert no_capacity_error(decision).reasons == {}
+
+
+def test_the_error_carries_the_count_of_each_reason() -> None:
+    fleet = a_fleet([a_host("h1", cordoned=True), a_host("h2", claimed_vcpus=16)])
+    (decision,) = place(fleet, a_request())
+
+    error = no_capacity_error(decision)
+
+    assert error.reasons == {"cordon": 1, "vcpus": 1}
+    assert error.message == decision.summary
+    assert error.metadata == {"instance_id": "ins-a", "host_count": "2"}
+
+
+def test_a_filter_counts_only_hosts_that_passed_those_before() -> None:
+    fleet = a_fleet([a_host("h1", cordoned=True, claimed_vcpus=16)])
+
+    (decision,) = place(fleet, a_request())
+
+    counts = {f.name: f.rejected_count for f in decision.filters}
+    assert (counts["cordon"], counts["vcpus"]) == (1, 0)
+
+
+def test_at_most_five_rejected_hosts_are_named() -> None:
+    fleet = a_fleet([a_host(f"h{n}", cordoned=True) for n in range(8)])
+
+    (decision,) = place(fleet, a_request())
+
+    cordon = next(f for f in decision.filters if f.name == "cordon")
+    assert (cordon.rejected_count, cordon.rejected_hosts) == (8, ("h0", "h1", "h2", "h3", "h4"))
+
+
+def test_a_trait_no_host_has_is_explained() -> None:
+    fleet = a_fleet([a_host("h1", traits=("CPU_X86_64", "KVM")), a_host("h2")])
+
+    (decision,) = place(fleet, a_request(required_traits=("KVM", "GPU")))
+
+    traits = next(f for f in decision.filters if f.name == "traits")
+    assert traits.nearest_miss == "h1 lacks GPU"
+
+
+def test_a_host_with_the_traits_is_found_among_hundreds_of_traits() -> None:
+    hosts = [a_host(f"h{n}", traits=tuple(f"T{n}_{k}" for k in range(20))) for n in range(9)]
+    fleet = a_fleet(hosts)
+
+    (decision,) = place(fleet, a_request(required_traits=("T7_3", "T7_19")))
+
+    assert decision.host_name == "h7"
+
+
+def test_the_winner_and_five_runners_up_are_kept_best_first() -> None:
+    fleet = a_fleet([a_host(f"h{n}", claimed_vcpus=n) for n in range(9)])
+
+    (decision,) = place(fleet, a_request())
+
+    assert [c.host_name for c in decision.candidates] == ["h0", "h1", "h2", "h3", "h4", "h5"]
+    totals = [c.total_score for c in decision.candidates]
+    assert totals == sorted(totals, reverse=True)
+    assert len(decision.candidates) == MAX_CANDIDATES
+
+
+def test_a_candidates_total_is_the_weighted_mean_of_its_terms() -> None:
+    fleet = a_fleet([a_host("h1", claimed_vcpus=5)])
+    sample_for(fleet, {"hst-h1": a_usage(**LOADS["cpu"])}, from_s=102, until_s=110)
+
+    (decision,) = place(fleet, a_request(), now_s=110)
+
+    winner = decision.candidates[0]
+    assert [t.name for t in winner.terms] == [
+        "spread",
+        "cpu_load",
+        "cpu_wait",
+        "memory_pressure",
+        "io_pressure",
+    ]
+    weighted = sum(t.score * t.weight for t in winner.terms)
+    assert winner.total_score == weighted // sum(t.weight for t in winner.terms)
+
+
+def test_the_live_numbers_used_are_in_the_decision() -> None:
+    fleet = a_fleet([a_host("h1")])
+    sample_for(fleet, {"hst-h1": a_usage(**LOADS["io"])}, from_s=102, until_s=120)
+
+    (decision,) = place(fleet, a_request(), now_s=121.5)
+
+    inputs = decision.candidates[0].inputs
+    assert inputs["io_pressure_ratio"] == 0.85
+    assert inputs["sample_age_s"] == 1.5
+    assert inputs["cpu_used_ratio"] == 0.025
+
+
+def test_the_summary_names_a_host_passed_over_for_its_load() -> None:
+    fleet = a_fleet([a_host("h1"), a_host("h2")])
+    sample_for(fleet, {"hst-h2": a_usage(**LOADS["io"])}, from_s=102, until_s=120)
+
+    (decision,) = place(fleet, a_request(), now_s=121)
+
+    assert decision.summary == (
+        "h1: best of 2 hosts that fit under spread; loaded: h2 (io_pressure scores 0.00)"
+    )
+
+
+def test_the_summary_of_an_only_host_reads_well() -> None:
+    (decision,) = place(a_fleet([a_host("h1")]), a_request())
+
+    assert decision.summary == "h1: best of 1 host that fits under spread"
+
+
+def test_a_decision_with_three_runners_up_fits_into_its_row() -> None:
+    hosts = [a_host(f"host-{n:026}", cordoned=n % 3 == 0) for n in range(100)]
+    fleet = a_fleet(hosts)
+
+    (decision,) = place(fleet, a_request("i" * 26))
+
+    kept = dataclasses.replace(decision, candidates=decision.candidates[:4])
+    values = dataclasses.asdict(kept) | {"decide_time": NOW.isoformat()}
+    assert len(json.dumps(values, separators=(",", ":"))) <= MAX_STORED_BYTES
+
+
+def test_claims_of_a_batch_are_seen_by_what_follows() -> None:
+    fleet = a_fleet([a_host("h1", memory_bytes=2 * GIB)])
+
+    decisions = place(fleet, a_request("a"), a_request("b"), a_request("c"))
+
+    assert [d.host_name for d in decisions] == ["h1", "h1", ""]
+
+
+def test_a_released_claim_can_be_had_again() -> None:
+    fleet = a_fleet([a_host("h1", memory_bytes=GIB)])
+    place(fleet, a_request("a"))
+    fleet.release("hst-h1", 1, GIB, 10 * GIB, instance_id="ins-a")
+
+    (decision,) = place(fleet, a_request("b"))
+
+    assert decision.host_name == "h1"
+
+
+def test_a_removed_host_is_not_chosen_and_the_others_keep_their_figures() -> None:
+    fleet = a_fleet([a_host("h1"), a_host("h2"), a_host("h3", claimed_vcpus=3)])
+    fleet.remove_host("hst-h1")
+    fleet.remove_host("hst-unheard-of")
+
+    (decision,) = place(fleet, a_request())
+
+    assert [c.host_name for c in decision.candidates] == ["h2", "h3"]
+    assert "hst-h1" not in fleet
+
+
+def test_a_copy_can_be_played_with_and_the_fleet_stays() -> None:
+    fleet = a_fleet([a_host("h1")])
+    before = place(fleet.copy(), a_request("a"), a_request("b"))
+    place(fleet.copy(), a_request("c"))
+
+    assert place(fleet, a_request("a"), a_request("b")) == before
+
+
+def test_what_may_be_claimed_follows_the_ratios() -> None:
+    limits = claimable(a_host("h1", cpus=3), AllocationRatios(vcpus=1.5, memory=0.5, disk=2.0))
+
+    assert (limits.vcpus, limits.memory_bytes, limits.disk_bytes) == (4, 8 * GIB, 400 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("weights", "field"), [({"policy": 256}, "policy"), ({"io_pressure": -1}, "io")]
+)
+def test_a_weight_out_of_range_is_refused(weights: dict[str, int], field: str) -> None:
+    with pytest.raises(ValueError, match=field):
+        Weights(**weights)
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [
+        (512 * MIB, "512 MiB"),
+        (GIB + GIB // 2, "1.5 GiB"),
+        (100, "100 bytes"),
+        (3 << 40, "3 TiB"),
+        (2048, "2 KiB"),
+    ],
+)
+def test_amounts_read_well(amount: int, text: str) -> None:
+    assert format_bytes(amount) == text
