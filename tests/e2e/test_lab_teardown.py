@@ -7,7 +7,6 @@ their cgroup, and a lost journal, do not help anything to stay. 4. Two labs do n
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.acceptance import count, seeded
 from tests.support.lab import skip_without_a_lab_machine
 from unkai_lab import cgroups
 from unkai_lab.journal import Journal, ProcessId, StartedProcess
@@ -24,9 +24,6 @@ from unkai_lab.lab import Lab
 from unkai_lab.lock import hold
 from unkai_lab.spec import CONTROL, LabPaths, LabSpec
 from unkai_lab.teardown import leftovers, take_down
-
-SEED = int(os.environ.get("UNKAI_TEST_SEED", "20261122"))
-KILLS = int(os.environ.get("UNKAI_TEST_LAB_KILLS", "6"))
 
 
 @pytest.fixture
@@ -62,11 +59,11 @@ def _substrate(name: str, hosts: int = 1) -> Lab:
 
 
 def test_down_leaves_nothing_of_an_up_killed_at_any_moment(name: str) -> None:
-    moments = random.Random(SEED)
+    moments = seeded("lab up killed")
     paths = LabPaths.of(name)
     seen = set()
-    for number in range(KILLS):
-        # Later kills meet more: the first half falls into the first second.
+    for number in range(count(40, least=6)):
+        # Half of the kills fall into the first second, where most is made.
         pause_s = moments.uniform(0.25, 1.0 if number % 2 else 3.0)
         up = _spawn("up", "--name", name, "--hosts", "2")
         time.sleep(pause_s)
@@ -74,13 +71,13 @@ def test_down_leaves_nothing_of_an_up_killed_at_any_moment(name: str) -> None:
         up.wait(10)
         seen.add(len(leftovers(paths)))
         take_down(paths)
-        assert leftovers(paths) == [], f"seed {SEED}, kill {number} after {pause_s:.3f} s"
-    assert max(seen) > 0, f"seed {SEED}: no kill met a lab that was there"
+        assert leftovers(paths) == [], f"kill {number} after {pause_s:.3f} s"
+    assert max(seen) > 0, "no kill met a lab that was there"
 
 
 def test_a_down_that_was_killed_is_finished_by_the_next(name: str) -> None:
     lab = _substrate(name)
-    moments = random.Random(SEED)
+    moments = seeded("lab down killed")
     for _ in range(3):
         down = _spawn("down", "--name", name)
         time.sleep(moments.uniform(0.1, 0.4))
