@@ -38,6 +38,10 @@ SILENCE_S = 9.0
 SILENCE_UNREGISTERED_S = 6.0
 """The same once its lease has ended: two signs weigh more than one."""
 SWEEP_S = 0.5
+NEW_HERE_S = 5.0
+"""How long a new leader waits for the hosts before it places anything."""
+LEARNING_S = 10.0
+"""How long "no capacity" is not said while a host that came is still to tell how it fares."""
 
 
 @dataclass
@@ -80,7 +84,8 @@ class Hosts:
         self._nameless: set[str] = set()
         self._sweep_soon = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._began_s = self._loop.time()
+        self._began_s = self._learning_s = self._loop.time()
+        self._members_read = False
 
     def state(self, host_id: str) -> HostState:
         """Return where a host stands for us now."""
@@ -99,9 +104,23 @@ class Hosts:
         synced = watched.connected and self._office.live.is_synced(host_id)
         return HostState.UP if synced else HostState.CONNECTING
 
-    def rows(self) -> dict[str, Host]:
-        """Return the hosts' rows as last read or written; claims in them are not current."""
-        return dict(self._rows)
+    def is_learning(self) -> bool:
+        """Tell whether some host that is registered may soon take what none can take now."""
+        if self._loop.time() - self._learning_s > LEARNING_S:
+            return False
+        return not self._members_read or any(map(self._is_learning_of, self._members))
+
+    def is_new_here(self) -> bool:
+        """Tell whether the reign is young and most hosts may not have spoken yet.
+
+        Placing on the first that does would load it with all that waited.
+        """
+        return self._loop.time() - self._began_s < NEW_HERE_S and self.is_learning()
+
+    def _is_learning_of(self, host_id: str) -> bool:
+        state, age_s = self.state(host_id), self._office.live.age_s(host_id)
+        untold = age_s is None or age_s > self._office.settings.placement.max_metric_age_s
+        return state is HostState.CONNECTING or (state is HostState.UP and untold)
 
     async def run(self) -> None:
         """Follow hosts until cancelled."""
@@ -133,6 +152,7 @@ class Hosts:
                     async for membership in stream:
                         failures = 0
                         self._members = dict(membership.hosts)
+                        self._members_read = True
                         self._sweep_soon.set()
 
             await self._office.attempt("membership", follow)
@@ -148,6 +168,7 @@ class Hosts:
             if watched is not None:
                 self._stop(watched)
             watched = self._watched[host_id] = Watched(record, self._loop.time())
+            self._learning_s = self._loop.time()
             self._office.live.set_endpoint(watched.endpoint)
             watched.tasks = [
                 watchers.create_task(self._keep_open(watched, "machines", self._machines)),
@@ -260,6 +281,7 @@ class Hosts:
         if isinstance(change, Synced):
             live.end_sync(host_id)
             watched.connected = True
+            self._learning_s = self._loop.time()
             self._sweep_soon.set()
             self._changed(host_id)
             return

@@ -170,12 +170,18 @@ class InstanceLoop:
                 places.append((one, action))
             else:
                 decided.append(Change(one, action))
-        if places:
+        if places and self._hosts.is_new_here():
+            decided += [Change(one, self._placer.hold(one, now)) for one, _ in places]
+        elif places:
             if self._fleet_stale:
                 self._fleet_stale = False
-                self._placer.refresh(await self._office.uow.read(host_rows.list_all))
-            decided += self._placer.decide(places, now)
+                await self._refresh_fleet()
+            decided += self._placer.decide(places, now, learning=self._hosts.is_learning())
         return decided
+
+    async def _refresh_fleet(self) -> None:
+        rows = await self._office.uow.read(host_rows.list_all)
+        self._placer.refresh([replace(row, state=self._hosts.state(row.id)) for row in rows])
 
     def _next(self, seen: Seen, now: datetime, *, urgent: bool) -> Action:
         instance = replace(seen.instance, due_time=now) if urgent else seen.instance

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from unkai_scheduler.domain.decisions import Decision
 from unkai_scheduler.domain.hosts import Host, HostUsage
@@ -27,6 +27,7 @@ from unkai_scheduler.reconcile.live import ReceivedSample
 from unkai_scheduler.settings import Settings
 from unkai_wire.errors import UnkaiError
 
+_LEARNING_PAUSE = timedelta(seconds=0.3)
 _LONGEST_QUEUE_PAUSE_S = 5.0
 """Who waits for capacity looks at least this often, beside when capacity is freed."""
 
@@ -61,7 +62,9 @@ class Placer:
 
     def fold(self) -> None:
         """Take the samples received since the last fold into the fleet."""
-        pending, self._pending = self._pending, {}
+        # A host that the fleet does not know yet keeps its sample until it does.
+        pending = {ident: r for ident, r in self._pending.items() if ident in self._fleet}
+        self._pending = {i: r for i, r in self._pending.items() if i not in pending}
         if not pending:
             return
         samples: list[tuple[str, HostUsage, float]] = [
@@ -70,8 +73,13 @@ class Placer:
         machines = {host_id: r.sample.machines for host_id, r in pending.items()}
         self._fleet.fold(samples, machines)
 
-    def decide(self, places: Sequence[tuple[Seen, Place]], now: datetime) -> list[Change]:
-        """Decide for a batch, oldest request first; claims in the fleet as it goes."""
+    def decide(
+        self, places: Sequence[tuple[Seen, Place]], now: datetime, *, learning: bool
+    ) -> list[Change]:
+        """Decide for a batch, oldest request first; claims in the fleet as it goes.
+
+        `learning`: some host has yet to tell us how it fares, so "no" may be said too early.
+        """
         self.fold()
         queue = sorted(places, key=lambda p: (p[0].instance.create_time, p[0].instance.id))
         started_s = time.perf_counter()
@@ -90,7 +98,7 @@ class Placer:
                 self._queue.pop(seen.instance.id, None)
                 changes.append(self._placed(seen, decision, now))
             else:
-                action = self._not_placed(seen, decision, now)
+                action = self._not_placed(seen, decision, now, learning=learning)
                 changes.append(Change(seen, action, decision=decision))
         return changes
 
@@ -101,6 +109,13 @@ class Placer:
     def leave_queue(self, instance_id: str) -> None:
         """Forget one that waits no longer."""
         self._queue.pop(instance_id, None)
+
+    def hold(self, seen: Seen, now: datetime) -> Wait:
+        """Put a placement off until the hosts have told how they fare."""
+        operation = seen.operation and replace(
+            seen.operation, progress_message="waiting for hosts to report"
+        )
+        return Wait(replace(seen.instance, due_time=now + _LEARNING_PAUSE), operation)
 
     def release(self, instance: Instance, host_id: str) -> None:
         """Give back what an instance took of a host."""
@@ -145,9 +160,13 @@ class Placer:
         operation = operations.progress(seen.operation, message, percent=10)
         return Change(seen, Place(row, operation), decision=decision, claim=claim)
 
-    def _not_placed(self, seen: Seen, decision: Decision, now: datetime) -> Action:
+    def _not_placed(
+        self, seen: Seen, decision: Decision, now: datetime, *, learning: bool
+    ) -> Action:
         error = no_capacity_error(decision)
         operation: Operation | None = seen.operation
+        if operation is not None and learning:
+            return self.hold(seen, now)
         if operation is None or not operations.may_wait_for_capacity(operation, now):
             self._queue.pop(seen.instance.id, None)
             last = seen.instance.state_reason if seen.failed_hosts else None

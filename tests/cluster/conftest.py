@@ -1,0 +1,24 @@
+"""Stories of a whole cloud run on a loop whose seconds are shorter."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.support.cloud import Cloud, FastLoop, a_cloud
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"fast": FastLoop}
+
+
+@pytest.fixture
+async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
+    """A cloud of three hosts with one scheduler that leads."""
+    async with a_cloud(tmp_path) as cloud:
+        yield cloud

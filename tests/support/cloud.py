@@ -1,0 +1,452 @@
+"""A cloud in one process: the real store and leader, fake agents and etcd, time that runs faster.
+
+Time: `FastLoop` runs the event loop's clock `SPEED` times as fast as the wall's, and the cloud's
+wall clock follows it, so that stories of minutes take seconds and nobody sleeps for real.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from tests.support.builders import NOON, an_id, an_image, an_instance, an_operation
+from tests.support.store import open_store
+from unkai_scheduler.agents.fake import FakeAgents
+from unkai_scheduler.agents.limits import Limits
+from unkai_scheduler.agents.port import Agents, Alive
+from unkai_scheduler.cluster.fake import FakeCluster, FakeEtcd
+from unkai_scheduler.domain.events import Event
+from unkai_scheduler.domain.hosts import Host
+from unkai_scheduler.domain.images import Image
+from unkai_scheduler.domain.instances import Claim, Instance, InstanceState, Power
+from unkai_scheduler.domain.machines import MachineState
+from unkai_scheduler.domain.operations import Operation, Verb
+from unkai_scheduler.reconcile.leader import Leader
+from unkai_scheduler.reconcile.live import LiveState
+from unkai_scheduler.settings import ReconcileSettings, Settings
+from unkai_scheduler.store import claims, events, hosts, images, instances, operations, tombstones
+from unkai_scheduler.store.unit_of_work import UnitOfWork
+from unkai_wire.cluster_records import HostRecord, SchedulerRecord
+from unkai_wire.errors import NotFound, UnkaiError
+
+SPEED = 10.0
+GIB = 1 << 30
+_TICK_S = 0.1
+_SAMPLE_S = 2.0
+
+
+class _FastSelector(selectors.DefaultSelector):
+    def select(self, timeout: float | None = None) -> list[Any]:
+        return super().select(timeout / SPEED if timeout and timeout > 0 else timeout)
+
+
+class FastLoop(asyncio.SelectorEventLoop):
+    """An event loop whose seconds are shorter."""
+
+    def __init__(self) -> None:
+        super().__init__(_FastSelector())
+        self._clock_resolution = time.get_clock_info("monotonic").resolution * SPEED
+
+    def time(self) -> float:
+        return time.monotonic() * SPEED
+
+
+class MemoryImages:
+    """Image bytes in a dictionary, with an error to raise."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+        self.error: UnkaiError | None = None
+
+    async def put(self, key: str, chunks: AsyncIterator[bytes]) -> int:
+        self.kept[key] = b"".join([chunk async for chunk in chunks])
+        return len(self.kept[key])
+
+    async def get(self, key: str, offset_bytes: int = 0) -> AsyncIterator[bytes]:
+        if key not in self.kept:
+            raise NotFound.of("image", key)
+        yield self.kept[key][offset_bytes:]
+
+    async def size(self, key: str) -> int:
+        return len(self.kept[key])
+
+    async def delete(self, key: str) -> None:
+        if self.error is not None:
+            raise self.error
+        self.kept.pop(key, None)
+
+    async def list(self) -> list[str]:
+        return sorted(self.kept)
+
+
+@dataclass
+class Scheduler:
+    """One scheduler of the cloud, leading or waiting to."""
+
+    name: str
+    leader: Leader
+    live: LiveState
+    cluster: FakeCluster
+    task: asyncio.Task[None] = field(repr=False)
+
+
+class Cloud:
+    """The parts, and the acts of users, operators and fate."""
+
+    def __init__(self, folder: Path, settings: Settings, converge_s: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._began_s = self._loop.time()
+        self.folder = folder
+        self.settings = settings
+        self.etcd = FakeEtcd()
+        self.agents = FakeAgents(clock=self.clock, converge_s=converge_s, limits=Limits())
+        self.images = MemoryImages()
+        self.image: Image = an_image()
+        self.schedulers: dict[str, Scheduler] = {}
+        self.host_ids: list[str] = []
+        self.uow: UnitOfWork
+
+    def clock(self) -> datetime:
+        """Return the cloud's time."""
+        return NOON + timedelta(seconds=self._loop.time() - self._began_s)
+
+    # Parts.
+
+    def add_host(self, *, cpus: int = 8, memory_bytes: int = 32 * GIB) -> str:
+        """Add a host and register it; return its id."""
+        host_id = an_id("host")
+        name = f"h{len(self.host_ids) + 1}"
+        self.agents.add_host(host_id, name, cpus=cpus, memory_bytes=memory_bytes)
+        self.host_ids.append(host_id)
+        self.register(host_id)
+        return host_id
+
+    def register(self, host_id: str) -> None:
+        """Write a host's record into etcd, as its agent does."""
+        told = self.agents.hosts[host_id].description
+        self.etcd.put_host(
+            HostRecord(
+                host_id=host_id,
+                name=told.name,
+                address=f"fake:{host_id}",
+                tls_name=f"{host_id}.host.unkai.internal",
+                cpus=told.cpus,
+                memory_bytes=told.memory_bytes,
+                disk_bytes=told.disk_bytes,
+                accelerator=told.accelerator,
+                accelerator_reason=told.accelerator_reason,
+                traits=told.traits,
+                boot_id=told.boot_id,
+                agent_version=told.agent_version,
+            )
+        )
+
+    def lose_host(self, host_id: str) -> None:
+        """Let a host fall silent: no word, and its lease ends."""
+        self.agents.hang(host_id)
+        self.etcd.remove_host(host_id)
+
+    def return_host(self, host_id: str) -> None:
+        """Let a lost host come back as it was."""
+        self.agents.heal(host_id)
+        self.register(host_id)
+
+    async def start(
+        self, name: str = "s1", *, uow: UnitOfWork | None = None, agents: Agents | None = None
+    ) -> Scheduler:
+        """Start a scheduler that campaigns."""
+        cluster = self.etcd.member(name)
+        await cluster.register(SchedulerRecord(name, f"{name}:7443", "0.1.0"))
+        live = LiveState(clock=self.clock, monotonic=asyncio.get_running_loop().time)
+        leader = Leader(
+            name=name,
+            uow=uow or self.uow,
+            cluster=cluster,
+            agents=agents or self.agents,
+            images=self.images,
+            settings=self.settings,
+            live=live,
+            clock=self.clock,
+            new_id=an_id,
+        )
+        task = asyncio.create_task(leader.run(), name=f"leader {name}")
+        scheduler = self.schedulers[name] = Scheduler(name, leader, live, cluster, task)
+        return scheduler
+
+    async def kill(self, name: str = "s1") -> None:
+        """End a scheduler wherever it is."""
+        scheduler = self.schedulers.pop(name)
+        scheduler.task.cancel()
+        with suppress(asyncio.CancelledError):
+            await scheduler.task
+        await scheduler.cluster.close()
+
+    def wake(self) -> None:
+        """Tell all schedulers that something was written."""
+        for scheduler in self.schedulers.values():
+            scheduler.leader.wake()
+
+    # What users do, as the services write it.
+
+    async def create(
+        self,
+        name: str = "",
+        *,
+        capacity_wait_s: float = 0.0,
+        deadline_s: float = 600.0,
+        **spec: Any,
+    ) -> Instance:
+        """Accept an instance."""
+        now = self.clock()
+        operation = an_operation(
+            create_time=now,
+            update_time=now,
+            deadline_time=now + timedelta(seconds=deadline_s),
+            capacity_deadline_time=now + timedelta(seconds=capacity_wait_s),
+        )
+        if name:
+            spec["name"] = name
+        instance = an_instance(
+            image_id=self.image.id,
+            operation_id=operation.id,
+            due_time=now,
+            create_time=now,
+            update_time=now,
+            **spec,
+        )
+        operation = replace(operation, resource_id=instance.id)
+
+        def work(conn: Any) -> None:
+            instances.insert(conn, instance)
+            operations.insert(conn, operation)
+
+        await self.uow.write(work)
+        self.wake()
+        return instance
+
+    async def change(
+        self, ident: str, verb: Verb, *, deadline_s: float = 600.0, **desired: Any
+    ) -> Operation:
+        """Accept a change of an instance: generation raised, operation begun."""
+        now = self.clock()
+        operation = an_operation(
+            verb=verb,
+            resource_id=ident,
+            create_time=now,
+            update_time=now,
+            deadline_time=now + timedelta(seconds=deadline_s),
+        )
+
+        def work(conn: Any) -> None:
+            row = instances.get(conn, ident)
+            assert row is not None
+            changed = replace(
+                row,
+                generation=row.generation + 1,
+                operation_id=operation.id,
+                due_time=now,
+                attempt=0,
+                etag=f"etag-{operation.id}",
+                **desired,
+            )
+            instances.replace(conn, changed, etag=None)
+            operations.insert(conn, operation)
+
+        await self.uow.write(work)
+        self.wake()
+        return operation
+
+    async def delete(self, ident: str, **more: Any) -> Operation:
+        """Accept a deletion."""
+        desired = {"delete_requested": True, "state": InstanceState.DELETING}
+        return await self.change(ident, Verb.DELETE, **desired, **more)
+
+    async def stop(self, ident: str, **more: Any) -> Operation:
+        """Accept a stop."""
+        return await self.change(ident, Verb.STOP, desired_power=Power.OFF, **more)
+
+    async def begin(self, ident: str, **more: Any) -> Operation:
+        """Accept a start."""
+        return await self.change(ident, Verb.START, desired_power=Power.ON, **more)
+
+    async def reboot(self, ident: str) -> Operation:
+        """Accept a reboot."""
+        serial = (await self.instance(ident)).reboot_serial + 1
+        return await self.change(ident, Verb.REBOOT, reboot_serial=serial)
+
+    async def cancel(self, operation_id: str) -> None:
+        """Ask for an operation to be given up."""
+        now = self.clock()
+
+        def work(conn: Any) -> None:
+            row = operations.get(conn, operation_id)
+            assert row is not None
+            operations.replace(conn, replace(row, cancel_requested_time=now))
+            instance = instances.get(conn, row.resource_id)
+            assert instance is not None
+            instances.replace(conn, replace(instance, due_time=now), etag=None)
+
+        await self.uow.write(work)
+        self.wake()
+
+    # What is.
+
+    async def instance(self, ident: str) -> Instance:
+        """Return an instance that exists."""
+        row = await self.find(ident)
+        assert row is not None, f"instance {ident} is gone"
+        return row
+
+    async def find(self, ident: str) -> Instance | None:
+        """Return an instance, None when it is gone."""
+        return await self.uow.read(lambda conn: instances.get(conn, ident))
+
+    async def operation(self, ident: str) -> Operation:
+        """Return an operation."""
+        row = await self.uow.read(lambda conn: operations.get(conn, ident))
+        assert row is not None
+        return row
+
+    async def active_operations(self) -> list[Operation]:
+        """Return the operations that have not ended."""
+        return await self.uow.read(
+            lambda conn: operations.list_page(conn, after=None, limit=1000, active_only=True)
+        )
+
+    async def instances(self) -> list[Instance]:
+        """Return all instances."""
+        return await self.uow.read(lambda conn: instances.list_page(conn, after=None, limit=1000))
+
+    async def claims(self) -> list[Claim]:
+        """Return all claims."""
+        return await self.uow.read(claims.list_all)
+
+    async def hosts(self) -> dict[str, Host]:
+        """Return the hosts' rows by id."""
+        return {row.id: row for row in await self.uow.read(hosts.list_all)}
+
+    async def events(self, resource_id: str | None = None) -> list[Event]:
+        """Return stamped events, oldest first."""
+        page = await self.uow.read(
+            lambda conn: events.list_page(conn, resource_id=resource_id, after=None, limit=10_000)
+        )
+        return page[::-1]
+
+    async def tombstones(self, ident: str) -> list[Any]:
+        """Return the store's tombstones of an instance."""
+        return await self.uow.read(lambda conn: tombstones.of_instance(conn, ident))
+
+    def machines(self) -> dict[str, list[str]]:
+        """Return, by instance, the hosts that hold a machine of it."""
+        held: dict[str, list[str]] = {}
+        for host_id, host in self.agents.hosts.items():
+            for ident in host.machines:
+                held.setdefault(ident, []).append(host_id)
+        return held
+
+    def running(self) -> dict[str, list[str]]:
+        """Return, by instance, the hosts where it runs."""
+        ran: dict[str, list[str]] = {}
+        for host_id, host in self.agents.hosts.items():
+            for ident, held in host.machines.items():
+                if held.machine.state is MachineState.RUNNING:
+                    ran.setdefault(ident, []).append(host_id)
+        return ran
+
+    async def until(
+        self, holds: Callable[[], Awaitable[bool]], what: str, *, within_s: float = 120.0
+    ) -> None:
+        """Wait until a condition holds; fail with its words when it does not in time."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + within_s
+        while not await holds():
+            for scheduler in self.schedulers.values():
+                if scheduler.task.done():
+                    scheduler.task.result()
+            assert loop.time() < deadline_s, f"not within {within_s:g} s: {what}"
+            await asyncio.sleep(0.2)
+
+    async def until_state(
+        self, ident: str, *states: InstanceState, within_s: float = 120.0
+    ) -> Instance:
+        """Wait until an instance is in one of these states; return it."""
+
+        async def holds() -> bool:
+            return (await self.instance(ident)).state in states
+
+        names = "|".join(state.value for state in states)
+        await self.until(holds, f"{ident} becomes {names}", within_s=within_s)
+        return await self.instance(ident)
+
+    async def until_ended(self, operation_id: str, *, within_s: float = 120.0) -> Operation:
+        """Wait until an operation has ended; return it."""
+
+        async def holds() -> bool:
+            return (await self.operation(operation_id)).state.ended
+
+        await self.until(holds, f"{operation_id} ends", within_s=within_s)
+        return await self.operation(operation_id)
+
+    async def until_quiet(self, *, within_s: float = 240.0) -> None:
+        """Wait until no operation is under way."""
+
+        async def holds() -> bool:
+            return not await self.active_operations()
+
+        await self.until(holds, "all operations end", within_s=within_s)
+
+    async def until_stamped(self) -> None:
+        """Wait until all events have their revision."""
+
+        async def holds() -> bool:
+            return not await self.uow.read(events.any_unstamped)
+
+        await self.until(holds, "all events are stamped", within_s=20)
+
+    # Its heart.
+
+    async def beat(self) -> None:
+        """Let machines converge and hosts speak, for ever."""
+        loop = asyncio.get_running_loop()
+        next_sample_s = loop.time()
+        while True:
+            self.agents.tick()
+            if loop.time() >= next_sample_s:
+                next_sample_s = loop.time() + _SAMPLE_S
+                for host_id, host in self.agents.hosts.items():
+                    self.agents.send_sample(host_id)
+                    for queue in [] if host.hanging else list(host.machine_watchers):
+                        if not queue.full():
+                            queue.put_nowait(Alive())
+            await asyncio.sleep(_TICK_S)
+
+
+@asynccontextmanager
+async def a_cloud(
+    folder: Path, *, host_count: int = 3, converge_s: float = 0.5, lead: bool = True, **rhythm: Any
+) -> AsyncIterator[Cloud]:
+    """Run a cloud for the length of a `with`; `rhythm`: reconcile settings."""
+    settings = Settings(name="s1", reconcile=ReconcileSettings(**rhythm))
+    cloud = Cloud(folder, settings, converge_s)
+    cloud.uow = await open_store(folder, clock=cloud.clock)
+    await cloud.uow.write(lambda conn: images.insert(conn, cloud.image))
+    for _ in range(host_count):
+        cloud.add_host()
+    heart = asyncio.create_task(cloud.beat(), name="heart")
+    try:
+        if lead:
+            await cloud.start()
+        yield cloud
+    finally:
+        for name in list(cloud.schedulers):
+            await cloud.kill(name)
+        heart.cancel()
+        await asyncio.wait([heart])
+        await cloud.uow.close()
