@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tests.support.boot_sector import echo_guest
-from tests.support.libvirt import PrivateLibvirt
+from tests.support.libvirt import PrivateLibvirt, give_to_qemu
 from unkai_agent.compute.driver import ComputeDriver, Domain, DomainDisk, DomainSpec, DomainState
 from unkai_agent.compute.fake import FakeCompute
 from unkai_agent.compute.libvirt_driver import LibvirtDriver
@@ -98,7 +98,7 @@ class LibvirtHarness:
         spec = a_domain_spec(self.libvirt.folder, name, generation=generation)
         disk = spec.disks[0].path
         disk.write_bytes(echo_guest())
-        self.libvirt.give_to_qemu(disk)
+        give_to_qemu(disk)
         return spec
 
     async def guest_shuts_down(self, spec: DomainSpec) -> None:

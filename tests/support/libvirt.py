@@ -125,11 +125,6 @@ class PrivateLibvirt:
             time.sleep(0.05)
         raise RuntimeError(f"libvirtd did not come back:\n{self.log()}")
 
-    def give_to_qemu(self, path: Path) -> None:
-        """Make a file or folder QEMU's."""
-        entry = pwd.getpwnam(QEMU_USER)
-        os.chown(path, entry.pw_uid, entry.pw_gid)
-
     def _processes(self) -> Iterator[int]:
         """Yield the processes of the namespace."""
         namespace = os.readlink(f"/proc/{self._process.pid}/ns/pid_for_children")
@@ -171,6 +166,12 @@ def private_libvirt() -> Iterator[PrivateLibvirt]:
         process.kill()  # its child, the namespace's first process, dies with it, and all others
         process.wait()
         shutil.rmtree(root, ignore_errors=True)
+
+
+def give_to_qemu(path: Path) -> None:
+    """Make a file or folder QEMU's."""
+    entry = pwd.getpwnam(QEMU_USER)
+    os.chown(path, entry.pw_uid, entry.pw_gid)
 
 
 def _command(pid: int) -> list[str]:
