@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.lab import running_lab, skip_without_a_lab_machine, unique
+from tests.support.user import User, tiny_image
 from unkai_lab.lab import Lab
 from unkai_lab.spec import LabSpec
 
@@ -27,3 +28,19 @@ def lab() -> Iterator[Lab]:
     skip_without_a_lab_machine()
     with running_lab(unique(LabSpec(name="e2e", hosts=3))) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def lab_user(lab: Lab) -> Iterator[User]:
+    """A user of the session's lab, with the image `tiny` uploaded."""
+    user = User(lab.paths.scheduler_socket)
+    user.upload("tiny", tiny_image())
+    yield user
+    user.close()
+
+
+@pytest.fixture
+def user(lab_user: User) -> Iterator[User]:
+    """The session's user; what a test leaves running is deleted."""
+    yield lab_user
+    lab_user.delete_all()
