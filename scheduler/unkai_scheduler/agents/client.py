@@ -231,6 +231,11 @@ class GrpcAgents:
 
     # Channels and calls
 
+    @property
+    def open_addresses(self) -> list[str]:
+        """Addresses to which a channel is open."""
+        return sorted(address for address, _ in self._channels)
+
     @asynccontextmanager
     async def _channel(self, endpoint: Endpoint) -> AsyncIterator[grpc.aio.Channel]:
         await self._close_idle()
