@@ -38,6 +38,8 @@ _POWER_BUTTON_S = 5.0
 _SETTLED = frozenset(
     {MachineState.RUNNING, MachineState.STOPPED, MachineState.AWAITING_PERMIT, MachineState.LOST}
 )
+_RETRIED = frozenset({Act.RUN, Act.HOLD, Act.RESUME})
+"""What is tried again after a failure, no sooner than its backoff says."""
 InThread = Callable[..., Awaitable[Any]]
 """Runs a blocking call elsewhere: `asyncio.to_thread`, or a bounded executor's."""
 
@@ -73,6 +75,7 @@ class Worker:
         self._button_s = float("-inf")
         self._tries = 0
         self._tried_generation = 0
+        self._not_before_s = float("-inf")
         self._logged: dict[str, Any] = {}
         self._scope: asyncio.Timeout | None = None
         self.buried: Tombstone | None = None
@@ -98,6 +101,7 @@ class Worker:
         given_up = self.machine.state is MachineState.FAILED and self.machine.retry_time is None
         if entry.spec.generation != self._tried_generation or given_up:
             self._tries = 0
+            self._not_before_s = float("-inf")
         changes: dict[str, Any] = {}
         if given_up:
             changes = {"state": MachineState.CONVERGING, "error": None}
@@ -166,6 +170,11 @@ class Worker:
             self._stop_deadline_s = None
         if act is not Act.AWAIT:
             self._waits_since_s = None
+        if act in _RETRIED:
+            # Our own undoing and the timer wake us, too: neither may shorten the backoff.
+            wait_s = self._not_before_s - asyncio.get_running_loop().time()
+            if wait_s > 0:
+                return None if wait_s == float("inf") else wait_s
         match act:
             case Act.LOSE:
                 return await self._lose(entry, domain, missing)
@@ -267,7 +276,7 @@ class Worker:
     async def _resume(self, domain: Domain) -> float | None:
         """Resume a guest that was paused; where an I/O error paused it, only on a retry."""
         compute = self._context.machinery.compute
-        if domain.paused_by_error and not self._is_due():
+        if domain.paused_by_error and self._tries == 0:
             return self._failed(_paused_by_error(self._ident))
         self._on_step("resume")
         await compute.start(self._ident)
@@ -377,6 +386,7 @@ class Worker:
     ) -> float | None:
         """Note and show the result of a turn over the entry that it looked at."""
         self._tries = 0
+        self._not_before_s = float("-inf")
         if not running:
             changes["stop_asked"] = False
         observed = {"observed_generation": entry.spec.generation, "running": running}
@@ -404,6 +414,8 @@ class Worker:
             and (hopeless or self._tries >= settings.create_tries)
         )
         wait_s = None if final else self._backoff_s(self._tries)
+        now_s = asyncio.get_running_loop().time()
+        self._not_before_s = float("inf") if wait_s is None else now_s + wait_s
         record = error.to_record()
         if self._logged != record:
             self._logged = record
@@ -428,10 +440,6 @@ class Worker:
             and self.machine.observed_generation == entry.spec.generation
             and not (self._permitted and self.machine.state is MachineState.AWAITING_PERMIT)
         )
-
-    def _is_due(self) -> bool:
-        retry = self.machine.retry_time
-        return retry is not None and retry <= self._context.clock()
 
     def _backoff_s(self, tries: int) -> float:
         settings = self._context.settings

@@ -1,0 +1,475 @@
+"""The converger on fake drivers, in leaping time: a machine's life and what may go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.support.agent import (
+    SimulatedAgent,
+    a_fence,
+    a_running_agent,
+    a_spec,
+    an_instance_id,
+    run,
+)
+from unkai_agent.domain.machines import Fence, MachineState, Power, Tombstone
+from unkai_wire.errors import (
+    Conflict,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+)
+
+ROOT = "root"
+
+
+async def _running(agent: SimulatedAgent, number: int = 1) -> None:
+    await agent.ensure(a_spec(number))
+    await agent.until_state(MachineState.RUNNING, number)
+
+
+def test_a_machine_is_made_and_runs(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            first = await agent.ensure(a_spec())
+            assert first.state is MachineState.CONVERGING
+            machine = await agent.until_state(MachineState.RUNNING)
+            assert await agent.is_on()
+            assert machine.accelerator == "tcg"
+            assert machine.start_time is not None
+            assert machine.domain_name == a_spec().domain_name
+            entry = agent.ledger.entry(an_instance_id())
+            assert entry is not None
+            assert entry.has_started
+            assert entry.boot_id == agent.boot_id
+
+    run(story())
+
+
+def test_ensuring_twice_changes_nothing(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            await _running(agent)
+            before = agent.machine()
+            await agent.ensure(a_spec())
+            await asyncio.sleep(120)
+            assert agent.machine() == before
+
+    run(story())
+
+
+@pytest.mark.parametrize("where", ["image", "disk", "define", "start", "crash"])
+def test_a_failed_create_leaves_nothing_and_is_given_up_after_its_tries(
+    tmp_path: Path, where: str
+) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path, create_tries=3) as agent:
+            errors = [FailedPrecondition("no", reason="TEST_REFUSED") for _ in range(3)]
+            match where:
+                case "image":
+                    agent.storage.faults.image_errors.extend(errors)
+                case "disk":
+                    agent.storage.faults.disk_errors.extend(errors)
+                case "define":
+                    agent.compute.faults.define_errors.extend(errors)
+                case "start":
+                    agent.compute.faults.start_errors.extend(errors)
+                case _:
+                    agent.compute.faults.crash_on_start = 3
+            await agent.ensure(a_spec())
+            ident = an_instance_id()
+            await agent.until(
+                lambda: (
+                    (m := agent.converger.machine(ident)).state is MachineState.FAILED
+                    and m.retry_time is None
+                )
+            )
+            machine = agent.converger.machine(ident)
+            assert machine.error is not None
+            expected = "START_FAILED" if where == "crash" else "TEST_REFUSED"
+            assert machine.error["reason"] == expected
+            assert await agent.domain() is None
+            assert await agent.storage.list_machines() == []
+            await asyncio.sleep(600)
+            assert agent.converger.machine(ident).state is MachineState.FAILED
+            # Asked again, it is tried again.
+            await agent.ensure(a_spec())
+            await agent.until_state(MachineState.RUNNING)
+
+    run(story())
+
+
+@pytest.mark.parametrize("where", ["image", "disk", "define", "start"])
+def test_one_failure_is_undone_and_tried_again(tmp_path: Path, where: str) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            faults = {
+                "image": agent.storage.faults.image_errors,
+                "disk": agent.storage.faults.disk_errors,
+                "define": agent.compute.faults.define_errors,
+                "start": agent.compute.faults.start_errors,
+            }[where]
+            faults.append(Unavailable("away"))
+            await agent.ensure(a_spec())
+            await agent.until_state(MachineState.FAILED)
+            shown = agent.converger.machine(an_instance_id())
+            assert shown.retry_time is not None
+            assert await agent.storage.list_machines() == []
+            await agent.until_state(MachineState.RUNNING)
+
+    run(story())
+
+
+def test_a_lost_answer_of_the_hypervisor_is_looked_after_not_undone(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            agent.compute.faults.lose_answers = 2
+            await agent.ensure(a_spec())
+            await agent.until_state(MachineState.RUNNING)
+            assert agent.converger.machine(an_instance_id()).error is None
+
+    run(story())
+
+
+def test_what_can_never_work_is_given_up_at_once(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            agent.compute.faults.define_errors.append(InvalidArgument("no such machine type"))
+            await agent.ensure(a_spec())
+            await agent.until_state(MachineState.FAILED)
+            assert agent.converger.machine(an_instance_id()).retry_time is None
+
+    run(story())
+
+
+def test_a_stop_asks_the_guest_and_does_not_count_as_its_own_shutdown(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            await _running(agent)
+            await agent.ensure(a_spec(generation=2, power=Power.OFF))
+            machine = await agent.until_state(MachineState.STOPPED, generation=2)
+            assert not machine.guest_shutdown
+            assert machine.observed_generation == 2
+            await agent.ensure(a_spec(generation=3))
+            await agent.until_state(MachineState.RUNNING, generation=3)
+
+    run(story())
+
+
+def test_a_deaf_guest_is_cut_off_after_its_grace_and_not_before(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            await _running(agent)
+            agent.compute.faults.ignore_shutdown = True
+            await agent.ensure(a_spec(generation=2, power=Power.OFF, stop_grace_s=60.0))
+            await asyncio.sleep(58)
+            assert await agent.is_on()
+            assert agent.machine().state is MachineState.STOPPING  # type: ignore[union-attr]
+            await agent.until_state(MachineState.STOPPED, generation=2, within_s=5)
+            assert not await agent.is_on()
+
+    run(story())
+
+
+def test_no_grace_cuts_the_power_at_once(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            await _running(agent)
+            agent.compute.faults.ignore_shutdown = True
+            await agent.ensure(a_spec(generation=2, power=Power.OFF, stop_grace_s=0.0))
+            await agent.until_state(MachineState.STOPPED, generation=2, within_s=1)
+
+    run(story())
+
+
+def test_a_start_while_the_guest_still_shuts_down_starts_it_afterwards(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            await _running(agent)
+            agent.compute.faults.ignore_shutdown = True
+            await agent.ensure(a_spec(generation=2, power=Power.OFF, stop_grace_s=60.0))
+            await asyncio.sleep(5)
+            await agent.ensure(a_spec(generation=3, stop_grace_s=60.0))
+            await asyncio.sleep(5)
+            agent.compute.guest_shuts_down(an_instance_id())
+            machine = await agent.until_state(MachineState.RUNNING, generation=3)
+            assert not machine.guest_shutdown
+            assert await agent.is_on()
+
+    run(story())
+
+
+def test_a_guest_that_ignored_the_stop_is_running_again_once_its_grace_is_over(
+    tmp_path: Path,
+) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            await _running(agent)
+            agent.compute.faults.ignore_shutdown = True
+            await agent.ensure(a_spec(generation=2, power=Power.OFF, stop_grace_s=60.0))
+            await asyncio.sleep(5)
+            await agent.ensure(a_spec(generation=3, stop_grace_s=60.0))
+            await agent.until_state(MachineState.RUNNING, generation=3, within_s=90)
+
+    run(story())
+
+
+def test_a_guest_that_powers_itself_off_stays_off_until_a_newer_generation(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            await _running(agent)
+            agent.compute.guest_shuts_down(an_instance_id())
+            machine = await agent.until_state(MachineState.STOPPED)
+            assert machine.guest_shutdown
+            await agent.ensure(a_spec())
+            await asyncio.sleep(120)
+            assert not await agent.is_on()
+            await agent.restart()
+            await asyncio.sleep(120)
+            assert agent.machine().guest_shutdown  # type: ignore[union-attr]
+            assert not await agent.is_on()
+            await agent.ensure(a_spec(generation=2, power=Power.OFF))
+            await agent.until_state(MachineState.STOPPED, generation=2)
+            await agent.ensure(a_spec(generation=3))
+            machine = await agent.until_state(MachineState.RUNNING, generation=3)
+            assert not machine.guest_shutdown
+
+    run(story())
+
+
+def test_a_reboot_happens_once_for_each_serial(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            await _running(agent)
+            banner = agent.compute.console_text(an_instance_id())
+            for serial in (1, 1, 2):
+                await agent.ensure(a_spec(generation=serial + 1, reboot_serial=serial))
+                machine = await agent.until_state(MachineState.RUNNING, generation=serial + 1)
+                assert machine.reboot_serial == serial
+            await asyncio.sleep(60)
+            assert agent.compute.console_text(an_instance_id()) == banner * 3
+
+    run(story())
+
+
+def test_a_start_counts_as_the_reboot_that_was_asked_for(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            await agent.ensure(a_spec(reboot_serial=4))
+            machine = await agent.until_state(MachineState.RUNNING)
+            assert machine.reboot_serial == 4
+
+    run(story())
+
+
+def test_a_guest_paused_by_an_io_error_is_shown_and_resumed(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            await _running(agent)
+            agent.compute.pause_by_error(an_instance_id())
+            machine = await agent.until_state(MachineState.FAILED)
+            assert machine.error is not None
+            assert machine.error["reason"] == "PAUSED_BY_IO_ERROR"
+            await agent.until_state(MachineState.RUNNING)
+            assert await agent.is_on()
+
+    run(story())
+
+
+def test_a_removal_leaves_nothing_but_its_tombstone_and_is_answered_twice(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            await _running(agent)
+            ident = an_instance_id()
+            fence = Fence(term=1, generation=2, run_epoch=1)
+            await agent.converger.remove(fence, ident)
+            await agent.until(lambda: agent.ledger.tombstone(ident) is not None)
+            await asyncio.sleep(1)
+            assert agent.machine() is None
+            assert await agent.domain() is None
+            assert await agent.storage.list_machines() == []
+            again = await agent.converger.remove(fence, ident)
+            assert isinstance(again, Tombstone)
+            with pytest.raises(FailedPrecondition) as caught:
+                await agent.ensure(a_spec(generation=2))
+            assert caught.value.reason == "TOMBSTONED"
+
+    run(story())
+
+
+def test_removing_what_was_never_here_leaves_a_tombstone(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            stone = await agent.converger.remove(a_fence(a_spec()), an_instance_id())
+            assert isinstance(stone, Tombstone)
+            with pytest.raises(FailedPrecondition):
+                await agent.ensure(a_spec())
+            with pytest.raises(NotFound):
+                agent.converger.machine(an_instance_id())
+
+    run(story())
+
+
+def test_a_removal_while_the_hypervisor_hangs_goes_on_when_it_answers(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            agent.compute._sleep = asyncio.sleep
+            await _running(agent)
+            agent.compute.faults.hang = True
+            await agent.converger.remove(Fence(1, 2, 1), an_instance_id())
+            await asyncio.sleep(100)
+            assert agent.machine().state is MachineState.REMOVING  # type: ignore[union-attr]
+            with pytest.raises((Conflict, FailedPrecondition)):
+                await agent.ensure(a_spec(generation=3))
+            agent.compute.faults.hang = False
+            await agent.until(lambda: agent.ledger.tombstone(an_instance_id()) is not None)
+
+    run(story())
+
+
+def test_a_removal_survives_a_restart_of_the_agent(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            await _running(agent)
+            agent.compute.faults.hang = True
+            await agent.converger.remove(Fence(1, 2, 1), an_instance_id())
+            await agent.kill()
+            agent.compute.faults.hang = False
+            agent.start()
+            await agent.until(lambda: agent.ledger.tombstone(an_instance_id()) is not None)
+            assert await agent.domain() is None
+
+    run(story())
+
+
+def test_a_removed_machine_may_come_back_under_a_newer_generation(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            await _running(agent)
+            await agent.converger.remove(Fence(1, 2, 1), an_instance_id())
+            await agent.until(lambda: agent.machine() is None)
+            await agent.ensure(a_spec(generation=3, run_epoch=2))
+            await agent.until_state(MachineState.RUNNING, generation=3)
+
+    run(story())
+
+
+def test_a_disk_that_must_exist_and_does_not_makes_it_lost_and_no_disk_is_made(
+    tmp_path: Path,
+) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            await agent.ensure(a_spec(must_exist=True))
+            machine = await agent.until_state(MachineState.LOST)
+            assert machine.error is not None
+            assert machine.error["reason"] == "DISK_LOST"
+            await asyncio.sleep(120)
+            assert await agent.storage.list_machines() == []
+
+    run(story())
+
+
+def test_a_disk_that_vanishes_under_a_running_guest_is_reported_and_the_guest_left_alone(
+    tmp_path: Path,
+) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            await _running(agent)
+            await agent.storage.remove(an_instance_id())
+            machine = await agent.until_state(MachineState.LOST, within_s=60)
+            assert "still runs" in str(machine.error)
+            assert await agent.is_on()
+            # The leader's word that it may be created does not bring an empty disk either.
+            await agent.ensure(a_spec(generation=2, power=Power.OFF))
+            await agent.until(lambda: _is_off(agent))
+            await agent.ensure(a_spec(generation=3))
+            await asyncio.sleep(120)
+            assert agent.machine().state is MachineState.LOST  # type: ignore[union-attr]
+            assert await agent.storage.list_machines() == []
+
+    run(story())
+
+
+async def _is_off(agent: SimulatedAgent) -> bool:
+    return not await agent.is_on()
+
+
+def test_a_hung_hypervisor_does_not_make_a_running_machine_anything_else(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            agent.compute._sleep = asyncio.sleep
+            await _running(agent)
+            before = agent.machine()
+            agent.compute.faults.hang = True
+            await asyncio.sleep(300)
+            assert agent.machine() == before
+            agent.compute.faults.hang = False
+            await asyncio.sleep(300)
+            assert agent.machine() == before
+
+    run(story())
+
+
+def test_one_machine_that_hangs_does_not_hold_up_others(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path, starts=2) as agent:
+            stuck: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            define = agent.compute.define
+
+            async def hang_for_one(spec: object) -> None:
+                if spec.instance_id == an_instance_id(1):  # type: ignore[attr-defined]
+                    await stuck
+                await define(spec)  # type: ignore[arg-type]
+
+            agent.compute.define = hang_for_one  # type: ignore[method-assign,assignment]
+            for number in range(1, 6):
+                await agent.ensure(a_spec(number))
+            for number in range(2, 6):
+                await agent.until_state(MachineState.RUNNING, number)
+            assert agent.machine(1).state is MachineState.CONVERGING  # type: ignore[union-attr]
+            stuck.set_result(None)
+            await agent.until_state(MachineState.RUNNING, 1)
+
+    run(story())
+
+
+def test_a_full_ledger_refuses_the_order_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            full = FailedPrecondition("full", reason="LEDGER_FULL")
+
+            def refuse(*_: object) -> None:
+                raise full
+
+            monkeypatch.setattr(agent.ledger, "_write", refuse)
+            with pytest.raises(FailedPrecondition, match="full"):
+                await agent.ensure(a_spec())
+            assert agent.machine() is None
+            await asyncio.sleep(10)
+            assert await agent.domain() is None
+
+    run(story())
+
+
+def test_only_the_newest_of_many_orders_counts(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            agent.compute.latency_s = 0.5
+            agent.compute._sleep = asyncio.sleep
+            for generation in range(1, 20):
+                power = Power.ON if generation % 2 else Power.OFF
+                await agent.ensure(a_spec(generation=generation, power=power))
+            machine = await agent.until_state(MachineState.RUNNING, generation=19)
+            assert machine.observed_generation == 19
+            with pytest.raises(FailedPrecondition) as caught:
+                await agent.ensure(replace(a_spec(), generation=18))
+            assert caught.value.reason == "STALE_GENERATION"
+
+    run(story())
