@@ -12,7 +12,7 @@ import datetime as dt
 import ipaddress
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -167,6 +167,10 @@ class Authority:
             .sign(self._key, hashes.SHA256())
         )
         return Bundle(stem, _pem(certificate), _key_pem(key), _pem(self._certificate))
+
+
+Issue = Callable[[Authority], Bundle]
+"""Makes one bundle from the CA."""
 
 
 def init(

@@ -46,6 +46,11 @@ def split_address(text: str) -> tuple[str, int]:
     return host.strip("[]") or "0.0.0.0", int(port)
 
 
+def default_name() -> str:
+    """Return the machine's host name as a scheduler's name: lower case, at most 50 characters."""
+    return socket.gethostname().lower()[:50]
+
+
 def _address(text: str) -> str:
     split_address(text)
     return text
@@ -98,8 +103,6 @@ class EtcdSettings(_Part):
     """Client addresses of the members, `HOST:PORT`; all are tried in turn."""
     tls: EtcdTlsSettings = EtcdTlsSettings()
     """Our credentials towards etcd."""
-    timeout_s: float = Field(default=2.0, gt=0, le=30)
-    """Seconds one call may take: shorter than the leader's lease, so that a slow member is seen."""
 
 
 class DatabaseSettings(_Part):
@@ -193,7 +196,7 @@ class Settings(BaseSettings):
         env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
     )
 
-    name: str = Field(default_factory=socket.gethostname, pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")
+    name: str = Field(default_factory=default_name, pattern=r"^[a-z0-9][a-z0-9.-]{0,49}$")
     """This scheduler's name, unique among schedulers; the machine's host name by default."""
     listen: Address = "0.0.0.0:7443"
     """`HOST:PORT` of the gRPC server (mTLS)."""

@@ -1,0 +1,181 @@
+"""compute.v1.InstanceService."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from unkai.compute.v1 import instance_pb2, instance_service_pb2, instance_service_pb2_grpc
+from unkai_scheduler.agents.convert import instance_message
+from unkai_scheduler.api.callers import call_of
+from unkai_scheduler.api.fields import enum_of, seconds_of
+from unkai_scheduler.api.operations import operation_message
+from unkai_scheduler.domain.instances import InstanceState, PlacementPolicy
+from unkai_scheduler.services.consoles import ConsolesService
+from unkai_scheduler.services.instance_drafts import InstanceDraft
+from unkai_scheduler.services.instances import InstanceFilter, InstancesService
+from unkai_scheduler.services.listing import Paging
+from unkai_wire.errors import InvalidArgument
+
+MAX_PIECE_BYTES = 64 << 10
+_POLICIES = {
+    int(instance_pb2.Instance.PLACEMENT_POLICY_UNSPECIFIED): None,
+    int(instance_pb2.Instance.PLACEMENT_POLICY_PACK): PlacementPolicy.PACK,
+    int(instance_pb2.Instance.PLACEMENT_POLICY_SPREAD): PlacementPolicy.SPREAD,
+}
+_STATES = {
+    int(instance_pb2.Instance.State.Value(f"STATE_{state.value}")): state for state in InstanceState
+}
+
+
+class InstanceServicer(instance_service_pb2_grpc.InstanceServiceServicer):
+    """Instances over gRPC."""
+
+    def __init__(self, instances: InstancesService, consoles: ConsolesService) -> None:
+        self._instances = instances
+        self._consoles = consoles
+
+    async def CreateInstance(
+        self, request: instance_service_pb2.CreateInstanceRequest, context: Any
+    ) -> instance_service_pb2.CreateInstanceResponse:
+        accepted = await self._instances.create(
+            call_of(request),
+            request.project_id,
+            _draft(request.instance),
+            seconds_of(request.capacity_wait),
+        )
+        return instance_service_pb2.CreateInstanceResponse(
+            instance=instance_message(accepted.instance),
+            operation=operation_message(accepted.operation),
+        )
+
+    async def GetInstance(
+        self, request: instance_service_pb2.GetInstanceRequest, context: Any
+    ) -> instance_service_pb2.GetInstanceResponse:
+        instance = await self._instances.get(request.instance_id)
+        return instance_service_pb2.GetInstanceResponse(instance=instance_message(instance))
+
+    async def ListInstances(
+        self, request: instance_service_pb2.ListInstancesRequest, context: Any
+    ) -> instance_service_pb2.ListInstancesResponse:
+        wanted = InstanceFilter(
+            project_id=request.project_id,
+            name=request.name,
+            id_prefix=request.id_prefix,
+            host_id=request.host_id,
+            states=tuple(enum_of(_STATES, number, "states") for number in request.states),
+            labels=dict(request.label_selector),
+        )
+        page = await self._instances.list(Paging(request.page_size, request.page_token), wanted)
+        return instance_service_pb2.ListInstancesResponse(
+            instances=map(instance_message, page.rows),
+            next_page_token=page.next_token,
+            revision=page.revision,
+        )
+
+    async def UpdateInstance(
+        self, request: instance_service_pb2.UpdateInstanceRequest, context: Any
+    ) -> instance_service_pb2.UpdateInstanceResponse:
+        instance = await self._instances.update(
+            call_of(request),
+            request.instance.id,
+            _draft(request.instance),
+            request.update_mask.paths,
+            request.instance.etag,
+        )
+        return instance_service_pb2.UpdateInstanceResponse(instance=instance_message(instance))
+
+    async def DeleteInstance(
+        self, request: instance_service_pb2.DeleteInstanceRequest, context: Any
+    ) -> instance_service_pb2.DeleteInstanceResponse:
+        accepted = await self._instances.delete(call_of(request), request.instance_id, request.etag)
+        return instance_service_pb2.DeleteInstanceResponse(
+            instance=instance_message(accepted.instance),
+            operation=operation_message(accepted.operation),
+        )
+
+    async def StartInstance(
+        self, request: instance_service_pb2.StartInstanceRequest, context: Any
+    ) -> instance_service_pb2.StartInstanceResponse:
+        accepted = await self._instances.start(call_of(request), request.instance_id)
+        return instance_service_pb2.StartInstanceResponse(
+            instance=instance_message(accepted.instance),
+            operation=operation_message(accepted.operation),
+        )
+
+    async def StopInstance(
+        self, request: instance_service_pb2.StopInstanceRequest, context: Any
+    ) -> instance_service_pb2.StopInstanceResponse:
+        accepted = await self._instances.stop(
+            call_of(request),
+            request.instance_id,
+            force=request.force,
+            grace_s=seconds_of(request.grace) if request.HasField("grace") else None,
+        )
+        return instance_service_pb2.StopInstanceResponse(
+            instance=instance_message(accepted.instance),
+            operation=operation_message(accepted.operation),
+        )
+
+    async def RebootInstance(
+        self, request: instance_service_pb2.RebootInstanceRequest, context: Any
+    ) -> instance_service_pb2.RebootInstanceResponse:
+        accepted = await self._instances.reboot(
+            call_of(request), request.instance_id, force=request.force
+        )
+        return instance_service_pb2.RebootInstanceResponse(
+            instance=instance_message(accepted.instance),
+            operation=operation_message(accepted.operation),
+        )
+
+    async def ReadConsoleLog(
+        self, request: instance_service_pb2.ReadConsoleLogRequest, context: Any
+    ) -> AsyncIterator[instance_service_pb2.ReadConsoleLogResponse]:
+        pieces = self._consoles.read_log(
+            request.instance_id, tail_bytes=request.tail_bytes, follow=request.follow
+        )
+        async for piece in pieces:
+            yield instance_service_pb2.ReadConsoleLogResponse(output=piece)
+
+    async def AttachConsole(
+        self,
+        request_iterator: AsyncIterator[instance_service_pb2.AttachConsoleRequest],
+        context: Any,
+    ) -> AsyncIterator[instance_service_pb2.AttachConsoleResponse]:
+        first = await anext(request_iterator, instance_service_pb2.AttachConsoleRequest())
+        if first.WhichOneof("action") != "open":
+            raise InvalidArgument.field("open", "must be the first message", reason="OPEN_EXPECTED")
+        pieces = self._consoles.attach(
+            first.open.instance_id, _typed(request_iterator), force=first.open.force
+        )
+        async for piece in pieces:
+            yield instance_service_pb2.AttachConsoleResponse(output=piece)
+
+
+def _draft(message: instance_pb2.Instance) -> InstanceDraft:
+    return InstanceDraft(
+        name=message.name,
+        image_id=message.image_id,
+        flavor_id=message.flavor_id,
+        vcpus=message.vcpus,
+        memory_bytes=message.memory_bytes,
+        disk_bytes=message.disk_bytes,
+        key_pair_ids=tuple(message.key_pair_ids),
+        user_data=message.user_data,
+        required_traits=tuple(message.required_traits),
+        placement_policy=enum_of(_POLICIES, message.placement_policy, "instance.placement_policy"),
+        labels=dict(message.labels),
+    )
+
+
+async def _typed(
+    requests: AsyncIterator[instance_service_pb2.AttachConsoleRequest],
+) -> AsyncIterator[bytes]:
+    async for request in requests:
+        if request.WhichOneof("action") != "input" or len(request.input) > MAX_PIECE_BYTES:
+            raise InvalidArgument.field(
+                "input",
+                f"must be in every message after the first, with at most {MAX_PIECE_BYTES} bytes",
+                reason="INPUT_EXPECTED",
+            )
+        yield request.input

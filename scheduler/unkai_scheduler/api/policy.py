@@ -1,0 +1,111 @@
+"""Who may call what, how long it may take, and whether only the leader can answer.
+
+One table, read from top to bottom by people. A method that is not listed is refused; a test
+compares the table with the contracts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from unkai_wire.deadlines import READ_S, WAIT_MAX_S, WRITE_S
+from unkai_wire.errors import PermissionDenied
+from unkai_wire.tls import Principal, Role
+
+USERS = frozenset({Role.LOCAL, Role.CLIENT})
+"""People and programs; all rights until users come."""
+DOWNLOADERS = USERS | {Role.HOST, Role.FLEET, Role.SCHEDULER}
+"""Agents fetch image bytes from any scheduler."""
+PEERS = frozenset({Role.SCHEDULER})
+EVERYBODY = frozenset(Role)
+_WAIT_S = WAIT_MAX_S + READ_S
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What is said of one method."""
+
+    roles: frozenset[Role]
+    deadline_s: float | None
+    """Longest it may take; None: a stream that its caller ends."""
+    writes: bool = False
+    """It changes something: each call is logged."""
+    live: bool = False
+    """It needs what only the leader knows: other schedulers pass it on."""
+
+
+def _read(*, live: bool = False) -> Rule:
+    return Rule(USERS, READ_S, live=live)
+
+
+def _write() -> Rule:
+    return Rule(USERS, WRITE_S, writes=True)
+
+
+def _stream(*, live: bool = False) -> Rule:
+    return Rule(USERS, None, live=live)
+
+
+TABLE: Mapping[str, Rule] = {
+    "/unkai.compute.v1.InstanceService/CreateInstance": _write(),
+    "/unkai.compute.v1.InstanceService/GetInstance": _read(),
+    "/unkai.compute.v1.InstanceService/ListInstances": _read(),
+    "/unkai.compute.v1.InstanceService/UpdateInstance": _write(),
+    "/unkai.compute.v1.InstanceService/DeleteInstance": _write(),
+    "/unkai.compute.v1.InstanceService/StartInstance": _write(),
+    "/unkai.compute.v1.InstanceService/StopInstance": _write(),
+    "/unkai.compute.v1.InstanceService/RebootInstance": _write(),
+    "/unkai.compute.v1.InstanceService/ReadConsoleLog": _stream(live=True),
+    "/unkai.compute.v1.InstanceService/AttachConsole": Rule(USERS, None, writes=True, live=True),
+    "/unkai.compute.v1.FlavorService/CreateFlavor": _write(),
+    "/unkai.compute.v1.FlavorService/GetFlavor": _read(),
+    "/unkai.compute.v1.FlavorService/ListFlavors": _read(),
+    "/unkai.compute.v1.FlavorService/UpdateFlavor": _write(),
+    "/unkai.compute.v1.FlavorService/DeleteFlavor": _write(),
+    "/unkai.compute.v1.KeyPairService/CreateKeyPair": _write(),
+    "/unkai.compute.v1.KeyPairService/GetKeyPair": _read(),
+    "/unkai.compute.v1.KeyPairService/ListKeyPairs": _read(),
+    "/unkai.compute.v1.KeyPairService/DeleteKeyPair": _write(),
+    "/unkai.storage.v1.ImageService/CreateImage": _write(),
+    "/unkai.storage.v1.ImageService/UploadImage": Rule(USERS, None, writes=True),
+    "/unkai.storage.v1.ImageService/DownloadImage": Rule(DOWNLOADERS, None),
+    "/unkai.storage.v1.ImageService/GetImage": _read(),
+    "/unkai.storage.v1.ImageService/ListImages": _read(),
+    "/unkai.storage.v1.ImageService/DeleteImage": _write(),
+    "/unkai.host.v1.HostService/GetHost": _read(live=True),
+    "/unkai.host.v1.HostService/ListHosts": _read(live=True),
+    "/unkai.host.v1.HostService/CordonHost": _write(),
+    "/unkai.host.v1.HostService/UncordonHost": _write(),
+    "/unkai.host.v1.HostService/WatchUsage": _stream(live=True),
+    "/unkai.host.v1.PlacementService/Explain": _read(),
+    "/unkai.operation.v1.OperationService/GetOperation": _read(),
+    "/unkai.operation.v1.OperationService/ListOperations": _read(),
+    "/unkai.operation.v1.OperationService/WaitOperation": Rule(USERS, _WAIT_S),
+    "/unkai.operation.v1.OperationService/CancelOperation": _write(),
+    "/unkai.event.v1.EventService/ListEvents": _read(),
+    "/unkai.event.v1.EventService/WatchEvents": _stream(),
+    "/unkai.identity.v1.ProjectService/CreateProject": _write(),
+    "/unkai.identity.v1.ProjectService/GetProject": _read(),
+    "/unkai.identity.v1.ProjectService/ListProjects": _read(),
+    "/unkai.identity.v1.ProjectService/UpdateProject": _write(),
+    "/unkai.identity.v1.ProjectService/DeleteProject": _write(),
+    "/unkai.scheduler.v1.PeerService/Wake": Rule(PEERS, READ_S),
+    "/unkai.scheduler.v1.PeerService/Proxy": Rule(PEERS, None),
+    "/grpc.health.v1.Health/Check": Rule(EVERYBODY, READ_S),
+    "/grpc.health.v1.Health/Watch": Rule(EVERYBODY, None),
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Rule(USERS, None),
+}
+
+
+def allow(principal: Principal, method: str) -> Rule:
+    """Return the method's rule if the caller may call it, else raise `PermissionDenied`."""
+    rule = TABLE.get(method)
+    if rule is None or principal.role not in rule.roles:
+        raise PermissionDenied(
+            f"{principal} may not call {method}",
+            reason="METHOD_NOT_ALLOWED",
+            fix="use a client certificate, or the unix socket as root",
+            metadata={"principal": str(principal), "method": method},
+        )
+    return rule

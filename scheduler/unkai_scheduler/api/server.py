@@ -1,0 +1,220 @@
+"""The gRPC server: servicers, interceptors, health, reflection; on mTLS and on a unix socket.
+
+The socket is for root on this machine: it is made with mode 0600 and never replaces one that
+somebody serves.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from unkai.compute.v1 import (
+    flavor_service_pb2,
+    flavor_service_pb2_grpc,
+    instance_service_pb2,
+    instance_service_pb2_grpc,
+    key_pair_service_pb2,
+    key_pair_service_pb2_grpc,
+)
+from unkai.event.v1 import event_service_pb2, event_service_pb2_grpc
+from unkai.host.v1 import (
+    host_service_pb2,
+    host_service_pb2_grpc,
+    placement_service_pb2,
+    placement_service_pb2_grpc,
+)
+from unkai.identity.v1 import project_service_pb2, project_service_pb2_grpc
+from unkai.operation.v1 import operation_service_pb2, operation_service_pb2_grpc
+from unkai.scheduler.v1 import peer_service_pb2_grpc
+from unkai.storage.v1 import image_service_pb2, image_service_pb2_grpc
+from unkai_scheduler.api.events import EventServicer
+from unkai_scheduler.api.flavors import FlavorServicer
+from unkai_scheduler.api.health import SERVICE_NAME as HEALTH_NAME
+from unkai_scheduler.api.health import HealthServicer
+from unkai_scheduler.api.hosts import HostServicer
+from unkai_scheduler.api.images import ImageServicer
+from unkai_scheduler.api.instances import InstanceServicer
+from unkai_scheduler.api.interceptors import AccessInterceptor
+from unkai_scheduler.api.key_pairs import KeyPairServicer
+from unkai_scheduler.api.operations import OperationServicer
+from unkai_scheduler.api.peers import (
+    LeaderRoute,
+    Leading,
+    PeerServicer,
+    ProxyInterceptor,
+    live_methods,
+)
+from unkai_scheduler.api.placement import PlacementServicer
+from unkai_scheduler.api.projects import ProjectServicer
+from unkai_scheduler.api.rpc_metrics import RpcMetrics
+from unkai_scheduler.services.consoles import ConsolesService
+from unkai_scheduler.services.events import EventsService
+from unkai_scheduler.services.flavors import FlavorsService
+from unkai_scheduler.services.hosts import HostsService
+from unkai_scheduler.services.images import ImagesService
+from unkai_scheduler.services.instances import InstancesService
+from unkai_scheduler.services.key_pairs import KeyPairsService
+from unkai_scheduler.services.operations import OperationsService
+from unkai_scheduler.services.placement import PlacementService
+from unkai_scheduler.services.projects import ProjectsService
+from unkai_wire.errors import FailedPrecondition
+from unkai_wire.rpc_errors import ErrorInterceptor
+from unkai_wire.tls import TlsFiles, server_options
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """All use cases that the server offers."""
+
+    instances: InstancesService
+    consoles: ConsolesService
+    flavors: FlavorsService
+    key_pairs: KeyPairsService
+    images: ImagesService
+    hosts: HostsService
+    placement: PlacementService
+    operations: OperationsService
+    events: EventsService
+    projects: ProjectsService
+
+
+class ApiServer:
+    """One gRPC server. Bind it to addresses, start it, stop it."""
+
+    def __init__(
+        self, services: Services, leading: Leading, route: LeaderRoute, metrics: RpcMetrics
+    ) -> None:
+        offered = _offered(services)
+        methods = live_methods([(service, servicer) for service, servicer, _ in offered])
+        self._server = grpc.aio.server(
+            interceptors=[
+                ErrorInterceptor(),
+                AccessInterceptor(metrics),
+                ProxyInterceptor(route, methods),
+            ],
+            options=server_options(),
+        )
+        for _, servicer, add in offered:
+            add(servicer, self._server)
+        peer_service_pb2_grpc.add_PeerServiceServicer_to_server(
+            PeerServicer(leading, route, methods), self._server
+        )
+        names = [service.full_name for service, _, _ in offered]
+        self.health = HealthServicer(names)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
+        shown = (*names, HEALTH_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(shown, self._server)
+
+    def listen(self, address: str, tls: TlsFiles) -> int:
+        """Listen with mTLS at `HOST:PORT`; return the port."""
+        return self._server.add_secure_port(address, tls.server_credentials())
+
+    def listen_locally(self, path: Path) -> None:
+        """Listen on a unix socket of mode 0600; call `start` before anything else is awaited."""
+        claim_socket(path)
+        with _narrow_umask():
+            self._server.add_insecure_port(f"unix:{path}")
+
+    async def start(self) -> None:
+        """Serve."""
+        await self._server.start()
+        self.health.begin()
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuse new calls, give those under way some time, then end."""
+        self.health.end()
+        await self._server.stop(grace_s)
+
+
+def claim_socket(path: Path) -> None:
+    """Remove a socket that nobody serves; raise `FailedPrecondition` when somebody does."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+    if not path.exists():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return
+        except OSError:
+            pass  # alive but slow, or no socket at all: not ours to remove
+    raise FailedPrecondition(
+        f"{path} is in use: another scheduler serves it",
+        reason="SOCKET_IN_USE",
+        fix="stop the other scheduler, or set another socket",
+        metadata={"path": str(path)},
+    )
+
+
+@contextmanager
+def _narrow_umask() -> Iterator[None]:
+    """Make what is made in the block ours alone, from its first moment on."""
+    before = os.umask(0o177)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def _offered(services: Services) -> list[tuple[Any, Any, Any]]:
+    """Return descriptor, servicer and registration of each public service."""
+    compute, host = instance_service_pb2.DESCRIPTOR, host_service_pb2.DESCRIPTOR
+    return [
+        (
+            compute.services_by_name["InstanceService"],
+            InstanceServicer(services.instances, services.consoles),
+            instance_service_pb2_grpc.add_InstanceServiceServicer_to_server,
+        ),
+        (
+            flavor_service_pb2.DESCRIPTOR.services_by_name["FlavorService"],
+            FlavorServicer(services.flavors),
+            flavor_service_pb2_grpc.add_FlavorServiceServicer_to_server,
+        ),
+        (
+            key_pair_service_pb2.DESCRIPTOR.services_by_name["KeyPairService"],
+            KeyPairServicer(services.key_pairs),
+            key_pair_service_pb2_grpc.add_KeyPairServiceServicer_to_server,
+        ),
+        (
+            image_service_pb2.DESCRIPTOR.services_by_name["ImageService"],
+            ImageServicer(services.images),
+            image_service_pb2_grpc.add_ImageServiceServicer_to_server,
+        ),
+        (
+            host.services_by_name["HostService"],
+            HostServicer(services.hosts),
+            host_service_pb2_grpc.add_HostServiceServicer_to_server,
+        ),
+        (
+            placement_service_pb2.DESCRIPTOR.services_by_name["PlacementService"],
+            PlacementServicer(services.placement),
+            placement_service_pb2_grpc.add_PlacementServiceServicer_to_server,
+        ),
+        (
+            operation_service_pb2.DESCRIPTOR.services_by_name["OperationService"],
+            OperationServicer(services.operations),
+            operation_service_pb2_grpc.add_OperationServiceServicer_to_server,
+        ),
+        (
+            event_service_pb2.DESCRIPTOR.services_by_name["EventService"],
+            EventServicer(services.events),
+            event_service_pb2_grpc.add_EventServiceServicer_to_server,
+        ),
+        (
+            project_service_pb2.DESCRIPTOR.services_by_name["ProjectService"],
+            ProjectServicer(services.projects),
+            project_service_pb2_grpc.add_ProjectServiceServicer_to_server,
+        ),
+    ]

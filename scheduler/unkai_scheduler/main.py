@@ -1,0 +1,438 @@
+"""The scheduler's command and composition root: the only place where anything is built.
+
+`unkai-scheduler` alone runs the daemon: settings, adapters, services, server, leader. The other
+commands make certificates and settings and touch no running daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import structlog
+from prometheus_client import REGISTRY
+
+from unkai_scheduler import certificates
+from unkai_scheduler.agents.client import GrpcAgents
+from unkai_scheduler.agents.port import Agents
+from unkai_scheduler.api.exporter import CloudCollector, MetricsEndpoint
+from unkai_scheduler.api.peers import LeaderRoute, PeerWaker
+from unkai_scheduler.api.rpc_metrics import RpcMetrics
+from unkai_scheduler.api.server import ApiServer, Services
+from unkai_scheduler.cluster.etcd import EtcdCluster
+from unkai_scheduler.domain.clock import system_clock
+from unkai_scheduler.images.obstore_adapter import open_image_store
+from unkai_scheduler.images.port import ImageStore
+from unkai_scheduler.reconcile.leader import Leader
+from unkai_scheduler.reconcile.live import LiveState
+from unkai_scheduler.services.consoles import ConsolesService
+from unkai_scheduler.services.context import ServiceContext
+from unkai_scheduler.services.events import EventsService
+from unkai_scheduler.services.flavors import FlavorsService
+from unkai_scheduler.services.follower import Follower
+from unkai_scheduler.services.hosts import HostsService
+from unkai_scheduler.services.images import ImagesService
+from unkai_scheduler.services.instances import InstancesService
+from unkai_scheduler.services.key_pairs import KeyPairsService
+from unkai_scheduler.services.operations import OperationsService
+from unkai_scheduler.services.placement import PlacementService
+from unkai_scheduler.services.projects import ProjectsService
+from unkai_scheduler.settings import InvalidSettings, Settings, default_name, load_settings
+from unkai_scheduler.store.unit_of_work import open_unit_of_work
+from unkai_wire.cluster_records import SchedulerRecord
+from unkai_wire.errors import AlreadyExists, UnkaiError
+from unkai_wire.ids import new_id
+
+_LOG = structlog.get_logger()
+_DEFAULT_DIR = Path("/etc/unkai")
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """The scheduler, put together; `run_forever` makes it live."""
+
+    leader: Leader
+    waker: PeerWaker
+    follower: Follower
+
+    async def run_forever(self) -> None:
+        """Run what never ends, until cancelled; the first failure ends all."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.leader.run(), name="leader")
+            tasks.create_task(self.waker.run(), name="waker")
+            tasks.create_task(self.follower.run(), name="follower")
+
+
+def build_services(
+    *,
+    context: ServiceContext,
+    follower: Follower,
+    live: LiveState,
+    agents: Agents,
+    images: ImageStore,
+    settings: Settings,
+) -> Services:
+    """Make all use cases."""
+    return Services(
+        instances=InstancesService(context),
+        consoles=ConsolesService(context, live, agents),
+        flavors=FlavorsService(context),
+        key_pairs=KeyPairsService(context),
+        images=ImagesService(context, images, settings.images),
+        hosts=HostsService(context, live, settings.placement.ratios),
+        placement=PlacementService(context),
+        operations=OperationsService(context, follower),
+        events=EventsService(context, follower),
+        projects=ProjectsService(context),
+    )
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Daemon]:
+    """Build the daemon and serve; what was opened is closed in reverse order."""
+    tls = settings.tls.files()
+    async with AsyncExitStack() as stack:
+        uow = await open_unit_of_work(settings.database.url, clock=system_clock, new_id=new_id)
+        stack.push_async_callback(uow.close)
+        images = open_image_store(settings.images.url)
+        await images.sweep()
+        cluster = EtcdCluster(settings.etcd.endpoints, settings.etcd.tls.files(), settings.name)
+        stack.push_async_callback(cluster.close)
+        agents = GrpcAgents(tls)
+        stack.push_async_callback(agents.close)
+        live = LiveState()
+        leader = Leader(
+            name=settings.name,
+            uow=uow,
+            cluster=cluster,
+            agents=agents,
+            images=images,
+            settings=settings,
+            live=live,
+            clock=system_clock,
+            new_id=new_id,
+        )
+        route = LeaderRoute(settings.name, cluster, leader, tls)
+        stack.push_async_callback(route.close)
+        waker = PeerWaker(route, leader)
+        follower = Follower(uow)
+        context = ServiceContext(uow, system_clock, new_id, waker.wake)
+        services = build_services(
+            context=context,
+            follower=follower,
+            live=live,
+            agents=agents,
+            images=images,
+            settings=settings,
+        )
+        server = ApiServer(services, leader, route, RpcMetrics())
+        server.listen(settings.listen, tls)
+        server.listen_locally(settings.socket)
+        await server.start()
+        stack.callback(settings.socket.unlink, missing_ok=True)
+        stack.push_async_callback(server.stop, settings.shutdown_grace_s)
+        if settings.metrics_listen:
+            REGISTRY.register(CloudCollector(uow, live, leader, asyncio.get_running_loop()))
+            endpoint = MetricsEndpoint(settings.metrics_listen, tls)
+            stack.push_async_callback(asyncio.to_thread, endpoint.close)
+        await cluster.register(
+            SchedulerRecord(
+                name=settings.name,
+                address=settings.advertise_address,
+                version=version("unkai"),
+                metrics_address=settings.metrics_listen,
+            )
+        )
+        yield Daemon(leader, waker, follower)
+
+
+async def serve(settings: Settings) -> None:
+    """Run the scheduler until SIGTERM or SIGINT."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with opened(settings) as daemon:
+        _LOG.info("scheduler_serving", name=settings.name, listen=settings.listen)
+        running = asyncio.ensure_future(daemon.run_forever())
+        stop = asyncio.ensure_future(stopping.wait())
+        try:
+            await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                running.result()
+        finally:
+            for task in (running, stop):
+                task.cancel()
+            await asyncio.gather(running, stop, return_exceptions=True)
+    _LOG.info("scheduler_stopped", name=settings.name)
+
+
+def configure_logging(log_format: str, log_level: str) -> None:
+    """Write structured lines to standard error, those of libraries too."""
+    level = logging.getLevelNamesMapping()[log_level.upper()]
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+_config = click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Settings file; /etc/unkai/scheduler.toml by default.",
+)
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@_config
+@click.option("--check-config", is_flag=True, help="Check the settings and exit: 0 ok, 1 not.")
+@click.version_option(version("unkai"), prog_name="unkai-scheduler")
+@click.pass_context
+def main(context: click.Context, config: Path | None, check_config: bool) -> None:
+    """Run unkai's scheduler, or prepare what it needs."""
+    if check_config:
+        _check(config)
+    elif context.invoked_subcommand is None:
+        _run(config)
+
+
+@main.command()
+@_config
+@click.option("--check-config", is_flag=True, help="Check the settings and exit: 0 ok, 1 not.")
+def run(config: Path | None, check_config: bool) -> None:
+    """Run the scheduler until SIGTERM."""
+    if check_config:
+        _check(config)
+    else:
+        _run(config)
+
+
+def _load(config: Path | None) -> Settings:
+    try:
+        return load_settings(config)
+    except InvalidSettings as error:
+        for problem in error.problems:
+            click.echo(problem, err=True)
+        raise click.exceptions.Exit(1) from error
+
+
+def _check(config: Path | None) -> None:
+    _load(config)
+    click.echo("ok")
+
+
+def _run(config: Path | None) -> None:
+    settings = _load(config)
+    configure_logging(settings.log_format, settings.log_level)
+    try:
+        asyncio.run(serve(settings))
+    except UnkaiError as error:
+        raise _explained(error) from error
+    except OSError as error:
+        raise click.ClickException(f"the scheduler cannot start: {error}") from error
+
+
+def _explained(error: UnkaiError) -> click.ClickException:
+    fix = f"\nfix: {error.fix}" if error.fix else ""
+    return click.ClickException(f"{error.message} ({error.reason}){fix}")
+
+
+_dir = click.option(
+    "--dir",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=_DEFAULT_DIR,
+    show_default=True,
+    help="Folder of settings; certificates lie in its pki/.",
+)
+_out = click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder to write to; ./NAME by default.",
+)
+_addresses = click.option(
+    "--address", "addresses", multiple=True, help="IP address in the certificate; repeatable."
+)
+
+
+@main.command()
+@_dir
+@_addresses
+@click.option("--name", default="", help="Name of this scheduler; the host name by default.")
+def init(folder: Path, addresses: tuple[str, ...], name: str) -> None:
+    """Make the CA, the first certificates and a settings file; keep what exists."""
+    pki = folder / "pki"
+    name = name or default_name()
+    local = (*addresses, "127.0.0.1", "::1")
+    try:
+        try:
+            authority = certificates.init(pki)
+            click.echo(f"made {pki / 'ca.crt'} and its key")
+        except AlreadyExists:
+            authority = certificates.load(pki)
+            click.echo(f"kept {pki / 'ca.crt'}: it exists")
+        for bundle in (
+            authority.issue_scheduler(name, local),
+            authority.issue_client("admin"),
+            authority.issue_etcd(name, local),
+            authority.issue_etcd_client(name),
+        ):
+            _write_or_keep(bundle, pki)
+    except UnkaiError as error:
+        raise _explained(error) from error
+    _write_settings(folder / "scheduler.toml", name, pki)
+
+
+def _write_or_keep(bundle: certificates.Bundle, folder: Path) -> None:
+    path = folder / f"{bundle.name}.crt"
+    try:
+        bundle.write(folder)
+        click.echo(f"made {path} and its key")
+    except AlreadyExists:
+        click.echo(f"kept {path}: it exists")
+
+
+def _write_settings(path: Path, name: str, pki: Path) -> None:
+    if path.exists():
+        click.echo(f"kept {path}: it exists")
+        return
+    path.write_text(_SETTINGS.format(name=name, pki=pki))
+    click.echo(f"made {path}")
+
+
+@main.group()
+def cert() -> None:
+    """Make certificates from the CA that `init` made."""
+
+
+@cert.command("host")
+@click.argument("name")
+@click.option("--host-id", help="Id of the host; a new one by default.")
+@_addresses
+@_out
+@_dir
+def cert_host(
+    name: str, host_id: str | None, addresses: tuple[str, ...], out: Path | None, folder: Path
+) -> None:
+    """Make the certificate of a host's agent."""
+    _issue(folder, out or Path(name), lambda ca: ca.issue_host(name, addresses, host_id))
+
+
+@cert.command("client")
+@click.argument("name")
+@_out
+@_dir
+def cert_client(name: str, out: Path | None, folder: Path) -> None:
+    """Make the certificate of a person or program."""
+    _issue(folder, out or Path(name), lambda ca: ca.issue_client(name))
+
+
+@cert.command("scheduler")
+@click.argument("name")
+@_addresses
+@_out
+@_dir
+def cert_scheduler(name: str, addresses: tuple[str, ...], out: Path | None, folder: Path) -> None:
+    """Make the certificate of one more scheduler."""
+    _issue(folder, out or Path(name), lambda ca: ca.issue_scheduler(name, addresses))
+
+
+@cert.command("etcd")
+@click.argument("name")
+@_addresses
+@_out
+@_dir
+def cert_etcd(name: str, addresses: tuple[str, ...], out: Path | None, folder: Path) -> None:
+    """Make the certificate of an etcd member."""
+    _issue(folder, out or Path(name), lambda ca: ca.issue_etcd(name, addresses))
+
+
+@cert.command("fleet")
+@click.argument("name")
+@_addresses
+@_out
+@_dir
+def cert_fleet(name: str, addresses: tuple[str, ...], out: Path | None, folder: Path) -> None:
+    """Make the certificate of the lab's simulated hosts."""
+    _issue(folder, out or Path(name), lambda ca: ca.issue_fleet(name, addresses))
+
+
+def _issue(folder: Path, out: Path, make: certificates.Issue) -> None:
+    try:
+        for path in make(certificates.load(folder / "pki")).write(out):
+            click.echo(str(path))
+    except UnkaiError as error:
+        raise _explained(error) from error
+
+
+_SETTINGS = """\
+# Settings of unkai's scheduler. What is commented out shows the default.
+# The environment wins: UNKAI_SCHEDULER_LISTEN, UNKAI_SCHEDULER_ETCD__ENDPOINTS='["h:2379"]' ...
+# Check with: unkai-scheduler --check-config
+
+name = "{name}"                         # unique among schedulers
+# listen = "0.0.0.0:7443"               # gRPC (mTLS), HOST:PORT
+# advertise = ""                        # HOST:PORT others reach us at; empty: listen, or host name
+# socket = "/run/unkai/scheduler.sock"  # for root on this machine, mode 0600
+# metrics_listen = "0.0.0.0:9443"       # Prometheus (mTLS); empty: none
+# log_format = "json"                   # or "console"
+# log_level = "info"                    # debug, info, warning, error
+
+[tls]
+ca = "{pki}/ca.crt"
+certificate = "{pki}/scheduler.crt"
+key = "{pki}/scheduler.key"
+
+[etcd]
+# endpoints = ["127.0.0.1:2379"]        # HOST:PORT of each member
+[etcd.tls]
+ca = "{pki}/ca.crt"
+certificate = "{pki}/etcd-client.crt"
+key = "{pki}/etcd-client.key"
+
+[database]
+# url = "sqlite:////var/lib/unkai/scheduler/unkai.db"
+
+[images]
+# url = "file:///var/lib/unkai/scheduler/images"   # or s3://BUCKET/PREFIX
+# max_size_bytes = 68719476736          # largest upload, 64 GiB
+
+[placement]
+# policy = "spread"                     # or "pack", for instances that name none
+[placement.ratios]
+# cpu = 4.0                             # virtual CPUs claimed for each CPU
+# memory = 1.0
+# disk = 1.0
+"""
+
+if __name__ == "__main__":
+    main()
