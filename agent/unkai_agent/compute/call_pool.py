@@ -41,6 +41,7 @@ class CallPool:
         self._lock = threading.Lock()
         self._workers = 0
         self._idle = 0
+        self._busy = 0
         self._lost = 0
         self._closed = False
 
@@ -48,6 +49,11 @@ class CallPool:
     def lost(self) -> int:
         """Number of threads given up and not come back."""
         return self._lost
+
+    @property
+    def busy(self) -> int:
+        """Number of calls under way, those given up not counted."""
+        return self._busy
 
     async def run(self, work: Callable[[], T], *, deadline_s: float) -> T:
         """Run `work` in a thread and return what it returns.
@@ -95,6 +101,7 @@ class CallPool:
             call.given_up = True
             if call.started and not call.ended:
                 self._workers -= 1
+                self._busy -= 1
                 self._lost += 1
                 if self._lost < self._max_lost and not self._closed:
                     self._start_worker()
@@ -112,6 +119,7 @@ class CallPool:
                 if call.given_up or time.monotonic() >= call.expires_s:
                     continue
                 call.started = True
+                self._busy += 1
             result, error = call.try_it()
             if self._end(call):
                 return
@@ -122,6 +130,7 @@ class CallPool:
         with self._lock:
             call.ended = True
             if not call.given_up:
+                self._busy -= 1
                 return False
             self._lost -= 1
             if not self._calls.empty() and self._workers < self._size:

@@ -22,6 +22,11 @@ class ChangeFeed:
         self._subscribers: set[_Subscriber] = set()
         self._closed = False
 
+    @property
+    def subscriber_count(self) -> int:
+        """Number of subscriptions that have not ended."""
+        return len(self._subscribers)
+
     def publish(self, instance_id: str) -> None:
         """Tell all subscribers to look again at this machine."""
         for subscriber in self._subscribers:

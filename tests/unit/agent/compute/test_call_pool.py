@@ -1,0 +1,134 @@
+"""Blocking calls under a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from unkai_agent.compute.call_pool import CallPool, CallTimedOut, PoolExhausted
+
+
+@pytest.fixture
+async def gate() -> AsyncIterator[threading.Event]:
+    """Holds stuck calls back; opened at the end so that no thread stays."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def a_pool(size: int = 1, max_lost: int = 2, max_waiting: int = 100) -> CallPool:
+    return CallPool("test", size=size, max_lost=max_lost, max_waiting=max_waiting)
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    """Wait for what a thread does; there is no event to wait for."""
+    async with asyncio.timeout(5):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+async def test_a_call_returns_its_result_from_another_thread() -> None:
+    name = await a_pool().run(lambda: threading.current_thread().name, deadline_s=5)
+    assert name.startswith("test-")
+
+
+async def test_a_call_raises_its_own_error() -> None:
+    with pytest.raises(ZeroDivisionError):
+        await a_pool().run(lambda: 1 // 0, deadline_s=5)
+
+
+async def test_a_timeout_that_the_call_raised_is_not_ours() -> None:
+    def work() -> None:
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        await a_pool().run(work, deadline_s=5)
+
+
+async def test_a_stuck_call_ends_at_its_deadline_and_the_next_one_runs(
+    gate: threading.Event,
+) -> None:
+    pool = a_pool(size=1)
+    with pytest.raises(CallTimedOut):
+        await pool.run(gate.wait, deadline_s=0.05)
+    assert pool.lost == 1
+    assert await pool.run(lambda: 7, deadline_s=5) == 7
+
+
+async def test_a_stuck_call_delays_others_no_longer_than_its_own_deadline(
+    gate: threading.Event,
+) -> None:
+    pool = a_pool(size=1)
+    stuck, other = await asyncio.gather(
+        pool.run(gate.wait, deadline_s=0.1),
+        pool.run(lambda: 7, deadline_s=5),
+        return_exceptions=True,
+    )
+    assert isinstance(stuck, CallTimedOut)
+    assert other == 7
+
+
+async def test_beyond_its_bound_the_pool_refuses_at_once(gate: threading.Event) -> None:
+    pool = a_pool(size=1, max_lost=2)
+    for _ in range(2):
+        with pytest.raises(CallTimedOut):
+            await pool.run(gate.wait, deadline_s=0.05)
+    with pytest.raises(PoolExhausted):
+        await pool.run(lambda: 7, deadline_s=5)
+
+
+async def test_calls_that_come_back_make_room_again(gate: threading.Event) -> None:
+    pool = a_pool(size=1, max_lost=1)
+    with pytest.raises(CallTimedOut):
+        await pool.run(gate.wait, deadline_s=0.05)
+    gate.set()
+    await eventually(lambda: pool.lost == 0)
+    assert await pool.run(lambda: 7, deadline_s=5) == 7
+
+
+async def test_a_call_whose_deadline_passed_in_the_queue_never_begins(
+    gate: threading.Event,
+) -> None:
+    pool = a_pool(size=1)
+    begun = []
+    stuck = asyncio.ensure_future(pool.run(gate.wait, deadline_s=0.2))
+    await asyncio.sleep(0)
+    with pytest.raises(CallTimedOut):
+        await pool.run(lambda: begun.append(1), deadline_s=0.05)
+    gate.set()
+    assert await stuck is True
+    assert await pool.run(lambda: 7, deadline_s=5) == 7
+    assert begun == []
+
+
+async def test_the_queue_is_bounded(gate: threading.Event) -> None:
+    pool = a_pool(size=1, max_waiting=1)
+    running = asyncio.ensure_future(pool.run(gate.wait, deadline_s=5))
+    await eventually(lambda: pool.busy == 1)
+    waiting = asyncio.ensure_future(pool.run(lambda: 7, deadline_s=5))
+    await asyncio.sleep(0)
+    with pytest.raises(PoolExhausted):
+        await pool.run(lambda: 8, deadline_s=5)
+    gate.set()
+    assert await asyncio.gather(running, waiting) == [True, 7]
+
+
+async def test_a_cancelled_call_gives_its_thread_up(gate: threading.Event) -> None:
+    pool = a_pool(size=1)
+    call = asyncio.ensure_future(pool.run(gate.wait, deadline_s=5))
+    await eventually(lambda: pool.busy == 1)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert await pool.run(lambda: 7, deadline_s=5) == 7
+
+
+async def test_a_closed_pool_refuses() -> None:
+    pool = a_pool()
+    await pool.run(lambda: 7, deadline_s=5)
+    pool.close()
+    with pytest.raises(PoolExhausted):
+        await pool.run(lambda: 7, deadline_s=5)
