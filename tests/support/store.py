@@ -1,16 +1,23 @@
-"""A real store on a temporary file: what tests of services and reconcilers stand on."""
+"""A real store on a temporary file: what tests of services and reconcilers stand on.
+
+`FaultyStore` is that same store with errors that a test asks for: it cannot lie otherwise.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 from tests.support.builders import DEFAULT_PROJECT_ID, NOON, an_id
 from unkai_scheduler.domain.clock import Clock
-from unkai_scheduler.store.unit_of_work import UnitOfWork, open_unit_of_work
+from unkai_scheduler.store.unit_of_work import Connection, UnitOfWork, open_unit_of_work
 from unkai_wire.ids import NewId
+
+T = TypeVar("T")
 
 
 def noon() -> datetime:
@@ -50,3 +57,46 @@ async def a_store(folder: Path, *, clock: Clock = noon) -> AsyncIterator[UnitOfW
         yield uow
     finally:
         await uow.close()
+
+
+class FaultyStore:
+    """A unit of work whose next writes fail as the test says; reads pass."""
+
+    def __init__(self, uow: UnitOfWork) -> None:
+        self._uow = uow
+        self._refusals: deque[Exception] = deque()
+        self._lost_answers: deque[Exception] = deque()
+
+    def refuse_next(self, *errors: Exception) -> None:
+        """Let the next writes raise these, one each, and write nothing."""
+        self._refusals.extend(errors)
+
+    def lose_answer_of_next(self, *errors: Exception) -> None:
+        """Let the next writes commit, then raise these, one each."""
+        self._lost_answers.extend(errors)
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        return await self._uow.read(work)
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        return await self._with_faults(lambda: self._uow.write(work))
+
+    async def write_grouped(self, work: Callable[[Connection], T]) -> T:
+        return await self._with_faults(lambda: self._uow.write_grouped(work))
+
+    async def lead(self, term: int, work: Callable[[Connection], T]) -> T:
+        return await self._with_faults(lambda: self._uow.lead(term, work))
+
+    async def take_term(self, at_least: int) -> int:
+        return await self._with_faults(lambda: self._uow.take_term(at_least))
+
+    async def close(self) -> None:
+        await self._uow.close()
+
+    async def _with_faults(self, write: Callable[[], Awaitable[T]]) -> T:
+        if self._refusals:
+            raise self._refusals.popleft()
+        result = await write()
+        if self._lost_answers:
+            raise self._lost_answers.popleft()
+        return result

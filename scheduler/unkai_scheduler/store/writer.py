@@ -73,10 +73,15 @@ class _Outcome:
     error: Exception | None = None
 
     def tell(self, future: Future[Any]) -> None:
-        if self.error is None:
-            future.set_result(self.result)
-        else:
+        if isinstance(self.error, StopIteration):
+            # Python 3.11's asyncio cannot carry one: its caller would wait for ever.
+            wrapped = RuntimeError("work raised StopIteration")
+            wrapped.__cause__ = self.error
+            future.set_exception(wrapped)
+        elif self.error is not None:
             future.set_exception(self.error)
+        else:
+            future.set_result(self.result)
 
 
 class Writer:
@@ -155,11 +160,10 @@ class Writer:
 
     def _run_alone(self, job: _Job) -> None:
         try:
-            result = run_with_retries(lambda: self._transact(job.work))
+            outcome = _Outcome(result=run_with_retries(lambda: self._transact(job.work)))
         except Exception as error:  # noqa: BLE001 - it is the caller's, who awaits the future
-            job.future.set_exception(error)
-        else:
-            job.future.set_result(result)
+            outcome = _Outcome(error=error)
+        outcome.tell(job.future)
 
     def _transact(self, work: Callable[[Connection], Any]) -> Any:
         with self._engine.connect() as conn, conn.begin():
@@ -214,6 +218,5 @@ def _commit(commit: Callable[[], None], outcomes: list[_Outcome]) -> list[_Outco
     except DatabaseFailure as failure:
         if failure.kind is Failure.BUSY:
             raise
-        error = _caused(failure)
-        return [o if o.error else _Outcome(error=error) for o in outcomes]
+        return [o if o.error else _Outcome(error=_caused(failure)) for o in outcomes]
     return outcomes

@@ -53,6 +53,9 @@ async def test_nobody_sees_an_event_before_it_is_stamped(uow: UnitOfWork) -> Non
     assert await _after(uow, START) == []
     assert await uow.read(lambda conn: events.list_page(conn, after=None, limit=9)) == []
     assert await uow.read(events.newest) == START
+    assert await uow.read(events.any_unstamped)
+    await _stamp(uow)
+    assert not await uow.read(events.any_unstamped)
 
 
 async def test_events_are_numbered_without_gaps_in_the_order_of_insertion(uow: UnitOfWork) -> None:

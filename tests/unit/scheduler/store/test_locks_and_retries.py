@@ -136,6 +136,15 @@ async def test_cancelled_callers_break_neither_the_writer_nor_its_transactions(
     assert None not in found
 
 
+async def test_work_that_raises_stop_iteration_leaves_no_caller_waiting(uow: UnitOfWork) -> None:
+    def work(_conn: Connection) -> None:
+        raise StopIteration
+
+    for write in (uow.write, uow.write_grouped):
+        with pytest.raises(RuntimeError):
+            await asyncio.wait_for(write(work), 30)
+
+
 async def test_a_closed_store_is_unavailable(tmp_path: Path) -> None:
     uow = await open_store(tmp_path)
     await uow.close()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection
 
 from tests.support.builders import NOON, an_instance
+from tests.support.store import FaultyStore
 from unkai_scheduler.domain.machines import Tombstone
 from unkai_scheduler.store import instances, requests, tombstones
 from unkai_scheduler.store.unit_of_work import UnitOfWork
-from unkai_wire.errors import AlreadyExists, InvalidArgument
+from unkai_wire.errors import AlreadyExists, InvalidArgument, Unavailable
 
 REQUEST = ("r-1", "client:ada", "CreateInstance", "digest-1")
 ANSWER = {"instance_id": "ins-1", "operation_id": "opr-1", "nested": {"list": [1, "two", None]}}
@@ -66,6 +68,24 @@ async def test_a_failed_mutation_remembers_nothing(uow: UnitOfWork) -> None:
         await uow.write_grouped(create)
 
     assert await uow.read(lambda conn: requests.recall(conn, *REQUEST)) is None
+
+
+async def test_a_lost_answer_is_settled_by_asking_again(uow: UnitOfWork) -> None:
+    store = FaultyStore(uow)
+    store.lose_answer_of_next(Unavailable("the answer was lost"))
+    row = an_instance()
+
+    def create(conn: Connection) -> dict[str, Any]:
+        known = requests.recall(conn, *REQUEST)
+        if known is None:
+            instances.insert(conn, row)
+            requests.remember(conn, *REQUEST, ANSWER, NOON)
+        return known or ANSWER | {"new": True}
+
+    with pytest.raises(Unavailable):
+        await store.write_grouped(create)
+
+    assert await store.write_grouped(create) == ANSWER
 
 
 async def test_old_requests_expire(uow: UnitOfWork) -> None:

@@ -320,6 +320,19 @@ async def test_instances_are_selected_by_each_filter(uow: UnitOfWork) -> None:
     assert await uow.read(lambda conn: instances.count_by_project(conn, web.project_id)) == 2
 
 
+async def test_instances_are_counted_by_the_flavor_and_the_keys_they_name(uow: UnitOfWork) -> None:
+    first, second = a_key_pair().id, a_key_pair().id
+    for keys in ((first, second), (second,)):
+        row = an_instance(flavor_id="flv-1", key_pair_ids=keys)
+        await uow.write(lambda conn, row=row: instances.insert(conn, row))
+
+    def counts(conn: Connection) -> list[int]:
+        by_key = [instances.count_by_key_pair(conn, key) for key in (first, second, "key-x")]
+        return [*by_key, instances.count_by_flavor(conn, "flv-1")]
+
+    assert await uow.read(counts) == [1, 2, 0, 2]
+
+
 async def test_changed_labels_select_anew(uow: UnitOfWork) -> None:
     row = an_instance(labels={"app": "web"})
     changed = replace(row, spec=replace(row.spec, labels={"app": "db"}))
