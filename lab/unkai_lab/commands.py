@@ -121,7 +121,7 @@ def env(name: str) -> None:
 def execute(name: str, host: str, command: tuple[str, ...]) -> None:
     """Run a command on a host, inside its namespaces and its cgroup."""
     site = _open(name).site
-    argv = site.command(host, command)
+    argv = site.command(host, command[1:] if command[0] == "--" else command)
     os.execvpe(argv[0], argv, site.environment(host))
 
 

@@ -52,7 +52,14 @@ class Lab:
         try:
             paths.folder.mkdir(parents=paths.folder.parent == DEFAULT_ROOT)
         except FileExistsError as error:
-            raise AlreadyExists.of("lab", spec.name) from error
+            raise AlreadyExists(
+                f"lab {spec.name} is there already",
+                reason="LAB_EXISTS",
+                fix="use it, remove it with 'unkai lab down', or choose another --name",
+                metadata={"lab": spec.name},
+                resource_kind="lab",
+                resource=spec.name,
+            ) from error
         paths.spec.write_text(spec.to_json())
         return cls(spec, paths, say)
 
