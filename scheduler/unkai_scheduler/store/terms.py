@@ -12,12 +12,12 @@ from unkai_scheduler.store.tables import leader_term
 from unkai_wire.errors import Conflict
 
 _ROW = 1
+LOCK = select(leader_term.c.term).where(leader_term.c.id == _ROW).with_for_update()
 
 
 def locked(conn: Connection) -> int:
     """Lock the term's row until the transaction ends; return the term."""
-    statement = select(leader_term.c.term).where(leader_term.c.id == _ROW).with_for_update()
-    return int(conn.execute(statement).scalar_one())
+    return int(conn.execute(LOCK).scalar_one())
 
 
 def verify(conn: Connection, term: int) -> None:

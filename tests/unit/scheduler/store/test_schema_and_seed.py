@@ -6,13 +6,17 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy import inspect
+from sqlalchemy.dialects import mysql, postgresql
+from sqlalchemy.schema import CreateTable
 
 from tests.support.builders import DEFAULT_PROJECT_ID, GIB, MIB, a_flavor
 from tests.support.store import a_store, ids_with_default_project, noon, store_url
 from unkai_scheduler.domain.resources import Project
-from unkai_scheduler.store import flavors, migrations, projects, sqlite
+from unkai_scheduler.store import flavors, migrations, projects, sqlite, terms
 from unkai_scheduler.store.tables import metadata
 from unkai_scheduler.store.unit_of_work import UnitOfWork, open_unit_of_work
 from unkai_wire.errors import FailedPrecondition, InvalidArgument, Unavailable, Unsupported
@@ -31,11 +35,28 @@ def test_migrations_make_exactly_the_tables(tmp_path: Path) -> None:
     assert migrations.current_revision(url) == migrations.head_revision()
 
 
-def test_each_table_is_the_same_on_the_other_databases(tmp_path: Path) -> None:
-    """Every column type compiles for PostgreSQL and MariaDB, and no unique key is too long."""
-    from sqlalchemy.dialects import mysql, postgresql
-    from sqlalchemy.schema import CreateTable
+def test_the_schema_can_be_taken_back_to_nothing(tmp_path: Path) -> None:
+    url = store_url(tmp_path)
+    migrations.upgrade(url)
+    config = migrations.config()
+    config.set_main_option("sqlalchemy.url", url)
 
+    command.downgrade(config, "base")
+
+    engine = sqlite.reader_engine(url)
+    left = inspect(engine).get_table_names()
+    engine.dispose()
+    assert left == ["alembic_version"]
+    assert migrations.current_revision(url) is None
+
+
+def test_the_terms_row_is_locked_where_a_transaction_alone_locks_nothing() -> None:
+    for dialect in (postgresql.dialect(), mysql.dialect(is_mariadb=True)):
+        assert str(terms.LOCK.compile(dialect=dialect)).endswith("FOR UPDATE")
+
+
+def test_each_table_is_the_same_on_the_other_databases() -> None:
+    """Every column type compiles for PostgreSQL and MariaDB, and no unique key is too long."""
     longest_key_bytes = 3072  # InnoDB, DYNAMIC row format
     for table in metadata.sorted_tables:
         for dialect in (postgresql.dialect(), mysql.dialect(is_mariadb=True)):
