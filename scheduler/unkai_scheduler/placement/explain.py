@@ -15,7 +15,7 @@ from unkai_scheduler.domain.decisions import Candidate, Decision, FilterResult, 
 from unkai_scheduler.placement.filters import BY_NAME, Filter
 from unkai_scheduler.placement.fleet import FULL, Bools, Fleet, Ints, Signal
 from unkai_scheduler.placement.requests import PlacementRequest, Weights
-from unkai_scheduler.placement.scores import expected_mib, expected_millicores
+from unkai_scheduler.placement.scores import EXPECTED_MILLICORES_PER_VCPU
 from unkai_wire.errors import NoCapacity
 
 MAX_REJECTED_NAMES = 5
@@ -76,8 +76,9 @@ def live_inputs(fleet: Fleet, row: int, now_s: float) -> dict[str, float]:
     inputs = {"cpu_used_ratio": round(fleet.cpu_used_ratio(row), 3)}
     for signal in Signal:
         inputs[f"{signal.name.lower()}_ratio"] = round(int(fleet.recent(signal)[row]) / FULL, 3)
-    inputs["expected_cpu_cores"] = round(int(expected_millicores(fleet, now_s)[row]) / 1000, 2)
-    inputs["expected_memory_mib"] = float(expected_mib(fleet, now_s)[row])
+    vcpus = int(fleet.expected("expected_vcpus", now_s)[row]) / FULL
+    inputs["expected_cpu_cores"] = round(vcpus * EXPECTED_MILLICORES_PER_VCPU / 1000, 2)
+    inputs["expected_memory_mib"] = float(int(fleet.expected("expected_mib", now_s)[row]) // FULL)
     inputs["sample_age_s"] = round(float(fleet.ages_s(now_s)[row]), 1)
     return inputs
 

@@ -109,6 +109,9 @@ class Fleet:
         self._settling: dict[str, _Settling] = {}
         self._bucket: int | None = None
         self._rank: Ints | None = None
+        self._expected_s: float | None = None
+        self._expected: dict[str, Ints] = {}
+        self._weights: Ints = np.zeros(_BUCKETS, np.int64)
         self._columns: dict[str, npt.NDArray[np.generic]] = {
             name: np.zeros((0, *shape), dtype) for name, (shape, dtype) in _COLUMNS.items()
         }
@@ -168,7 +171,7 @@ class Fleet:
         if row != last:
             self._rows[self.ids[row]] = row
         self._settling = {k: v for k, v in self._settling.items() if v.host_id != host_id}
-        self._rank = None
+        self._rank = self._expected_s = None
 
     def state_of(self, row: int) -> HostState:
         """Return the state of a row's host."""
@@ -187,7 +190,7 @@ class Fleet:
         self.cordon_reasons.append("")
         self._states.append(HostState.UNKNOWN)
         self._rows[host_id] = row
-        self._rank = None
+        self._rank = self._expected_s = None
         return row
 
     def _set_traits(self, row: int, traits: Sequence[str]) -> None:
@@ -256,9 +259,11 @@ class Fleet:
         slot = bucket % _BUCKETS
         if self._bucket is None or bucket <= self._bucket - _BUCKETS:
             return
-        for column, amount in (("expected_vcpus", vcpus), ("expected_mib", memory_mib)):
+        for column, amount in zip(_EXPECTED_COLUMNS, (vcpus, memory_mib), strict=True):
             values = self.table(column)
             values[row, slot] = max(int(values[row, slot]) + amount, 0)
+            if self._expected_s is not None:
+                self._expected[column][row] = values[row] @ self._weights
 
     def _advance(self, now_s: float) -> None:
         """Clear the buckets whose machines have settled."""
@@ -270,20 +275,29 @@ class Fleet:
                 self._columns["expected_vcpus"][:, passed % _BUCKETS] = 0
                 self._columns["expected_mib"][:, passed % _BUCKETS] = 0
             self._bucket = bucket
+            self._expected_s = None
             gone = bucket - _BUCKETS
             self._settling = {k: v for k, v in self._settling.items() if v.bucket > gone}
 
     def expected(self, column: str, now_s: float) -> Ints:
         """Return, per host, the sum of `expected_vcpus` or `expected_mib` of machines just
         placed, each weighted by how little of it can have shown yet, in fixed point.
+
+        Kept for the moment asked: a batch is decided at one moment.
         """
         self._advance(now_s)
+        if self._expected_s != now_s:
+            self._weights = self._bucket_weights(now_s)
+            self._expected = {name: self.table(name) @ self._weights for name in _EXPECTED_COLUMNS}
+            self._expected_s = now_s
+        return self._expected[column][: len(self)]
+
+    def _bucket_weights(self, now_s: float) -> Ints:
         assert self._bucket is not None
-        buckets = np.arange(self._bucket - _BUCKETS + 1, self._bucket + 1)
         weights = np.zeros(_BUCKETS, np.int64)
-        weights[buckets % _BUCKETS] = [_settling_weight(now_s, int(b)) for b in buckets]
-        result: Ints = self.table(column)[: len(self)] @ weights
-        return result
+        for bucket in range(self._bucket - _BUCKETS + 1, self._bucket + 1):
+            weights[bucket % _BUCKETS] = _settling_weight(now_s, bucket)
+        return weights
 
     # Live figures
 
@@ -455,6 +469,9 @@ _COLUMNS: dict[str, tuple[tuple[int, ...], type]] = {
     "recent": ((len(Signal),), np.int64),
 }
 """Shape of one host's value, and its type."""
+
+
+_EXPECTED_COLUMNS = ("expected_vcpus", "expected_mib")
 
 
 def _settling_weight(now_s: float, bucket: int) -> int:

@@ -17,7 +17,7 @@ from unkai_scheduler.placement import explain
 from unkai_scheduler.placement.filters import FILTERS
 from unkai_scheduler.placement.fleet import Bools, Fleet, Ints
 from unkai_scheduler.placement.requests import PlacementRequest, Weights
-from unkai_scheduler.placement.scores import SCORES
+from unkai_scheduler.placement.scores import SCORES, Loads
 
 MAX_CANDIDATES = 6
 """The winner and five runners-up."""
@@ -36,11 +36,20 @@ def decide(
     `now` is written into the decisions; `now_s` is the monotonic clock of `Fleet.fold`. Whoever
     cannot commit a claim gives it back with `Fleet.release`.
     """
-    return [_decide_one(fleet, request, weights, now, now_s) for request in requests]
+    loads = Loads.of(fleet)
+    return [
+        _decide_one(fleet, request, weights, loads, now=now, now_s=now_s) for request in requests
+    ]
 
 
 def _decide_one(
-    fleet: Fleet, request: PlacementRequest, weights: Weights, now: datetime, now_s: float
+    fleet: Fleet,
+    request: PlacementRequest,
+    weights: Weights,
+    loads: Loads,
+    *,
+    now: datetime,
+    now_s: float,
 ) -> Decision:
     fitting, results = _filter(fleet, request, now_s)
     if not fitting.any():
@@ -53,7 +62,7 @@ def _decide_one(
             candidates=(),
             summary=explain.no_fit_summary(results, len(fleet)),
         )
-    scores = {name: score(fleet, request, now_s) for name, score in SCORES}
+    scores = {name: score(fleet, request, loads, now_s) for name, score in SCORES}
     totals = _totals(scores, weights)
     best = _best_rows(fleet, fitting, totals)
     winner = best[0]

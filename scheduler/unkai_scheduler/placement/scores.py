@@ -63,53 +63,61 @@ def claimed_share(fleet: Fleet, request: PlacementRequest) -> Ints:
     return share
 
 
-def expected_millicores(fleet: Fleet, now_s: float) -> Ints:
-    """Return the CPU that machines just placed on each host have not shown yet."""
-    weighted = fleet.expected("expected_vcpus", now_s)
-    return weighted * EXPECTED_MILLICORES_PER_VCPU // FULL
+@dataclass(frozen=True, slots=True)
+class Loads:
+    """How bad each host's live figures are, 0..65535: the same for a whole batch."""
+
+    cpu: Ints
+    cpu_wait: Ints
+    memory: Ints
+    io: Ints
+
+    @classmethod
+    def of(cls, fleet: Fleet) -> Loads:
+        """Judge the recent signals of all hosts."""
+        foreign = MEMORY_FOREIGN(fleet.recent(Signal.MEMORY_FOREIGN))
+        stalled = MEMORY_STALLED(fleet.recent(Signal.MEMORY_PRESSURE))
+        return cls(
+            CPU_LOAD(fleet.recent(Signal.CPU_LOAD)),
+            CPU_WAIT(fleet.recent(Signal.CPU_WAIT)),
+            np.maximum(foreign, stalled),
+            IO_STALLED(fleet.recent(Signal.IO_PRESSURE)),
+        )
 
 
-def expected_mib(fleet: Fleet, now_s: float) -> Ints:
-    """Return the memory that machines just placed on each host have not shown yet."""
-    return fleet.expected("expected_mib", now_s) // FULL
-
-
-def _policy(fleet: Fleet, request: PlacementRequest, _now_s: float) -> Ints:
+def _policy(fleet: Fleet, request: PlacementRequest, _loads: Loads, _now_s: float) -> Ints:
     share = claimed_share(fleet, request)
     return share if request.policy is PlacementPolicy.PACK else FULL - share
 
 
-def _cpu_load(fleet: Fleet, _request: PlacementRequest, now_s: float) -> Ints:
-    bad = CPU_LOAD(fleet.recent(Signal.CPU_LOAD))
+def _cpu_load(fleet: Fleet, _request: PlacementRequest, loads: Loads, now_s: float) -> Ints:
     # What is only expected never weighs more than half of a load that is there: it saturates
     # (e / (1 + e), so that more is always worse) instead of drowning the difference.
-    expected = (expected_millicores(fleet, now_s) * FULL) // (fleet.column("cpus") * 1000)
+    millicores = fleet.expected("expected_vcpus", now_s) * EXPECTED_MILLICORES_PER_VCPU
+    expected = millicores // (fleet.column("cpus") * 1000)
     saturating = expected * FULL // (expected + FULL)
-    loaded: Ints = bad + (FULL - bad) * (saturating // 2) // FULL
-    return FULL - loaded
-
-
-def _cpu_wait(fleet: Fleet, _request: PlacementRequest, _now_s: float) -> Ints:
-    return FULL - CPU_WAIT(fleet.recent(Signal.CPU_WAIT))
-
-
-def _memory_pressure(fleet: Fleet, request: PlacementRequest, now_s: float) -> Ints:
-    coming = expected_mib(fleet, now_s) + (request.memory_bytes >> MIB_SHIFT)
-    total = np.maximum(fleet.column("total_mib"), 1)
-    used = fleet.recent(Signal.MEMORY_USED) + coming * FULL // total
-    short = MEMORY_SHORT(used)
-    foreign = MEMORY_FOREIGN(fleet.recent(Signal.MEMORY_FOREIGN))
-    stalled = MEMORY_STALLED(fleet.recent(Signal.MEMORY_PRESSURE))
-    # What is short by use or expectation alone leaves an eighth to what stalls or is foreign.
-    bad: Ints = np.maximum.reduce([short - short // 8, foreign, stalled])
+    bad: Ints = loads.cpu + (FULL - loads.cpu) * (saturating >> 1) // FULL
     return FULL - bad
 
 
-def _io_pressure(fleet: Fleet, _request: PlacementRequest, _now_s: float) -> Ints:
-    return FULL - IO_STALLED(fleet.recent(Signal.IO_PRESSURE))
+def _cpu_wait(_fleet: Fleet, _request: PlacementRequest, loads: Loads, _now_s: float) -> Ints:
+    return FULL - loads.cpu_wait
 
 
-Score = Callable[[Fleet, PlacementRequest, float], Ints]
+def _memory_pressure(fleet: Fleet, request: PlacementRequest, loads: Loads, now_s: float) -> Ints:
+    coming = fleet.expected("expected_mib", now_s) + (request.memory_bytes >> MIB_SHIFT) * FULL
+    total = np.maximum(fleet.column("total_mib"), 1)
+    short = MEMORY_SHORT(fleet.recent(Signal.MEMORY_USED) + coming // total)
+    # What is short by use and expectation leaves an eighth to what stalls or is foreign.
+    bad: Ints = np.maximum(short - (short >> 3), loads.memory)
+    return FULL - bad
+
+
+def _io_pressure(_fleet: Fleet, _request: PlacementRequest, loads: Loads, _now_s: float) -> Ints:
+    return FULL - loads.io
+
+
+Score = Callable[[Fleet, PlacementRequest, Loads, float], Ints]
 
 SCORES: tuple[tuple[str, Score], ...] = (
     ("policy", _policy),
