@@ -109,7 +109,7 @@ async def test_a_guests_life_from_seed_to_power_button(make_guest: MakeGuest) ->
     # 2. Its console can be worked on.
     await guest.shows("web-1 login:")
     await guest.type("root\n")
-    await guest.shows("web-1:~#")
+    await guest.shows("root@web-1:~#")
     await guest.type("cat /root/.ssh/authorized_keys | wc -l | sed s/^/keys=/\n")
     await guest.shows("\nkeys=2\n")
 
