@@ -120,7 +120,8 @@ class Hosts:
     def _is_learning_of(self, host_id: str) -> bool:
         state, age_s = self.state(host_id), self._office.live.age_s(host_id)
         untold = age_s is None or age_s > self._office.settings.placement.max_metric_age_s
-        return state is HostState.CONNECTING or (state is HostState.UP and untold)
+        unwritten = host_id not in self._rows and host_id not in self._nameless
+        return state is HostState.CONNECTING or (state is HostState.UP and (untold or unwritten))
 
     async def run(self) -> None:
         """Follow hosts until cancelled."""

@@ -269,6 +269,19 @@ def _place_or_fail(case: Case) -> Action:
     return Place(instance, case.operation)
 
 
+def _holds_nothing(case: Case) -> Action:
+    if case.operation is None:
+        return Wait(case.idle(), None)
+    error = FailedPrecondition(
+        f"instance {case.instance.spec.name} is {case.instance.state.value} and on no host",
+        reason="INSTANCE_STATE",
+        fix="delete the instance, and create it again if it is still wanted",
+        metadata={"instance_id": case.instance.id, "state": case.instance.state.value},
+    )
+    ended = operations.end(case.operation, OperationState.FAILED, case.now, error.to_record())
+    return Settle(case.idle(operation_id=""), ended)
+
+
 def _release(case: Case) -> Action:
     assert case.tombstone is not None
     operation = operations.progress(case.operation, "placing it on another host", percent=5)
@@ -508,7 +521,7 @@ RULES: tuple[tuple[Callable[[Case], bool], Callable[[Case], Action]], ...] = (
     (lambda c: c.given_up and not c.up, _wait_to_give_up),
     (lambda c: c.given_up, _remove),
     (lambda c: not c.claimed and c.instance.state is _S.PROVISIONING, _place_or_fail),
-    (lambda c: not c.claimed, lambda c: Wait(c.idle(), c.operation)),
+    (lambda c: not c.claimed, _holds_nothing),
     (lambda c: c.host_state is HostState.UNKNOWN, _unknown),
     (lambda c: not c.up, _wait_for_host),
     (lambda c: c.leaving and c.gone, _release),

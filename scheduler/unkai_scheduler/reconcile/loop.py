@@ -173,10 +173,12 @@ class InstanceLoop:
         if places and self._hosts.is_new_here():
             decided += [Change(one, self._placer.hold(one, now)) for one, _ in places]
         elif places:
+            # Asked before the fleet is read: who comes up meanwhile is not in it.
+            learning = self._hosts.is_learning()
             if self._fleet_stale:
                 self._fleet_stale = False
                 await self._refresh_fleet()
-            decided += self._placer.decide(places, now, learning=self._hosts.is_learning())
+            decided += self._placer.decide(places, now, learning=learning)
         return decided
 
     async def _refresh_fleet(self) -> None:
