@@ -175,9 +175,12 @@ class Worker:
             wait_s = self._not_before_s - asyncio.get_running_loop().time()
             if wait_s > 0:
                 return None if wait_s == float("inf") else wait_s
+        if act is Act.LOSE:
+            return await self._lose(entry, domain, missing)
+        return await self._act(act, entry, domain)
+
+    async def _act(self, act: Act, entry: LedgerEntry, domain: Domain | None) -> float | None:
         match act:
-            case Act.LOSE:
-                return await self._lose(entry, domain, missing)
             case Act.REMOVE:
                 return await self._remove(entry)
             case Act.AWAIT:
