@@ -94,7 +94,7 @@ def parse_cpu_times(text: str, ticks_per_s: int) -> CpuTimes:
     words = text.split("\n", 1)[0].split()
     if len(words) < 9 or words[0] != "cpu":
         return CpuTimes()
-    user, nice, system, _idle, _iowait, irq, softirq, steal = (int(w) for w in words[1:9])
+    user, nice, system, _idle, _iowait, irq, softirq, steal = (_count(word) for word in words[1:9])
     tick_ns = 1_000_000_000 // ticks_per_s
     return CpuTimes((user + nice + system + irq + softirq) * tick_ns, steal * tick_ns)
 
@@ -104,7 +104,7 @@ def parse_run_delay_ns(text: str) -> int | None:
 
     The eighth number of each cpu line, nanoseconds, since version 15 of the format.
     """
-    delays = [int(words[8]) for words in _rows(text) if _is_cpu(words[0]) and len(words) > 8]
+    delays = [_count(words[8]) for words in _rows(text) if _is_cpu(words[0]) and len(words) > 8]
     return sum(delays) if delays else None
 
 
@@ -114,8 +114,8 @@ def parse_diskstats(text: str, whole_disks: frozenset[str]) -> Transfer:
     for words in _rows(text):
         if len(words) < 10 or words[2] not in whole_disks or words[2].startswith(_STACKED_DISKS):
             continue
-        read += int(words[5]) * SECTOR_BYTES
-        written += int(words[9]) * SECTOR_BYTES
+        read += _count(words[5]) * SECTOR_BYTES
+        written += _count(words[9]) * SECTOR_BYTES
     return Transfer(read, written)
 
 
@@ -127,8 +127,8 @@ def parse_network(text: str) -> Transfer:
         name, words = name.strip(), rest.split()
         if not colon or len(words) < 9 or "." in name or name.startswith(_VIRTUAL_CARDS):
             continue
-        received += int(words[0])
-        sent += int(words[8])
+        received += _count(words[0])
+        sent += _count(words[8])
     return Transfer(received, sent)
 
 
@@ -158,3 +158,7 @@ def _rows(text: str) -> Iterator[list[str]]:
 
 def _is_cpu(word: str) -> bool:
     return word.startswith("cpu") and word[3:].isdecimal()
+
+
+def _count(word: str) -> int:
+    return int(word) if word.isdecimal() else 0

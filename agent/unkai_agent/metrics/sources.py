@@ -4,9 +4,10 @@ A lab host is a group of processes on a shared machine, whose /proc figures are 
 Its own are those of its cgroup2 group (CPU, pressure) and of v1 groups (memory, disk, throttle);
 where the controllers are in cgroup2, all come from there. A source that is missing gives 0.
 
-Traps. v1 blkio charges buffered writes to whoever flushes them, so they are missing from a lab
-host's figure. A group's waiting is the larger of its pressure and its throttled time, not the sum:
-kernels differ in whether a throttled task counts as stalled.
+Traps. v1 blkio counts a device's bytes only once the group has any limit on that device (seen on
+Linux 6.18; a limit beyond reach will do), and charges buffered writes to whoever flushes them. A
+group's waiting is the larger of its pressure and its throttled time, not the sum: kernels differ in
+whether a throttled task counts as stalled.
 """
 
 from __future__ import annotations
