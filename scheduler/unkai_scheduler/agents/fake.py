@@ -10,10 +10,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from unkai_scheduler.agents.fake_host import (
+    GIB,
+    Ended,
+    FakeHost,
+    Held,
+    check_generation,
+    idle_usage,
+    put,
+)
 from unkai_scheduler.agents.limits import Limits
 from unkai_scheduler.agents.port import (
     Endpoint,
@@ -23,8 +32,7 @@ from unkai_scheduler.agents.port import (
     UsageSample,
 )
 from unkai_scheduler.domain.clock import Clock, system_clock
-from unkai_scheduler.domain.hosts import HostUsage, MachineUsage
-from unkai_scheduler.domain.instances import Power
+from unkai_scheduler.domain.hosts import HostUsage
 from unkai_scheduler.domain.machines import (
     Fence,
     HostDescription,
@@ -35,7 +43,6 @@ from unkai_scheduler.domain.machines import (
 from unkai_wire.errors import (
     DeadlineExceeded,
     FailedPrecondition,
-    NotFound,
     Unavailable,
     UnkaiError,
 )
@@ -44,57 +51,6 @@ _Item = TypeVar("_Item")
 
 QUEUE_LENGTH = 1024
 CONSOLE_PIECE_BYTES = 64 << 10
-GIB = 1 << 30
-
-
-class _Ended:
-    """Put into a watcher's queue: the stream broke."""
-
-
-@dataclass(slots=True)
-class Held:
-    """One machine that a fake host holds."""
-
-    order: MachineOrder
-    machine: Machine
-    due_time: datetime
-    converged: bool = False
-    removing: bool = False
-    permitted: bool = True
-    has_disk: bool = False
-    console: bytes = b""
-    console_open: asyncio.Queue[bytes | None] | None = None
-
-
-@dataclass(slots=True)
-class FakeHost:
-    """One host. Tests may change any field; `FakeAgents` has the acts that are more than that."""
-
-    description: HostDescription
-    usage: HostUsage
-    machines: dict[str, Held] = field(default_factory=dict)
-    tombstones: dict[str, Tombstone] = field(default_factory=dict)
-    acknowledged: set[str] = field(default_factory=set)
-    cached_images: set[str] = field(default_factory=set)
-    machine_usage: dict[str, MachineUsage] = field(default_factory=dict)
-    error: UnkaiError | None = None
-    """What every call to it raises."""
-    hanging: bool = False
-    """No call is answered, no stream says anything."""
-    start_error: UnkaiError | None = None
-    """Why machines fail to start."""
-    machine_watchers: list[asyncio.Queue[MachineChange | _Ended]] = field(default_factory=list)
-    usage_watchers: list[asyncio.Queue[UsageSample | _Ended]] = field(default_factory=list)
-
-    def samples(self) -> UsageSample:
-        """Return the sample it would send now."""
-        machines = tuple(
-            self.machine_usage.get(ident, MachineUsage(ident, 0.0, 0.0, 0))
-            for ident, held in sorted(self.machines.items())
-            if held.machine.state is MachineState.RUNNING
-        )
-        usage = replace(self.usage, machines_running=len(machines))
-        return UsageSample(self.description.host_id, usage, machines)
 
 
 class FakeAgents:
@@ -132,13 +88,15 @@ class FakeAgents:
             features=(),
             highest_term=0,
         )
-        self.hosts[host_id] = FakeHost(description, idle_usage(memory_bytes, self._clock()))
+        self.hosts[host_id] = FakeHost(
+            description, idle_usage(memory_bytes, self._clock()), self._clock
+        )
         return Endpoint(host_id, f"fake:{host_id}", f"{host_id}.host.unkai.internal")
 
     def fail(self, host_id: str, error: UnkaiError) -> None:
         """Let every call raise, and break the streams, until `heal`."""
         self.hosts[host_id].error = error
-        self._break_streams(host_id)
+        self.hosts[host_id].break_streams()
 
     def hang(self, host_id: str) -> None:
         """Answer nothing and say nothing until `heal`."""
@@ -155,24 +113,22 @@ class FakeAgents:
 
     def raise_term(self, host_id: str, term: int) -> None:
         """Let the host have seen a term, as if another leader had been there."""
-        host = self.hosts[host_id]
-        highest = max(term, host.description.highest_term)
-        host.description = replace(host.description, highest_term=highest)
+        self.hosts[host_id].raise_term(term)
 
     def crash_machine(self, host_id: str, instance_id: str) -> None:
         """End a running machine as a crash does: it waits for its permit."""
-        held = self._held(host_id, instance_id)
+        held = self.hosts[host_id].held(instance_id)
         held.permitted = False
-        self._set(host_id, held, state=MachineState.AWAITING_PERMIT)
+        self.hosts[host_id].change(held, state=MachineState.AWAITING_PERMIT)
 
     def shut_down_guest(self, host_id: str, instance_id: str) -> None:
         """Let the guest power itself off."""
-        held = self._held(host_id, instance_id)
-        self._set(host_id, held, state=MachineState.STOPPED, guest_shutdown=True)
+        held = self.hosts[host_id].held(instance_id)
+        self.hosts[host_id].change(held, state=MachineState.STOPPED, guest_shutdown=True)
 
     def lose_disk(self, host_id: str, instance_id: str) -> None:
         """Remove the disk; seen when the machine next starts."""
-        self._held(host_id, instance_id).has_disk = False
+        self.hosts[host_id].held(instance_id).has_disk = False
 
     def reboot_host(self, host_id: str) -> None:
         """Restart the host: new boot id, streams break, what ran awaits its permit."""
@@ -182,25 +138,25 @@ class FakeAgents:
         for held in host.machines.values():
             if held.machine.state in {MachineState.RUNNING, MachineState.STOPPING}:
                 held.permitted = False
-                self._set(host_id, held, state=MachineState.AWAITING_PERMIT)
-        self._break_streams(host_id)
+                self.hosts[host_id].change(held, state=MachineState.AWAITING_PERMIT)
+        self.hosts[host_id].break_streams()
 
     def plant_machine(self, host_id: str, machine: Machine, order: MachineOrder) -> None:
         """Let the host hold a machine that nobody ordered here: an orphan, a restored backup."""
         held = Held(order, machine, self._clock(), converged=True, has_disk=True)
         self.hosts[host_id].machines[machine.instance_id] = held
-        self._tell(host_id, machine)
+        self.hosts[host_id].tell(machine)
 
     def plant_tombstone(self, host_id: str, tombstone: Tombstone) -> None:
         """Let the host remember a removal."""
         host = self.hosts[host_id]
         host.machines.pop(tombstone.instance_id, None)
         host.tombstones[tombstone.instance_id] = tombstone
-        self._tell(host_id, tombstone)
+        self.hosts[host_id].tell(tombstone)
 
     def write_console(self, host_id: str, instance_id: str, output: bytes) -> None:
         """Let the guest write to its console."""
-        held = self._held(host_id, instance_id)
+        held = self.hosts[host_id].held(instance_id)
         held.console += output
         if held.console_open is not None:
             held.console_open.put_nowait(output)
@@ -216,14 +172,14 @@ class FakeAgents:
         host.usage = replace(host.usage, sample_time=self._clock())
         if not host.hanging:
             for queue in list(host.usage_watchers):
-                _put(queue, host.samples())
+                put(queue, host.samples())
 
     def tick(self) -> None:
         """Let what is due by the clock happen on all hosts."""
-        for host_id, host in self.hosts.items():
+        for host in self.hosts.values():
             for held in list(host.machines.values()):
                 if not held.converged and held.due_time <= self._clock():
-                    self._converge(host_id, held)
+                    host.converge(held)
 
     # The port
 
@@ -242,9 +198,9 @@ class FakeAgents:
     ) -> Machine:
         """Accept an order, and the permit in it."""
         host = await self._reach(endpoint, self._limits.order_s)
-        self._check_term(endpoint.host_id, fence)
+        host.check_term(fence)
         ident = order.instance.id
-        self._check_tombstone(host, ident, fence)
+        host.check_tombstone(ident, fence)
         held = host.machines.get(ident)
         if held is None:
             machine = Machine(
@@ -260,13 +216,12 @@ class FakeAgents:
             held = host.machines[ident] = Held(order, machine, self._due())
             host.tombstones.pop(ident, None)
         else:
-            _check_generation(held, fence, to_run=True)
+            check_generation(held, fence, to_run=True)
             if held.machine.generation == fence.generation and held.converged and held.permitted:
                 return held.machine
             held.order, held.due_time, held.removing = order, self._due(), False
         held.permitted, held.converged = True, False
-        accepted = self._set(
-            endpoint.host_id,
+        accepted = host.change(
             held,
             state=MachineState.CONVERGING,
             generation=fence.generation,
@@ -281,17 +236,16 @@ class FakeAgents:
     ) -> Machine | Tombstone:
         """Accept a removal."""
         host = await self._reach(endpoint, self._limits.order_s)
-        self._check_term(endpoint.host_id, fence)
+        host.check_term(fence)
         held = host.machines.get(instance_id)
         if held is None:
             known = host.tombstones.get(instance_id)
             if known is not None and known.generation >= fence.generation:
                 return known
-            return self._bury(endpoint.host_id, instance_id, fence.generation, fence.run_epoch)
-        _check_generation(held, fence, to_run=False)
+            return host.bury(instance_id, fence.generation, fence.run_epoch)
+        check_generation(held, fence, to_run=False)
         held.removing, held.converged, held.due_time = True, False, self._due()
-        machine = self._set(
-            endpoint.host_id,
+        machine = host.change(
             held,
             state=MachineState.REMOVING,
             generation=fence.generation,
@@ -305,7 +259,7 @@ class FakeAgents:
     ) -> None:
         """Note which tombstones are recorded; they are kept, as a late order may be under way."""
         host = await self._reach(endpoint, self._limits.order_s)
-        self._check_term(endpoint.host_id, Fence(term))
+        host.check_term(Fence(term))
         for tombstone in tombstones:
             mine = host.tombstones.get(tombstone.instance_id)
             if mine is not None and mine.generation <= tombstone.generation:
@@ -314,7 +268,7 @@ class FakeAgents:
     async def evict_image(self, endpoint: Endpoint, term: int, sha256: str) -> None:
         """Drop an image from the cache."""
         host = await self._reach(endpoint, self._limits.order_s)
-        self._check_term(endpoint.host_id, Fence(term))
+        host.check_term(Fence(term))
         if any(held.order.image.sha256 == sha256 for held in host.machines.values()):
             raise FailedPrecondition(
                 f"image {sha256} is in use on host {endpoint.host_id}",
@@ -326,7 +280,7 @@ class FakeAgents:
     async def watch_machines(self, endpoint: Endpoint) -> AsyncGenerator[MachineChange, None]:
         """Yield all the host holds, then `Synced`, then changes."""
         host = await self._reach(endpoint, self._limits.silence_s)
-        queue: asyncio.Queue[MachineChange | _Ended] = asyncio.Queue(QUEUE_LENGTH)
+        queue: asyncio.Queue[MachineChange | Ended] = asyncio.Queue(QUEUE_LENGTH)
         host.machine_watchers.append(queue)
         try:
             for held in [held for _, held in sorted(host.machines.items())]:
@@ -342,7 +296,7 @@ class FakeAgents:
     async def watch_usage(self, endpoint: Endpoint) -> AsyncGenerator[UsageSample, None]:
         """Yield the sample of now, then each that `send_sample` sends."""
         host = await self._reach(endpoint, self._limits.silence_s)
-        queue: asyncio.Queue[UsageSample | _Ended] = asyncio.Queue(QUEUE_LENGTH)
+        queue: asyncio.Queue[UsageSample | Ended] = asyncio.Queue(QUEUE_LENGTH)
         host.usage_watchers.append(queue)
         try:
             yield host.samples()
@@ -356,7 +310,7 @@ class FakeAgents:
     ) -> AsyncGenerator[bytes, None]:
         """Yield pieces of the console's log; following, what `write_console` adds."""
         await self._reach(endpoint, self._limits.silence_s)
-        held = self._held(endpoint.host_id, instance_id)
+        held = self.hosts[endpoint.host_id].held(instance_id)
         sent = max(len(held.console) - tail_bytes, 0) if tail_bytes else 0
         queue: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUE_LENGTH)
         if follow:
@@ -374,7 +328,7 @@ class FakeAgents:
     ) -> AsyncGenerator[bytes, None]:
         """Connect to a console that echoes what is typed; it closes when typing ends."""
         await self._reach(endpoint, self._limits.silence_s)
-        held = self._held(endpoint.host_id, instance_id)
+        held = self.hosts[endpoint.host_id].held(instance_id)
         if held.console_open is not None and not force:
             raise FailedPrecondition(
                 f"the console of instance {instance_id} is in use",
@@ -411,7 +365,7 @@ class FakeAgents:
             )
         return host
 
-    async def _next(self, host_id: str, queue: asyncio.Queue[_Item | _Ended]) -> _Item:
+    async def _next(self, host_id: str, queue: asyncio.Queue[_Item | Ended]) -> _Item:
         try:
             async with asyncio.timeout(self._limits.silence_s):
                 item = await queue.get()
@@ -421,7 +375,7 @@ class FakeAgents:
                 reason="HOST_SILENT",
                 metadata={"host_id": host_id, "silence_s": f"{self._limits.silence_s:g}"},
             ) from error
-        if isinstance(item, _Ended):
+        if isinstance(item, Ended):
             raise Unavailable(
                 f"host {host_id} ended a watch",
                 reason="WATCH_ENDED",
@@ -431,161 +385,3 @@ class FakeAgents:
 
     def _due(self) -> datetime:
         return self._clock() + timedelta(seconds=self.converge_s)
-
-    def _held(self, host_id: str, instance_id: str) -> Held:
-        held = self.hosts[host_id].machines.get(instance_id)
-        if held is None:
-            raise NotFound.of("instance", instance_id)
-        return held
-
-    def _check_term(self, host_id: str, fence: Fence) -> None:
-        highest = self.hosts[host_id].description.highest_term
-        if fence.term < highest:
-            raise FailedPrecondition(
-                f"term {fence.term} is older than {highest}",
-                reason="STALE_TERM",
-                metadata={"term": str(fence.term), "highest_term": str(highest)},
-            )
-        self.raise_term(host_id, fence.term)
-
-    def _check_tombstone(self, host: FakeHost, instance_id: str, fence: Fence) -> None:
-        tombstone = host.tombstones.get(instance_id)
-        if tombstone is not None and fence.generation <= tombstone.generation:
-            raise FailedPrecondition(
-                f"instance {instance_id} was removed at generation {tombstone.generation}",
-                reason="TOMBSTONED",
-                metadata={
-                    "instance_id": instance_id,
-                    "generation": str(tombstone.generation),
-                    "run_epoch": str(tombstone.run_epoch),
-                },
-            )
-
-    def _converge(self, host_id: str, held: Held) -> None:
-        """Bring a machine from what it is to what was ordered."""
-        machine, order, host = held.machine, held.order, self.hosts[host_id]
-        if held.removing:
-            self._bury(host_id, machine.instance_id, machine.generation, machine.run_epoch)
-            return
-        held.converged = True
-        if not held.permitted:
-            return
-        reached = machine.generation
-        if order.must_exist and not held.has_disk:
-            self._set(host_id, held, state=MachineState.LOST, observed_generation=reached)
-        elif order.instance.desired_power is Power.OFF:
-            held.has_disk = True
-            self._set(host_id, held, state=MachineState.STOPPED, observed_generation=reached)
-        elif host.start_error is not None:
-            held.has_disk = order.must_exist
-            self._set(
-                host_id,
-                held,
-                state=MachineState.FAILED,
-                error=host.start_error.to_record(),
-                observed_generation=reached,
-            )
-        else:
-            self._run(host_id, held)
-
-    def _run(self, host_id: str, held: Held) -> None:
-        machine, wanted = held.machine, held.order.instance
-        host = self.hosts[host_id]
-        held.has_disk = True
-        host.cached_images.add(held.order.image.sha256)
-        rebooted = wanted.reboot_serial > machine.reboot_serial
-        starts = machine.start_time is None or rebooted
-        self._set(
-            host_id,
-            held,
-            state=MachineState.RUNNING,
-            error=None,
-            observed_generation=machine.generation,
-            guest_shutdown=False,
-            reboot_serial=wanted.reboot_serial,
-            accelerator=host.description.accelerator,
-            start_time=self._clock() if starts else machine.start_time,
-        )
-
-    def _bury(self, host_id: str, instance_id: str, generation: int, run_epoch: int) -> Tombstone:
-        host = self.hosts[host_id]
-        host.machines.pop(instance_id, None)
-        tombstone = Tombstone(instance_id, host_id, generation, run_epoch, self._clock())
-        host.tombstones[instance_id] = tombstone
-        self._tell(host_id, tombstone)
-        return tombstone
-
-    def _set(self, host_id: str, held: Held, **changes: object) -> Machine:
-        if changes.get("state") in _NOT_RUNNING:
-            changes.setdefault("start_time", None)
-        held.machine = replace(held.machine, **changes)  # type: ignore[arg-type]
-        self._tell(host_id, held.machine)
-        return held.machine
-
-    def _tell(self, host_id: str, change: MachineChange) -> None:
-        host = self.hosts[host_id]
-        if not host.hanging:
-            for queue in list(host.machine_watchers):
-                _put(queue, change)
-
-    def _break_streams(self, host_id: str) -> None:
-        host = self.hosts[host_id]
-        for machines in list(host.machine_watchers):
-            _put(machines, _Ended())
-        for usage in list(host.usage_watchers):
-            _put(usage, _Ended())
-
-
-_NOT_RUNNING = frozenset(MachineState) - {
-    MachineState.RUNNING,
-    MachineState.CONVERGING,
-    MachineState.STOPPING,
-}
-
-
-def _check_generation(held: Held, fence: Fence, *, to_run: bool) -> None:
-    """Refuse an older right to the machine; what is being removed cannot be had back by its own."""
-    machine = held.machine
-    lowest = machine.generation + (1 if to_run and held.removing else 0)
-    for given, wanted, reason in (
-        (fence.generation, lowest, "STALE_GENERATION"),
-        (fence.run_epoch, machine.run_epoch, "STALE_RUN_EPOCH"),
-    ):
-        if given < wanted:
-            raise FailedPrecondition(
-                f"instance {machine.instance_id} needs {wanted} or more, not {given}",
-                reason=reason,
-                metadata={
-                    "instance_id": machine.instance_id,
-                    "given": str(given),
-                    "wanted": str(wanted),
-                },
-            )
-
-
-def _put(queue: asyncio.Queue[Any], item: object) -> None:
-    """Put an item; a watcher that does not keep up loses its stream, as on a real host."""
-    if queue.full():
-        queue.get_nowait()
-        queue.put_nowait(_Ended())
-    else:
-        queue.put_nowait(item)
-
-
-def idle_usage(memory_bytes: int, now: datetime) -> HostUsage:
-    """Return the figures of a host that does nothing."""
-    return HostUsage(
-        sample_time=now,
-        interval_s=2.0,
-        cpu_used_cores=0.0,
-        cpu_used_ratio=0.0,
-        cpu_wait_cores=0.0,
-        cpu_pressure_ratio=0.0,
-        memory_pressure_ratio=0.0,
-        memory_full_pressure_ratio=0.0,
-        io_pressure_ratio=0.0,
-        io_full_pressure_ratio=0.0,
-        memory_total_bytes=memory_bytes,
-        memory_available_bytes=memory_bytes,
-        disk_available_bytes=500 * GIB,
-    )
