@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import shutil
 import time
@@ -94,7 +95,7 @@ def process_facts(pid: int) -> ProcessFacts:
 
 
 def listening_addresses(lab: Lab, cell: str) -> list[tuple[str, int]]:
-    """Return every TCP address and port that is listened on in a cell, IPv6 ones as `::`."""
+    """Return every TCP address and port that is listened on in a cell."""
     text = lab.run(cell, ["cat", "/proc/net/tcp", "/proc/net/tcp6"]).stdout
     rows = [line.split() for line in text.splitlines() if not line.lstrip().startswith("sl")]
     return sorted({_address(row[1]) for row in rows if row[3] == _LISTEN})
@@ -102,7 +103,8 @@ def listening_addresses(lab: Lab, cell: str) -> list[tuple[str, int]]:
 
 def _address(text: str) -> tuple[str, int]:
     raw, _, port = text.partition(":")
-    if len(raw) > 8:
-        return "::", int(port, 16)
-    # The address is one 32-bit number in the machine's byte order (proc_net(5)).
-    return ".".join(str(byte) for byte in reversed(bytes.fromhex(raw))), int(port, 16)
+    # An address is printed as 32-bit numbers in the machine's byte order (proc_net(5)).
+    words = [bytes.fromhex(raw[i : i + 8])[::-1] for i in range(0, len(raw), 8)]
+    address = ipaddress.ip_address(b"".join(words))
+    mapped = getattr(address, "ipv4_mapped", None)
+    return str(mapped or address), int(port, 16)
