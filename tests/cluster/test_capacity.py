@@ -1,0 +1,116 @@
+"""Capacity: never over it, and what happens when there is none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from tests.support.cloud import GIB, Cloud, a_cloud
+from unkai_scheduler.domain.instances import InstanceState
+from unkai_scheduler.domain.operations import OperationState
+from unkai_scheduler.store import instances
+
+S = InstanceState
+
+
+async def test_fifty_creates_over_five_hosts_never_exceed_a_host(tmp_path: Path) -> None:
+    async with a_cloud(tmp_path, host_count=0) as cloud:
+        for _ in range(5):
+            cloud.add_host(cpus=4, memory_bytes=16 * GIB)
+        made = [await cloud.create(memory_bytes=GIB) for _ in range(50)]
+        await cloud.until_quiet()
+
+        rows = await cloud.instances()
+        used = Counter(claim.host_id for claim in await cloud.claims())
+
+        assert {row.state for row in rows} == {S.RUNNING}
+        assert sum(used.values()) == len(made)
+        assert max(used.values()) <= 16
+        assert len(used) == 5
+        assert cloud.running() == {row.id: [row.host_id] for row in rows}
+
+
+async def test_what_does_not_fit_fails_at_once_with_its_reasons_and_holds_nothing(
+    cloud: Cloud,
+) -> None:
+    made = await cloud.create(vcpus=100)
+
+    ended = await cloud.until_ended(made.operation_id, within_s=30)
+    row = await cloud.instance(made.id)
+    decision = await cloud.uow.read(lambda conn: instances.decision(conn, made.id))
+
+    assert ended.state is OperationState.FAILED
+    assert ended.error is not None
+    assert ended.error["reason"] == "NO_CAPACITY"
+    assert ended.error["details"]["reasons"] == {"vcpus": 3}
+    assert row.state is S.FAILED
+    assert row.host_id == ""
+    assert await cloud.claims() == []
+    assert decision is not None
+    assert decision.host_id == ""
+
+
+async def test_who_may_wait_gets_the_capacity_that_appears_later(cloud: Cloud) -> None:
+    for host in cloud.agents.hosts.values():
+        assert host.description.memory_bytes == 32 * GIB
+    big = [await cloud.create(memory_bytes=20 * GIB) for _ in range(3)]
+    for one in big:
+        await cloud.until_ended(one.operation_id)
+
+    first = await cloud.create(memory_bytes=20 * GIB, capacity_wait_s=600)
+    second = await cloud.create(memory_bytes=20 * GIB, capacity_wait_s=600)
+
+    async def queued() -> bool:
+        positions = [
+            (await cloud.operation(one.operation_id)).queue_position for one in (first, second)
+        ]
+        return positions == [1, 2]
+
+    await cloud.until(queued, "both are in the queue in their order")
+    waiting = await cloud.operation(first.operation_id)
+    assert waiting.state is OperationState.PENDING
+    assert "memory" in waiting.progress_message
+
+    await cloud.until_ended((await cloud.delete(big[0].id)).id)
+    assert (await cloud.until_ended(first.operation_id)).state is OperationState.SUCCEEDED
+    assert not (await cloud.operation(second.operation_id)).state.ended
+
+    cloud.add_host()
+    assert (await cloud.until_ended(second.operation_id)).state is OperationState.SUCCEEDED
+
+
+async def test_the_wait_for_capacity_ends_with_no_capacity(cloud: Cloud) -> None:
+    made = await cloud.create(vcpus=100, capacity_wait_s=20)
+    accepted_time = made.create_time
+
+    ended = await cloud.until_ended(made.operation_id, within_s=60)
+
+    assert ended.state is OperationState.FAILED
+    assert ended.error is not None
+    assert ended.error["reason"] == "NO_CAPACITY"
+    assert ended.end_time is not None
+    assert (ended.end_time - accepted_time).total_seconds() >= 20
+    assert (await cloud.instance(made.id)).state is S.FAILED
+
+
+async def test_a_host_that_is_cordoned_gets_nothing_new(cloud: Cloud) -> None:
+    from dataclasses import replace
+
+    from unkai_scheduler.store import hosts
+
+    made = await cloud.create()
+    await cloud.until_ended(made.operation_id)
+    shut = cloud.host_ids[:2]
+
+    def cordon(conn: object) -> None:
+        for host_id in shut:
+            row = hosts.get(conn, host_id)  # type: ignore[arg-type]
+            assert row is not None
+            hosts.replace(conn, replace(row, cordoned=True, etag="cordoned"), etag=None)  # type: ignore[arg-type]
+
+    await cloud.uow.write(cordon)
+    cloud.wake()
+    later = [await cloud.create() for _ in range(6)]
+    await cloud.until_quiet()
+
+    assert {(await cloud.instance(one.id)).host_id for one in later} == {cloud.host_ids[2]}
