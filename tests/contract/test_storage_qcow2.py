@@ -11,13 +11,13 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from tests.support.images import MIB, ImageSource, an_image, qcow2_bytes, raw_bytes
+from tests.support.images import MIB, ImageSource, an_image, open_folder, qcow2_bytes, raw_bytes
 from unkai_agent.domain.machines import DiskSpec, ImageRef, SeedSpec
 from unkai_agent.storage import files, image_cache, qemu_img
 from unkai_agent.storage.qcow2 import Qcow2Storage
@@ -38,6 +38,13 @@ def the_clock() -> datetime:
 
 
 @pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder that QEMU's user can pass through."""
+    with open_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
 def source() -> ImageSource:
     return ImageSource()
 
@@ -47,9 +54,6 @@ async def open_store(
     tmp_path: Path, source: ImageSource
 ) -> AsyncIterator[Callable[[], Qcow2Storage]]:
     """Open the store as an agent's start does; more than once is a restart."""
-    # pytest's own folders are for their owner alone; QEMU's user must get through.
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o711)
     opened: list[Qcow2Storage] = []
 
     def open_one() -> Qcow2Storage:

@@ -6,14 +6,14 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from tests.support.guests import QEMU_USER, Guest
-from tests.support.images import ImageSource, an_image, build_tiny, built_tiny
+from tests.support.images import ImageSource, an_image, build_tiny, built_tiny, open_folder
 from unkai_agent.domain.machines import DiskSpec, ImageFormat, SeedSpec
 from unkai_agent.storage import image_header
 from unkai_agent.storage.qcow2 import Qcow2Storage
@@ -40,11 +40,15 @@ def content_of(path: Path) -> bytes:
 
 
 @pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder that QEMU's user can pass through."""
+    with open_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
 async def make_guest(tmp_path: Path) -> AsyncIterator[MakeGuest]:
     """Make a guest from the built image through the agent's storage."""
-    # pytest's own folders are for their owner alone; QEMU's user must get through.
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o711)
     content = content_of(built_tiny())
     header = image_header.parse(content[: image_header.HEAD_BYTES], len(content))
     image = an_image(
@@ -109,7 +113,7 @@ async def test_a_guests_life_from_seed_to_power_button(make_guest: MakeGuest) ->
     # 2. Its console can be worked on.
     await guest.shows("web-1 login:")
     await guest.type("root\n")
-    await guest.shows("root@web-1:~#")
+    await guest.shows("root@web-1:/root#", within_s=20)
     await guest.type("cat /root/.ssh/authorized_keys | wc -l | sed s/^/keys=/\n")
     await guest.shows("\nkeys=2\n")
 

@@ -68,6 +68,8 @@ class Guest:
                 try:
                     return await asyncio.open_unix_connection(path)
                 except OSError:
+                    assert self._process is not None
+                    assert self._process.returncode is None, "QEMU ended; it says why above"
                     await asyncio.sleep(0.05)
 
     def text(self) -> str:

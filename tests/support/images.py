@@ -7,7 +7,9 @@ import hashlib
 import os
 import struct
 import subprocess
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from unkai_agent.domain.machines import ImageFormat, ImageRef
@@ -108,6 +110,15 @@ class ImageSource:
             self.begun.set()
             if self.gate is not None:
                 await self.gate.wait()
+
+
+@contextmanager
+def open_folder() -> Iterator[Path]:
+    """Give a folder that another user can pass through; pytest's own are for their owner alone."""
+    with tempfile.TemporaryDirectory(prefix="unkai-test-") as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        yield folder
 
 
 def built_tiny() -> Path:
