@@ -1,0 +1,97 @@
+"""Conversions between the domain's words and `agent.v1`'s."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from tests.support.builders import an_image, an_instance
+from unkai.agent.v1 import machine_pb2, machine_service_pb2
+from unkai.compute.v1 import instance_pb2
+from unkai.storage.v1 import image_pb2
+from unkai_scheduler.agents import convert
+from unkai_scheduler.agents.port import MachineOrder
+from unkai_scheduler.domain.images import ImageState, Visibility
+from unkai_scheduler.domain.instances import InstanceState, PlacementPolicy, Power
+from unkai_scheduler.domain.machines import MachineState
+from unkai_wire.errors import Internal
+
+
+@pytest.mark.parametrize("state", InstanceState)
+def test_every_instance_state_has_its_number(state: InstanceState) -> None:
+    message = convert.instance_message(an_instance(state=state))
+
+    assert instance_pb2.Instance.State.Name(message.state) == f"STATE_{state.value}"
+
+
+@pytest.mark.parametrize("power", Power)
+def test_every_power_has_its_number(power: Power) -> None:
+    message = convert.instance_message(an_instance(desired_power=power))
+
+    assert instance_pb2.Instance.Power.Name(message.desired_power) == f"POWER_{power.value}"
+
+
+@pytest.mark.parametrize("policy", PlacementPolicy)
+def test_every_policy_has_its_number(policy: PlacementPolicy) -> None:
+    instance = an_instance()
+    spec = dataclasses.replace(instance.spec, placement_policy=policy)
+    message = convert.instance_message(dataclasses.replace(instance, spec=spec))
+
+    name = instance_pb2.Instance.PlacementPolicy.Name(message.placement_policy)
+    assert name == f"PLACEMENT_POLICY_{policy.name}"
+
+
+@pytest.mark.parametrize("state", ImageState)
+@pytest.mark.parametrize("visibility", Visibility)
+def test_every_image_state_and_visibility_has_its_number(
+    state: ImageState, visibility: Visibility
+) -> None:
+    message = convert.image_message(an_image(state=state, visibility=visibility))
+
+    assert image_pb2.Image.State.Name(message.state) == f"STATE_{state.value}"
+    name = image_pb2.Image.Visibility.Name(message.visibility)
+    assert name == f"VISIBILITY_{visibility.value}"
+
+
+@pytest.mark.parametrize("state", MachineState)
+def test_every_machine_state_is_understood(state: MachineState) -> None:
+    number = machine_pb2.Machine.State.Value(f"STATE_{state.value}")
+    message = machine_pb2.Machine(instance_id="ins-1", state=number)
+
+    assert convert.machine_of(message, "hst-1").state is state
+
+
+@pytest.mark.parametrize("number", [0, 99])
+def test_a_state_we_do_not_know_is_our_error_and_names_the_machine(number: int) -> None:
+    message = machine_pb2.Machine.FromString(
+        machine_pb2.Machine(instance_id="ins-1").SerializeToString() + bytes([0x28, number])
+    )
+
+    with pytest.raises(Internal) as caught:
+        convert.machine_of(message, "hst-1")
+
+    assert caught.value.metadata["instance_id"] == "ins-1"
+
+
+def test_a_kind_of_change_of_newer_agents_is_passed_over() -> None:
+    assert convert.change_of(machine_service_pb2.WatchMachinesResponse(), "hst-1") is None
+
+
+def test_the_user_data_travels_in_the_seed_alone() -> None:
+    order = MachineOrder(an_instance(), an_image(), 1 << 30, must_exist=False, user_data=b"#cloud")
+    spec = convert.spec_message(order)
+
+    assert spec.seed.user_data == b"#cloud"
+    assert spec.instance.user_data == b""
+
+
+@pytest.mark.parametrize(
+    ("must_exist", "existence"), [(True, "EXISTENCE_MUST_EXIST"), (False, "EXISTENCE_CREATE")]
+)
+def test_a_disk_may_be_made_only_before_the_first_run(must_exist: bool, existence: str) -> None:
+    order = MachineOrder(an_instance(), an_image(), 1 << 30, must_exist=must_exist)
+    (disk,) = convert.spec_message(order).disks
+
+    assert machine_pb2.DiskSpec.Existence.Name(disk.existence) == existence
+    assert (disk.name, disk.size_bytes) == ("root", 1 << 30)
