@@ -259,15 +259,3 @@ async def test_a_console_ends_when_the_machine_goes_off(harness: ComputeHarness)
     with pytest.raises(FailedPrecondition) as refused:
         await anext(harness.driver.attach_console(spec.instance_id, nothing_typed(), force=False))
     assert refused.value.reason == "DOMAIN_OFF"
-
-
-async def test_domains_outlive_their_driver(harness: ComputeHarness) -> None:
-    spec = await started(harness)
-    if isinstance(harness, FakeHarness):
-        pytest.skip("a fake's domains live in it")
-    assert isinstance(harness, LibvirtHarness)
-    await harness.driver.close()
-    harness.driver = LibvirtHarness(harness.libvirt).driver
-    domain = await harness.driver.get_domain(spec.instance_id)
-    assert domain is not None
-    assert domain.state is DomainState.RUNNING

@@ -135,6 +135,17 @@ async def test_after_libvirtd_restarts_machines_are_found_again_and_hinted_at(
     assert domain.state is DomainState.RUNNING
 
 
+async def test_domains_outlive_their_driver(harness: LibvirtHarness) -> None:
+    spec = harness.spec()
+    await harness.driver.define(spec)
+    await harness.driver.start(spec.instance_id)
+    await harness.driver.close()
+    harness.driver = LibvirtDriver(harness.libvirt.uri)
+    domain = await harness.driver.get_domain(spec.instance_id)
+    assert domain is not None
+    assert domain.state is DomainState.RUNNING
+
+
 async def test_events_come_from_changes_that_others_made(harness: LibvirtHarness) -> None:
     spec = harness.spec()
     await harness.driver.define(spec)

@@ -63,6 +63,8 @@ class LibvirtDriver:
         self._call_deadline_s = call_deadline_s
         self._start_deadline_s = start_deadline_s
         self._pool = CallPool("libvirt", size=workers, max_lost=max_lost_calls)
+        # Starting and destroying take seconds: a burst of them must not keep looking waiting.
+        self._slow_pool = CallPool("libvirt-slow", size=workers, max_lost=max_lost_calls)
         self._changes = ChangeFeed()
         self._session: Session | None = None
         self._opening = asyncio.Lock()
@@ -238,6 +240,7 @@ class LibvirtDriver:
             with contextlib.suppress(CallTimedOut, PoolExhausted):
                 await self._pool.run(session.close, deadline_s=self._call_deadline_s)
         self._pool.close()
+        self._slow_pool.close()
 
     # Calls and connections.
 
@@ -249,10 +252,14 @@ class LibvirtDriver:
         instance_id: str = "",
         deadline_s: float | None = None,
     ) -> T:
-        """Run `work(connection)` in the pool; raise our errors."""
+        """Run `work(connection)` in a pool, the slow one when `deadline_s` is given.
+
+        Raises our errors, those of `libvirt_errors` included.
+        """
         session = await self._open_session()
+        pool = self._pool if deadline_s is None else self._slow_pool
         try:
-            return await self._pool.run(
+            return await pool.run(
                 lambda: work(session.connection), deadline_s=deadline_s or self._call_deadline_s
             )
         except (CallTimedOut, PoolExhausted) as error:
