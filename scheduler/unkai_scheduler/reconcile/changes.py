@@ -115,6 +115,9 @@ def _forget(conn: Connection, seen: Seen, action: Forget, office: Office, now: d
 
 def _write_instance(conn: Connection, change: Change, office: Office, now: datetime) -> None:
     before, after = change.seen.instance, change.action.instance
+    operation = change.action.operation
+    if operation is not None and operation.state.ended:
+        after = replace(after, operation_id="")
     if after == before:
         return
     check_move(before, after.state)

@@ -279,7 +279,7 @@ def _holds_nothing(case: Case) -> Action:
         metadata={"instance_id": case.instance.id, "state": case.instance.state.value},
     )
     ended = operations.end(case.operation, OperationState.FAILED, case.now, error.to_record())
-    return Settle(case.idle(operation_id=""), ended)
+    return Settle(case.idle(), ended)
 
 
 def _release(case: Case) -> Action:
@@ -318,6 +318,8 @@ def _unknown(case: Case) -> Action:
 
 
 def _wait_for_host(case: Case) -> Action:
+    if case.operation is None and case.instance.state is not _S.PROVISIONING:
+        return Wait(case.idle(), None)  # it is marked again when its host answers
     name = case.instance.host_name or case.instance.host_id
     return _pause(case, f"waiting for host {name} to answer")
 
@@ -474,7 +476,7 @@ def _power_failed(case: Case, error: Mapping[str, Any]) -> Action:
     """End the operation; a start that failed leaves the instance off, as it was."""
     assert case.operation is not None
     operation = operations.end(case.operation, OperationState.FAILED, case.now, error)
-    row = _observed(case, state=_underway(case), state_reason=error, operation_id="")
+    row = _observed(case, state=_underway(case), state_reason=error)
     return Settle(_undo_start(row, case.operation, case.now), operation)
 
 
@@ -577,7 +579,7 @@ def _settle(
     row = _observed(case, state=state, state_reason=reason, **changes)
     if case.operation is None:
         return Settle(row, None)
-    row = replace(row, operation_id="", attempt=0)
+    row = replace(row, attempt=0)
     if failed is not None:
         ended = operations.end(case.operation, OperationState.FAILED, case.now, failed)
         return Settle(row, ended)
@@ -605,7 +607,7 @@ def _end_what_is_late(case: Case, action: Action) -> Action:
     error = operations.why_given_up(case.instance, operation).to_record()
     state = OperationState.CANCELLED if cancelled else OperationState.FAILED
     ended = operations.end(operation, state, case.now, error)
-    row = replace(action.instance, operation_id="")
+    row = action.instance
     if operation.verb is Verb.CREATE:
         row = replace(row, state_reason=error)
     if operation.verb is Verb.START:

@@ -1,0 +1,137 @@
+"""Several schedulers: one leads, a stale one can do no harm."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from tests.support.cloud import Cloud
+from unkai_scheduler.domain.instances import InstanceState
+from unkai_scheduler.domain.operations import OperationState
+from unkai_scheduler.store import instances
+from unkai_wire.errors import Conflict
+
+S = InstanceState
+
+
+async def leads(cloud: Cloud, name: str) -> None:
+    """Wait until a scheduler leads."""
+
+    async def holds() -> bool:
+        return cloud.schedulers[name].leader.is_leading
+
+    await cloud.until(holds, f"{name} leads", within_s=30)
+
+
+async def test_another_leads_within_five_seconds_of_a_leaders_death(cloud: Cloud) -> None:
+    await leads(cloud, "s1")
+    await cloud.start("s2")
+    began_s = asyncio.get_running_loop().time()
+
+    await cloud.kill("s1")
+    await leads(cloud, "s2")
+
+    assert asyncio.get_running_loop().time() - began_s < 5
+    made = await cloud.create()
+    assert (await cloud.until_ended(made.operation_id)).state is OperationState.SUCCEEDED
+
+
+async def test_a_leader_cut_from_etcd_steps_down_and_the_next_has_a_higher_term(
+    cloud: Cloud,
+) -> None:
+    await leads(cloud, "s1")
+    await cloud.start("s2")
+    old = cloud.schedulers["s1"].leader
+    term = old.term
+
+    cloud.etcd.cut("s1")
+    await leads(cloud, "s2")
+
+    assert not old.is_leading
+    assert cloud.schedulers["s2"].leader.term > term
+
+
+async def test_a_stale_leader_cannot_write_and_its_reign_ends(cloud: Cloud) -> None:
+    await leads(cloud, "s1")
+    stale = cloud.schedulers["s1"].leader
+    old_term = stale.term
+    made = await cloud.create()
+    await cloud.until_ended(made.operation_id)
+
+    newer = await cloud.uow.take_term(0)
+
+    def spoil(conn: object) -> None:
+        row = instances.get(conn, made.id)  # type: ignore[arg-type]
+        assert row is not None
+        instances.replace(conn, replace(row, state=S.STOPPED), etag=None)  # type: ignore[arg-type]
+
+    with pytest.raises(Conflict, match="term"):
+        await cloud.uow.lead(old_term, spoil)
+
+    later = await cloud.create()
+    assert (await cloud.until_ended(later.operation_id)).state is OperationState.SUCCEEDED
+    assert stale.term > newer
+    assert (await cloud.instance(made.id)).state is S.RUNNING
+
+
+async def test_an_agent_that_has_seen_a_higher_term_makes_the_leader_take_a_higher_one(
+    cloud: Cloud,
+) -> None:
+    await leads(cloud, "s1")
+    for host_id in cloud.host_ids:
+        cloud.agents.raise_term(host_id, 40)
+
+    made = await cloud.create()
+    ended = await cloud.until_ended(made.operation_id)
+
+    assert ended.state is OperationState.SUCCEEDED
+    assert cloud.schedulers["s1"].leader.term > 40
+
+
+async def test_the_term_begins_above_what_any_registered_agent_has_seen(cloud: Cloud) -> None:
+    await leads(cloud, "s1")
+    await cloud.kill("s1")
+    cloud.agents.raise_term(cloud.host_ids[1], 77)
+
+    await cloud.start("s2")
+    await leads(cloud, "s2")
+
+    assert cloud.schedulers["s2"].leader.term > 77
+
+
+async def test_two_that_both_believe_to_lead_double_nothing(cloud: Cloud) -> None:
+    await leads(cloud, "s1")
+    # The second is told that it has won while the first still believes so.
+    await cloud.start("s2")
+    cloud.etcd.leader = None
+    cloud.etcd.change()
+    made = [await cloud.create() for _ in range(8)]
+    await cloud.until_quiet()
+
+    held = cloud.machines()
+    assert {one.id for one in made} == set(held)
+    assert all(len(hosts) == 1 for hosts in held.values())
+    assert {row.state for row in await cloud.instances()} == {S.RUNNING}
+
+
+async def test_etcd_wiped_and_rebuilt_harms_no_machine(cloud: Cloud) -> None:
+    made = await cloud.create()
+    await cloud.until_ended(made.operation_id)
+    host_id = (await cloud.instance(made.id)).host_id
+    before = cloud.agents.hosts[host_id].machines[made.id].machine
+
+    cloud.etcd.stop()
+    await asyncio.sleep(20)
+    cloud.etcd.start()
+    cloud.etcd.wipe()
+    await asyncio.sleep(5)
+    for each in cloud.host_ids:
+        cloud.register(each)
+    await leads(cloud, "s1")
+    await cloud.until_state(made.id, S.RUNNING)
+
+    assert cloud.agents.hosts[host_id].machines[made.id].machine == before
+    later = await cloud.create()
+    assert (await cloud.until_ended(later.operation_id)).state is OperationState.SUCCEEDED
