@@ -75,9 +75,11 @@ def show(session: Session, image: str) -> None:
 @click.argument("name")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--public", is_flag=True, help="Let every project use it.")
-@click.option("--format", "form", type=click.Choice(list(_FORMATS)), help="Refuse other formats.")
+@click.option(
+    "--format", "image_format", type=click.Choice(list(_FORMATS)), help="Refuse other formats."
+)
 @common
-def upload(session: Session, name: str, file: Path, public: bool, form: str | None) -> None:
+def upload(session: Session, name: str, file: Path, public: bool, image_format: str | None) -> None:
     """Make an image NAME from FILE (qcow2 or raw)."""
     from unkai.storage.v1 import image_pb2
     from unkai_cli.client import record
@@ -86,7 +88,7 @@ def upload(session: Session, name: str, file: Path, public: bool, form: str | No
     wanted = image_pb2.Image(
         name=name,
         visibility=_VISIBILITIES["public" if public else "private"],  # type: ignore[arg-type]
-        format=_FORMATS.get(form or "", 0),  # type: ignore[arg-type]
+        format=_FORMATS.get(image_format or "", 0),  # type: ignore[arg-type]
     )
     made = client.call(
         "ImageService", "CreateImage", project_id=client.project_id, image=wanted
