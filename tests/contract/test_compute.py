@@ -59,7 +59,8 @@ async def started(harness: ComputeHarness, name: str = "web") -> DomainSpec:
 
 
 async def nothing_typed() -> AsyncIterator[bytes]:
-    for text in ():
+    nothing: tuple[bytes, ...] = ()
+    for text in nothing:
         yield text
 
 

@@ -24,7 +24,9 @@ MIB = 1024**2
 class ComputeHarness(Protocol):
     """A driver, and a hand on the world behind it."""
 
-    driver: ComputeDriver
+    @property
+    def driver(self) -> ComputeDriver:
+        """The driver under test."""
 
     def spec(self, name: str = "web", *, generation: int = 1) -> DomainSpec:
         """Return a spec of a new machine whose guest echoes on its console."""

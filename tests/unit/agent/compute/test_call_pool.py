@@ -113,7 +113,7 @@ async def test_the_queue_is_bounded(gate: threading.Event) -> None:
     with pytest.raises(PoolExhausted):
         await pool.run(lambda: 8, deadline_s=5)
     gate.set()
-    assert await asyncio.gather(running, waiting) == [True, 7]
+    assert (await running, await waiting) == (True, 7)
 
 
 async def test_a_cancelled_call_gives_its_thread_up(gate: threading.Event) -> None:
