@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -26,8 +27,9 @@ from unkai_scheduler.agents.port import Agents
 from unkai_scheduler.api.exporter import CloudCollector, MetricsEndpoint
 from unkai_scheduler.api.peers import LeaderRoute, PeerWaker
 from unkai_scheduler.api.rpc_metrics import RpcMetrics
-from unkai_scheduler.api.server import ApiServer, Services
+from unkai_scheduler.api.server import ApiServer, Services, claim_socket
 from unkai_scheduler.cluster.etcd import EtcdCluster
+from unkai_scheduler.cluster.port import Cluster
 from unkai_scheduler.domain.clock import system_clock
 from unkai_scheduler.images.obstore_adapter import open_image_store
 from unkai_scheduler.images.port import ImageStore
@@ -48,7 +50,7 @@ from unkai_scheduler.services.projects import ProjectsService
 from unkai_scheduler.settings import InvalidSettings, Settings, default_name, load_settings
 from unkai_scheduler.store.unit_of_work import open_unit_of_work
 from unkai_wire.cluster_records import SchedulerRecord
-from unkai_wire.errors import AlreadyExists, UnkaiError
+from unkai_wire.errors import AlreadyExists, Unavailable, UnkaiError
 from unkai_wire.ids import new_id
 
 _LOG = structlog.get_logger()
@@ -99,6 +101,7 @@ def build_services(
 async def opened(settings: Settings) -> AsyncIterator[Daemon]:
     """Build the daemon and serve; what was opened is closed in reverse order."""
     tls = settings.tls.files()
+    claim_socket(settings.socket)  # first of all: another scheduler's files are not ours to open
     async with AsyncExitStack() as stack:
         uow = await open_unit_of_work(settings.database.url, clock=system_clock, new_id=new_id)
         stack.push_async_callback(uow.close)
@@ -143,15 +146,22 @@ async def opened(settings: Settings) -> AsyncIterator[Daemon]:
             REGISTRY.register(CloudCollector(uow, live, leader, asyncio.get_running_loop()))
             endpoint = MetricsEndpoint(settings.metrics_listen, tls)
             stack.push_async_callback(asyncio.to_thread, endpoint.close)
-        await cluster.register(
-            SchedulerRecord(
-                name=settings.name,
-                address=settings.advertise_address,
-                version=version("unkai"),
-                metrics_address=settings.metrics_listen,
-            )
-        )
+        await _register(cluster, settings)
         yield Daemon(leader, waker, follower)
+
+
+async def _register(cluster: Cluster, settings: Settings) -> None:
+    """Make ourselves known; without etcd we serve all the same, and are known once it answers."""
+    record = SchedulerRecord(
+        name=settings.name,
+        address=settings.advertise_address,
+        version=version("unkai"),
+        metrics_address=settings.metrics_listen,
+    )
+    try:
+        await cluster.register(record)
+    except Unavailable as error:
+        _LOG.warning("not_registered_yet", reason=error.reason)
 
 
 async def serve(settings: Settings) -> None:
@@ -203,6 +213,7 @@ def configure_logging(log_format: str, log_level: str) -> None:
         )
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 _config = click.option(
@@ -246,7 +257,17 @@ def _load(config: Path | None) -> Settings:
 
 
 def _check(config: Path | None) -> None:
-    _load(config)
+    settings = _load(config)
+    unreadable = [
+        f"{path}: cannot be read; make it with 'unkai-scheduler init', or name another file"
+        for part in (settings.tls, settings.etcd.tls)
+        for path in (part.ca, part.certificate, part.key)
+        if not os.access(path, os.R_OK)
+    ]
+    for problem in dict.fromkeys(unreadable):
+        click.echo(problem, err=True)
+    if unreadable:
+        raise click.exceptions.Exit(1)
     click.echo("ok")
 
 
@@ -290,6 +311,7 @@ _addresses = click.option(
 @click.option("--name", default="", help="Name of this scheduler; the host name by default.")
 def init(folder: Path, addresses: tuple[str, ...], name: str) -> None:
     """Make the CA, the first certificates and a settings file; keep what exists."""
+    folder = folder.resolve()
     pki = folder / "pki"
     name = name or default_name()
     local = (*addresses, "127.0.0.1", "::1")
