@@ -122,7 +122,7 @@ def test_no_time_between_readings_gives_zero() -> None:
 
 
 def a_machine(instance_id: str = "ins-a", **counters: int) -> DomainUsage:
-    return replace(DomainUsage(instance_id, 0, 0, 0, 0, 0, 0, 0), **counters)
+    return replace(DomainUsage(instance_id, 0, 0, 0, 0, 0, 0, 0), **counters)  # type: ignore[arg-type]
 
 
 def test_machines_in_both_readings_have_rates() -> None:
