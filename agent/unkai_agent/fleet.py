@@ -60,7 +60,9 @@ def _make_host(
     offered = Capacity(fleet.cpus, fleet.memory_bytes, fleet.disk_bytes)
     folder: Path = settings.state_dir / "hosts" / identity.name
     compute = FakeCompute(accelerator=_ACCELERATOR, write_console_logs=True)
-    storage = FakeStorage(folder, fetch, capacity_bytes=fleet.disk_bytes)
+    storage = FakeStorage(
+        folder, fetch if fleet.fetch_images else None, capacity_bytes=fleet.disk_bytes
+    )
     usage = Sampler(
         read_counters=_counters(offered, compute, fleet),
         capacity=offered,

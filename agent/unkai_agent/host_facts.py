@@ -5,10 +5,12 @@ Identity comes from the certificate alone, so that a host cannot call itself ano
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import secrets
 import socket
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -68,6 +70,25 @@ def boot_id(path: Path) -> str:
     except OSError:
         # Taken for a new boot: machines then wait for a permit, which is safe.
         return f"unknown-{secrets.token_hex(8)}"
+
+
+def recall_accelerator(path: Path, boot: str) -> Accelerator | None:
+    """Return what was proven earlier in this boot, or None: a proof takes seconds."""
+    try:
+        kept = json.loads(path.read_bytes())
+        if kept["boot_id"] == boot:
+            return Accelerator(name=str(kept["name"]), reason=str(kept["reason"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return None
+
+
+def note_accelerator(path: Path, boot: str, accelerator: Accelerator) -> None:
+    """Remember a proof for the rest of this boot; a full disk costs only the seconds."""
+    with suppress(OSError):
+        path.write_text(
+            json.dumps({"boot_id": boot, "name": accelerator.name, "reason": accelerator.reason})
+        )
 
 
 def capacity(settings: CapacitySettings, state_dir: Path) -> Capacity:

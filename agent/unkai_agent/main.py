@@ -76,13 +76,14 @@ def configure_logs(settings: Settings) -> None:
 async def make_host(settings: Settings, fetch: FetchImage) -> RunningHost:
     """Make the real host: libvirt, qcow2 files, the machine's own figures."""
     identity = host_facts.host_identity(settings.tls.certificate)
+    boot = host_facts.boot_id(settings.boot_id_file)
     libvirt = settings.libvirt
     compute = LibvirtDriver(
         libvirt.uri, qemu_user=libvirt.qemu_user, call_deadline_s=libvirt.timeout_s
     )
     storage = Qcow2Storage(settings.state_dir, fetch, libvirt.qemu_user, system_clock)
     offered = host_facts.capacity(settings.capacity, settings.state_dir)
-    accelerator = await _accelerator(settings, compute)
+    accelerator = await _accelerator(settings, compute, boot)
     sampler = settings.sampler
     usage = Sampler(
         read_counters=counter_source(
@@ -105,7 +106,7 @@ async def make_host(settings: Settings, fetch: FetchImage) -> RunningHost:
         tls_name=host_tls_name(identity.host_id),
         offered=offered,
         accelerator=accelerator,
-        boot=host_facts.boot_id(settings.boot_id_file),
+        boot=boot,
     )
     return RunningHost(
         HostParts(
@@ -119,14 +120,19 @@ async def make_host(settings: Settings, fetch: FetchImage) -> RunningHost:
     )
 
 
-async def _accelerator(settings: Settings, compute: ComputeDriver) -> Accelerator:
-    """Return what runs guests' CPUs, as set or as proven; emulation when it cannot be proven."""
+async def _accelerator(settings: Settings, compute: ComputeDriver, boot: str) -> Accelerator:
+    """Return what runs guests' CPUs: as set, as proven in this boot, or emulation."""
     if settings.accelerator != "auto":
         return Accelerator(settings.accelerator, "chosen in the settings")
+    note = settings.state_dir / "accelerator.json"
+    accelerator = host_facts.recall_accelerator(note, boot)
+    if accelerator is not None:
+        return accelerator
     try:
         accelerator = await compute.prove_accelerator()
     except UnkaiError as error:
-        accelerator = Accelerator("tcg", f"KVM could not be tried: {error.message}")
+        return Accelerator("tcg", f"KVM could not be tried: {error.message}")
+    host_facts.note_accelerator(note, boot, accelerator)
     _LOG.info("accelerator_proven", name=accelerator.name, reason=accelerator.reason)
     return accelerator
 

@@ -158,6 +158,8 @@ class FleetSettings(_Part):
     """Disk in bytes of each."""
     background_load_ratio: float = Field(default=0.05, ge=0, le=1)
     """CPU load that is not a machine's, as a share of the CPUs."""
+    fetch_images: bool = False
+    """Really fetch image bytes, to be checked and thrown away, once for each host."""
 
 
 class Settings(BaseSettings):

@@ -27,13 +27,13 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         """Say NOT_SERVING from now on."""
         self._stopping.set()
 
-    async def Check(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:  # noqa: N802
+    async def Check(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         """Return the status of a service, or of the server."""
         if request.service not in self._services:
             raise NotFound.of("service", request.service)
         return self._response(request.service)
 
-    async def Watch(  # noqa: N802
+    async def Watch(
         self, request: Any, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[Any]:
         """Send the status, and again when it changes."""

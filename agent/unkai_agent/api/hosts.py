@@ -21,9 +21,7 @@ class HostServicer(host_service_pb2_grpc.HostServiceServicer):
     def __init__(self, directory: HostDirectory) -> None:
         self._directory = directory
 
-    async def Describe(  # noqa: N802
-        self, request: pb.DescribeRequest, context: Context
-    ) -> pb.DescribeResponse:
+    async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:
         """Return what the host is."""
         host = self._directory.find_for_reading(request.host_id)
         record = host.record
@@ -44,7 +42,7 @@ class HostServicer(host_service_pb2_grpc.HostServiceServicer):
             )
         )
 
-    async def AnnounceTerm(  # noqa: N802
+    async def AnnounceTerm(
         self, request: pb.AnnounceTermRequest, context: Context
     ) -> pb.AnnounceTermResponse:
         """Raise the highest term seen."""
@@ -52,7 +50,7 @@ class HostServicer(host_service_pb2_grpc.HostServiceServicer):
         highest = await host.converger.announce_term(request.fence.term)
         return pb.AnnounceTermResponse(highest_term=highest)
 
-    async def WatchUsage(  # noqa: N802
+    async def WatchUsage(
         self, request: pb.WatchUsageRequest, context: Context
     ) -> AsyncIterator[pb.WatchUsageResponse]:
         """Send each sample."""

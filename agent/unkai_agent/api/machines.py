@@ -33,7 +33,7 @@ class MachineServicer(machine_service_pb2_grpc.MachineServiceServicer):
     def __init__(self, directory: HostDirectory) -> None:
         self._directory = directory
 
-    async def EnsureMachine(  # noqa: N802
+    async def EnsureMachine(
         self, request: pb.EnsureMachineRequest, context: Context
     ) -> pb.EnsureMachineResponse:
         """Accept what shall be."""
@@ -42,7 +42,7 @@ class MachineServicer(machine_service_pb2_grpc.MachineServiceServicer):
         machine = await host.converger.ensure(fence, convert.machine_spec(request.spec, fence))
         return pb.EnsureMachineResponse(machine=convert.machine_message(machine))
 
-    async def RemoveMachine(  # noqa: N802
+    async def RemoveMachine(
         self, request: pb.RemoveMachineRequest, context: Context
     ) -> pb.RemoveMachineResponse:
         """Accept a removal."""
@@ -52,7 +52,7 @@ class MachineServicer(machine_service_pb2_grpc.MachineServiceServicer):
             return pb.RemoveMachineResponse(tombstone=convert.tombstone_message(left))
         return pb.RemoveMachineResponse(machine=convert.machine_message(left))
 
-    async def ListMachines(  # noqa: N802
+    async def ListMachines(
         self, request: pb.ListMachinesRequest, context: Context
     ) -> pb.ListMachinesResponse:
         """Return all machines and tombstones."""
@@ -62,7 +62,7 @@ class MachineServicer(machine_service_pb2_grpc.MachineServiceServicer):
             tombstones=[convert.tombstone_message(t) for t in converger.tombstones()],
         )
 
-    async def WatchMachines(  # noqa: N802
+    async def WatchMachines(
         self, request: pb.WatchMachinesRequest, context: Context
     ) -> AsyncIterator[pb.WatchMachinesResponse]:
         """Send all there is, then each change. A scheduler's watch counts as a leader's word."""
@@ -72,7 +72,7 @@ class MachineServicer(machine_service_pb2_grpc.MachineServiceServicer):
             async for change in converger.watch():
                 yield _change_message(change)
 
-    async def AcknowledgeTombstones(  # noqa: N802
+    async def AcknowledgeTombstones(
         self, request: pb.AcknowledgeTombstonesRequest, context: Context
     ) -> pb.AcknowledgeTombstonesResponse:
         """Note which tombstones the leader has recorded."""
@@ -81,7 +81,7 @@ class MachineServicer(machine_service_pb2_grpc.MachineServiceServicer):
         await host.converger.acknowledge(convert.fence(request.fence), stones)
         return pb.AcknowledgeTombstonesResponse()
 
-    async def ReadConsoleLog(  # noqa: N802
+    async def ReadConsoleLog(
         self, request: pb.ReadConsoleLogRequest, context: Context
     ) -> AsyncIterator[pb.ReadConsoleLogResponse]:
         """Send what the machine wrote to its console."""
@@ -96,7 +96,7 @@ class MachineServicer(machine_service_pb2_grpc.MachineServiceServicer):
             async for piece in pieces:
                 yield pb.ReadConsoleLogResponse(output=piece)
 
-    async def AttachConsole(  # noqa: N802
+    async def AttachConsole(
         self, request_iterator: AsyncIterator[pb.AttachConsoleRequest], context: Context
     ) -> AsyncIterator[pb.AttachConsoleResponse]:
         """Connect the caller to the serial console."""

@@ -21,7 +21,7 @@ class StorageServicer(storage_service_pb2_grpc.StorageServiceServicer):
     def __init__(self, directory: HostDirectory) -> None:
         self._directory = directory
 
-    async def PrefetchImage(  # noqa: N802
+    async def PrefetchImage(
         self, request: pb.PrefetchImageRequest, context: Context
     ) -> pb.PrefetchImageResponse:
         """Have the image in the cache."""
@@ -35,7 +35,7 @@ class StorageServicer(storage_service_pb2_grpc.StorageServiceServicer):
                 return pb.PrefetchImageResponse(cached_image=message)
         raise NotFound.of("image", image.image_id)
 
-    async def ListCachedImages(  # noqa: N802
+    async def ListCachedImages(
         self, request: pb.ListCachedImagesRequest, context: Context
     ) -> pb.ListCachedImagesResponse:
         """Return the cache's entries."""
@@ -45,7 +45,7 @@ class StorageServicer(storage_service_pb2_grpc.StorageServiceServicer):
             cached_images=[convert.cached_image_message(image) for image in images]
         )
 
-    async def EvictImage(  # noqa: N802
+    async def EvictImage(
         self, request: pb.EvictImageRequest, context: Context
     ) -> pb.EvictImageResponse:
         """Drop an image from the cache."""

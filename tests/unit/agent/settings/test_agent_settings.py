@@ -1,0 +1,65 @@
+"""The agent's settings: what wins, and what is refused with its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from unkai_agent.main import main
+from unkai_agent.settings import InvalidSettings, load_settings
+
+
+def a_file(folder: Path, text: str) -> Path:
+    path = folder / "agent.toml"
+    path.write_text(text)
+    return path
+
+
+def test_the_environment_wins_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = a_file(tmp_path, 'listen = "10.0.0.1:1"\n[converge]\nstarts = 2\nresync_s = 7\n')
+    monkeypatch.setenv("UNKAI_AGENT_CONVERGE__STARTS", "3")
+    settings = load_settings(file)
+    assert (settings.listen, settings.converge.starts) == ("10.0.0.1:1", 3)
+    assert settings.converge.resync_s == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("listn = 1", "agent.toml: listn: no such setting"),
+        ("[converge]\nstart = 1", "agent.toml: converge.start: no such setting"),
+        ('listen = "x"', "agent.toml: listen: 'x' is not HOST:PORT"),
+        ("[converge]\nstarts = 0", "agent.toml: converge.starts: "),
+        ("= 1", "agent.toml: is not TOML"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_the_place(tmp_path: Path, text: str, place: str) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings(a_file(tmp_path, text))
+    assert place in caught.value.problems[0]
+
+
+def test_a_misspelt_variable_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNKAI_AGENT_LISTN", "x:1")
+    result = CliRunner().invoke(
+        main, ["run", "--check-config", "--config", str(a_file(tmp_path, ""))]
+    )
+    assert result.exit_code == 2
+    assert "UNKAI_AGENT_LISTN: no such setting" in result.output
+
+
+def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["--check-config", "--config", str(tmp_path / "none")])
+    assert result.exit_code == 2
+    assert "there is no such file" in result.output
+
+
+def test_a_fine_file_is_called_so(tmp_path: Path) -> None:
+    file = a_file(tmp_path, 'advertise = "10.0.0.1:7444"')
+    for words in ([], ["run"], ["simulate"]):
+        result = CliRunner().invoke(main, [*words, "--check-config", "--config", str(file)])
+        assert (result.exit_code, result.output) == (0, "the settings are fine\n")
