@@ -95,7 +95,7 @@ async def test_a_leader_that_dies_at_any_effect_is_made_good_by_the_next(
         try:
             await cloud.until(whole, "all is whole", within_s=60)
         except AssertionError:
-            print(f"seed {seed}: died at side {at}: {wire.place}")  # noqa: T201
+            print(f"seed {seed}: died at side {at}: {wire.place}")
             await check_whole(cloud)
             raise
 

@@ -55,6 +55,14 @@ from unkai_wire.errors import FailedPrecondition, Internal, Unavailable, UnkaiEr
 _S = InstanceState
 _PASSING = frozenset({"Unavailable", "DeadlineExceeded"})
 """Classes of errors that the next try may not meet."""
+_STATE_AHEAD: Mapping[MachineState, InstanceState] = {
+    MachineState.RUNNING: _S.RUNNING,
+    MachineState.STOPPING: _S.STOPPING,
+    MachineState.STOPPED: _S.STOPPED,
+    MachineState.AWAITING_PERMIT: _S.AWAITING_PERMIT,
+    MachineState.LOST: _S.LOST,
+}
+"""What is written of a machine newer than the database, which nobody orders anything."""
 _GONE_FOR_GOOD = frozenset({_S.LOST, _S.DELETED_ON_HOST})
 
 
@@ -338,7 +346,9 @@ def _ahead(case: Case) -> Action:
     assert case.machine is not None
     if case.operation is not None:
         return Settle(_overtake(case, case.machine), case.operation)
-    return OBSERVED[case.machine.state](case)
+    state = _STATE_AHEAD.get(case.machine.state, case.instance.state)
+    reason = case.machine.error if state is _S.LOST else None
+    return Settle(_observed(case, state=state, state_reason=reason, due_time=None), None)
 
 
 def _overtake(case: Case, machine: Machine) -> Instance:

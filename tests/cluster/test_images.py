@@ -1,0 +1,73 @@
+"""Images that are deleted: bytes, caches, row, operation."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from tests.support.builders import an_image, an_operation
+from tests.support.cloud import Cloud
+from unkai_scheduler.domain.events import EventType
+from unkai_scheduler.domain.images import Image, ImageState
+from unkai_scheduler.domain.operations import Operation, OperationState, Verb
+from unkai_scheduler.store import images, operations
+from unkai_wire.errors import Unavailable
+
+
+async def deleting(cloud: Cloud, *, deadline_s: float = 600.0) -> tuple[Image, Operation]:
+    """Accept the deletion of an image that hosts have cached."""
+    image = an_image(state=ImageState.DELETING)
+    now = cloud.clock()
+    operation = an_operation(
+        verb=Verb.DELETE,
+        resource_kind="image",
+        resource_id=image.id,
+        create_time=now,
+        deadline_time=now + timedelta(seconds=deadline_s),
+    )
+    cloud.images.kept[image.id] = b"bytes"
+    for host in cloud.agents.hosts.values():
+        host.cached_images.add(image.sha256)
+
+    def work(conn: object) -> None:
+        images.insert(conn, image)  # type: ignore[arg-type]
+        operations.insert(conn, operation)  # type: ignore[arg-type]
+
+    await cloud.uow.write(work)
+    cloud.wake()
+    return image, operation
+
+
+async def test_a_deleted_image_leaves_neither_bytes_nor_caches_nor_row(cloud: Cloud) -> None:
+    made = await cloud.create()  # hosts are in sync once this runs
+    await cloud.until_ended(made.operation_id)
+
+    image, operation = await deleting(cloud)
+    ended = await cloud.until_ended(operation.id)
+    await cloud.until_stamped()
+
+    assert ended.state is OperationState.SUCCEEDED
+    assert cloud.images.kept == {}
+    assert await cloud.uow.read(lambda conn: images.get(conn, image.id)) is None
+    for host in cloud.agents.hosts.values():
+        assert image.sha256 not in host.cached_images
+    assert [e.type for e in await cloud.events(image.id)] == [EventType.DELETED]
+
+
+async def test_an_image_whose_store_is_away_is_deleted_once_it_is_back(cloud: Cloud) -> None:
+    cloud.images.error = Unavailable("the store does not answer", reason="STORE_UNAVAILABLE")
+    _, operation = await deleting(cloud)
+
+    async def says_why() -> bool:
+        return "does not answer" in (await cloud.operation(operation.id)).progress_message
+
+    await cloud.until(says_why, "the operation says why")
+    cloud.images.error = None
+    assert (await cloud.until_ended(operation.id)).state is OperationState.SUCCEEDED
+
+
+async def test_a_host_that_does_not_answer_does_not_hold_up_the_deletion(cloud: Cloud) -> None:
+    cloud.agents.fail(cloud.host_ids[0], Unavailable("no route", reason="HOST_UNREACHABLE"))
+
+    _, operation = await deleting(cloud)
+
+    assert (await cloud.until_ended(operation.id)).state is OperationState.SUCCEEDED
