@@ -109,15 +109,21 @@ class _Steps:
     async def define(self) -> Step:
         """Defining compares by itself, so it is always done; undone if there was none before."""
         existed = await self._compute.get_domain(self._ident) is not None
-        done = False
+        tried = False
 
         async def write() -> None:
-            nonlocal done
-            await self._compute.define(await self._domain_spec())
-            done = True
+            nonlocal tried
+            wanted = await self._domain_spec()
+            tried = True
+            await self._compute.define(wanted)
 
         async def written() -> bool:
-            return done and await self._compute.get_domain(self._ident) is not None
+            domain = await self._compute.get_domain(self._ident) if tried else None
+            return (
+                domain is not None
+                and domain.generation == self._spec.generation
+                and domain.run_epoch == self._spec.run_epoch
+            )
 
         undo = self._unmake if not (existed and self._entry.has_started) else None
         return Step("define", written, write, undo, slot=True)

@@ -16,7 +16,7 @@ from tests.support.agent import (
     an_instance_id,
     run,
 )
-from unkai_agent.domain.machines import Fence, MachineState, Power, Tombstone
+from unkai_agent.domain.machines import Fence, Machine, MachineState, Power, Tombstone
 from unkai_wire.errors import (
     Conflict,
     FailedPrecondition,
@@ -129,9 +129,46 @@ def test_a_lost_answer_of_the_hypervisor_is_looked_after_not_undone(tmp_path: Pa
     async def story() -> None:
         async with a_running_agent(tmp_path) as agent:
             agent.compute.faults.lose_answers = 2
+            changes = agent.converger.watch()
             await agent.ensure(a_spec())
-            await agent.until_state(MachineState.RUNNING)
-            assert agent.converger.machine(an_instance_id()).error is None
+            states = set()
+            async for change in changes:
+                if isinstance(change, Machine):
+                    states.add(change.state)
+                    if change.state is MachineState.RUNNING:
+                        break
+            assert states == {MachineState.CONVERGING, MachineState.RUNNING}
+
+    run(story())
+
+
+def test_what_an_earlier_agent_left_half_made_is_undone_too(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path, create_tries=1) as agent:
+            await agent.ensure(a_spec())
+            while not await agent.storage.list_machines():
+                await asyncio.sleep(0)
+            await agent.kill()
+            assert await agent.domain() is None
+            agent.compute.faults.define_errors.append(Unavailable("away"))
+            agent.start()
+            await agent.ensure(a_spec())
+            await agent.until_state(MachineState.FAILED)
+            assert await agent.storage.list_machines() == []
+
+    run(story())
+
+
+def test_an_order_that_arrives_with_the_burial_is_not_forgotten(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            await _running(agent)
+            await agent.converger.remove(Fence(1, 2, 1), an_instance_id())
+            while agent.ledger.tombstone(an_instance_id()) is None:
+                await asyncio.sleep(0)
+            assert agent.machine() is not None
+            await agent.ensure(a_spec(generation=3))
+            await agent.until_state(MachineState.RUNNING, generation=3, within_s=30)
 
     run(story())
 
