@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 from prometheus_client import CollectorRegistry
 
-from tests.support.builders import a_host, an_id
+from tests.support.builders import a_claim, a_host, an_id
 from tests.support.store import noon, open_store
 from unkai.compute.v1 import (
     flavor_service_pb2_grpc,
@@ -31,17 +32,18 @@ from unkai_scheduler import certificates
 from unkai_scheduler.agents.port import Agents, Endpoint
 from unkai_scheduler.api.peers import LeaderRoute
 from unkai_scheduler.api.rpc_metrics import RpcMetrics
-from unkai_scheduler.api.server import ApiServer
+from unkai_scheduler.api.server import ApiServer, Services
 from unkai_scheduler.cluster.fake import FakeEtcd
 from unkai_scheduler.cluster.port import Cluster
 from unkai_scheduler.domain.hosts import Host
+from unkai_scheduler.domain.operations import OperationState
 from unkai_scheduler.images.obstore_adapter import open_image_store
 from unkai_scheduler.main import build_services
 from unkai_scheduler.reconcile.live import LiveState
 from unkai_scheduler.services.context import ServiceContext
 from unkai_scheduler.services.follower import Follower
 from unkai_scheduler.settings import ImageSettings, Settings
-from unkai_scheduler.store import claims, events, hosts, instances
+from unkai_scheduler.store import claims, events, hosts, instances, operations
 from unkai_scheduler.store.unit_of_work import UnitOfWork
 from unkai_wire.errors import UnkaiError
 from unkai_wire.rpc_errors import from_rpc_error
@@ -58,9 +60,11 @@ class FakeLeading:
     is_leading: bool = True
     term: int = 1
     wakes: int = 0
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
 
     def wake(self) -> None:
         self.wakes += 1
+        self.woken.set()
 
 
 @dataclass
@@ -94,6 +98,7 @@ class Api:
     leading: FakeLeading
     agents: Any
     server: ApiServer
+    services: Services
     settings: Settings
     folder: Path
     port: int
@@ -149,10 +154,6 @@ class Api:
 
     async def settle(self, instance_id: str, **changes: Any) -> None:
         """End the instance's operation and give it a state, as the leader does."""
-        from dataclasses import replace
-
-        from unkai_scheduler.domain.operations import OperationState
-        from unkai_scheduler.store import operations
 
         def work(conn: Any) -> None:
             active = operations.active_for(conn, instance_id)
@@ -170,8 +171,6 @@ class Api:
         host = a_host()
 
         def work(conn: Any) -> None:
-            from tests.support.builders import a_claim
-
             hosts.insert(conn, host)
             row = instances.get(conn, instance_id)
             assert row is not None
@@ -207,7 +206,7 @@ async def an_api(
     leading: FakeLeading | None = None,
 ) -> AsyncIterator[Api]:
     """Serve an API on a unix socket and on mTLS at a free loopback port."""
-    folder.mkdir(exist_ok=True)
+    await asyncio.to_thread(folder.mkdir, exist_ok=True)
     tls = tls_files(pki, "scheduler") if pki else make_certificates(folder / "pki", name)
     async with AsyncExitStack() as stack:
         if uow is None:
@@ -238,23 +237,9 @@ async def an_api(
         await server.start()
         stack.push_async_callback(server.stop, 0)
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"unix:{socket}"))
-        stack.enter_context(_running(follower))
-        yield Api(channel, uow, live, leading, agents, server, settings, folder, port)
-
-
-class _running:
-    """Runs the follower for the length of a `with`."""
-
-    def __init__(self, follower: Follower) -> None:
-        self._follower = follower
-
-    def __enter__(self) -> None:
-        import asyncio
-
-        self._task = asyncio.get_running_loop().create_task(self._follower.run())
-
-    def __exit__(self, *_: object) -> None:
-        self._task.cancel()
+        following = asyncio.get_running_loop().create_task(follower.run())
+        stack.callback(following.cancel)
+        yield Api(channel, uow, live, leading, agents, server, services, settings, folder, port)
 
 
 async def refused(call: Any) -> UnkaiError:

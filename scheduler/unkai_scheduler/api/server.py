@@ -149,21 +149,28 @@ def claim_socket(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
     if not path.exists():
         return
+    if path.is_socket() and not _is_served(path):
+        path.unlink(missing_ok=True)
+        return
+    raise FailedPrecondition(
+        f"{path} is in use: another scheduler serves it, or it is no socket",
+        reason="SOCKET_IN_USE",
+        fix="stop the other scheduler, or set another socket",
+        metadata={"path": str(path)},
+    )
+
+
+def _is_served(path: Path) -> bool:
+    """Tell whether a socket may have somebody behind it; one that is only slow has."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1)
         try:
             probe.connect(str(path))
         except (ConnectionRefusedError, FileNotFoundError):
-            path.unlink(missing_ok=True)
-            return
+            return False
         except OSError:
-            pass  # alive but slow, or no socket at all: not ours to remove
-    raise FailedPrecondition(
-        f"{path} is in use: another scheduler serves it",
-        reason="SOCKET_IN_USE",
-        fix="stop the other scheduler, or set another socket",
-        metadata={"path": str(path)},
-    )
+            return True
+    return True
 
 
 @contextmanager

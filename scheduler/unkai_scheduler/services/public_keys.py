@@ -7,7 +7,6 @@ section 6.6 (the blob begins with its own type).
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 
 from unkai_wire.errors import InvalidArgument
@@ -44,7 +43,7 @@ def parse_public_key(text: str) -> tuple[str, str]:
         raise _invalid(f"is of type {kind[:64]!r}; taken are {', '.join(sorted(TYPES))}")
     try:
         blob = base64.b64decode(encoded, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise _invalid("is not base64 after its type") from error
     if not _is_of_type(blob, kind):
         raise _invalid(f"says {kind}, but holds another or a broken key")

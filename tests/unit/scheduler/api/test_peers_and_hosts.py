@@ -1,0 +1,216 @@
+"""Hosts with their live figures, from the leader and through any other scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.support.api import Api, FakeLeading, an_api, refused, tls_files
+from tests.support.builders import NOON, a_host
+from unkai.compute.v1 import instance_service_pb2
+from unkai.host.v1 import host_pb2, host_service_pb2
+from unkai.scheduler.v1 import peer_service_pb2, peer_service_pb2_grpc
+from unkai_scheduler import certificates
+from unkai_scheduler.agents.fake import idle_usage
+from unkai_scheduler.agents.port import UsageSample
+from unkai_scheduler.api.peers import LeaderRoute, PeerWaker
+from unkai_scheduler.cluster.fake import FakeEtcd
+from unkai_scheduler.domain.hosts import Host
+from unkai_scheduler.store import hosts
+from unkai_wire.cluster_records import SchedulerRecord
+from unkai_wire.errors import PermissionDenied, Unavailable
+from unkai_wire.tls import SCHEDULER_TLS_NAME, channel_options
+
+pb = host_service_pb2
+
+
+async def a_known_host(api: Api, name: str = "h1", *, live: bool = True) -> Host:
+    host = a_host(name=name)
+    await api.lead(lambda conn: hosts.insert(conn, host))
+    if live:
+        api.live.put_sample(UsageSample(host.id, idle_usage(host.memory_bytes, NOON), ()))
+    return host
+
+
+async def get(api: Api, host: Host) -> host_pb2.Host:
+    return (await api.hosts.GetHost(pb.GetHostRequest(host_id=host.id))).host
+
+
+@asynccontextmanager
+async def two_schedulers(folder: Path) -> AsyncIterator[tuple[Api, Api, FakeEtcd]]:
+    """Serve a leader and a replica on one store, with certificates of one CA."""
+    pki = folder / "pki"
+    certificates.init(pki).issue_scheduler("s1", ["127.0.0.1"]).write(pki)
+    etcd = FakeEtcd()
+    async with an_api(folder / "leader", pki=pki, cluster=etcd.member("s1")) as leader:
+        etcd.leader = SchedulerRecord("s1", f"127.0.0.1:{leader.port}", "0")
+        async with an_api(
+            folder / "replica",
+            name="s2",
+            pki=pki,
+            cluster=etcd.member("s2"),
+            uow=leader.uow,
+            leading=FakeLeading(is_leading=False),
+        ) as replica:
+            yield leader, replica, etcd
+
+
+async def test_a_host_shows_what_may_be_claimed_and_its_newest_sample(tmp_path: Path) -> None:
+    async with an_api(tmp_path / "a") as api:
+        host = await a_known_host(api)
+        shown = await get(api, host)
+        page = await api.hosts.ListHosts(pb.ListHostsRequest())
+    assert shown.claimable_vcpus == host.cpus * 4
+    assert shown.claimable_memory_bytes == host.memory_bytes
+    assert shown.usage.memory_total_bytes == host.memory_bytes
+    assert shown.usage_age_s >= 0
+    assert [h.id for h in page.hosts] == [host.id]
+
+
+async def test_a_host_without_a_sample_shows_none(tmp_path: Path) -> None:
+    async with an_api(tmp_path / "a") as api:
+        shown = await get(api, await a_known_host(api, live=False))
+    assert not shown.HasField("usage")
+
+
+async def test_cordoning_is_kept_with_its_reason_until_uncordoned(tmp_path: Path) -> None:
+    async with an_api(tmp_path / "a") as api:
+        host = await a_known_host(api)
+        cordon = pb.CordonHostRequest(host_id=host.id, reason="new disk")
+        cordoned = (await api.hosts.CordonHost(cordon)).host
+        again = (await api.hosts.CordonHost(cordon)).host
+        freed = (await api.hosts.UncordonHost(pb.UncordonHostRequest(host_id=host.id))).host
+        long = pb.CordonHostRequest(host_id=host.id, reason="x" * 256)
+        assert (await refused(api.hosts.CordonHost(long))).reason == "TEXT_TOO_LONG"
+    assert (cordoned.cordoned, cordoned.cordon_reason) == (True, "new disk")
+    assert again.etag == cordoned.etag
+    assert (freed.cordoned, freed.cordon_reason) == (False, "")
+
+
+async def test_usage_is_watched_for_the_hosts_asked_for(tmp_path: Path) -> None:
+    async with an_api(tmp_path / "a") as api:
+        one, two = await a_known_host(api, "h1"), await a_known_host(api, "h2")
+        watch = api.hosts.WatchUsage(pb.WatchUsageRequest(host_ids=[two.id]))
+        async with asyncio.timeout(5):
+            assert (await watch.read()).host_id == two.id
+            for host in (one, two):
+                api.live.put_sample(UsageSample(host.id, idle_usage(1, NOON), ()))
+            newest = await watch.read()
+        watch.cancel()
+    assert (newest.host_id, newest.host.memory_total_bytes) == (two.id, 1)
+
+
+async def test_a_replica_shows_the_leader_s_live_figures(tmp_path: Path) -> None:
+    async with two_schedulers(tmp_path) as (leader, replica, _):
+        host = await a_known_host(leader)
+        shown = await get(replica, host)
+        watch = replica.hosts.WatchUsage(pb.WatchUsageRequest())
+        async with asyncio.timeout(5):
+            assert (await watch.read()).host_id == host.id
+        watch.cancel()
+    assert shown.HasField("usage")
+
+
+async def test_a_console_is_reached_through_a_replica(tmp_path: Path) -> None:
+    async with two_schedulers(tmp_path) as (leader, replica, _):
+        ident = (await replica.create("web")).instance.id
+        await leader.place(ident)
+        kind = instance_service_pb2.AttachConsoleRequest
+
+        async def typed() -> AsyncIterator[Any]:
+            yield kind(open=kind.Open(instance_id=ident))
+            yield kind(input=b"ls\n")
+
+        async with asyncio.timeout(5):
+            got = [r.output async for r in replica.instances.AttachConsole(typed())]
+    assert got == [b"", b"echo ls\n"]
+
+
+async def test_an_error_of_the_leader_reaches_the_replica_s_client(tmp_path: Path) -> None:
+    async with two_schedulers(tmp_path) as (_, replica, _etcd):
+        request = pb.GetHostRequest(host_id="hst-01m81dvqxpet3rww6hvj271aqz")
+        caught = await refused(replica.hosts.GetHost(request))
+    assert caught.reason == "HOST_NOT_FOUND"
+
+
+async def test_without_a_leader_hosts_are_shown_without_figures_and_streams_refused(
+    tmp_path: Path,
+) -> None:
+    async with two_schedulers(tmp_path) as (leader, replica, etcd):
+        host = await a_known_host(leader)
+        etcd.leader = None
+        assert not (await get(replica, host)).HasField("usage")
+        caught = await refused(replica.hosts.WatchUsage(pb.WatchUsageRequest()).read())
+    assert (type(caught), caught.reason) == (Unavailable, "NO_LEADER")
+
+
+async def test_a_call_is_passed_on_once_at_most(tmp_path: Path) -> None:
+    async with two_schedulers(tmp_path) as (leader, replica, _):
+        host = await a_known_host(leader)
+        leader.leading.is_leading = False  # both believe that the other leads
+        caught = await refused(_proxy(tmp_path, replica.port, host, hops_left=0))
+        assert (type(caught), caught.reason) == (Unavailable, "NOT_LEADER")
+        leader.leading.is_leading = True
+        answer = await _proxy(tmp_path, replica.port, host, hops_left=1)
+        too_far = await refused(_proxy(tmp_path, replica.port, host, hops_left=2))
+    assert pb.GetHostResponse.FromString(answer.message).host.id == host.id
+    assert too_far.reason == "NOT_LEADER"
+
+
+@pytest.mark.parametrize(
+    ("method", "principal"),
+    [
+        ("/unkai.compute.v1.InstanceService/DeleteInstance", "local"),
+        ("/unkai.host.v1.HostService/GetHost", "host:h1"),
+    ],
+)
+async def test_only_live_methods_are_proxied_and_only_for_those_who_may(
+    tmp_path: Path, method: str, principal: str
+) -> None:
+    async with two_schedulers(tmp_path) as (leader, _, _etcd):
+        host = await a_known_host(leader)
+        call = _proxy(tmp_path, leader.port, host, 1, method=method, principal=principal)
+        assert type(await refused(call)) is PermissionDenied
+
+
+async def _proxy(
+    folder: Path,
+    port: int,
+    host: Host,
+    hops_left: int,
+    *,
+    method: str = "/unkai.host.v1.HostService/GetHost",
+    principal: str = "client:admin",
+) -> Any:
+    credentials = tls_files(folder / "pki", "scheduler").channel_credentials()
+    options = channel_options(SCHEDULER_TLS_NAME)
+    kind = peer_service_pb2.ProxyRequest
+
+    async def requests() -> AsyncIterator[Any]:
+        yield kind(method=method, hops_left=hops_left, principal=principal)
+        yield kind(message=pb.GetHostRequest(host_id=host.id).SerializeToString())
+
+    async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options) as channel:
+        return await peer_service_pb2_grpc.PeerServiceStub(channel).Proxy(requests()).read()
+
+
+async def test_a_replica_s_wake_reaches_the_leader(tmp_path: Path) -> None:
+    async with two_schedulers(tmp_path) as (leader, _, etcd):
+        tls = tls_files(tmp_path / "pki", "scheduler")
+        elsewhere = FakeLeading(is_leading=False)
+        route = LeaderRoute("s2", etcd.member("s2"), elsewhere, tls)
+        waker = PeerWaker(route, elsewhere)
+        running = asyncio.ensure_future(waker.run())
+        waker.wake(["ins-1"])
+        async with asyncio.timeout(5):
+            await leader.leading.woken.wait()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await route.close()
+    assert elsewhere.wakes == 0
