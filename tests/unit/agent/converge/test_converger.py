@@ -146,7 +146,7 @@ def test_what_an_earlier_agent_left_half_made_is_undone_too(tmp_path: Path) -> N
     async def story() -> None:
         async with a_running_agent(tmp_path, create_tries=1) as agent:
             await agent.ensure(a_spec())
-            while not await agent.storage.list_machines():
+            while not await agent.storage.list_machines():  # noqa: ASYNC110 - catches the very round
                 await asyncio.sleep(0)
             await agent.kill()
             assert await agent.domain() is None
@@ -164,7 +164,7 @@ def test_an_order_that_arrives_with_the_burial_is_not_forgotten(tmp_path: Path) 
         async with a_running_agent(tmp_path) as agent:
             await _running(agent)
             await agent.converger.remove(Fence(1, 2, 1), an_instance_id())
-            while agent.ledger.tombstone(an_instance_id()) is None:
+            while agent.ledger.tombstone(an_instance_id()) is None:  # noqa: ASYNC110 - catches the very round
                 await asyncio.sleep(0)
             assert agent.machine() is not None
             await agent.ensure(a_spec(generation=3))
