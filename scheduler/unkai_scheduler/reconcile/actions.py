@@ -77,7 +77,7 @@ class Rules:
     create_hosts: int = 3
     """Hosts a create is tried on."""
     host_patience: int = 8
-    """Looks at a host that fails for a passing reason, before another one is tried."""
+    """Looks at a host that fails a create, while it tries again or the reason may pass."""
     steady_s: float = 300.0
     """A machine that ran this long begins its crash backoff anew."""
 

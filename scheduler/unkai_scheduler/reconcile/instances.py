@@ -26,7 +26,7 @@ when the host is in sync, and no rule below 4 is reached before that.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -48,8 +48,8 @@ from unkai_scheduler.reconcile.actions import (
     Settle,
     Wait,
     backoff,
-    is_due,
 )
+from unkai_scheduler.reconcile.cases import Case, excluded
 from unkai_wire.errors import FailedPrecondition, Internal, Unavailable, UnkaiError
 
 _S = InstanceState
@@ -88,122 +88,6 @@ def next_action(
     )
     action = next(act(case) for holds, act in RULES if holds(case))
     return _end_what_is_late(case, action)
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """All that a decision turns on, with the questions that the rules ask."""
-
-    instance: Instance
-    operation: Operation | None
-    machine: Machine | None
-    tombstone: Tombstone | None
-    host_state: HostState | None
-    now: datetime
-    failed_hosts: tuple[str, ...]
-    rules: Rules
-
-    @property
-    def deleting(self) -> bool:
-        return self.instance.delete_requested or self.instance.state is _S.DELETING
-
-    @property
-    def claimed(self) -> bool:
-        return bool(self.instance.host_id)
-
-    @property
-    def up(self) -> bool:
-        return self.host_state is HostState.UP
-
-    @property
-    def gone(self) -> bool:
-        """The claiming host confirms that nothing of this instance is left."""
-        tombstone, instance = self.tombstone, self.instance
-        return (
-            self.claimed
-            and self.up
-            and self.machine is None
-            and tombstone is not None
-            and tombstone.generation >= instance.generation
-            and tombstone.run_epoch >= instance.run_epoch
-        )
-
-    @property
-    def given_up(self) -> bool:
-        return self.instance.state is _S.PROVISIONING and operations.is_given_up(
-            self.operation, self.now
-        )
-
-    @property
-    def leaving(self) -> bool:
-        return (
-            self.instance.state is _S.PROVISIONING
-            and not self.instance.has_run
-            and self.claimed
-            and failed_host(self.instance) == self.instance.host_id
-        )
-
-    @property
-    def ahead(self) -> bool:
-        machine, instance = self.machine, self.instance
-        return machine is not None and (
-            machine.generation > instance.generation or machine.run_epoch > instance.run_epoch
-        )
-
-    @property
-    def behind(self) -> bool:
-        machine, instance = self.machine, self.instance
-        return machine is None or (
-            machine.generation < instance.generation or machine.run_epoch < instance.run_epoch
-        )
-
-    @property
-    def reached(self) -> bool:
-        """The machine's state is the result of our newest generation."""
-        return (
-            self.machine is not None
-            and self.machine.observed_generation >= self.instance.generation
-        )
-
-    @property
-    def rebooted(self) -> bool:
-        return (
-            self.machine is not None and self.machine.reboot_serial >= self.instance.reboot_serial
-        )
-
-    @property
-    def wants_power(self) -> bool:
-        return self.instance.desired_power is Power.ON
-
-    @property
-    def due(self) -> bool:
-        return is_due(self.instance, self.now)
-
-    def retry(self, **changes: Any) -> Instance:
-        """Return the row with one more try counted, and the moment of the next."""
-        base = replace(self.instance, **changes)
-        return replace(
-            base,
-            attempt=base.attempt + 1,
-            due_time=self.now + backoff(self.rules, base.id, base.attempt),
-        )
-
-    def idle(self, **changes: Any) -> Instance:
-        """Return the row with nothing due."""
-        return replace(self.instance, due_time=None, **changes)
-
-
-def failed_host(instance: Instance) -> str:
-    """Return the host that the instance is leaving because it failed there; empty: none."""
-    reason = instance.state_reason or {}
-    return str(dict(reason.get("metadata", {})).get("host_id", ""))
-
-
-def excluded(error: Mapping[str, Any] | None, host_id: str) -> dict[str, Any]:
-    """Return an error's record with the mark that its host is to be left."""
-    record = dict(error or Internal("the host gave no reason", reason="MACHINE_FAILED").to_record())
-    record["metadata"] = {**dict(record.get("metadata", {})), "host_id": host_id}
-    return record
 
 
 # Deletion.
@@ -348,7 +232,7 @@ def _ahead(case: Case) -> Action:
         return Settle(_overtake(case, case.machine), case.operation)
     state = _STATE_AHEAD.get(case.machine.state, case.instance.state)
     reason = case.machine.error if state is _S.LOST else None
-    return Settle(_observed(case, state=state, state_reason=reason, due_time=None), None)
+    return Settle(case.observed(state=state, state_reason=reason, due_time=None), None)
 
 
 def _overtake(case: Case, machine: Machine) -> Instance:
@@ -402,7 +286,7 @@ def _converging(case: Case) -> Action:
         operation = operations.progress(
             operation, case.machine.step, percent=max(percent, operation.progress_percent)
         )
-    row = _observed(case, state=_underway(case), state_reason=None, due_time=None)
+    row = case.observed(state=_underway(case), state_reason=None, due_time=None)
     return Settle(row, operation)
 
 
@@ -418,7 +302,7 @@ def _running(case: Case) -> Action:
 
 def _stopping(case: Case) -> Action:
     if case.operation is None and case.instance.state is _S.UNKNOWN:
-        return Settle(_observed(case, state=_S.STOPPING, state_reason=None, due_time=None), None)
+        return Settle(case.observed(state=_S.STOPPING, state_reason=None, due_time=None), None)
     return _converging(case)
 
 
@@ -451,7 +335,7 @@ def _awaiting_permit(case: Case) -> Action:
         first = replace(case, instance=replace(instance, attempt=0, due_time=None))
         return _order(first, _S.AWAITING_PERMIT)
     wait = backoff(case.rules, instance.id, instance.attempt)
-    row = _observed(case, state=_S.AWAITING_PERMIT, state_reason=None, due_time=case.now + wait)
+    row = case.observed(state=_S.AWAITING_PERMIT, state_reason=None, due_time=case.now + wait)
     return Settle(row, None)
 
 
@@ -468,15 +352,18 @@ def _machine_failed(case: Case) -> Action:
     machine, instance = case.machine, case.instance
     assert machine is not None
     error = dict(machine.error or Internal("the host gave no reason").to_record())
-    passing = error.get("class") in _PASSING and machine.retry_time is not None
-    if instance.state is _S.PROVISIONING and not _has_run(case):
-        if passing and instance.attempt < case.rules.host_patience:
-            return _pause(case, f"its host tries again: {error.get('message', '')}")
+    passing = error.get("class") in _PASSING
+    if instance.state is _S.PROVISIONING and not case.has_run:
+        if instance.attempt < case.rules.host_patience:
+            if machine.retry_time is not None:
+                return _pause(case, f"its host tries again: {error.get('message', '')}")
+            if passing:
+                return _order(case, _S.PROVISIONING)
         reason = excluded(error, instance.host_id)
         return Settle(replace(instance, state_reason=reason, due_time=case.now), case.operation)
-    if case.operation is not None and not passing:
+    if case.operation is not None and not (passing and machine.retry_time is not None):
         return _power_failed(case, error)
-    row = _observed(case, state=_underway(case), state_reason=error)
+    row = case.observed(state=_underway(case), state_reason=error)
     if machine.retry_time is None:
         return _order(replace(case, instance=row), row.state)
     return Settle(replace(row, due_time=None), case.operation)
@@ -486,7 +373,7 @@ def _power_failed(case: Case, error: Mapping[str, Any]) -> Action:
     """End the operation; a start that failed leaves the instance off, as it was."""
     assert case.operation is not None
     operation = operations.end(case.operation, OperationState.FAILED, case.now, error)
-    row = _observed(case, state=_underway(case), state_reason=error)
+    row = case.observed(state=_underway(case), state_reason=error)
     return Settle(_undo_start(row, case.operation, case.now), operation)
 
 
@@ -549,33 +436,6 @@ RULES: tuple[tuple[Callable[[Case], bool], Callable[[Case], Action]], ...] = (
 # Rows.
 
 
-def _has_run(case: Case) -> bool:
-    """Tell whether it ran at least once: its disks MUST_EXIST since then."""
-    machine = case.machine
-    return case.instance.has_run or (
-        machine is not None
-        and (
-            machine.state is MachineState.RUNNING
-            or machine.guest_shutdown
-            or machine.start_time is not None
-        )
-    )
-
-
-def _observed(case: Case, **changes: Any) -> Instance:
-    """Return the row with what its host reports."""
-    machine, instance = case.machine, case.instance
-    if machine is None:
-        return replace(instance, **changes)
-    observed = {
-        "has_run": _has_run(case),
-        "observed_generation": machine.observed_generation,
-        "accelerator": machine.accelerator or instance.accelerator,
-        "start_time": machine.start_time or instance.start_time,
-    }
-    return replace(instance, **{**observed, **changes})
-
-
 def _settle(
     case: Case,
     state: InstanceState,
@@ -586,7 +446,7 @@ def _settle(
 ) -> Action:
     """Write a state that lasts; the operation under way ends by it."""
     changes = {"due_time": None, **changes}
-    row = _observed(case, state=state, state_reason=reason, **changes)
+    row = case.observed(state=state, state_reason=reason, **changes)
     if case.operation is None:
         return Settle(row, None)
     row = replace(row, attempt=0)

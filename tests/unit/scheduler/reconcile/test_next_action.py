@@ -27,7 +27,8 @@ from unkai_scheduler.reconcile.actions import (
     Wait,
     backoff,
 )
-from unkai_scheduler.reconcile.instances import excluded, next_action
+from unkai_scheduler.reconcile.cases import excluded
+from unkai_scheduler.reconcile.instances import next_action
 from unkai_wire.errors import FailedPrecondition, Unavailable
 
 S, M = InstanceState, MachineState
@@ -136,6 +137,12 @@ class TestCreate:
         impatient = decide(replace(row, attempt=8), an_operation(), machine)
         assert isinstance(impatient, Settle)
         assert impatient.instance.state_reason == excluded(PASSING, HOST)
+
+    def test_a_host_that_gave_up_for_a_passing_reason_is_asked_again(self) -> None:
+        row = placed(attempt=1)
+        machine = a_machine(row, M.FAILED, error=PASSING)
+
+        assert isinstance(decide(row, an_operation(), machine), Ensure)
 
     def test_three_hosts_that_failed_it_are_enough(self) -> None:
         row = an_instance(state_reason=DISK_FULL)

@@ -1,0 +1,164 @@
+"""A case: all that a decision about one instance turns on, with the questions the rules ask.
+
+Pure; `instances.py` answers. The words are the rules' own: *gone* is confirmed by the host,
+*ahead* and *behind* compare the host with the database, *leaving* is durable in the row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from unkai_scheduler.domain.hosts import HostState
+from unkai_scheduler.domain.instances import Instance, InstanceState, Power
+from unkai_scheduler.domain.machines import Machine, MachineState, Tombstone
+from unkai_scheduler.domain.operations import Operation
+from unkai_scheduler.reconcile import operations
+from unkai_scheduler.reconcile.actions import Rules, backoff, is_due
+from unkai_wire.errors import Internal
+
+_S = InstanceState
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """All that a decision turns on, with the questions that the rules ask."""
+
+    instance: Instance
+    operation: Operation | None
+    machine: Machine | None
+    tombstone: Tombstone | None
+    host_state: HostState | None
+    now: datetime
+    failed_hosts: tuple[str, ...]
+    rules: Rules
+
+    @property
+    def deleting(self) -> bool:
+        return self.instance.delete_requested or self.instance.state is _S.DELETING
+
+    @property
+    def claimed(self) -> bool:
+        return bool(self.instance.host_id)
+
+    @property
+    def up(self) -> bool:
+        return self.host_state is HostState.UP
+
+    @property
+    def gone(self) -> bool:
+        """The claiming host confirms that nothing of this instance is left."""
+        tombstone, instance = self.tombstone, self.instance
+        return (
+            self.claimed
+            and self.up
+            and self.machine is None
+            and tombstone is not None
+            and tombstone.generation >= instance.generation
+            and tombstone.run_epoch >= instance.run_epoch
+        )
+
+    @property
+    def given_up(self) -> bool:
+        return self.instance.state is _S.PROVISIONING and operations.is_given_up(
+            self.operation, self.now
+        )
+
+    @property
+    def leaving(self) -> bool:
+        return (
+            self.instance.state is _S.PROVISIONING
+            and not self.instance.has_run
+            and self.claimed
+            and failed_host(self.instance) == self.instance.host_id
+        )
+
+    @property
+    def ahead(self) -> bool:
+        machine, instance = self.machine, self.instance
+        return machine is not None and (
+            machine.generation > instance.generation or machine.run_epoch > instance.run_epoch
+        )
+
+    @property
+    def behind(self) -> bool:
+        machine, instance = self.machine, self.instance
+        return machine is None or (
+            machine.generation < instance.generation or machine.run_epoch < instance.run_epoch
+        )
+
+    @property
+    def reached(self) -> bool:
+        """The machine's state is the result of our newest generation."""
+        return (
+            self.machine is not None
+            and self.machine.observed_generation >= self.instance.generation
+        )
+
+    @property
+    def rebooted(self) -> bool:
+        return (
+            self.machine is not None and self.machine.reboot_serial >= self.instance.reboot_serial
+        )
+
+    @property
+    def wants_power(self) -> bool:
+        return self.instance.desired_power is Power.ON
+
+    @property
+    def due(self) -> bool:
+        return is_due(self.instance, self.now)
+
+    @property
+    def has_run(self) -> bool:
+        """It ran at least once: its disks MUST_EXIST since then."""
+        machine = self.machine
+        return self.instance.has_run or (
+            machine is not None
+            and (
+                machine.state is MachineState.RUNNING
+                or machine.guest_shutdown
+                or machine.start_time is not None
+            )
+        )
+
+    def observed(self, **changes: Any) -> Instance:
+        """Return the row with what its host reports."""
+        machine, instance = self.machine, self.instance
+        if machine is None:
+            return replace(instance, **changes)
+        observed = {
+            "has_run": self.has_run,
+            "observed_generation": machine.observed_generation,
+            "accelerator": machine.accelerator or instance.accelerator,
+            "start_time": machine.start_time or instance.start_time,
+        }
+        return replace(instance, **{**observed, **changes})
+
+    def retry(self, **changes: Any) -> Instance:
+        """Return the row with one more try counted, and the moment of the next."""
+        base = replace(self.instance, **changes)
+        return replace(
+            base,
+            attempt=base.attempt + 1,
+            due_time=self.now + backoff(self.rules, base.id, base.attempt),
+        )
+
+    def idle(self, **changes: Any) -> Instance:
+        """Return the row with nothing due."""
+        return replace(self.instance, due_time=None, **changes)
+
+
+def failed_host(instance: Instance) -> str:
+    """Return the host that the instance is leaving because it failed there; empty: none."""
+    reason = instance.state_reason or {}
+    return str(dict(reason.get("metadata", {})).get("host_id", ""))
+
+
+def excluded(error: Mapping[str, Any] | None, host_id: str) -> dict[str, Any]:
+    """Return an error's record with the mark that its host is to be left."""
+    record = dict(error or Internal("the host gave no reason", reason="MACHINE_FAILED").to_record())
+    record["metadata"] = {**dict(record.get("metadata", {})), "host_id": host_id}
+    return record
