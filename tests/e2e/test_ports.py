@@ -12,7 +12,7 @@ from tests.support.acceptance import Shows
 from tests.support.lab import listening_addresses
 from unkai_lab.lab import Lab
 from unkai_lab.spec import CONTROL
-from unkai_scheduler.certificates import init, issue_client
+from unkai_scheduler import certificates
 
 PROBE = '''
 """Connect to a port in three ways; print which of them it answered."""
@@ -59,11 +59,8 @@ for name, call in (
 def test_every_port_refuses_plain_text_and_strangers(
     lab: Lab, shows: Shows, tmp_path: Path
 ) -> None:
-    init(tmp_path / "stranger")
-    issue_client(tmp_path / "stranger", "mallory", out=tmp_path / "stranger")
-    theirs = next((tmp_path / "stranger").glob("**/*mallory*.crt"), None) or next(
-        (tmp_path / "stranger").glob("**/client*.crt")
-    )
+    theirs = tmp_path / "client-mallory"
+    certificates.init(tmp_path / "stranger").issue_client("mallory").write(tmp_path)
     ours = lab.paths.pki / "etcd-client"
     checked = []
     for cell in (CONTROL, *lab.spec.host_names):
@@ -73,7 +70,7 @@ def test_every_port_refuses_plain_text_and_strangers(
             target = lab.spec.address(cell) if address in ("0.0.0.0", "::") else address
             done = lab.run(
                 cell,
-                [sys.executable, "-c", PROBE, target, str(port), str(ours), str(theirs)[:-4]],
+                [sys.executable, "-c", PROBE, target, str(port), str(ours), str(theirs)],
                 timeout_s=60,
             )
             answers = dict(line.split() for line in done.stdout.splitlines())
