@@ -7,22 +7,37 @@ A mutation carries a request_id, so that repeating it after UNAVAILABLE is safe.
 from __future__ import annotations
 
 import importlib
+import os
 import random
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 
+from unkai_cli.records import progress_text
 from unkai_cli.settings import DEFAULT_PROJECT, Context
 from unkai_wire import deadlines, ids, tls
-from unkai_wire.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable, UnkaiError
+from unkai_wire.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Unavailable,
+    UnkaiError,
+)
 from unkai_wire.rpc_errors import from_rpc_error, from_status
 
-RETRIES = 6
-"""Tries of a call that ends in UNAVAILABLE: about 6 s in all, a leader's change with room."""
+_UNIX_OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+]
+"""gRPC's own pause before it connects again would outlast our retries."""
 _SERVICES = {
     "InstanceService": "compute",
     "FlavorService": "compute",
@@ -34,16 +49,37 @@ _SERVICES = {
     "EventService": "event",
     "ProjectService": "identity",
 }
-_PLURALS = {"project": "projects", "flavor": "flavors", "key_pair": "key_pairs"}
+_OF_PROJECTS = {"instance", "image", "key_pair"}
+_ENDED = {3, 4, 5}
+"""Operation states SUCCEEDED, FAILED, CANCELLED."""
+_SUCCEEDED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long one call may take in all."""
+
+    tries: int = 6
+    """Tries of a call that ends in UNAVAILABLE: about 6 s in all, a leader's change with room."""
+    timeout_s: float | None = None
+    """Deadline of each try; None: the method's own."""
 
 
 class Client:
     """A connection to one cloud, made on first use."""
 
-    def __init__(self, context: Context, project: str = "", all_projects: bool = False) -> None:
+    def __init__(
+        self,
+        context: Context,
+        project: str = "",
+        *,
+        all_projects: bool = False,
+        patience: Patience | None = None,
+    ) -> None:
         self.context = context
         self._project = project or context.project or DEFAULT_PROJECT
         self._all_projects = all_projects
+        self._patience = patience or Patience()
         self._channel: grpc.Channel | None = None
         self._project_id = ""
 
@@ -76,11 +112,18 @@ class Client:
     ) -> Any:
         """Make a unary call; UNAVAILABLE is retried with the same request."""
         request = self.request(service, method, **fields)
-        timeout = timeout_s or (
-            deadlines.READ_S if method.startswith(("Get", "List", "Explain")) else deadlines.WRITE_S
+        reads = method.startswith(("Get", "List", "Explain"))
+        timeout = (
+            timeout_s
+            or self._patience.timeout_s
+            or (deadlines.READ_S if reads else deadlines.WRITE_S)
         )
         stub = self._method(service, method)
-        return _retried(lambda: stub(request, timeout=timeout))
+        try:
+            return _retried(lambda: stub(request, timeout=timeout), self._patience.tries)
+        except UnkaiError as failure:
+            failure.request_id = failure.request_id or getattr(request, "request_id", "")
+            raise
 
     def request(self, service: str, method: str, **fields: Any) -> Any:
         """Make the request message; one that takes a request_id gets a new one."""
@@ -97,6 +140,30 @@ class Client:
         """Make a call that sends a stream."""
         with _errors():
             return self._method(service, method)(requests)
+
+    def watch(self, **filters: Any) -> Iterator[Any]:
+        """Yield events after a revision, without end: a lost scheduler is looked for again.
+
+        Raises `FailedPrecondition` / REVISION_GONE when the history does not reach back so far.
+        """
+        after, failures = filters.pop("after_revision", ""), 0
+        while True:
+            try:
+                for answer in self.stream(
+                    "EventService", "WatchEvents", after_revision=after, **filters
+                ):
+                    after, failures = answer.revision or after, 0
+                    if answer.HasField("event"):
+                        yield answer.event
+            except Unavailable:
+                failures += 1
+                if failures >= self._patience.tries:
+                    raise
+            _pause(failures, 0.0)
+
+    def newest_revision(self) -> str:
+        """Return the newest event revision: list after this, watch from it, and miss nothing."""
+        return str(self.call("EventService", "ListEvents", page_size=1).revision)
 
     def both(self, service: str, method: str, requests: Iterator[Any]) -> Any:
         """Make a call that streams both ways; return gRPC's call object."""
@@ -133,135 +200,110 @@ class Client:
         """Return the id that a name, an id or a unique prefix of an id stands for."""
         if ids.is_id(kind, text):
             return text
-        service = "".join(part.capitalize() for part in kind.split("_")) + "Service"
-        method = "List" + service.removesuffix("Service") + "s"
-        filters: dict[str, Any] = {}
-        if kind in ("instance", "key_pair", "image"):
-            filters["project_id"] = self.project_id
-        if kind != "operation":
-            named = list(self.pages(service, method, name=text, **filters))
-            if len(named) == 1:
-                return str(named[0].id)
-            if len(named) > 1:
-                own = [m for m in named if m.project_id == filters.get("project_id")]
-                if len(own) == 1:
-                    return str(own[0].id)
-                raise _ambiguous(kind, text, [str(m.id) for m in named])
-        prefix = ids.PREFIXES[kind]
-        if text.startswith(prefix + "-") and len(text) >= len(prefix) + 2:
-            if kind == "instance" and len(text) >= 6:
-                filters = {"id_prefix": text}
-            elif kind == "instance":
-                filters = {}
-            found = [
-                str(m.id)
-                for m in self.pages(service, method, **filters)
-                if str(m.id).startswith(text)
-            ]
-            if len(found) == 1:
-                return found[0]
-            if found:
-                raise _ambiguous(kind, text, found)
-        raise NotFound.of(kind, text)
+        found = self._named(kind, text) or self._beginning_with(kind, text)
+        if not found:
+            raise NotFound.of(kind, text)
+        if len(found) > 1:
+            raise _ambiguous(kind, text, found)
+        return found[0]
+
+    def _named(self, kind: str, name: str) -> list[str]:
+        """Return the ids of the things of this name; the project's own go before others'."""
+        if kind == "operation":
+            return []
+        own = self.project_id if kind in _OF_PROJECTS else ""
+        filters: dict[str, Any] = {"project_id": own} if own else {}
+        found = list(self.pages(*_lister(kind), name=name, **filters))
+        ours = [message for message in found if own and message.project_id == own]
+        return [str(message.id) for message in ours or found]
+
+    def _beginning_with(self, kind: str, text: str) -> list[str]:
+        """Return the ids that begin with a text of at least one character after the prefix."""
+        prefix = f"{ids.PREFIXES[kind]}-"
+        if not text.startswith(prefix) or text == prefix:
+            return []
+        filters: dict[str, Any] = (
+            {"id_prefix": text} if kind == "instance" and len(text) >= 6 else {}
+        )
+        known = (str(message.id) for message in self.pages(*_lister(kind), **filters))
+        return [ident for ident in known if ident.startswith(text)]
 
     def wait_operation(
         self, operation: Any, *, timeout_s: float, progress: Callable[[str], None]
     ) -> Any:
-        """Wait for an operation to end, telling its progress; raise what it failed with."""
-        from google.protobuf import duration_pb2
+        """Wait for an operation to end, telling its progress; raise what it failed with.
 
-        end, seen = time.monotonic() + timeout_s, ""
-        while True:
-            progress(progress_text(operation))
-            if operation.state in (3, 4, 5):
-                break
+        A scheduler that is away meanwhile ends the waiting only when the time is up.
+        """
+        end, failures = time.monotonic() + timeout_s, 0
+        progress(progress_text(operation))
+        while operation.state not in _ENDED:
             left = end - time.monotonic()
             if left <= 0:
-                raise FailedPrecondition(
-                    f"operation {operation.id} has not ended after {timeout_s:.0f} s",
-                    reason="STILL_RUNNING",
-                    fix=f"go on waiting with 'unkai operation wait {operation.id}'",
-                    metadata={"operation_id": operation.id},
-                )
-            step = min(10.0, left)
-            seen = operation.update_time.ToJsonString()
-            operation = self.call(
-                "OperationService",
-                "WaitOperation",
-                timeout_s=step + 5,
-                operation_id=operation.id,
-                timeout=duration_pb2.Duration(nanos=int(step % 1 * 1e9), seconds=int(step)),
-                seen_update_time=seen,
-            ).operation
-        if operation.state == 3:
+                raise _still_running(operation, timeout_s)
+            try:
+                operation, failures = self._look_at(operation, min(10.0, left)), 0
+            except (Unavailable, DeadlineExceeded) as error:
+                failures += 1
+                progress(f"{error.message}; trying again")
+                _pause(failures, 0.0)
+                continue
+            progress(progress_text(operation))
+        if operation.state == _SUCCEEDED:
             return operation
         failure = from_status(operation.error)
         failure.request_id = operation.request_id
         raise failure
 
+    def _look_at(self, operation: Any, longest_s: float) -> Any:
+        """Return the operation when it moved on, or after the time given."""
+        from google.protobuf import duration_pb2
 
-def progress_text(operation: Any) -> str:
-    """Return one line that says how far an operation is."""
-    verb = type(operation).Verb.Name(operation.verb).removeprefix("VERB_").lower()
-    state = type(operation).State.Name(operation.state).removeprefix("STATE_").lower()
-    text = f"{verb} {operation.resource_kind}: {operation.progress_message or state}"
-    if operation.queue_position:
-        text += f" (number {operation.queue_position} in the queue)"
-    if 0 < operation.progress_percent < 100:
-        text += f" {operation.progress_percent}%"
-    return text
-
-
-def record(message: Any) -> dict[str, Any]:
-    """Return a message as plain values: contract's field names, enums without their prefix."""
-    from google.protobuf import json_format
-
-    values: dict[str, Any] = json_format.MessageToDict(
-        message,
-        preserving_proto_field_name=True,
-        always_print_fields_with_no_presence=True,
-    )
-    return _tidy(values, message.DESCRIPTOR)
+        pause = duration_pb2.Duration()
+        pause.FromMilliseconds(int(longest_s * 1000))
+        request = self.request(
+            "OperationService",
+            "WaitOperation",
+            operation_id=operation.id,
+            timeout=pause,
+            seen_update_time=operation.update_time.ToJsonString(),
+        )
+        with _errors():
+            stub = self._method("OperationService", "WaitOperation")
+            return stub(request, timeout=longest_s + 5).operation
 
 
-def _tidy(values: dict[str, Any], descriptor: Any) -> dict[str, Any]:
-    for field in descriptor.fields:
-        value = values.get(field.name)
-        if value is None:
-            continue
-        if field.enum_type is not None:
-            prefix = _snake(field.enum_type.name).upper() + "_"
-            if isinstance(value, list):
-                values[field.name] = [str(v).removeprefix(prefix) for v in value]
-            else:
-                values[field.name] = str(value).removeprefix(prefix)
-        elif field.message_type is not None and field.message_type.full_name.startswith("unkai."):
-            entries = value if isinstance(value, list) else [value]
-            for entry in entries:
-                _tidy(entry, field.message_type)
-        elif field.cpp_type in (field.CPPTYPE_INT64, field.CPPTYPE_UINT64) and isinstance(
-            value, str
-        ):
-            values[field.name] = int(value)
-    return values
-
-
-def open_socket(path: str) -> grpc.Channel:
-    """Open a channel to a unix socket; raise `Unavailable` when there is none."""
-    if not Path(path).exists():
+def open_socket(path: str, fix: str) -> grpc.Channel:
+    """Open a channel to a unix socket; raise an error with this fix when it cannot be used."""
+    try:
+        usable = os.access(path, os.R_OK | os.W_OK)
+        missing = not Path(path).exists()
+    except OSError:
+        usable = missing = False
+    if missing:
         raise Unavailable(
             f"there is no socket {path}",
             reason="NO_SOCKET",
-            fix="start the daemon on this machine, or choose another context with "
-            "'unkai context use NAME'",
+            fix=fix,
             metadata={"socket": path},
         )
-    return grpc.insecure_channel(f"unix:{path}", options=[("grpc.max_receive_message_length", -1)])
+    if not usable:
+        raise PermissionDenied(
+            f"you may not use the socket {path}",
+            reason="SOCKET_DENIED",
+            fix="call as root, or use a context with an address and a certificate",
+            metadata={"socket": path},
+        )
+    return grpc.insecure_channel(f"unix:{path}", options=_UNIX_OPTIONS)
 
 
 def _open(context: Context) -> grpc.Channel:
     if context.socket:
-        return open_socket(context.socket)
+        return open_socket(
+            context.socket,
+            "start the scheduler on this machine, or choose another context with "
+            "'unkai context use NAME'",
+        )
     files = tls.TlsFiles(Path(context.ca), Path(context.certificate), Path(context.key))
     try:
         credentials = files.channel_credentials()
@@ -272,9 +314,12 @@ def _open(context: Context) -> grpc.Channel:
             fix="correct the paths with 'unkai context add'",
             metadata={"context": context.name, "path": str(error.filename)},
         ) from error
-    return grpc.secure_channel(
-        context.address, credentials, options=tls.channel_options(tls.SCHEDULER_TLS_NAME)
-    )
+    # The last of two equal options counts: a page of long rows may pass the daemons' 4 MiB.
+    options = [
+        *tls.channel_options(tls.SCHEDULER_TLS_NAME),
+        ("grpc.max_receive_message_length", -1),
+    ]
+    return grpc.secure_channel(context.address, credentials, options=options)
 
 
 class _errors:  # noqa: N801 - reads as a word in `with _errors():`
@@ -291,26 +336,49 @@ def _translated(call: Iterable[Any]) -> Iterator[Any]:
         yield from call
 
 
-def _retried(attempt: Callable[[], Any]) -> Any:
-    for number in range(RETRIES):
+def _retried(attempt: Callable[[], Any], tries: int) -> Any:
+    for number in range(1, tries + 1):
         try:
             with _errors():
                 return attempt()
         except Unavailable as error:
-            if number == RETRIES - 1:
+            if number == tries:
                 raise
-            pause = min(max(error.retry_after_s, 0.2 * 2**number), 2.0)
-            time.sleep(pause * random.uniform(0.7, 1.3))  # noqa: S311 - jitter, not a secret
+            _pause(number, error.retry_after_s)
     raise AssertionError
 
 
+def _pause(failures: int, at_least_s: float) -> None:
+    """Sleep before the next try: longer each time, with jitter; not at all after a success."""
+    if failures:
+        pause_s = min(max(at_least_s, 0.1 * 2**failures), 2.0)
+        time.sleep(pause_s * random.uniform(0.7, 1.3))  # noqa: S311 - jitter, not a secret
+
+
+def _still_running(operation: Any, waited_s: float) -> UnkaiError:
+    return DeadlineExceeded(
+        f"operation {operation.id} has not ended after {waited_s:.0f} s",
+        reason="STILL_RUNNING",
+        fix=f"go on waiting with 'unkai operation wait {operation.id}'",
+        metadata={"operation_id": operation.id},
+        request_id=operation.request_id,
+    )
+
+
 def _ambiguous(kind: str, text: str, found: list[str]) -> UnkaiError:
+    shown = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
     return InvalidArgument(
-        f"{text} stands for {len(found)} {kind.replace('_', ' ')}s: {', '.join(found[:5])}",
+        f"{text} stands for {len(found)} {kind.replace('_', ' ')}s: {shown}",
         reason="AMBIGUOUS",
         fix="give more characters of the id",
         metadata={"text": text},
     )
+
+
+def _lister(kind: str) -> tuple[str, str]:
+    """Return the service and the method that list a kind."""
+    noun = "".join(part.capitalize() for part in kind.split("_"))
+    return f"{noun}Service", f"List{noun}s"
 
 
 def _snake(name: str) -> str:

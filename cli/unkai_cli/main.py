@@ -6,16 +6,24 @@ packages add groups by the entry point `unkai.commands` (the lab does).
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from unkai_cli import __version__, settings
-from unkai_cli.output import EXIT_INTERRUPTED, FORMATS, Printer, error
-from unkai_wire.errors import InvalidArgument, UnkaiError
+from unkai_cli import __version__
+from unkai_cli.groups import Group
+from unkai_cli.output import EXIT_INTERRUPTED, EXIT_USAGE, FORMATS, error
+from unkai_cli.session import Session
+from unkai_wire.errors import FailedPrecondition, InvalidArgument, UnkaiError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+    from click.shell_completion import CompletionItem
 
 COMMANDS = {
     "launch": ("instances:launch", "Make an instance and wait until it runs."),
@@ -23,31 +31,43 @@ COMMANDS = {
     "instance": ("instances:instance", "Instances: your virtual machines."),
     "image": ("images:image", "Images: what disks begin as."),
     "flavor": ("flavors:flavor", "Flavors: named sizes."),
-    "key": ("keys:key", "Public SSH keys."),
+    "key": ("keys:key", "Public SSH keys that guests get on first boot."),
     "host": ("hosts:host", "Hosts: state, live figures, cordon."),
     "operation": ("operations:operation", "Long-running work: list, wait, cancel."),
     "event": ("events:event", "What happened, and what happens now."),
     "project": ("projects:project", "Projects: what owns your things."),
     "context": ("contexts:context", "Which cloud to talk to, and as whom."),
     "completion": ("completions:completion", "Print the shell's completion script."),
-    "version": ("contexts:version", "Print versions."),
+    "version": ("contexts:version", "Print the version of this command."),
 }
 """Name: (where it is, what it is for)."""
 
 
-def _entry_points() -> dict[str, Any]:
+@functools.cache
+def _entry_points() -> dict[str, EntryPoint]:
     from importlib.metadata import entry_points
 
     return {point.name: point for point in entry_points(group="unkai.commands")}
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported when they run."""
+def _summaries() -> dict[str, str]:
+    """Return every command with what it is for, importing none."""
+    added = {
+        name: f"Added by {point.module.partition('.')[0]}."
+        for name, point in sorted(_entry_points().items())
+    }
+    return {name: text for name, (_, text) in COMMANDS.items()} | added
+
+
+class LazyGroup(Group):
+    """The root: its commands are imported when they run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*COMMANDS, *sorted(_entry_points())]
+        """Return the commands' names in the order of help."""
+        return list(_summaries())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
         if cmd_name in COMMANDS:
             module, _, attribute = COMMANDS[cmd_name][0].partition(":")
             found = getattr(importlib.import_module(f"unkai_cli.commands.{module}"), attribute)
@@ -59,49 +79,63 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows = [(name, text) for name, (_, text) in COMMANDS.items()]
-        rows += [(name, "Added by another package.") for name in sorted(_entry_points())]
+        """Write the commands' section of help."""
         with formatter.section("Commands"):
-            formatter.write_dl(rows)
+            formatter.write_dl(list(_summaries().items()))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete commands without importing them."""
+        from click.shell_completion import CompletionItem
+
+        named = [
+            CompletionItem(name, help=text)
+            for name, text in _summaries().items()
+            if name.startswith(incomplete)
+        ]
+        # click.Command's own: the options of the root, when an option is being typed.
+        return named + click.Command.shell_complete(self, ctx, incomplete)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a reader that went away (`unkai ls | head -1`) is no error."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
+        return result
 
 
-class Session:
-    """What every command shares: the printer and the client, both made on first use."""
+def _complete_contexts(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    from unkai_cli.commands.options import complete_contexts
 
-    def __init__(
-        self, *, context: str = "", project: str = "", form: str = "table", headers: bool = True
-    ) -> None:
-        self.context_name = context
-        self.project = project
-        self.all_projects = False
-        self.form = form
-        self.headers = headers
-        self._client: Any = None
+    return complete_contexts(ctx, param, incomplete)
 
-    @property
-    def printer(self) -> Printer:
-        """The printer in the format asked for."""
-        return Printer(self.form, headers=self.headers)
 
-    @property
-    def client(self) -> Any:
-        """The client of the context in use."""
-        if self._client is None:
-            from unkai_cli.client import Client
+def _complete_projects(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    from unkai_cli.commands.options import complete_names
 
-            context = settings.chosen(settings.load(), self.context_name)
-            self._client = Client(context, self.project, self.all_projects)
-        return self._client
-
-    def close(self) -> None:
-        """Let go of the connection."""
-        if self._client is not None:
-            self._client.close()
+    return complete_names("project")(ctx, param, incomplete)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--context", default="", help="Cloud to talk to; see 'unkai context list'.")
-@click.option("-p", "--project", default="", help="Project to work in, by name or id.")
+@click.option(
+    "--context",
+    default="",
+    help="Cloud to talk to; see 'unkai context list'.",
+    shell_complete=_complete_contexts,
+)
+@click.option(
+    "-p",
+    "--project",
+    default="",
+    help="Project to work in, by name or id.",
+    shell_complete=_complete_projects,
+)
 @click.option("-o", "--output", "form", default="table", help=f"Format: {', '.join(FORMATS)}.")
 @click.option("--no-headers", is_flag=True, help="Leave the titles of tables out.")
 @click.version_option(__version__, "-V", "--version", prog_name="unkai")
@@ -119,27 +153,37 @@ def cli(ctx: click.Context, context: str, project: str, form: str, no_headers: b
     ctx.call_on_close(ctx.obj.close)
 
 
+def run(args: list[str] | None = None) -> int:
+    """Run the command line; print what went wrong; return the exit code."""
+    try:
+        code = cli.main(args=args, prog_name="unkai", standalone_mode=False)
+    except click.UsageError as wrong:
+        wrong.show()
+        return EXIT_USAGE
+    except click.ClickException as wrong:
+        return error(InvalidArgument(wrong.format_message()))
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    except UnkaiError as failure:
+        return error(failure)
+    except OSError as trouble:
+        return error(_local_trouble(trouble))
+    return code if isinstance(code, int) else 0
+
+
+def _local_trouble(trouble: OSError) -> UnkaiError:
+    """Say what this machine refused: a file, a disk, a terminal."""
+    what = f"{trouble.filename}: " if trouble.filename else ""
+    return FailedPrecondition(
+        f"{what}{trouble.strerror or trouble}",
+        reason="LOCAL_ERROR",
+        fix="look at the file, its folder's permissions and the space on its disk",
+        metadata={"path": str(trouble.filename)} if trouble.filename else {},
+    )
+
+
 def main(args: list[str] | None = None) -> None:
     """Run the command line; never returns."""
     # grpc logs connection trouble on standard error by itself; our errors say it better.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    try:
-        cli.main(args=args, prog_name="unkai", standalone_mode=False)
-        code = 0
-    except click.exceptions.Exit as stop:
-        code = stop.exit_code
-    except click.UsageError as wrong:
-        wrong.show()
-        code = 2
-    except click.ClickException as wrong:
-        code = error(InvalidArgument(wrong.format_message()))
-    except (click.Abort, KeyboardInterrupt):
-        code = EXIT_INTERRUPTED
-    except UnkaiError as failure:
-        code = error(failure)
-    except BrokenPipeError:
-        # The reader of our output is gone, as with `unkai ls | head -1`: that is no error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    sys.stdout.flush()
-    sys.exit(code)
+    sys.exit(run(args))

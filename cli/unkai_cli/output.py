@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ class Printer:
             )
         self.headers = headers
         self._out = out
+        self._widths: list[int] = []
 
     @property
     def out(self) -> TextIO:
@@ -100,14 +102,35 @@ class Printer:
 
     def table(self, records: Sequence[Record], columns: Sequence[Column]) -> None:
         """Print a plain table; an empty one says so on standard error."""
-        shown = [c for c in columns if self.form == "wide" or not c.wide]
-        cells = [[c.text(record) or "-" for c in shown] for record in records]
-        if not cells:
+        shown = self._shown(columns)
+        if not records:
             note("nothing found")
             return
-        titles = [[c.title for c in shown]] if self.headers else []
-        for line in align([*titles, *cells], [c.right for c in shown]):
+        rows = [[c.title for c in shown]] if self.headers else []
+        rows += (_cells(record, shown) for record in records)
+        self._widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for line in align(rows, [c.right for c in shown], self._widths):
             self.line(line)
+
+    def change(self, record: Record, columns: Sequence[Column]) -> None:
+        """Print one more row of a watch, at once: under its table, or a document of its own."""
+        match self.form:
+            case "json":
+                self.line(json.dumps(record, ensure_ascii=False))
+            case "yaml":
+                self.out.write("---\n" + _yaml(record))
+            case "name" | "value":
+                self.rows([record], columns)
+            case _:
+                shown = self._shown(columns)
+                cells = _cells(record, shown)
+                widths = self._widths or [len(c.title) for c in shown]
+                self._widths = [max(w, len(cell)) for w, cell in zip(widths, cells, strict=True)]
+                self.line(*align([cells], [c.right for c in shown], self._widths))
+        self.out.flush()
+
+    def _shown(self, columns: Sequence[Column]) -> list[Column]:
+        return [c for c in columns if self.form == "wide" or not c.wide]
 
     def one(self, record: Record, columns: Sequence[Column]) -> None:
         """Print one resource: its fields below each other, or the format asked for."""
@@ -119,17 +142,12 @@ class Printer:
             case "name" | "value":
                 self.rows([record], columns)
             case _:
-                pairs = [[c.title.capitalize() + ":", c.text(record) or "-"] for c in columns]
+                pairs = [
+                    [f"{c.title.capitalize()}:", cell]
+                    for c, cell in zip(columns, _cells(record, columns), strict=True)
+                ]
                 for line in align(pairs, [False, False]):
                     self.line(line)
-
-    def change(self, record: Record) -> None:
-        """Print one change of a watch as one line of JSON, name or value."""
-        if self.form in ("name", "value"):
-            self.rows([record], ())
-        else:
-            self.line(json.dumps(record, ensure_ascii=False))
-        self.out.flush()
 
     def raw(self, data: bytes) -> None:
         """Write bytes as they are."""
@@ -142,9 +160,21 @@ class Printer:
         binary.flush()
 
 
-def align(lines: Sequence[Sequence[str]], right: Sequence[bool]) -> Iterable[str]:
+def _cells(record: Record, columns: Sequence[Column]) -> list[str]:
+    """Return a row's texts; what would move the cursor or change colours is shown as `?`."""
+    texts = [c.text(record) or "-" for c in columns]
+    return [t if t.isprintable() else _printable(t) for t in texts]
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
+
+
+def align(
+    lines: Sequence[Sequence[str]], right: Sequence[bool], widths: Sequence[int] = ()
+) -> Iterable[str]:
     """Yield the lines with their cells padded to columns two spaces apart."""
-    widths = [max(len(row[i]) for row in lines) for i in range(len(right))]
+    widths = widths or [max(len(row[i]) for row in lines) for i in range(len(right))]
     for row in lines:
         cells = [
             cell.rjust(width) if to_right else cell.ljust(width)
@@ -154,15 +184,23 @@ def align(lines: Sequence[Sequence[str]], right: Sequence[bool]) -> Iterable[str
 
 
 def value_of(record: Record, path: str) -> str:
-    """Return a field by dotted path as text: `host_name`, `labels.app`."""
-    value: Any = record
-    for part in path.split("."):
-        if isinstance(value, Mapping) and part in value:
-            value = value[part]
-        elif value is record and part not in record:
-            return ""
-        else:
-            return ""
+    """Return a field by dotted path as text: `host_name`, `labels.app`.
+
+    A field that the record does not have is refused; a label that is not set is empty.
+    """
+    first, *rest = path.split(".")
+    if first not in record:
+        raise InvalidArgument(
+            f"there is no field {first}",
+            reason="UNKNOWN_FIELD",
+            fix=f"use one of {', '.join(record)}",
+            metadata={"field": first},
+        )
+    value: Any = record[first]
+    for part in rest:
+        value = value.get(part) if isinstance(value, Mapping) else None
+    if value is None:
+        return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -190,7 +228,9 @@ class Progress:
         if self._quiet or text == self._last:
             return
         if self._live:
-            sys.stderr.write(f"\r\x1b[K{text}")
+            # A line longer than the terminal would wrap, and could not be taken away.
+            columns = shutil.get_terminal_size().columns
+            sys.stderr.write(f"\r\x1b[K{_printable(text)[: columns - 1]}")
             sys.stderr.flush()
         else:
             note(text)
@@ -211,10 +251,10 @@ def _bold(text: str) -> str:
 
 def error(failure: UnkaiError) -> int:
     """Print an error in four parts (what, why, fix, request id); return the exit code."""
-    print(f"{_bold('error:')} {failure.message}", file=sys.stderr)
+    print(f"{_bold('error:')} {_printable(failure.message)}", file=sys.stderr)
     details = [f"{k}={v}" for k, v in sorted(failure.metadata.items()) if len(v) <= 80]
     why = failure.reason + (f" ({', '.join(details)})" if details else "")
-    print(f"  why: {why}", file=sys.stderr)
+    print(f"  why: {_printable(why)}", file=sys.stderr)
     for path, problem in failure.details().get("violations", []):
         print(f"       {path}: {problem}", file=sys.stderr)
     for reason, hosts in failure.details().get("reasons", {}).items():
@@ -249,12 +289,16 @@ def bytes_text(value: Any) -> str:
     return ""
 
 
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
 def age_text(timestamp: Any, now: datetime | None = None) -> str:
     """Return the age of an RFC 3339 time as people say it: `12s`, `5m`, `3h`, `9d`."""
     if not timestamp:
         return ""
     moment = datetime.fromisoformat(str(timestamp))
-    seconds = max(0, int(((now or datetime.now(UTC)) - moment).total_seconds()))
+    seconds = max(0, int(((now or _now()) - moment).total_seconds()))
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
         if seconds >= 2 * size:
             return f"{seconds // size}{unit}"

@@ -8,6 +8,7 @@ unix socket on this machine is used.
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Mapping
@@ -98,7 +99,7 @@ def save(config: Config) -> None:
         lines += [f"{k} = {_quote(v)}" for k in _KEYS if (v := getattr(context, k))]
         lines.append("")
     path = config_path()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     part = path.with_suffix(".part")
     part.unlink(missing_ok=True)
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -107,8 +108,8 @@ def save(config: Config) -> None:
 
 
 def _quote(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    # JSON's strings are TOML's, but that TOML wants DEL escaped too (TOML 1.0, "String").
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def chosen(config: Config, name: str = "") -> Context:

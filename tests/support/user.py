@@ -12,7 +12,8 @@ from google.protobuf import duration_pb2
 from tests.support.lab import wait_for
 from unkai.compute.v1 import instance_pb2
 from unkai.storage.v1 import image_pb2
-from unkai_cli.client import Client, record
+from unkai_cli.client import Client
+from unkai_cli.records import record
 from unkai_cli.settings import Context
 
 State = instance_pb2.Instance.State

@@ -8,19 +8,24 @@ import click
 from click.shell_completion import get_completion_class
 
 if TYPE_CHECKING:
-    from unkai_cli.main import Session
+    from unkai_cli.session import Session
 
 SHELLS = ("bash", "zsh", "fish")
 
 
 @click.command()
 @click.argument("shell", type=click.Choice(SHELLS))
-@click.pass_obj
-def completion(session: Session, shell: str) -> None:
-    """Print the completion script: 'source <(unkai completion bash)'."""
-    from unkai_cli.main import cli
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print a shell's completion script; it completes live names too.
 
+    \b
+    bash  echo 'source <(unkai completion bash)' >> ~/.bashrc
+    zsh   echo 'source <(unkai completion zsh)' >> ~/.zshrc
+    fish  unkai completion fish > ~/.config/fish/completions/unkai.fish
+    """
     kind = get_completion_class(shell)
-    if kind is None:
-        raise click.UsageError(f"no completion for {shell}")
-    session.printer.line(kind(cli, {}, "unkai", "_UNKAI_COMPLETE").source())
+    assert kind is not None
+    session: Session = ctx.obj
+    script = kind(ctx.find_root().command, {}, "unkai", "_UNKAI_COMPLETE")
+    session.printer.line(script.source_template % script.source_vars())

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from unkai_cli import __version__, settings
-from unkai_cli.commands.options import common
+from unkai_cli.commands.options import common, complete_contexts
+from unkai_cli.groups import Group
 from unkai_cli.output import Column, note
 from unkai_wire.errors import NotFound
 
 if TYPE_CHECKING:
-    from unkai_cli.main import Session
+    from unkai_cli.session import Session
 
 COLUMNS = (
     Column("CURRENT", lambda r: "*" if r["current"] else " "),
@@ -26,7 +27,7 @@ COLUMNS = (
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def context() -> None:
     """Which cloud to talk to, and as whom."""
 
@@ -53,11 +54,13 @@ def show(session: Session) -> None:
 
 @context.command("add")
 @click.argument("name")
-@click.option("--socket", default="", help="Unix socket of a scheduler on this machine.")
-@click.option("--address", default="", help="IP:PORT of a scheduler.")
-@click.option("--ca", default="", help="The CA's certificate.")
-@click.option("--certificate", default="", help="Your certificate.")
-@click.option("--key", default="", help="Your private key.")
+@click.option(
+    "--socket", default="", metavar="PATH", help="Unix socket of a scheduler on this machine."
+)
+@click.option("--address", default="", metavar="IP:PORT", help="IP:PORT of a scheduler.")
+@click.option("--ca", default="", type=click.Path(), help="The CA's certificate.")
+@click.option("--certificate", default="", type=click.Path(), help="Your certificate.")
+@click.option("--key", default="", type=click.Path(), help="Your private key.")
 @click.option("--project", "in_project", default="", help="Project to work in.")
 @click.pass_obj
 def add(session: Session, /, name: str, in_project: str, **entry: str) -> None:
@@ -70,7 +73,7 @@ def add(session: Session, /, name: str, in_project: str, **entry: str) -> None:
 
 
 @context.command("use")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_contexts)
 @click.pass_obj
 def use(session: Session, name: str) -> None:
     """Use the context NAME from now on."""
@@ -82,7 +85,7 @@ def use(session: Session, name: str) -> None:
 
 
 @context.command("remove")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_contexts)
 @click.pass_obj
 def remove(session: Session, name: str) -> None:
     """Remove the context NAME."""
@@ -98,4 +101,7 @@ def remove(session: Session, name: str) -> None:
 @common
 def version(session: Session) -> None:
     """Print the version of this command."""
-    session.printer.line(f"unkai {__version__}")
+    if session.printer.form in ("table", "wide"):
+        session.printer.line(f"unkai {__version__}")
+    else:
+        session.printer.one({"name": "unkai", "version": __version__}, ())

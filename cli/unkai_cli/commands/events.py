@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unkai_cli.commands.options import common
-from unkai_cli.output import Column, Record
+from unkai_cli.groups import Group
+from unkai_cli.output import Column
 
 if TYPE_CHECKING:
-    from unkai_cli.main import Session
+    from unkai_cli.session import Session
 
 COLUMNS = (
-    Column("TIME", lambda r: r.get("create_time", "")[:23].rstrip("Z")),
+    Column("TIME", lambda r: (r["create_time"] or "")[:23].rstrip("Z")),
     Column("KIND", lambda r: r["resource_kind"]),
     Column("NAME", lambda r: r["resource_name"] or r["resource_id"]),
     Column("TYPE", lambda r: r["type"]),
@@ -23,55 +24,61 @@ COLUMNS = (
     Column("REVISION", lambda r: r["revision"], wide=True),
     Column("RESOURCE", lambda r: r["resource_id"], wide=True),
 )
+KINDS = ("instance", "image", "flavor", "key", "project", "host", "operation")
 
 
-@click.group()
+@click.group(cls=Group)
 def event() -> None:
     """What happened, and what happens now."""
 
 
+def _filtering(function: Any) -> Any:
+    """Add the options that choose events."""
+    function = click.option(
+        "--resource", default="", metavar="ID", help="Only of this resource, by its whole id."
+    )(function)
+    return click.option(
+        "--kind", "kinds", type=click.Choice(KINDS), multiple=True, help="Of this kind; repeatable."
+    )(function)
+
+
+def _filters(session: Session, kinds: tuple[str, ...], resource: str) -> dict[str, Any]:
+    """Return a request's filters; events of all projects unless one was named for this command."""
+    return {
+        "resource_kinds": ["key_pair" if kind == "key" else kind for kind in kinds],
+        "resource_id": resource,
+        "project_id": session.client.project_id if session.project else "",
+    }
+
+
 @event.command("list")
-@click.option("--kind", "kinds", multiple=True, help="Only of this kind; repeatable.")
-@click.option("--resource", default="", help="Only of this resource, by id.")
-@click.option("--limit", type=click.IntRange(1), default=50, help="Show at most so many.")
+@_filtering
+@click.option(
+    "--limit", type=click.IntRange(1), default=50, show_default=True, help="Show at most so many."
+)
 @common
 def list_events(session: Session, kinds: tuple[str, ...], resource: str, limit: int) -> None:
-    """List past events, newest last."""
-    show_past(session, limit=limit, resource_kinds=list(kinds), resource_id=resource)
+    """List past events, newest last; of all projects unless -p names one."""
+    show_past(session, limit=limit, **_filters(session, kinds, resource))
 
 
 def show_past(session: Session, *, limit: int, **filters: Any) -> None:
     """Print the newest matching events, in order of time."""
-    from unkai_cli.client import record
+    from unkai_cli.records import record
 
     found = list(session.client.pages("EventService", "ListEvents", limit=limit, **filters))
     session.printer.rows([record(m) for m in reversed(found)], COLUMNS)
 
 
 @event.command("watch")
-@click.option("--kind", "kinds", multiple=True, help="Only of this kind; repeatable.")
-@click.option("--resource", default="", help="Only of this resource, by id.")
-@click.option("--after", default="", help="Begin after this revision.")
+@_filtering
+@click.option("--after", default="", metavar="REVISION", help="Begin after this revision.")
 @common
 def watch(session: Session, kinds: tuple[str, ...], resource: str, after: str) -> None:
-    """Print each event as it happens, until interrupted."""
-    from unkai_cli.client import record
+    """Print each event as it happens, until interrupted; of all projects unless -p names one."""
+    from unkai_cli.records import record
 
-    answers = session.client.stream(
-        "EventService",
-        "WatchEvents",
-        resource_kinds=list(kinds),
-        resource_id=resource,
-        after_revision=after,
-    )
-    for answer in answers:
-        if answer.HasField("event"):
-            _line(session, record(answer.event))
-
-
-def _line(session: Session, entry: Record) -> None:
-    if session.printer.form not in ("table", "wide"):
-        session.printer.change(entry)
-        return
-    session.printer.line("  ".join(c.text(entry) or "-" for c in COLUMNS if not c.wide))
-    session.printer.out.flush()
+    printer = session.printer
+    filters = _filters(session, kinds, resource)
+    for event in session.client.watch(after_revision=after, **filters):
+        printer.change(record(event), COLUMNS)

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from unkai_cli.commands.options import Size, common, complete_names, named
+from unkai_cli.commands.options import Size, common, complete_names, limited, named
+from unkai_cli.commands.watching import Listing
+from unkai_cli.groups import Group
 from unkai_cli.output import Column, age_text, bytes_text, note
 
 if TYPE_CHECKING:
-    from unkai_cli.main import Session
+    from unkai_cli.session import Session
 
 COLUMNS = (
     Column("NAME", lambda r: r["name"]),
@@ -22,20 +24,17 @@ COLUMNS = (
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def flavor() -> None:
     """Flavors: named sizes."""
 
 
 @flavor.command("list")
-@click.option("--limit", type=click.IntRange(1), help="Show at most so many.")
+@limited
 @common
-def list_flavors(session: Session, limit: int | None) -> None:
+def list_flavors(session: Session, limit: int | None, watch: bool) -> None:
     """List flavors."""
-    from unkai_cli.client import record
-
-    found = session.client.pages("FlavorService", "ListFlavors", limit=limit or 0)
-    session.printer.rows([record(m) for m in found], COLUMNS)
+    Listing("flavor", COLUMNS).show(session, limit=limit, watch=watch)
 
 
 @flavor.command("show")
@@ -43,7 +42,7 @@ def list_flavors(session: Session, limit: int | None) -> None:
 @common
 def show(session: Session, flavor: str) -> None:
     """Show one flavor."""
-    from unkai_cli.client import record
+    from unkai_cli.records import record
 
     ident = session.client.resolve("flavor", flavor)
     found = session.client.call("FlavorService", "GetFlavor", flavor_id=ident).flavor
@@ -59,7 +58,7 @@ def show(session: Session, flavor: str) -> None:
 def create(session: Session, name: str, vcpus: int, memory: int, disk: int) -> None:
     """Make a flavor NAME."""
     from unkai.compute.v1 import flavor_pb2
-    from unkai_cli.client import record
+    from unkai_cli.records import record
 
     wanted = flavor_pb2.Flavor(name=name, vcpus=vcpus, memory_bytes=memory, disk_bytes=disk)
     made = session.client.call("FlavorService", "CreateFlavor", flavor=wanted).flavor
@@ -71,7 +70,7 @@ def create(session: Session, name: str, vcpus: int, memory: int, disk: int) -> N
 @common
 def delete(session: Session, flavor: tuple[str, ...]) -> None:
     """Remove flavors. Instances keep their figures."""
-    for name in flavor:
-        ident = session.client.resolve("flavor", name)
+    found = [(name, session.client.resolve("flavor", name)) for name in flavor]
+    for name, ident in found:
         session.client.call("FlavorService", "DeleteFlavor", flavor_id=ident)
         note(f"flavor {name} deleted")

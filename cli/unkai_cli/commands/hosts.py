@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unkai_cli.commands.options import Seconds, common, named
+from unkai_cli.commands.options import Seconds, common, limited, named
+from unkai_cli.commands.watching import Listing
+from unkai_cli.groups import Group
 from unkai_cli.output import Column, Record, age_text, bytes_text
 
 if TYPE_CHECKING:
-    from unkai_cli.main import Session
+    from unkai_cli.session import Session
 
 
 def _state(host: Record) -> str:
@@ -72,23 +74,23 @@ DETAILS = (
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def host() -> None:
     """Hosts: state, live figures, cordon."""
 
 
-def _hosts(session: Session, limit: int | None = None) -> list[Record]:
-    from unkai_cli.client import record
+def _hosts(session: Session) -> list[Record]:
+    from unkai_cli.records import record
 
-    return [record(m) for m in session.client.pages("HostService", "ListHosts", limit=limit or 0)]
+    return [record(m) for m in session.client.pages("HostService", "ListHosts")]
 
 
 @host.command("list")
-@click.option("--limit", type=click.IntRange(1), help="Show at most so many.")
+@limited
 @common
-def list_hosts(session: Session, limit: int | None) -> None:
+def list_hosts(session: Session, limit: int | None, watch: bool) -> None:
     """List hosts with what is claimed of them."""
-    session.printer.rows(_hosts(session, limit), COLUMNS)
+    Listing("host", COLUMNS).show(session, limit=limit, watch=watch)
 
 
 @host.command("show")
@@ -96,7 +98,7 @@ def list_hosts(session: Session, limit: int | None) -> None:
 @common
 def show(session: Session, host: str) -> None:
     """Show one host with all its fields."""
-    from unkai_cli.client import record
+    from unkai_cli.records import record
 
     ident = session.client.resolve("host", host)
     found = session.client.call("HostService", "GetHost", host_id=ident).host
@@ -127,7 +129,7 @@ def top(session: Session, once: bool, interval: float) -> None:
 @common
 def cordon(session: Session, host: str, reason: str) -> None:
     """Keep new instances from a host. Those on it go on."""
-    from unkai_cli.client import record
+    from unkai_cli.records import record
 
     ident = session.client.resolve("host", host)
     done = session.client.call("HostService", "CordonHost", host_id=ident, reason=reason).host
@@ -139,7 +141,7 @@ def cordon(session: Session, host: str, reason: str) -> None:
 @common
 def uncordon(session: Session, host: str) -> None:
     """Let new instances onto a host again."""
-    from unkai_cli.client import record
+    from unkai_cli.records import record
 
     ident = session.client.resolve("host", host)
     done = session.client.call("HostService", "UncordonHost", host_id=ident).host

@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from unkai_cli.commands.options import common, complete_names, confirmed, listing, named, waiting
+from unkai_cli.commands.watching import Listing
+from unkai_cli.groups import Group
 from unkai_cli.output import Column, Progress, age_text, bytes_text, note
-from unkai_wire.errors import FailedPrecondition
+from unkai_wire.errors import FailedPrecondition, UnkaiError
 
 if TYPE_CHECKING:
-    from unkai_cli.main import Session
+    from unkai_cli.session import Session
 
 COLUMNS = (
     Column("NAME", lambda r: r["name"]),
@@ -39,7 +42,7 @@ _VISIBILITIES = {"private": 1, "public": 2}
 _FORMATS = {"qcow2": 1, "raw": 2}
 
 
-@click.group()
+@click.group(cls=Group)
 def image() -> None:
     """Images: what disks begin as."""
 
@@ -47,16 +50,11 @@ def image() -> None:
 @image.command("list")
 @listing
 @common
-def list_images(session: Session, all_projects: bool, limit: int | None) -> None:
+def list_images(session: Session, all_projects: bool, limit: int | None, watch: bool) -> None:
     """List images that the project may use."""
-    from unkai_cli.client import record
-
     session.all_projects = all_projects
-    client = session.client
-    found = client.pages(
-        "ImageService", "ListImages", limit=limit or 0, project_id=client.list_project_id
-    )
-    session.printer.rows([record(m) for m in found], COLUMNS)
+    filters = {"project_id": session.client.list_project_id}
+    Listing("image", COLUMNS, filters).show(session, limit=limit, watch=watch)
 
 
 @image.command("show")
@@ -64,7 +62,7 @@ def list_images(session: Session, all_projects: bool, limit: int | None) -> None
 @common
 def show(session: Session, image: str) -> None:
     """Show one image with all its fields."""
-    from unkai_cli.client import record
+    from unkai_cli.records import record
 
     ident = session.client.resolve("image", image)
     found = session.client.call("ImageService", "GetImage", image_id=ident).image
@@ -82,7 +80,7 @@ def show(session: Session, image: str) -> None:
 def upload(session: Session, name: str, file: Path, public: bool, image_format: str | None) -> None:
     """Make an image NAME from FILE (qcow2 or raw)."""
     from unkai.storage.v1 import image_pb2
-    from unkai_cli.client import record
+    from unkai_cli.records import record
 
     client = session.client
     wanted = image_pb2.Image(
@@ -98,8 +96,10 @@ def upload(session: Session, name: str, file: Path, public: bool, image_format: 
         sent = _chunks(client, made.id, file, progress)
         answer = client.upload("ImageService", "UploadImage", sent)
     except BaseException:
-        # What was refused or broken off stays visible to nobody: the name is free again.
-        client.call("ImageService", "DeleteImage", image_id=made.id)
+        # What was refused or broken off frees its name; why it failed matters more than whether
+        # this works, so that trouble here is not told instead.
+        with suppress(UnkaiError):
+            client.call("ImageService", "DeleteImage", image_id=made.id)
         raise
     finally:
         progress.clear()
@@ -162,8 +162,8 @@ def download(session: Session, image: str, file: Path) -> None:
 def delete(session: Session, image: tuple[str, ...], wait: bool, timeout: float) -> None:
     """Remove images. Instances made from them go on."""
     client = session.client
-    for name in image:
-        ident = client.resolve("image", name)
-        answer = client.call("ImageService", "DeleteImage", image_id=ident)
-        confirmed(session, answer.operation, wait=wait, timeout=timeout)
+    found = [client.resolve("image", name) for name in image]
+    answers = [client.call("ImageService", "DeleteImage", image_id=ident) for ident in found]
+    confirmed(session, *(a.operation for a in answers), wait=wait, timeout=timeout)
+    for answer in answers:
         note(f"image {answer.image.name} {'deleted' if wait else 'is being deleted'}")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,11 +18,12 @@ from unkai_cli.commands.options import (
     named,
     waiting,
 )
-from unkai_cli.output import Column, age_text, bytes_text, note
-from unkai_wire.errors import InvalidArgument
+from unkai_cli.commands.watching import Listing
+from unkai_cli.groups import Group
+from unkai_cli.output import Column, Record, age_text, bytes_text, note
 
 if TYPE_CHECKING:
-    from unkai_cli.main import Session
+    from unkai_cli.session import Session
 
 COLUMNS = (
     Column("NAME", lambda r: r["name"]),
@@ -52,10 +50,24 @@ DETAILS = (
     Column("STARTED", lambda r: r.get("start_time", "")),
     Column("ETAG", lambda r: r["etag"]),
 )
+STATES = (
+    "PROVISIONING",
+    "RUNNING",
+    "STARTING",
+    "STOPPING",
+    "STOPPED",
+    "REBOOTING",
+    "DELETING",
+    "FAILED",
+    "UNKNOWN",
+    "LOST",
+    "AWAITING_PERMIT",
+    "DELETED_ON_HOST",
+)
 _POLICIES = {"pack": 1, "spread": 2}
 
 
-@click.group()
+@click.group(cls=Group)
 def instance() -> None:
     """Instances: your virtual machines."""
 
@@ -73,7 +85,11 @@ def _creation(function: Any) -> Any:
             click.option("-m", "--memory", type=Size(), help="Memory: 512M, 4GiB (binary units)."),
             click.option("--disk", type=Size(), help="Root disk; the image's size unless given."),
             click.option(
-                "--key", "keys", multiple=True, help="Key pair for the guest; repeatable."
+                "--key",
+                "keys",
+                multiple=True,
+                help="Key pair for the guest; repeatable.",
+                shell_complete=complete_names("key_pair"),
             ),
             click.option("--user-data", type=click.File("rb"), help="File for the first boot."),
             click.option("-l", "--label", "labels", type=Label(), multiple=True, help="key=value."),
@@ -126,7 +142,7 @@ def _create(session: Session, *, wait: bool, timeout: float, **asked: Any) -> di
     from google.protobuf import duration_pb2
 
     from unkai.compute.v1 import instance_pb2
-    from unkai_cli.client import record
+    from unkai_cli.records import record
 
     client = session.client
     if not asked["flavor"] and not (asked["vcpus"] and asked["memory"]):
@@ -167,83 +183,49 @@ def _get(session: Session, ident: str) -> Any:
 
 @instance.command("list")
 @click.option("--host", help="Only those on this host.", shell_complete=complete_names("host"))
-@click.option("--state", "states", multiple=True, help="Only those in this state; repeatable.")
+@click.option(
+    "--state",
+    "states",
+    type=click.Choice(STATES, case_sensitive=False),
+    metavar="STATE",
+    multiple=True,
+    help="Only those in this state; repeatable.",
+)
 @click.option("-l", "--label", "labels", multiple=True, help="Only those with key=value, or key.")
-@click.option("-w", "--watch", is_flag=True, help="Go on and show each change.")
 @listing
 @common
-def list_instances(  # noqa: PLR0917 - click passes by name
+def list_instances(
     session: Session,
+    *,
     host: str | None,
     states: tuple[str, ...],
     labels: tuple[str, ...],
-    watch: bool,
     all_projects: bool,
     limit: int | None,
+    watch: bool,
 ) -> None:
     """List instances."""
-    from unkai_cli.client import record
-
-    session.all_projects = all_projects
-    filters = _filters(session, host, states, labels)
-    client = session.client
-    revision = ""
-    if watch:
-        first = client.call("InstanceService", "ListInstances", page_size=1, **filters)
-        revision = first.revision
-    found = client.pages("InstanceService", "ListInstances", limit=limit or 0, **filters)
-    session.printer.rows([record(m) for m in found], COLUMNS)
-    if watch:
-        _watch(session, filters, revision)
-
-
-def _filters(
-    session: Session, host: str | None, states: tuple[str, ...], labels: tuple[str, ...]
-) -> dict[str, Any]:
     from unkai.compute.v1 import instance_pb2
 
-    known = instance_pb2.Instance.State
-    numbers = []
-    for state in states:
-        name = f"STATE_{state.upper()}"
-        if name not in known.keys():  # noqa: SIM118 - an enum wrapper, not a mapping
-            raise InvalidArgument.field("--state", f"{state} is not a state")
-        numbers.append(known.Value(name))
-    return {
+    session.all_projects = all_projects
+    host_id = session.client.resolve("host", host) if host else ""
+    wanted = {text.partition("=")[0]: text.partition("=")[2] for text in labels}
+    filters = {
         "project_id": session.client.list_project_id,
-        "host_id": session.client.resolve("host", host) if host else "",
-        "states": numbers,
-        "label_selector": {text.partition("=")[0]: text.partition("=")[2] for text in labels},
+        "host_id": host_id,
+        "states": [instance_pb2.Instance.State.Value(f"STATE_{state}") for state in states],
+        "label_selector": wanted,
     }
 
+    def matches(row: Record) -> bool:
+        has = row["labels"]
+        return (
+            (not host_id or row["host_id"] == host_id)
+            and (not states or row["state"] in states)
+            and all(key in has and value in ("", has[key]) for key, value in wanted.items())
+        )
 
-def _watch(session: Session, filters: dict[str, Any], revision: str) -> None:
-    """Print each changed instance that matches, one line a change."""
-    from unkai_cli.client import record
-    from unkai_wire.errors import NotFound
-
-    events = session.client.stream(
-        "EventService",
-        "WatchEvents",
-        project_id=filters["project_id"],
-        resource_kinds=["instance"],
-        after_revision=revision,
-    )
-    for answer in events:
-        if not answer.HasField("event"):
-            continue
-        try:
-            changed = record(_get(session, answer.event.resource_id))
-        except NotFound:
-            note(f"{answer.event.resource_name} is gone")
-            continue
-        if filters["host_id"] and changed["host_id"] != filters["host_id"]:
-            continue
-        if session.printer.form in ("table", "wide"):
-            session.headers = False
-            session.printer.table([changed], COLUMNS)
-        else:
-            session.printer.change(changed)
+    Listing("instance", COLUMNS, filters, matches).show(session, limit=limit, watch=watch)
 
 
 @instance.command("show")
@@ -251,7 +233,7 @@ def _watch(session: Session, filters: dict[str, Any], revision: str) -> None:
 @common
 def show(session: Session, instance: str) -> None:
     """Show one instance with all its fields."""
-    from unkai_cli.client import record
+    from unkai_cli.records import record
 
     found = _get(session, session.client.resolve("instance", instance))
     session.printer.one(record(found), DETAILS)
@@ -266,20 +248,15 @@ def _act(
     timeout: float,
     **more: Any,
 ) -> None:
-    from unkai_cli.client import record
+    from unkai_cli.records import record
 
     client = session.client
+    idents = [client.resolve("instance", name) for name in names]
     answers = [
-        client.call(
-            "InstanceService",
-            f"{method}Instance",
-            instance_id=client.resolve("instance", name),
-            **more,
-        )
-        for name in names
+        client.call("InstanceService", f"{method}Instance", instance_id=ident, **more)
+        for ident in idents
     ]
-    for answer in answers:
-        confirmed(session, answer.operation, wait=wait, timeout=timeout)
+    confirmed(session, *(a.operation for a in answers), wait=wait, timeout=timeout)
     if method == "Delete":
         for answer in answers:
             note(f"{answer.instance.name} {'deleted' if wait else 'is being deleted'}")
@@ -360,7 +337,7 @@ def update(
     from google.protobuf import field_mask_pb2
 
     from unkai.compute.v1 import instance_pb2
-    from unkai_cli.client import record
+    from unkai_cli.records import record
 
     client = session.client
     now = _get(session, client.resolve("instance", instance))
@@ -407,8 +384,8 @@ def console(session: Session, instance: str, force: bool, on_host: bool) -> None
     """Connect to an instance's serial console; Ctrl-] leaves it."""
     from unkai_cli.commands import consoles
 
-    call = consoles.on_host if on_host else consoles.by_scheduler
-    sys.exit(call(session, instance, force=force))
+    join = consoles.on_host if on_host else consoles.by_scheduler
+    join(session, instance, force=force)
 
 
 @instance.command("explain")
@@ -416,8 +393,8 @@ def console(session: Session, instance: str, force: bool, on_host: bool) -> None
 @common
 def explain(session: Session, instance: str) -> None:
     """Say why an instance is where it is, with the numbers used."""
-    from unkai_cli.client import record
     from unkai_cli.commands import explanations
+    from unkai_cli.records import record
 
     answer = session.client.call(
         "PlacementService",
@@ -440,10 +417,3 @@ def events(session: Session, instance: str, limit: int) -> None:
 
     ident = session.client.resolve("instance", instance)
     shown.show_past(session, limit=limit, resource_id=ident)
-
-
-def file_chunks(path: Path, size: int = 1 << 20) -> Iterator[bytes]:
-    """Yield a file's bytes in pieces."""
-    with path.open("rb") as file:
-        while piece := file.read(size):
-            yield piece

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 import click
 
 from unkai_cli.commands.options import common, complete_names, listing, named
+from unkai_cli.commands.watching import Listing
+from unkai_cli.groups import Group
 from unkai_cli.output import Column, age_text, note
 
 if TYPE_CHECKING:
     import io
 
-    from unkai_cli.main import Session
+    from unkai_cli.session import Session
 
 COLUMNS = (
     Column("NAME", lambda r: r["name"]),
@@ -22,7 +24,7 @@ COLUMNS = (
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def key() -> None:
     """Public SSH keys that guests get on first boot."""
 
@@ -30,16 +32,11 @@ def key() -> None:
 @key.command("list")
 @listing
 @common
-def list_keys(session: Session, all_projects: bool, limit: int | None) -> None:
+def list_keys(session: Session, all_projects: bool, limit: int | None, watch: bool) -> None:
     """List key pairs."""
-    from unkai_cli.client import record
-
     session.all_projects = all_projects
-    client = session.client
-    found = client.pages(
-        "KeyPairService", "ListKeyPairs", limit=limit or 0, project_id=client.list_project_id
-    )
-    session.printer.rows([record(m) for m in found], COLUMNS)
+    filters = {"project_id": session.client.list_project_id}
+    Listing("key_pair", COLUMNS, filters).show(session, limit=limit, watch=watch)
 
 
 @key.command("show")
@@ -47,7 +44,7 @@ def list_keys(session: Session, all_projects: bool, limit: int | None) -> None:
 @common
 def show(session: Session, key: str) -> None:
     """Show one key pair."""
-    from unkai_cli.client import record
+    from unkai_cli.records import record
 
     ident = session.client.resolve("key_pair", key)
     found = session.client.call("KeyPairService", "GetKeyPair", key_pair_id=ident).key_pair
@@ -62,7 +59,7 @@ def show(session: Session, key: str) -> None:
 def add(session: Session, name: str, file: io.TextIOBase) -> None:
     """Add the public key in FILE (- for standard input) under NAME."""
     from unkai.compute.v1 import key_pair_pb2
-    from unkai_cli.client import record
+    from unkai_cli.records import record
 
     wanted = key_pair_pb2.KeyPair(name=name, public_key=file.read().strip())
     client = session.client
@@ -77,7 +74,7 @@ def add(session: Session, name: str, file: io.TextIOBase) -> None:
 @common
 def delete(session: Session, key: tuple[str, ...]) -> None:
     """Remove key pairs. Guests that have them keep them."""
-    for name in key:
-        ident = session.client.resolve("key_pair", name)
+    found = [(name, session.client.resolve("key_pair", name)) for name in key]
+    for name, ident in found:
         session.client.call("KeyPairService", "DeleteKeyPair", key_pair_id=ident)
         note(f"key {name} deleted")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from unkai_cli.commands.options import Seconds, common, listing
-from unkai_cli.output import Column, Progress, age_text
+from unkai_cli.commands.options import Seconds, common, confirmed, listing, named
+from unkai_cli.commands.watching import Listing
+from unkai_cli.groups import Group
+from unkai_cli.output import Column, age_text
 
 if TYPE_CHECKING:
-    from unkai_cli.main import Session
+    from unkai_cli.session import Session
 
 COLUMNS = (
     Column("ID", lambda r: r["id"]),
@@ -31,72 +33,70 @@ DETAILS = (
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def operation() -> None:
     """Long-running work: list, wait, cancel."""
 
 
 @operation.command("list")
-@click.option("--resource", default="", help="Only on this resource, by id.")
+@click.option("--resource", default="", metavar="ID", help="Only on this resource, by whole id.")
 @click.option("--active", is_flag=True, help="Only those that have not ended.")
 @listing
 @common
 def list_operations(
-    session: Session, resource: str, active: bool, all_projects: bool, limit: int | None
+    session: Session,
+    *,
+    resource: str,
+    active: bool,
+    all_projects: bool,
+    limit: int | None,
+    watch: bool,
 ) -> None:
-    """List operations, newest first."""
-    from unkai_cli.client import record
-
+    """List operations, newest first; the last 50 unless --limit says otherwise."""
     session.all_projects = all_projects
-    client = session.client
-    found = client.pages(
-        "OperationService",
-        "ListOperations",
-        limit=limit or 50,
-        project_id=client.list_project_id,
-        resource_id=resource,
-        active_only=active,
-    )
-    session.printer.rows([record(m) for m in found], COLUMNS)
+    filters = {
+        "project_id": session.client.list_project_id,
+        "resource_id": resource,
+        "active_only": active,
+    }
+    Listing("operation", COLUMNS, filters).show(session, limit=limit or 50, watch=watch)
 
 
 @operation.command("show")
-@click.argument("operation")
+@named("operation")
 @common
 def show(session: Session, operation: str) -> None:
     """Show one operation."""
-    from unkai_cli.client import record
+    from unkai_cli.records import record
 
-    ident = session.client.resolve("operation", operation)
-    found = session.client.call("OperationService", "GetOperation", operation_id=ident).operation
-    session.printer.one(record(found), DETAILS)
+    session.printer.one(record(_get(session, operation)), DETAILS)
+
+
+def _get(session: Session, text: str) -> Any:
+    client = session.client
+    ident = client.resolve("operation", text)
+    return client.call("OperationService", "GetOperation", operation_id=ident).operation
 
 
 @operation.command("wait")
-@click.argument("operation")
-@click.option("--timeout", type=Seconds(), default=600.0, help="How long to wait (10m).")
+@named("operation")
+@click.option("--timeout", type=Seconds(), default="10m", show_default=True, help="How long.")
 @common
 def wait(session: Session, operation: str, timeout: float) -> None:
     """Wait for an operation to end; fails as it fails."""
-    from unkai_cli.client import record
+    from unkai_cli.records import record
 
-    client = session.client
-    ident = client.resolve("operation", operation)
-    now = client.call("OperationService", "GetOperation", operation_id=ident).operation
-    progress = Progress()
-    try:
-        ended = client.wait_operation(now, timeout_s=timeout, progress=progress.show)
-    finally:
-        progress.clear()
-    session.printer.rows([record(ended)], COLUMNS)
+    now = _get(session, operation)
+    confirmed(session, now, wait=True, timeout=timeout)
+    session.printer.rows([record(_get(session, now.id))], COLUMNS)
 
 
 @operation.command("cancel")
-@click.argument("operation")
+@named("operation")
 @common
 def cancel(session: Session, operation: str) -> None:
     """Ask for an operation to be given up; what it did is undone."""
-    from unkai_cli.client import record
+    from unkai_cli.records import record
 
     ident = session.client.resolve("operation", operation)
     done = session.client.call("OperationService", "CancelOperation", operation_id=ident).operation

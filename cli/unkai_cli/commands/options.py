@@ -5,26 +5,36 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
 from unkai_cli.output import FORMATS
+from unkai_wire.errors import UnkaiError
 
 if TYPE_CHECKING:
-    from unkai_cli.main import Session
+    from unkai_cli.session import Session
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", re.IGNORECASE)
-_SECONDS = {"ms": 0.001, "": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_OF_PROJECTS = {"instance", "image", "key_pair"}
+_FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgtp])(?:i?b|i)?|b)?", re.IGNORECASE | re.ASCII)
+_DURATION = re.compile(r"\d+(?:\.\d+)?|(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+", re.ASCII)
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?", re.ASCII)
+_SECONDS = {"ms": Fraction(1, 1000), "": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+MAX_BYTES = 2**63 - 1
+"""What the contracts' int64 fields hold."""
+MAX_SECONDS = 365 * 86400
 
 
 class Size(click.ParamType[int]):
-    """Bytes with a unit, always binary: `512M` = `512MiB` = 536870912."""
+    """Bytes with a unit, always binary: `512M`, `512Mi`, `512MB` and `512MiB` are 536870912.
+
+    Kept exactly: a size that is no whole number of bytes is refused, never rounded.
+    """
 
     name = "size"
 
@@ -32,14 +42,18 @@ class Size(click.ParamType[int]):
         if isinstance(value, int):
             return value
         match = _SIZE.fullmatch(str(value).strip())
-        size = float(match[1]) * 1024 ** _UNITS[match[2].lower()] if match else -1.0
-        if not match or size != int(size):
+        if not match:
             self.fail(f"{value!r} is not a size; write 512M, 4GiB or bytes", param, ctx)
+        size = Fraction(match[1]) * _FACTORS[(match[2] or "").lower()]
+        if size.denominator != 1:
+            self.fail(f"{value!r} is not a whole number of bytes", param, ctx)
+        if size > MAX_BYTES:
+            self.fail(f"{value!r} is more than any host has", param, ctx)
         return int(size)
 
 
 class Seconds(click.ParamType[float]):
-    """A length of time: `90`, `90s`, `5m`, `2h`, `7d`."""
+    """A length of time: `90`, `90s`, `5m`, `1h30m`, `7d`."""
 
     name = "duration"
 
@@ -48,10 +62,14 @@ class Seconds(click.ParamType[float]):
     ) -> float:
         if isinstance(value, (int, float)):
             return float(value)
-        match = _DURATION.fullmatch(str(value).strip())
-        if not match:
-            self.fail(f"{value!r} is not a length of time; write 30s, 5m or 2h", param, ctx)
-        return float(match[1]) * _SECONDS[(match[2] or "").lower()]
+        text = str(value).strip().lower()
+        if not _DURATION.fullmatch(text):
+            self.fail(f"{value!r} is not a length of time; write 30s, 5m or 1h30m", param, ctx)
+        parts = _DURATION_PART.findall(text)
+        total = sum((Fraction(number) * _SECONDS[unit] for number, unit in parts), Fraction())
+        if total > MAX_SECONDS:
+            self.fail(f"{value!r} is longer than a year", param, ctx)
+        return float(total)
 
 
 class Label(click.ParamType[tuple[str, str]]):
@@ -70,18 +88,24 @@ class Label(click.ParamType[tuple[str, str]]):
         return key, text
 
 
-def complete_names(kind: str) -> Callable[..., list[CompletionItem]]:
+Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+
+def complete_names(kind: str) -> Completer:
     """Return a completer that offers the live names of a kind; offers none on any trouble."""
 
     def complete(
         ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        from unkai_cli.main import Session
+        from unkai_cli.session import Session
 
-        session = Session()
-        service = "".join(part.capitalize() for part in kind.split("_"))
+        chosen = ctx.find_root().params
+        project = str(ctx.params.get("in_project") or chosen.get("project") or "")
+        session = Session(context=str(chosen.get("context") or ""), project=project, hurried=True)
+        noun = "".join(part.capitalize() for part in kind.split("_"))
         try:
-            found = session.client.pages(f"{service}Service", f"List{service}s", limit=500)
+            own = {"project_id": session.client.project_id} if kind in _OF_PROJECTS else {}
+            found = session.client.pages(f"{noun}Service", f"List{noun}s", limit=500, **own)
             names = sorted({str(getattr(m, "name", "") or m.id) for m in found})
         except Exception:  # noqa: BLE001 - a completion must never print a traceback
             return []
@@ -90,6 +114,26 @@ def complete_names(kind: str) -> Callable[..., list[CompletionItem]]:
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
     return complete
+
+
+def complete_contexts(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Offer the names of contexts; none when their file cannot be read."""
+    from unkai_cli import settings
+
+    try:
+        names = sorted(settings.load().contexts)
+    except UnkaiError:
+        return []
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def _complete_formats(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    words = [form.removesuffix("FIELD") for form in FORMATS]
+    return [CompletionItem(word) for word in words if word.startswith(incomplete)]
 
 
 def named(kind: str, **settings: Any) -> Callable[[F], F]:
@@ -106,8 +150,22 @@ def named(kind: str, **settings: Any) -> Callable[[F], F]:
 def common(function: F) -> F:
     """Add the options that stand after any command, and pass the session first."""
 
-    @click.option("-o", "--output", "form", default="", help=f"Format: {', '.join(FORMATS)}.")
-    @click.option("-p", "--project", "in_project", default="", help="Project to work in.")
+    @click.option(
+        "-o",
+        "--output",
+        "form",
+        default="",
+        help=f"Format: {', '.join(FORMATS)}.",
+        shell_complete=_complete_formats,
+    )
+    @click.option(
+        "-p",
+        "--project",
+        "in_project",
+        default="",
+        help="Project to work in.",
+        shell_complete=complete_names("project"),
+    )
     @click.option("--no-headers", "bare", is_flag=True, help="Leave the titles out.")
     @click.pass_obj
     @functools.wraps(function)
@@ -123,11 +181,17 @@ def common(function: F) -> F:
     return wrapped  # type: ignore[return-value]
 
 
+def limited(function: F) -> F:
+    """Add --limit and --watch: every list has them."""
+    function = click.option(
+        "-w", "--watch", is_flag=True, help="Go on and show each change, until interrupted."
+    )(function)
+    return click.option("--limit", type=click.IntRange(1), help="Show at most so many.")(function)
+
+
 def listing(function: F) -> F:
     """Add the options of lists in a project."""
-    function = click.option("--limit", type=click.IntRange(1), help="Show at most so many.")(
-        function
-    )
+    function = limited(function)
     return click.option("-A", "--all-projects", is_flag=True, help="Of all projects.")(function)
 
 
@@ -141,15 +205,38 @@ def waiting(function: F) -> F:
     )(function)
 
 
-def confirmed(session: Session, operation: Any, *, wait: bool, timeout: float) -> Any:
-    """Wait for an operation when asked to, with its progress on standard error."""
-    from unkai_cli.output import Progress, note
+def confirmed(session: Session, *operations: Any, wait: bool, timeout: float) -> None:
+    """Wait for operations when asked to, with their progress on standard error.
+
+    All are awaited even when one fails; then the first failure is raised.
+    """
+    from unkai_cli.output import Progress, error, note
 
     if not wait:
-        note(f"operation {operation.id} accepted; 'unkai operation wait {operation.id}' waits")
-        return operation
+        for operation in operations:
+            note(f"operation {operation.id} accepted; 'unkai operation wait {operation.id}' waits")
+        return
     progress = Progress()
+    failures: list[UnkaiError] = []
+    left = list(operations)
     try:
-        return session.client.wait_operation(operation, timeout_s=timeout, progress=progress.show)
+        while left:
+            try:
+                session.client.wait_operation(left[0], timeout_s=timeout, progress=progress.show)
+            except UnkaiError as failure:
+                failures.append(failure)
+            left.pop(0)
+    except KeyboardInterrupt:
+        progress.clear()
+        for operation in left:
+            note(
+                f"operation {operation.id} goes on; 'unkai operation wait {operation.id}' waits "
+                f"for it, 'unkai operation cancel {operation.id}' gives it up"
+            )
+        raise
     finally:
         progress.clear()
+    for other in failures[1:]:
+        error(other)
+    if failures:
+        raise failures[0]

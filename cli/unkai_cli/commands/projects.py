@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from unkai_cli.commands.options import common, complete_names, named
+from unkai_cli.commands.options import common, complete_names, limited, named
+from unkai_cli.commands.watching import Listing
+from unkai_cli.groups import Group
 from unkai_cli.output import Column, age_text, note
 
 if TYPE_CHECKING:
-    from unkai_cli.main import Session
+    from unkai_cli.session import Session
 
 COLUMNS = (
     Column("NAME", lambda r: r["name"]),
@@ -20,20 +22,17 @@ COLUMNS = (
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def project() -> None:
     """Projects: what owns your things."""
 
 
 @project.command("list")
-@click.option("--limit", type=click.IntRange(1), help="Show at most so many.")
+@limited
 @common
-def list_projects(session: Session, limit: int | None) -> None:
+def list_projects(session: Session, limit: int | None, watch: bool) -> None:
     """List projects."""
-    from unkai_cli.client import record
-
-    found = session.client.pages("ProjectService", "ListProjects", limit=limit or 0)
-    session.printer.rows([record(m) for m in found], COLUMNS)
+    Listing("project", COLUMNS).show(session, limit=limit, watch=watch)
 
 
 @project.command("show")
@@ -41,7 +40,7 @@ def list_projects(session: Session, limit: int | None) -> None:
 @common
 def show(session: Session, project: str) -> None:
     """Show one project."""
-    from unkai_cli.client import record
+    from unkai_cli.records import record
 
     ident = session.client.resolve("project", project)
     found = session.client.call("ProjectService", "GetProject", project_id=ident).project
@@ -55,7 +54,7 @@ def show(session: Session, project: str) -> None:
 def create(session: Session, name: str, description: str) -> None:
     """Make a project NAME."""
     from unkai.identity.v1 import project_pb2
-    from unkai_cli.client import record
+    from unkai_cli.records import record
 
     wanted = project_pb2.Project(name=name, description=description)
     made = session.client.call("ProjectService", "CreateProject", project=wanted).project
@@ -67,7 +66,7 @@ def create(session: Session, name: str, description: str) -> None:
 @common
 def delete(session: Session, project: tuple[str, ...]) -> None:
     """Remove projects that own nothing."""
-    for name in project:
-        ident = session.client.resolve("project", name)
+    found = [(name, session.client.resolve("project", name)) for name in project]
+    for name, ident in found:
         session.client.call("ProjectService", "DeleteProject", project_id=ident)
         note(f"project {name} deleted")
