@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -128,7 +129,7 @@ class LeaderRoute:
 
     async def forward(
         self, method: str, messages: AsyncIterator[bytes], *, hops_left: int
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Have the leader answer a call of the current caller."""
         stub = await self.stub()
         principal = str(current().principal)
@@ -229,8 +230,9 @@ class PeerServicer(peer_service_pb2_grpc.PeerServiceServicer):
                     reason="NOT_LEADER",
                     fix="try again in a few seconds",
                 )
-            async for message in answers:
-                yield peer_service_pb2.ProxyResponse(message=message)
+            async with aclosing(answers):
+                async for message in answers:
+                    yield peer_service_pb2.ProxyResponse(message=message)
 
 
 async def _messages(requests: AsyncIterator[peer_service_pb2.ProxyRequest]) -> AsyncIterator[bytes]:
@@ -240,7 +242,7 @@ async def _messages(requests: AsyncIterator[peer_service_pb2.ProxyRequest]) -> A
 
 async def _answer(
     method: LiveMethod, messages: AsyncIterator[bytes], context: Any
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Run a method of our own on messages that came by a peer."""
     request: Any = (method.request.FromString(raw) async for raw in messages)
     if not method.takes_stream:
@@ -281,8 +283,9 @@ class ProxyInterceptor(grpc.aio.ServerInterceptor):
                 if self._route.is_here:
                     return await behaviour(request, context)
                 try:
-                    answers = self._route.forward(name, _one(request), hops_left=MAX_HOPS)
-                    return method.response.FromString(await anext(answers))
+                    route = self._route.forward(name, _one(request), hops_left=MAX_HOPS)
+                    async with aclosing(route) as answers:
+                        return method.response.FromString(await anext(answers))
                 except Unavailable:
                     return await behaviour(request, context)
 
@@ -297,8 +300,10 @@ class ProxyInterceptor(grpc.aio.ServerInterceptor):
                         yield response
                     return
                 requests = _each(request) if method.takes_stream else _one(request)
-                async for raw in self._route.forward(name, requests, hops_left=MAX_HOPS):
-                    yield method.response.FromString(raw)
+                route = self._route.forward(name, requests, hops_left=MAX_HOPS)
+                async with aclosing(route) as answers:
+                    async for raw in answers:
+                        yield method.response.FromString(raw)
 
             return call
 
