@@ -206,6 +206,16 @@ class Lab:
         """Put a host's network cable back."""
         self.site.run(CONTROL, ["ip", "link", "set", host, "up"])
 
+    def restore(self) -> None:
+        """Start again whatever does not run, and put every cable back."""
+        self.start_etcd()
+        self.start_scheduler()
+        for host in self.spec.host_names:
+            self._start_host(host)
+            self.mend(host)
+        if self.spec.simulated:
+            self._start_fleet()
+
     # Looking inside.
 
     def run(

@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    """A lab of three hosts that is up. Whoever breaks something mends it."""
+    """A lab of three hosts that is up."""
     skip_without_a_lab_machine()
     with running_lab(unique(LabSpec(name="e2e", hosts=3))) as made:
         yield made
@@ -40,7 +40,8 @@ def lab_user(lab: Lab) -> Iterator[User]:
 
 
 @pytest.fixture
-def user(lab_user: User) -> Iterator[User]:
-    """The session's user; what a test leaves running is deleted."""
+def user(lab: Lab, lab_user: User) -> Iterator[User]:
+    """The session's user; what a test broke is mended, what it leaves running is deleted."""
     yield lab_user
+    lab.restore()
     lab_user.delete_all()
