@@ -116,7 +116,11 @@ async def test_a_lost_host_makes_its_instances_unknown_and_its_return_makes_them
     back = await cloud.until_state(on_it, S.RUNNING)
     await cloud.until_state(off, S.STOPPED)
     assert back.state_reason is None
-    assert (await cloud.hosts())[host_id].state is HostState.UP
+
+    async def up() -> bool:
+        return (await cloud.hosts())[host_id].state is HostState.UP
+
+    await cloud.until(up, "the host is UP", within_s=10)
 
 
 async def test_a_deletion_waits_for_a_silent_host_and_says_so(cloud: Cloud) -> None:
