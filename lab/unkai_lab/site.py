@@ -76,8 +76,6 @@ class Site:
         environment = clean_environment()
         programs = Path(sys.executable).parent
         environment["PATH"] = f"{programs}:{environment.get('PATH', '/usr/bin:/bin')}:/usr/sbin"
-        if name == CONTROL:
-            environment["UNKAI_SOCKET"] = str(self.paths.scheduler_socket)
         if name == FLEET:
             environment["UNKAI_AGENT_SOCKET"] = str(self.paths.cell(FLEET) / "agent.sock")
         return environment
