@@ -19,7 +19,7 @@ import click
 
 from unkai_lab.lab import Lab
 from unkai_lab.site import installed
-from unkai_lab.spec import LabSpec
+from unkai_lab.spec import LabPaths, LabSpec
 from unkai_lab.teardown import take_down
 from unkai_wire.errors import AlreadyExists, UnkaiError
 
@@ -152,7 +152,7 @@ def main(image: Path, name: str, keep: bool) -> None:
         lab = Lab.create(spec, say)
     except AlreadyExists:
         say(f"a lab {name} of an earlier run is taken down first")
-        take_down(Lab.open(name).paths)
+        take_down(LabPaths.of(name))
         lab = Lab.create(spec, say)
     except UnkaiError as failure:
         raise click.ClickException(f"{failure.message}\n  fix: {failure.fix}") from failure

@@ -107,7 +107,7 @@ async def _move_claim(lab: Lab, instance_id: str, host_id: str) -> int:
     """Move a claim as an operator's statement does, fenced by the reigning term."""
     path = lab.paths.cell(CONTROL) / "unkai.db"
     with sqlite3.connect(path) as connection:
-        (term,) = connection.execute("SELECT term FROM terms").fetchone()
+        (term,) = connection.execute("SELECT term FROM leader_term").fetchone()
     clock = lambda: datetime.now(UTC)  # noqa: E731
     uow = await open_unit_of_work(f"sqlite:///{path}", clock=clock, new_id=new_id)
     try:
