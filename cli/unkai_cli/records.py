@@ -9,6 +9,7 @@ for each kind of message.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -68,7 +69,10 @@ def _of_message(kind: Descriptor) -> Reader:
         return lambda value: value.ToJsonString()
     if kind.full_name.startswith("unkai."):
         return record
-    return lambda value: json_format.MessageToDict(value, preserving_proto_field_name=True)
+    # By way of text: MessageToDict leaves dictionaries of a class of its own in an Any.
+    return lambda value: json.loads(
+        json_format.MessageToJson(value, preserving_proto_field_name=True)
+    )
 
 
 def progress_text(operation: Any) -> str:

@@ -13,9 +13,9 @@ SCALE = 65535
 
 def show(printer: Printer, decision: Mapping[str, Any]) -> None:
     """Print what was decided, what each filter did, and how the candidates compare."""
-    printer.line(decision["summary"])
+    printer.line(f"host: {decision['host_name'] or 'none'}; {decision['summary']}")
     printer.line(
-        f"decided {decision.get('decide_time', '')} by policy {decision['policy']} "
+        f"decided {decision['decide_time']} by policy {decision['policy']} "
         f"over {decision['host_count']} hosts"
     )
     printer.line()

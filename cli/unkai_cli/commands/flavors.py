@@ -19,7 +19,7 @@ COLUMNS = (
     Column("VCPUS", lambda r: str(r["vcpus"]), right=True),
     Column("MEMORY", lambda r: bytes_text(r["memory_bytes"]), right=True),
     Column("DISK", lambda r: bytes_text(r["disk_bytes"]) if r["disk_bytes"] else "", right=True),
-    Column("AGE", lambda r: age_text(r.get("create_time")), right=True),
+    Column("AGE", lambda r: age_text(r["create_time"]), right=True),
     Column("ID", lambda r: r["id"]),
 )
 

@@ -35,7 +35,7 @@ COLUMNS = (
     ),
     Column("DISK", _share("claimed_disk_bytes", "claimable_disk_bytes", bytes_text), right=True),
     Column("ACCEL", lambda r: r["accelerator"]),
-    Column("AGE", lambda r: age_text(r.get("create_time")), right=True),
+    Column("AGE", lambda r: age_text(r["create_time"]), right=True),
     Column("ID", lambda r: r["id"]),
     Column("ADDRESS", lambda r: r["address"], wide=True),
     Column("VERSION", lambda r: r["agent_version"], wide=True),
@@ -44,7 +44,7 @@ COLUMNS = (
 
 
 def _usage(name: str, text: Any) -> Any:
-    return lambda r: text(r["usage"][name]) if r.get("usage") else ""
+    return lambda r: text(r["usage"][name]) if r["usage"] else ""
 
 
 def _percent(ratio: Any) -> str:
@@ -64,7 +64,7 @@ TOP = (
     Column("DISK FREE", _usage("disk_available_bytes", bytes_text), right=True),
     Column("READ/S", _usage("disk_read_bytes_per_s", lambda v: bytes_text(int(v))), right=True),
     Column("WRITE/S", _usage("disk_write_bytes_per_s", lambda v: bytes_text(int(v))), right=True),
-    Column("AGE", lambda r: f"{r['usage_age_s']:.1f}s" if r.get("usage") else "", right=True),
+    Column("SAMPLE AGE", lambda r: f"{r['usage_age_s']:.1f}s" if r["usage"] else "", right=True),
 )
 DETAILS = (
     *COLUMNS,

@@ -27,14 +27,14 @@ COLUMNS = (
     Column("SIZE", lambda r: bytes_text(r["size_bytes"]), right=True),
     Column("DISK", lambda r: bytes_text(r["virtual_size_bytes"]), right=True),
     Column("VISIBILITY", lambda r: r["visibility"].lower()),
-    Column("AGE", lambda r: age_text(r.get("create_time")), right=True),
+    Column("AGE", lambda r: age_text(r["create_time"]), right=True),
     Column("ID", lambda r: r["id"]),
     Column("SHA256", lambda r: r["sha256"], wide=True),
     Column("PROJECT", lambda r: r["project_id"], wide=True),
 )
 DETAILS = (
     *COLUMNS,
-    Column("REASON", lambda r: (r.get("state_reason") or {}).get("message", "")),
+    Column("REASON", lambda r: (r["state_reason"] or {}).get("message", "")),
     Column("ETAG", lambda r: r["etag"]),
 )
 CHUNK_BYTES = 1 << 20

@@ -32,7 +32,7 @@ COLUMNS = (
     Column("VCPUS", lambda r: str(r["vcpus"]), right=True),
     Column("MEMORY", lambda r: bytes_text(r["memory_bytes"]), right=True),
     Column("DISK", lambda r: bytes_text(r["disk_bytes"]), right=True),
-    Column("AGE", lambda r: age_text(r.get("create_time")), right=True),
+    Column("AGE", lambda r: age_text(r["create_time"]), right=True),
     Column("ID", lambda r: r["id"]),
     Column("IMAGE", lambda r: r["image_id"], wide=True),
     Column("ACCEL", lambda r: r["effective_accelerator"], wide=True),
@@ -45,9 +45,10 @@ DETAILS = (
     Column("FLAVOR", lambda r: r["flavor_id"]),
     Column("KEYS", lambda r: ", ".join(r["key_pair_ids"])),
     Column("TRAITS", lambda r: ", ".join(r["required_traits"])),
-    Column("REASON", lambda r: (r.get("state_reason") or {}).get("message", "")),
-    Column("CREATED", lambda r: r.get("create_time", "")),
-    Column("STARTED", lambda r: r.get("start_time", "")),
+    Column("POLICY", lambda r: r["placement_policy"].replace("UNSPECIFIED", "").lower()),
+    Column("REASON", lambda r: (r["state_reason"] or {}).get("message", "")),
+    Column("CREATED", lambda r: r["create_time"]),
+    Column("STARTED", lambda r: r["start_time"]),
     Column("ETAG", lambda r: r["etag"]),
 )
 STATES = (

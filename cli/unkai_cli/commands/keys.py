@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 COLUMNS = (
     Column("NAME", lambda r: r["name"]),
     Column("FINGERPRINT", lambda r: r["fingerprint"]),
-    Column("AGE", lambda r: age_text(r.get("create_time")), right=True),
+    Column("AGE", lambda r: age_text(r["create_time"]), right=True),
     Column("ID", lambda r: r["id"]),
 )
 

@@ -21,15 +21,15 @@ COLUMNS = (
     Column("RESOURCE", lambda r: r["resource_id"]),
     Column("DONE", lambda r: f"{r['progress_percent']}%", right=True),
     Column("PROGRESS", lambda r: r["progress_message"]),
-    Column("AGE", lambda r: age_text(r.get("create_time")), right=True),
-    Column("ERROR", lambda r: (r.get("error") or {}).get("message", ""), wide=True),
+    Column("AGE", lambda r: age_text(r["create_time"]), right=True),
+    Column("ERROR", lambda r: (r["error"] or {}).get("message", ""), wide=True),
 )
 DETAILS = (
     *COLUMNS,
     Column("QUEUE", lambda r: str(r["queue_position"] or "")),
     Column("REQUEST", lambda r: r["request_id"]),
-    Column("DEADLINE", lambda r: r.get("deadline_time", "")),
-    Column("ENDED", lambda r: r.get("end_time", "")),
+    Column("DEADLINE", lambda r: r["deadline_time"]),
+    Column("ENDED", lambda r: r["end_time"]),
 )
 
 

@@ -24,7 +24,14 @@ _FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgtp])(?:i?b|i)?|b)?", re.IGNORECASE | re.ASCII)
 _DURATION = re.compile(r"\d+(?:\.\d+)?|(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+", re.ASCII)
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?", re.ASCII)
-_SECONDS = {"ms": Fraction(1, 1000), "": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_SECONDS: dict[str, Fraction | int] = {
+    "ms": Fraction(1, 1000),
+    "": 1,
+    "s": 1,
+    "m": 60,
+    "h": 3600,
+    "d": 86400,
+}
 MAX_BYTES = 2**63 - 1
 """What the contracts' int64 fields hold."""
 MAX_SECONDS = 365 * 86400

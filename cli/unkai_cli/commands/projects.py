@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 COLUMNS = (
     Column("NAME", lambda r: r["name"]),
     Column("DESCRIPTION", lambda r: r["description"]),
-    Column("AGE", lambda r: age_text(r.get("create_time")), right=True),
+    Column("AGE", lambda r: age_text(r["create_time"]), right=True),
     Column("ID", lambda r: r["id"]),
 )
 
