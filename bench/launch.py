@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import sys
 import time
@@ -35,6 +36,7 @@ from unkai_lab.spec import LabSpec
 from unkai_lab.teardown import take_down
 
 HOST = "h1"
+QEMU_USER = "libvirt-qemu"
 SUCCEEDED = operation_pb2.Operation.STATE_SUCCEEDED
 ENDED = {SUCCEEDED, operation_pb2.Operation.STATE_FAILED, operation_pb2.Operation.STATE_CANCELLED}
 
@@ -101,11 +103,14 @@ class Floor:
         self._lab = lab
         self._folder = folder
         self._tree = ET.fromstring(xml)
-        self._base = ""
-        for node in self._tree.iter("backingStore"):
-            source = node.find("source")
-            if source is not None:
-                self._base = source.attrib["file"]
+        base = self._tree.find(".//backingStore/source")
+        _, seed = self._tree.findall("./devices/disk/source")
+        if base is None:
+            raise ValueError("the domain names no backing image")
+        self._base = base.attrib["file"]
+        self._seed = folder / "seed.iso"
+        shutil.copy2(seed.attrib["file"], self._seed)
+        shutil.chown(self._seed, QEMU_USER, QEMU_USER)
 
     def create(self, number: int) -> float:
         """Create the domain once; return the seconds `virsh create` took, and destroy it."""
@@ -113,15 +118,14 @@ class Floor:
         disk, log, file = (self._folder / f"{name}.{end}" for end in ("qcow2", "log", "xml"))
         self._tree.find("name").text = name  # type: ignore[union-attr]
         self._tree.find("uuid").text = str(uuid.uuid4())  # type: ignore[union-attr]
-        for source in self._tree.findall("./devices/disk[@device='disk']/source"):
-            if source.attrib["file"].endswith("root.qcow2") or "floor" in source.attrib["file"]:
-                source.attrib["file"] = str(disk)
+        root, seed = self._tree.findall("./devices/disk/source")
+        root.attrib["file"], seed.attrib["file"] = str(disk), str(self._seed)
         for console in self._tree.iter("log"):
             console.attrib["file"] = str(log)
         file.write_text(ET.tostring(self._tree, encoding="unicode"))
         create = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", self._base]
         self._lab.run(HOST, [*create, str(disk)])
-        self._lab.run(HOST, ["chown", "libvirt-qemu:", str(disk)])
+        self._lab.run(HOST, ["chown", f"{QEMU_USER}:", str(disk)])
         timed = f"a=$(date +%s%N); virsh -q create {file} >&2; b=$(date +%s%N); echo $((b - a))"
         done = self._lab.run(HOST, ["sh", "-ec", timed])
         self._lab.virsh(HOST, "destroy", name)
