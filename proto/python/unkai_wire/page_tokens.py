@@ -16,6 +16,8 @@ from unkai_wire.errors import InvalidArgument
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
+MAX_TOKEN = 16 << 10
+"""Longest token looked at: a name, an id and a digest in base64 are far shorter."""
 
 
 def page_size(requested: int) -> int:
@@ -41,9 +43,12 @@ def encode(request: str, key: Sequence[str]) -> str:
 def decode(request: str, token: str) -> list[str]:
     """Return the sort key in a token; raise `InvalidArgument` for one that does not belong."""
     try:
+        if len(token) > MAX_TOKEN:
+            raise ValueError("too long")
         raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         parts = json.loads(raw)
-    except (binascii.Error, ValueError) as error:
+        json.dumps(parts, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    except (binascii.Error, ValueError, RecursionError) as error:
         raise InvalidArgument.field(
             "page_token", "is not a token we gave", reason="INVALID_PAGE_TOKEN"
         ) from error

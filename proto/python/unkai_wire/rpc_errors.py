@@ -3,7 +3,8 @@
 The only place where a status code is chosen. A server installs `ErrorInterceptor`; a client
 calls `from_rpc_error` in its adapter. The status travels in the trailing metadata
 `grpc-status-details-bin` as google.rpc.Status with google.rpc.ErrorInfo and, by class, BadRequest,
-ResourceInfo, PreconditionFailure, QuotaFailure, RetryInfo, RequestInfo.
+ResourceInfo, PreconditionFailure, QuotaFailure, RetryInfo, RequestInfo. The trap: a client refuses
+a whole answer whose trailing metadata exceeds 8 KiB, so what is sent is bounded.
 """
 
 from __future__ import annotations
@@ -11,16 +12,25 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2 as details_pb2
 from google.rpc import status_pb2
 
 from unkai_wire import errors
 
 STATUS_KEY = "grpc-status-details-bin"
+MAX_STATUS_BYTES = 4096
+"""Largest status sent. In base64, and with the message once more, it stays below the 8,192 bytes of
+metadata that gRPC accepts (`grpc.max_metadata_size`, gRPC core's channel arguments)."""
+MAX_MESSAGE_BYTES = 700
+"""Largest message beside the details: percent-encoding may triple it."""
+_MAX_SHORTENED = 16
+_MAX_SHORTENED_TEXT = 48
 _FIX = "fix"
 _LOG = logging.getLogger("unkai.rpc")
 
@@ -89,6 +99,45 @@ def to_status(error: errors.UnkaiError) -> status_pb2.Status:
     return status
 
 
+def bounded_status(error: errors.UnkaiError) -> status_pb2.Status:
+    """Return the error's status, shortened where it would be too large to be sent."""
+    status = to_status(error)
+    return status if status.ByteSize() <= MAX_STATUS_BYTES else to_status(_shortened(error))
+
+
+def _shortened(error: errors.UnkaiError) -> errors.UnkaiError:
+    """Return the error with fewer and shorter texts; class and reason stay."""
+    record = error.to_record()
+    details = record["details"]
+    if "violations" in details:
+        details["violations"] = [
+            [_cut(text) for text in violation] for violation in details["violations"]
+        ][:_MAX_SHORTENED]
+    for key in ("resource_kind", "resource"):
+        if key in details:
+            details[key] = _cut(details[key])
+    if "reasons" in details:
+        details["reasons"] = dict(list(details["reasons"].items())[:_MAX_SHORTENED])
+    short = errors.UnkaiError.from_record(
+        record
+        | {
+            "message": _cut(error.message, MAX_MESSAGE_BYTES // 4),
+            "fix": _cut(error.fix, MAX_MESSAGE_BYTES // 4),
+            "metadata": {
+                _cut(k): _cut(v) for k, v in list(error.metadata.items())[:_MAX_SHORTENED]
+            },
+        }
+    )
+    short.request_id = _cut(error.request_id)
+    return short
+
+
+def _cut(text: str, most_bytes: int = _MAX_SHORTENED_TEXT) -> str:
+    """Return the text, cut to so many bytes of UTF-8; the cut shows as an ellipsis."""
+    raw = text.encode(errors="replace")
+    return text if len(raw) <= most_bytes else raw[: most_bytes - 3].decode(errors="ignore") + "…"
+
+
 def from_status(status: status_pb2.Status) -> errors.UnkaiError:
     """Return the error that a google.rpc.Status stands for."""
     kind = _CLASS_OF_CODE.get(status.code, errors.Internal)
@@ -155,8 +204,8 @@ def internal_error(error: BaseException) -> errors.Internal:
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: errors.UnkaiError) -> None:
     await context.abort(
         status_code(error),
-        error.message,
-        trailing_metadata=((STATUS_KEY, to_status(error).SerializeToString()),),
+        _cut(error.message, MAX_MESSAGE_BYTES),
+        trailing_metadata=((STATUS_KEY, bounded_status(error).SerializeToString()),),
     )
 
 
@@ -164,8 +213,24 @@ def _expected(error: Exception) -> errors.UnkaiError:
     return error if isinstance(error, errors.UnkaiError) else internal_error(error)
 
 
+@dataclass(frozen=True, slots=True)
+class _Undecodable:
+    """Stands for a request whose bytes are no message of the method's type."""
+
+    def error(self) -> errors.InvalidArgument:
+        return errors.InvalidArgument.field(
+            "request",
+            "its bytes are not a message of this method, or hold text that is not UTF-8",
+            reason="UNDECODABLE_REQUEST",
+            fix="make the client from the contracts of this version",
+        )
+
+
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Turn what a servicer raises into a status: the outermost interceptor of a server."""
+    """Turn what a servicer raises into a status: the outermost interceptor of a server.
+
+    Requests are decoded inside it too: gRPC's own answer to a broken one is UNKNOWN.
+    """
 
     async def intercept_service(
         self,
@@ -178,13 +243,23 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return handler
-        return wrap_handler(handler, _unary, _stream)
+        decode = handler.request_deserializer
+
+        def decoded(raw: bytes) -> Any:
+            try:
+                return decode(raw) if decode else raw
+            except DecodeError:
+                return _Undecodable()
+
+        return wrap_handler(handler, _unary, _stream, request_deserializer=decoded)
 
 
 def wrap_handler(
     handler: Any,
     unary: Callable[[Callable[..., Any]], Callable[..., Any]],
     stream: Callable[[Callable[..., Any]], Callable[..., Any]],
+    *,
+    request_deserializer: Callable[[bytes], Any] | None = None,
 ) -> grpc.RpcMethodHandler[Any, Any]:
     """Return the handler with its behaviour wrapped: `unary` for one answer, `stream` for many."""
     makers = {
@@ -196,15 +271,27 @@ def wrap_handler(
     name, make, wrap = makers[bool(handler.request_streaming), bool(handler.response_streaming)]
     return make(
         wrap(getattr(handler, name)),
-        request_deserializer=handler.request_deserializer,
+        request_deserializer=request_deserializer or handler.request_deserializer,
         response_serializer=handler.response_serializer,
     )
+
+
+def _checked(request: Any) -> Any:
+    """Return a decoded request, or a stream of them; raise `InvalidArgument` for a broken one."""
+    if isinstance(request, _Undecodable):
+        raise request.error()
+    return _each_checked(request) if hasattr(request, "__aiter__") else request
+
+
+async def _each_checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _checked(request)
 
 
 def _unary(behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
-            return await behaviour(request, context)
+            return await behaviour(_checked(request), context)
         except grpc.aio.AbortError:
             raise
         except Exception as error:  # noqa: BLE001 - the boundary: everything becomes a status
@@ -216,7 +303,7 @@ def _unary(behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[
 def _stream(behaviour: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
-            async for response in behaviour(request, context):
+            async for response in behaviour(_checked(request), context):
                 yield response
         except grpc.aio.AbortError:
             raise

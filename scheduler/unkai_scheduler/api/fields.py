@@ -10,10 +10,19 @@ from google.protobuf.duration_pb2 import Duration
 from unkai_wire.errors import InvalidArgument
 
 T = TypeVar("T")
+_MAX_SECONDS = 315_576_000_000
+_MAX_NANOS = 999_999_999
 
 
-def seconds_of(duration: Duration) -> float:
-    """Read a duration in seconds."""
+def seconds_of(duration: Duration, field: str) -> float:
+    """Read a duration in seconds; refuse one that is none (google/protobuf/duration.proto)."""
+    whole, nanos = duration.seconds, duration.nanos
+    if abs(whole) > _MAX_SECONDS or abs(nanos) > _MAX_NANOS or whole * nanos < 0:
+        raise InvalidArgument.field(
+            field,
+            "is no duration: its nanos must be below one second and of the sign of its seconds",
+            reason="INVALID_DURATION",
+        )
     return duration.seconds + duration.nanos / 1e9
 
 

@@ -42,7 +42,7 @@ class InstanceServicer(instance_service_pb2_grpc.InstanceServiceServicer):
             call_of(request),
             request.project_id,
             _draft(request.instance),
-            seconds_of(request.capacity_wait),
+            seconds_of(request.capacity_wait, "capacity_wait"),
         )
         return instance_service_pb2.CreateInstanceResponse(
             instance=instance_message(accepted.instance),
@@ -110,7 +110,7 @@ class InstanceServicer(instance_service_pb2_grpc.InstanceServiceServicer):
             call_of(request),
             request.instance_id,
             force=request.force,
-            grace_s=seconds_of(request.grace) if request.HasField("grace") else None,
+            grace_s=(seconds_of(request.grace, "grace") if request.HasField("grace") else None),
         )
         return instance_service_pb2.StopInstanceResponse(
             instance=instance_message(accepted.instance),

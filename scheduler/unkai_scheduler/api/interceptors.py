@@ -21,6 +21,7 @@ import structlog
 from unkai_scheduler.api import policy
 from unkai_scheduler.api.callers import Caller, calling
 from unkai_scheduler.api.rpc_metrics import RpcMetrics
+from unkai_scheduler.domain.names import is_request_id
 from unkai_wire.errors import DeadlineExceeded, PermissionDenied, UnkaiError
 from unkai_wire.rpc_errors import status_code, wrap_handler
 from unkai_wire.tls import principal_of_auth_context
@@ -79,7 +80,9 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
 
     @contextmanager
     def _visit(self, method: str, request: Any, context: Any) -> Iterator[_Visit]:
-        request_id = getattr(request, "request_id", "") or secrets.token_hex(8)
+        given = getattr(request, "request_id", "")
+        # One that is none is neither logged nor given back: it may be of any size.
+        request_id = given if given and is_request_id(given) else secrets.token_hex(8)
         code, visit = "OK", None
         started_s = time.monotonic()
         try:

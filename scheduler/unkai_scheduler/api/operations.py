@@ -41,7 +41,9 @@ class OperationServicer(operation_service_pb2_grpc.OperationServiceServicer):
     async def WaitOperation(
         self, request: operation_service_pb2.WaitOperationRequest, context: Any
     ) -> operation_service_pb2.WaitOperationResponse:
-        timeout_s = seconds_of(request.timeout) if request.HasField("timeout") else None
+        timeout_s = None
+        if request.HasField("timeout"):
+            timeout_s = seconds_of(request.timeout, "timeout")
         operation = await self._operations.wait(
             request.operation_id, timeout_s, request.seen_update_time
         )

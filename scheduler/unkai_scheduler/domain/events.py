@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
 from unkai_wire.errors import InvalidArgument
+
+_REVISION = re.compile(r"[0-9]{1,18}\.[0-9]{1,18}")
+"""Two numbers that every database can hold."""
 
 
 class EventType(Enum):
@@ -32,11 +36,11 @@ class Revision:
     @classmethod
     def parse(cls, text: str) -> Revision:
         """Read the text form; raise `InvalidArgument` when it is not one."""
-        epoch, dot, number = text.partition(".")
-        if not (dot and epoch.isdecimal() and number.isdecimal() and len(text) <= 40):
+        if not _REVISION.fullmatch(text):
             raise InvalidArgument.field(
                 "after_revision", "is not a revision we gave", reason="INVALID_REVISION"
             )
+        epoch, _, number = text.partition(".")
         return cls(int(epoch), int(number))
 
 

@@ -11,6 +11,8 @@ _NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _DOTTED_NAME = re.compile(r"[a-z]([a-z0-9.-]{0,61}[a-z0-9])?")
 _LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,64}")
+MAX_FILTER = 64
+"""Characters of a text that a list is filtered by: no name and no id is longer."""
 MAX_LABELS = 64
 MAX_LABEL_VALUE = 255
 
@@ -47,9 +49,27 @@ def check_labels(labels: Mapping[str, str], field: str) -> dict[str, str]:
     return dict(labels)
 
 
+def check_text(text: str, field: str, most: int) -> str:
+    """Return free text when it is short enough and has no control characters but line ends."""
+    if len(text) > most:
+        raise InvalidArgument.field(
+            field, f"is longer than {most} characters", reason="TEXT_TOO_LONG"
+        )
+    if any(ord(char) < 0x20 and char not in "\t\n" for char in text):
+        raise InvalidArgument.field(
+            field, "holds a control character other than a line end", reason="INVALID_TEXT"
+        )
+    return text
+
+
+def is_request_id(text: str) -> bool:
+    """Tell whether a text is 1 to 64 visible ASCII characters."""
+    return _REQUEST_ID.fullmatch(text) is not None
+
+
 def check_request_id(request_id: str) -> str:
     """Return the request id when it is empty or 1 to 64 visible ASCII characters."""
-    if request_id and not _REQUEST_ID.fullmatch(request_id):
+    if request_id and not is_request_id(request_id):
         raise InvalidArgument.field(
             "request_id",
             "must be 1 to 64 visible ASCII characters; a UUID is advised",

@@ -11,6 +11,8 @@ from unkai_wire import ids
 from unkai_wire.errors import Conflict, InvalidArgument, NotFound
 
 T = TypeVar("T")
+MAX_VIOLATIONS = 16
+"""Problems told in one error: an answer's size is bounded, and nobody reads more."""
 
 
 class Violations:
@@ -45,8 +47,10 @@ class Violations:
             raise self._errors[0]
         if self._errors:
             violations = [v for error in self._errors for v in error.violations]
+            count, violations = len(violations), violations[:MAX_VIOLATIONS]
+            shown = "" if count <= MAX_VIOLATIONS else f" (the first {MAX_VIOLATIONS} are shown)"
             raise InvalidArgument(
-                f"{len(violations)} fields are wrong: "
+                f"{count} fields are wrong{shown}: "
                 + "; ".join(f"{field}: {problem}" for field, problem in violations),
                 metadata={"fields": ",".join(dict.fromkeys(field for field, _ in violations))},
                 violations=violations,

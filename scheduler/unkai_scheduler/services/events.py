@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from unkai_scheduler.domain.events import Event, Revision
+from unkai_scheduler.domain.names import MAX_FILTER, check_text
 from unkai_scheduler.services.checks import Violations
 from unkai_scheduler.services.context import ServiceContext
 from unkai_scheduler.services.follower import Follower
@@ -40,14 +41,15 @@ class EventFilter:
             if self.project_id:
                 with wrong.collect():
                     check_id("project", self.project_id, "project_id")
-            for kind in self.kinds:
+            for kind in dict.fromkeys(self.kinds):
                 wrong.require(
                     kind in KINDS,
                     "resource_kinds",
                     f"{kind[:64]!r} is no kind; there are {', '.join(KINDS)}",
                     "UNKNOWN_KIND",
                 )
-            wrong.require(len(self.resource_id) <= 64, "resource_id", "is not an id", "INVALID_ID")
+            with wrong.collect():
+                check_text(self.resource_id, "resource_id", MAX_FILTER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class EventsService:
     async def list(self, paging: Paging, wanted: EventFilter) -> Page[Event]:
         """Return past events, newest first."""
         wanted.check()
-        conditions = [wanted.project_id, sorted(wanted.kinds), wanted.resource_id]
+        conditions = [wanted.project_id, sorted(set(wanted.kinds)), wanted.resource_id]
         page = plan(paging, "events", conditions, _key, key_length=1)
         return await self._context.uow.read(
             lambda conn: page.read(

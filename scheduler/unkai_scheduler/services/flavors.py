@@ -102,6 +102,7 @@ class FlavorsService:
 
     async def list(self, paging: Paging, *, name: str = "") -> Page[Flavor]:
         """Return flavors by name."""
+        names.check_text(name, "name", names.MAX_FILTER)
         page = plan(paging, "flavors", [name], _key, key_length=2)
         return await self._context.uow.read(
             lambda conn: page.read(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from unkai_scheduler.agents.port import UsageSample
 from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.hosts import Host, HostUsage
+from unkai_scheduler.domain.names import MAX_FILTER, check_text
 from unkai_scheduler.services.checks import Violations, fetch, found
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.listing import Page, Paging, plan
@@ -53,6 +54,7 @@ class HostsService:
 
     async def list(self, paging: Paging, *, name: str = "") -> Page[HostView]:
         """Return hosts by name."""
+        check_text(name, "name", MAX_FILTER)
         page = plan(paging, "hosts", [name], _key, key_length=2)
         rows = await self._context.uow.read(
             lambda conn: page.read(
@@ -65,13 +67,7 @@ class HostsService:
 
     async def cordon(self, call: Call, host_id: str, reason: str) -> HostView:
         """Keep new instances from a host."""
-        with Violations() as wrong:
-            wrong.require(
-                len(reason) <= _MAX_REASON,
-                "reason",
-                f"is longer than {_MAX_REASON} characters",
-                "TEXT_TOO_LONG",
-            )
+        check_text(reason, "reason", _MAX_REASON)
         return self._view(await self._set_cordon(call, host_id, cordoned=True, reason=reason))
 
     async def uncordon(self, call: Call, host_id: str) -> HostView:
@@ -81,7 +77,7 @@ class HostsService:
     async def watch_usage(self, host_ids: Sequence[str]) -> AsyncIterator[UsageSample]:
         """Yield samples of these hosts (none: all) as they arrive."""
         with Violations() as wrong:
-            for host_id in host_ids:
+            for host_id in dict.fromkeys(host_ids):
                 with wrong.collect():
                     check_id("host", host_id, "host_ids")
         async for sample in self._live.subscribe(host_ids):

@@ -109,6 +109,7 @@ class ImagesService:
         """Return images by name; with a project, those that it may use."""
         if project_id:
             check_id("project", project_id, "project_id")
+        names.check_text(name, "name", names.MAX_FILTER)
         page = plan(paging, "images", [project_id, name], _key, key_length=2)
         return await self._context.uow.read(
             lambda conn: page.read(

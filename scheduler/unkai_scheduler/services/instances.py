@@ -23,6 +23,7 @@ from unkai_scheduler.domain.instances import (
     Power,
     check_move,
 )
+from unkai_scheduler.domain.names import MAX_FILTER, check_labels, check_text
 from unkai_scheduler.domain.operations import Operation, OperationState, Verb
 from unkai_scheduler.services.checks import Violations, check_etag, check_mask, fetch, found
 from unkai_scheduler.services.context import Call, ServiceContext
@@ -83,6 +84,11 @@ class InstanceFilter:
                 f"must have at least {MIN_ID_PREFIX} characters",
                 "ID_PREFIX_TOO_SHORT",
             )
+            for field_name, text in (("name", self.name), ("id_prefix", self.id_prefix)):
+                with wrong.collect():
+                    check_text(text, field_name, MAX_FILTER)
+            with wrong.collect():
+                check_labels(self.labels, "label_selector")
 
     def conditions(self) -> list[object]:
         """Return the filter as plain values, for the page token."""
@@ -91,7 +97,7 @@ class InstanceFilter:
             self.name,
             self.id_prefix,
             self.host_id,
-            sorted(state.value for state in self.states),
+            sorted({state.value for state in self.states}),
             dict(self.labels),
         ]
 

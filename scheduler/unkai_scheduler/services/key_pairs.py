@@ -77,6 +77,7 @@ class KeyPairsService:
         """Return key pairs by name."""
         if project_id:
             check_id("project", project_id, "project_id")
+        names.check_text(name, "name", names.MAX_FILTER)
         page = plan(paging, "key_pairs", [project_id, name], _key, key_length=2)
         return await self._context.uow.read(
             lambda conn: page.read(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from unkai_scheduler.domain.names import MAX_FILTER, check_text
 from unkai_scheduler.domain.operations import Operation
 from unkai_scheduler.services.checks import Violations, fetch, found
 from unkai_scheduler.services.context import Call, ServiceContext
@@ -58,6 +59,7 @@ class OperationsService:
         """Return operations, newest first."""
         if project_id:
             check_id("project", project_id, "project_id")
+        check_text(resource_id, "resource_id", MAX_FILTER)
         conditions = [project_id, resource_id, active_only]
         page = plan(paging, "operations", conditions, _key, key_length=1)
         return await self._context.uow.read(

@@ -75,6 +75,7 @@ class ProjectsService:
 
     async def list(self, paging: Paging, *, name: str = "") -> Page[Project]:
         """Return projects by name."""
+        names.check_text(name, "name", names.MAX_FILTER)
         page = plan(paging, "projects", [name], _key, key_length=2)
         return await self._context.uow.read(
             lambda conn: page.read(
@@ -144,12 +145,8 @@ def _check(draft: ProjectDraft, fields: frozenset[str]) -> None:
             with wrong.collect():
                 names.check_labels(draft.labels, "project.labels")
         if "description" in fields:
-            wrong.require(
-                len(draft.description) <= _MAX_DESCRIPTION,
-                "project.description",
-                f"is longer than {_MAX_DESCRIPTION} characters",
-                "TEXT_TOO_LONG",
-            )
+            with wrong.collect():
+                names.check_text(draft.description, "project.description", _MAX_DESCRIPTION)
 
 
 def _keep_default(project: Project) -> None:

@@ -20,7 +20,7 @@ from unkai_scheduler.store import history, rows
 from unkai_scheduler.store.columns import LONG_TEXT, TEXT, shortened
 from unkai_scheduler.store.failures import unique
 from unkai_scheduler.store.tables import events
-from unkai_wire.errors import FailedPrecondition
+from unkai_wire.errors import FailedPrecondition, InvalidArgument
 
 
 def insert(conn: Connection, event: Event) -> None:
@@ -104,9 +104,16 @@ def list_page(
     """Return a page of stamped events, newest first."""
     where = [events.c.number.is_not(None), *_filters(project_id, kinds, resource_id)]
     if after is not None:
-        where.append(events.c.number < Revision.parse(rows.page_key(after, 1)[0]).number)
+        where.append(events.c.number < _page_number(after))
     query = select(events).where(*where).order_by(events.c.number.desc()).limit(limit)
     return [_event(row) for row in conn.execute(query)]
+
+
+def _page_number(after: Sequence[str]) -> int:
+    try:
+        return Revision.parse(rows.page_key(after, 1)[0]).number
+    except InvalidArgument as error:
+        raise rows.foreign_token() from error
 
 
 def prune(conn: Connection, keep: int) -> int:
@@ -140,7 +147,7 @@ def _filters(
         resource_id=(events.c.resource_id, resource_id),
     )
     if kinds:
-        where.append(events.c.resource_kind.in_(sorted(kinds)))
+        where.append(events.c.resource_kind.in_(sorted(set(kinds))))
     return where
 
 

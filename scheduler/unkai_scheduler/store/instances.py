@@ -91,7 +91,7 @@ def list_page(
     if id_prefix is not None:
         where.append(instances.c.id.startswith(id_prefix, autoescape=True))
     if states:
-        where.append(instances.c.state.in_(sorted(state.value for state in states)))
+        where.append(instances.c.state.in_(sorted({state.value for state in states})))
     where += [_has_label(key, value) for key, value in sorted((labels or {}).items())]
     page = rows.page_by_name(conn, _QUERY, instances, after=after, limit=limit, where=where)
     return [_instance(row) for row in page]

@@ -55,10 +55,15 @@ def page_by_name(
 def page_key(after: Sequence[str], length: int) -> Sequence[str]:
     """Return the key of the last row given; raise `InvalidArgument` when it cannot be one."""
     if len(after) != length:
-        raise InvalidArgument.field(
-            "page_token", "belongs to another request", reason="INVALID_PAGE_TOKEN"
-        )
+        raise foreign_token()
     return after
+
+
+def foreign_token() -> InvalidArgument:
+    """Make the error for a page token that some other list has given, or nobody."""
+    return InvalidArgument.field(
+        "page_token", "belongs to another request", reason="INVALID_PAGE_TOKEN"
+    )
 
 
 def matches(**filters: tuple[ColumnElement[Any], Any]) -> list[ColumnElement[bool]]:

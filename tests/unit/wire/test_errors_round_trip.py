@@ -54,6 +54,31 @@ def test_an_error_survives_its_record(error: errors.UnkaiError) -> None:
     assert _facts(errors.UnkaiError.from_record(error.to_record())) == _facts(error)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.InvalidArgument(
+            "é" * 9000, violations=[(f"field{i}", "é" * 300) for i in range(500)]
+        ),
+        errors.NotFound.of("instance", "x" * 100_000),
+        errors.NoCapacity("no host", reasons={f"reason{i}": i for i in range(5000)}),
+        errors.Unavailable("slow", metadata={str(i): "v" * 900 for i in range(100)}),
+    ],
+    ids=lambda e: type(e).__name__,
+)
+def test_a_huge_error_is_shortened_to_what_grpc_can_send(error: errors.UnkaiError) -> None:
+    error.request_id = "r" * 100_000
+    status = rpc_errors.bounded_status(error)
+    assert status.ByteSize() <= rpc_errors.MAX_STATUS_BYTES
+    back = rpc_errors.from_status(status)
+    assert (type(back), back.reason) == (type(error), error.reason)
+
+
+@pytest.mark.parametrize("error", SAMPLES, ids=lambda e: type(e).__name__)
+def test_an_error_of_usual_size_is_not_shortened(error: errors.UnkaiError) -> None:
+    assert rpc_errors.bounded_status(error) == rpc_errors.to_status(error)
+
+
 def test_every_class_is_registered_and_has_a_code() -> None:
     named = {
         name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,6 +44,14 @@ def test_a_token_of_another_request_is_refused() -> None:
 def test_any_other_text_is_refused_as_a_token(text: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         page_tokens.decode("r", text)
+    assert caught.value.reason == "INVALID_PAGE_TOKEN"
+
+
+@pytest.mark.parametrize("raw", ["[" * 9000, '["x","\\ud800"]', "{}", "[]", "[1,2]", "[" * 100_000])
+def test_json_that_is_no_list_of_texts_is_refused_as_a_token(raw: str) -> None:
+    token = base64.urlsafe_b64encode(raw.encode()).decode().rstrip("=")
+    with pytest.raises(InvalidArgument) as caught:
+        page_tokens.decode("r", token)
     assert caught.value.reason == "INVALID_PAGE_TOKEN"
 
 
