@@ -236,6 +236,13 @@ class Progress:
             note(text)
         self._last = text
 
+    def show_bytes(self, what: str, done: int, total: int) -> None:
+        """Show how much is carried; off a terminal, a line for each tenth."""
+        if self._live:
+            self.show(f"{what}: {bytes_text(done)} of {bytes_text(total)}")
+        elif total:
+            self.show(f"{what}: {10 * (10 * done // total)}% of {bytes_text(total)}")
+
     def clear(self) -> None:
         """Take the live line away."""
         if self._live and self._last:

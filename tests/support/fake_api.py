@@ -60,8 +60,7 @@ class FakeApi:
         if not script:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, f"no script for {method}")
         assert script is not None
-        answer = script.popleft() if len(script) > 1 else script[0]
-        return answer
+        return script.popleft() if len(script) > 1 else script[0]
 
 
 class _Handler(grpc.GenericRpcHandler):

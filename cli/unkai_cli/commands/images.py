@@ -120,7 +120,7 @@ def _chunks(client: Any, image_id: str, file: Path, progress: Progress) -> Itera
         while piece := stream.read(CHUNK_BYTES):
             yield request(chunk=piece)
             sent += len(piece)
-            progress.show(f"upload {file.name}: {bytes_text(sent)} of {bytes_text(size)}")
+            progress.show_bytes(f"upload {file.name}", sent, size)
 
 
 @image.command("download")
@@ -140,7 +140,7 @@ def download(session: Session, image: str, file: Path) -> None:
                 stream.write(answer.chunk)
                 digest.update(answer.chunk)
                 got += len(answer.chunk)
-                progress.show(f"download: {bytes_text(got)} of {bytes_text(wanted.size_bytes)}")
+                progress.show_bytes(f"download {wanted.name}", got, wanted.size_bytes)
         if digest.hexdigest() != wanted.sha256:
             raise FailedPrecondition(
                 f"the bytes of image {wanted.name} are not those recorded",

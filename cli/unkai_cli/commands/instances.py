@@ -340,11 +340,11 @@ def update(
     from unkai.compute.v1 import instance_pb2
     from unkai_cli.records import record
 
-    client = session.client
-    now = _get(session, client.resolve("instance", instance))
     paths = (["name"] if new_name else []) + (["labels"] if labels or removed else [])
     if not paths:
         raise click.UsageError("say --name, --label or --remove-label")
+    client = session.client
+    now = _get(session, client.resolve("instance", instance))
     kept = {k: v for k, v in now.labels.items() if k not in removed} | dict(labels)
     answer = client.call(
         "InstanceService",
