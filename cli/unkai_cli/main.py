@@ -6,7 +6,6 @@ packages add groups by the entry point `unkai.commands` (the lab does).
 
 from __future__ import annotations
 
-import functools
 import importlib
 import os
 import sys
@@ -14,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unkai_cli import __version__
+from unkai_cli import __version__, plugins
 from unkai_cli.groups import Group
 from unkai_cli.output import EXIT_INTERRUPTED, EXIT_USAGE, FORMATS, error
+from unkai_cli.plugins import added
 from unkai_cli.session import Session
 from unkai_wire.errors import FailedPrecondition, InvalidArgument, UnkaiError
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
-
     from click.shell_completion import CompletionItem
 
 COMMANDS = {
@@ -43,20 +41,10 @@ COMMANDS = {
 """Name: (where it is, what it is for)."""
 
 
-@functools.cache
-def _entry_points() -> dict[str, EntryPoint]:
-    from importlib.metadata import entry_points
-
-    return {point.name: point for point in entry_points(group="unkai.commands")}
-
-
 def _summaries() -> dict[str, str]:
     """Return every command with what it is for, importing none."""
-    added = {
-        name: f"Added by {point.module.partition('.')[0]}."
-        for name, point in sorted(_entry_points().items())
-    }
-    return {name: text for name, (_, text) in COMMANDS.items()} | added
+    others = {name: f"Added by {target.partition('.')[0]}." for name, target in added().items()}
+    return {name: text for name, (_, text) in COMMANDS.items()} | others
 
 
 class LazyGroup(Group):
@@ -71,8 +59,8 @@ class LazyGroup(Group):
         if cmd_name in COMMANDS:
             module, _, attribute = COMMANDS[cmd_name][0].partition(":")
             found = getattr(importlib.import_module(f"unkai_cli.commands.{module}"), attribute)
-        elif point := _entry_points().get(cmd_name):
-            found = point.load()
+        elif cmd_name in added():
+            found = plugins.load(cmd_name)
         else:
             return None
         command: click.Command = found

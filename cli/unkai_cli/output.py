@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -229,6 +228,8 @@ class Progress:
             return
         if self._live:
             # A line longer than the terminal would wrap, and could not be taken away.
+            import shutil
+
             columns = shutil.get_terminal_size().columns
             sys.stderr.write(f"\r\x1b[K{_printable(text)[: columns - 1]}")
             sys.stderr.flush()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from unkai_cli import settings
 from unkai_cli.output import Printer
 
 if TYPE_CHECKING:
@@ -44,6 +43,7 @@ class Session:
     def client(self) -> Client:
         """The client of the context in use."""
         if self._client is None:
+            from unkai_cli import settings
             from unkai_cli.client import Client, Patience
 
             context = settings.chosen(settings.load(), self.context_name)

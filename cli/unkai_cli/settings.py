@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -71,6 +70,8 @@ def config_path() -> Path:
 
 def load() -> Config:
     """Read the contexts; a missing file has none."""
+    import tomllib
+
     path = config_path()
     try:
         values = tomllib.loads(path.read_text())
