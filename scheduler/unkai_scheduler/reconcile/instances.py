@@ -202,7 +202,7 @@ def _unknown(case: Case) -> Action:
     reason = Unavailable(
         f"host {name} is silent; the instance may well be running",
         reason="HOST_UNREACHABLE",
-        fix="see 'unkai host get' for the host; the state is known again once it answers",
+        fix="see 'unkai host show'; the state is known again once it answers",
         metadata={"host": instance.host_id},
     )
     operation = operations.progress(case.operation, f"host {name} is silent; waiting for it")
