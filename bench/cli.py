@@ -2,8 +2,9 @@
 
 Against a scheduler's real API on a unix socket, with its rows in a real SQLite store. Each command
 runs in a process of its own, one after the other and in turn, so that a busy moment of the machine
-falls on all alike. The floor is `python -c pass`, in the same run. Prints a table and, last, one
-JSON object.
+falls on all alike. The floor is `python -c pass`, in the same run. CPU time is told beside the
+clock's, and the load average, because on a machine that does other work only they compare. Prints
+a table and, last, one JSON object.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +63,34 @@ def fill(served: ServedApi, count: int) -> None:
     served.lead(work)
 
 
-def measure(runs: int, environment: dict[str, str]) -> dict[str, list[float]]:
-    """Return each command's milliseconds, run by run; the first round warms caches only."""
-    took: dict[str, list[float]] = {name: [] for name in COMMANDS}
+@dataclass(frozen=True)
+class Run:
+    """One process: milliseconds by the clock, and of CPU time."""
+
+    wall_ms: float
+    cpu_ms: float
+
+
+def run(command: list[str], environment: dict[str, str]) -> tuple[Run, bytes]:
+    """Run a command to its end; return its times and what it printed."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    begun = time.perf_counter()
+    done = subprocess.run(command, env=environment, capture_output=True, check=True)
+    wall_s = time.perf_counter() - begun
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Run(wall_s * 1000, cpu_s * 1000), done.stdout
+
+
+def measure(runs: int, environment: dict[str, str], instance_count: int) -> dict[str, list[Run]]:
+    """Return each command's runs; a first round warms caches only."""
+    took: dict[str, list[Run]] = {name: [] for name in COMMANDS}
     for number in range(runs + 1):
         for name, command in COMMANDS.items():
-            begun = time.perf_counter()
-            done = subprocess.run(command, env=environment, capture_output=True, check=True)
+            times, printed = run(command, environment)
             if number:
-                took[name].append((time.perf_counter() - begun) * 1000)
-            if name.startswith("list") and done.stdout.count(b"web-") < 1000:
+                took[name].append(times)
+            if name.startswith("list") and printed.count(b"web-") != instance_count:
                 raise AssertionError(f"{name} did not list all instances")
     return took
 
@@ -89,13 +110,17 @@ def main() -> None:
                 "UNKAI_SOCKET": str(served.socket),
                 "XDG_CONFIG_HOME": str(root / "config"),
             }
-            took = measure(arguments.runs, environment)
-    print(f"{'command':16}  {'p50 ms':>7}  {'min':>7}  {'max':>7}")
+            took = measure(arguments.runs, environment, arguments.instances)
+    print(f"{'command':16}  {'p50 ms':>7}  {'min':>7}  {'max':>7}  {'cpu p50':>7}")
     results: dict[str, float] = {}
     for name, times in took.items():
-        results[f"{name}_ms_p50"] = round(statistics.median(times), 1)
-        results[f"{name}_ms_max"] = round(max(times), 1)
-        print(f"{name:16}  {statistics.median(times):7.1f}  {min(times):7.1f}  {max(times):7.1f}")
+        wall = [each.wall_ms for each in times]
+        figures = statistics.median(wall), min(wall), max(wall)
+        cpu_ms = statistics.median(each.cpu_ms for each in times)
+        results[f"{name}_ms_p50"], results[f"{name}_ms_min"], _ = (round(f, 1) for f in figures)
+        results[f"{name}_cpu_ms_p50"] = round(cpu_ms, 1)
+        print(f"{name:16}", *(f"{figure:7.1f}" for figure in (*figures, cpu_ms)), sep="  ")
+    results["load_average"] = round(os.getloadavg()[0], 1)
     params = {"runs": arguments.runs, "instances": arguments.instances}
     print(json.dumps({"bench": "cli", "params": params, "results": results}))
 

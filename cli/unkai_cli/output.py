@@ -265,7 +265,8 @@ def error(failure: UnkaiError) -> int:
     print(f"  why: {_printable(why)}", file=sys.stderr)
     for path, problem in failure.details().get("violations", []):
         print(f"       {path}: {problem}", file=sys.stderr)
-    for reason, hosts in failure.details().get("reasons", {}).items():
+    reasons = failure.details().get("reasons", {})
+    for reason, hosts in sorted(reasons.items(), key=lambda entry: (-entry[1], entry[0])):
         print(f"       {reason}: {hosts} host{'s' if hosts != 1 else ''}", file=sys.stderr)
     print(f"  fix: {failure.fix or _FIX_OF_CODE.get(failure.code, _FIX)}", file=sys.stderr)
     if failure.request_id:

@@ -148,9 +148,10 @@ class _Joint:
 
     def _carry(self, opening: bytes) -> None:
         _write(opening)
-        if self._interactive:
-            note(f"connected to {self._name}; Ctrl-] leaves")
         with _raw_terminal():
+            if self._interactive:
+                # Once this is read, every key is the guest's. A raw terminal wants its return.
+                note(f"connected to {self._name}; Ctrl-] leaves\r")
             threading.Thread(target=self._read, daemon=True).start()
             for answer in self._call:
                 _write(answer.output)
@@ -204,7 +205,7 @@ def _raw_terminal() -> Iterator[None]:
     fd = sys.stdin.fileno()
     before = termios.tcgetattr(fd)
     try:
-        tty.setraw(fd)
+        tty.setraw(fd, termios.TCSADRAIN)  # what was typed ahead is kept
         yield
     finally:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)

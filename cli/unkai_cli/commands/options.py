@@ -198,7 +198,7 @@ def listing(function: F) -> F:
 def waiting(function: F) -> F:
     """Add --wait/--no-wait and --timeout."""
     function = click.option(
-        "--timeout", type=Seconds(), default=600.0, show_default="10m", help="How long to wait."
+        "--timeout", type=Seconds(), default="10m", show_default=True, help="How long to wait."
     )(function)
     return click.option(
         "--wait/--no-wait", default=True, show_default=True, help="Wait for the work to end."

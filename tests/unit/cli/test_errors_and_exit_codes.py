@@ -153,6 +153,7 @@ def test_a_refused_upload_tells_why_and_frees_its_name(cloud: ServedApi, tmp_pat
     outcome = unkai("image", "upload", "bad", str(backed), "--format", "qcow2")
     assert outcome.code == 2
     assert "IMAGE_FORMAT_MISMATCH" in outcome.err
+    cloud.lead(cloud.leader.settle)
     assert unkai("image", "list", "-o", "name").out == ""
 
 

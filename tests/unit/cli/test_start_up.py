@@ -1,0 +1,104 @@
+"""What the command costs before it does anything, and what reaches its user's pipes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.command_line import unkai
+from tests.support.served_api import ServedApi
+from unkai_cli import __version__, plugins
+
+HEAVY = ("grpc", "google.protobuf", "rich", "yaml", "asyncio", "importlib.metadata", "unkai_lab")
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("words", ["--help", "--version", "-h"])
+def test_help_imports_nothing_heavy(words: str) -> None:
+    program = (
+        "import sys\n"
+        "from unkai_cli.main import run\n"
+        f"code = run({words.split()!r})\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)\n"
+        "sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr.strip()) == (0, "[]")
+    assert done.stdout
+
+
+def test_help_of_a_command_imports_neither_grpc_nor_protobuf() -> None:
+    program = (
+        "import sys\n"
+        "from unkai_cli.main import run\n"
+        "run(['instance', 'list', '--help'])\n"
+        "print([m for m in ('grpc', 'google.protobuf') if m in sys.modules], file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stderr.strip() == "[]"
+
+
+def test_help_lists_the_commands_that_other_packages_add() -> None:
+    from importlib.metadata import entry_points
+
+    known = {point.name: point.value for point in entry_points(group=plugins.GROUP)}
+    assert plugins.added() == known
+    assert "lab" in known
+    assert "Added by unkai_lab." in unkai("--help").out
+
+
+def test_entry_points_are_read_from_any_folder_of_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "other-1.0.dist-info"
+    info.mkdir()
+    (info / "entry_points.txt").write_text(
+        "[console_scripts]\nother = other:main\n\n"
+        f"[{plugins.GROUP}]\n# theirs\nextra = string:capwords [more]\n\n[x]\nno = no:no\n"
+    )
+    monkeypatch.setattr(sys, "path", [str(tmp_path), str(tmp_path / "missing")])
+    plugins.added.cache_clear()
+    try:
+        assert plugins.added() == {"extra": "string:capwords"}
+        assert plugins.load("extra")("a b") == "A B"
+    finally:
+        plugins.added.cache_clear()
+
+
+def test_the_version_is_the_distributions() -> None:
+    from importlib.metadata import version
+
+    assert __version__ == version("unkai")
+    assert unkai("version").out == f"unkai {__version__}\n"
+    assert unkai("--version").out == f"unkai, version {__version__}\n"
+
+
+def test_a_reader_that_goes_away_is_no_error(cloud: ServedApi) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "unkai_cli", "flavor", "list", "-o", "json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 0
+
+
+def test_no_colours_when_standard_error_is_no_terminal() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "unkai_cli", "context", "use", "nothing"],
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 3
+    assert b"\x1b" not in done.stderr
