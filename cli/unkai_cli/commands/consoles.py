@@ -70,7 +70,7 @@ def on_host(session: Session, name: str, *, force: bool) -> None:
             raise from_rpc_error(error) from error
         first = pb.AttachConsoleRequest(
             open=pb.AttachConsoleRequest.Open(
-                host_id=host_id, instance_id=_chosen(held, name), force=force
+                host_id=host_id, instance_id=chosen_machine(held, name), force=force
             )
         )
         _Joint(
@@ -81,7 +81,7 @@ def on_host(session: Session, name: str, *, force: bool) -> None:
         ).run()
 
 
-def _chosen(machines: Any, name: str) -> str:
+def chosen_machine(machines: Any, name: str) -> str:
     """Return the id of the one machine of this name, domain, id, or beginning of an id."""
     exact = [m for m in machines if name in (m.instance_id, m.domain_name)]
     named = [m for m in machines if m.instance.name == name]

@@ -9,25 +9,33 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.shell_completion import get_completion_class
 
 from tests.support.api import an_ssh_key
 from tests.support.builders import a_key_pair
 from tests.support.command_line import unkai
 from tests.support.served_api import ServedApi
+from unkai_cli.main import cli
 from unkai_scheduler.store import key_pairs
 
 
-def offered(line: str, shell: str = "zsh") -> list[str]:
-    """Return what a shell is offered for the last word of a line."""
+def offered(line: str) -> list[str]:
+    """Return what is offered for the last word of a line."""
+    *words, last = line.split(" ")[1:]
+    kind = get_completion_class("bash")
+    assert kind is not None
+    completion = kind(cli, {}, "unkai", "_UNKAI_COMPLETE")
+    return [item.value for item in completion.get_completions(words, last)]
+
+
+def offered_by(shell: str, line: str) -> list[str]:
+    """Return what a shell's script is given for the last word of a line."""
     words = line.split(" ")
-    current = len(words) - 1
     asked = {
         "_UNKAI_COMPLETE": f"{shell}_complete",
-        "COMP_WORDS": words[-1] if shell == "fish" else line,
-        "COMP_CWORD": words[-1] if shell == "fish" else str(current),
+        "COMP_WORDS": line,
+        "COMP_CWORD": words[-1] if shell == "fish" else str(len(words) - 1),
     }
-    if shell == "fish":
-        asked["COMP_WORDS"] = line
     done = subprocess.run(
         [sys.executable, "-m", "unkai_cli"],
         env={**os.environ, **asked},
@@ -52,8 +60,8 @@ def test_the_script_of_each_shell_calls_the_command_back(shell: str) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_each_shell_is_offered_commands_and_live_names(shell: str, cloud: ServedApi) -> None:
-    assert offered("unkai im", shell) == ["image"]
-    assert offered("unkai flavor show m", shell) == ["medium", "micro"]
+    assert offered_by(shell, "unkai im") == ["image"]
+    assert offered_by(shell, "unkai flavor show m") == ["medium", "micro"]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from unkai.agent.v1 import (
     machine_service_pb2,
     machine_service_pb2_grpc,
 )
+from unkai_cli.commands import consoles
 
 CTRL_BRACKET = b"\x1d"
 
@@ -135,8 +136,13 @@ def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", ["db", "db.ccc3", "ins-ccc3", "ins-cc"])
-def test_on_the_host_the_agent_alone_gives_the_console(name: str, agent: None) -> None:
-    command = [name if word == "web" else word for word in _console("--on-host")]
+def test_on_the_host_a_name_a_domain_an_id_and_its_beginning_mean_the_same(name: str) -> None:
+    held = _Agent().ListMachines(None, None).machines
+    assert consoles.chosen_machine(held, name) == "ins-ccc3"
+
+
+def test_on_the_host_the_agent_alone_gives_the_console(agent: None) -> None:
+    command = ["db" if word == "web" else word for word in _console("--on-host")]
     done = subprocess.run(command, input=b"hi", capture_output=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (0, b"hst-1 ins-ccc3 hi")
 
