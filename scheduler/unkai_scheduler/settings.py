@@ -135,17 +135,22 @@ class RatioSettings(_Part):
 
 
 class WeightSettings(_Part):
-    """Weights of the score's terms, each 0 to 255; the load terms outweigh the policy."""
+    """Weights of the score's terms, each 0 to 255.
 
-    policy: int = Field(default=40, ge=0, le=255)
-    """Packing or spreading."""
-    cpu_load: int = Field(default=80, ge=0, le=255)
-    """CPU in use."""
-    cpu_wait: int = Field(default=120, ge=0, le=255)
+    CPU, memory and I/O count the same; CPU's share is split between its two terms. The policy's is
+    small on purpose: one load term gone bad outweighs all that packing or spreading can say, so
+    that a loaded host loses to any idle one that fits.
+    """
+
+    policy: int = Field(default=12, ge=0, le=255)
+    """Packing or spreading: decides among hosts whose load is much the same."""
+    cpu_load: int = Field(default=60, ge=0, le=255)
+    """CPU in use, and what machines just placed will use."""
+    cpu_wait: int = Field(default=60, ge=0, le=255)
     """Waiting for CPUs."""
     memory_pressure: int = Field(default=120, ge=0, le=255)
-    """Waiting for memory."""
-    io_pressure: int = Field(default=80, ge=0, le=255)
+    """Memory running out, held by what is not ours, or waited for."""
+    io_pressure: int = Field(default=120, ge=0, le=255)
     """Waiting for I/O."""
 
 

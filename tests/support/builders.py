@@ -212,11 +212,22 @@ def a_decision(instance_id: str, *, candidates: int = 2, **changes: Any) -> Deci
 
 def _a_candidate(place: int) -> Candidate:
     terms = ("spread", "cpu_load", "cpu_wait", "memory_pressure", "io_pressure")
-    inputs = ("cpu_used_ratio", "cpu_wait_cores", "memory_pressure_ratio", "io_pressure_ratio")
+    share = 0.125 * (place + 1)
+    inputs = {
+        "cpu_used_ratio": share,
+        "cpu_wait_cores": share,
+        "memory_available_bytes": (4 - place) * 2.0**30,
+        "io_pressure_ratio": share,
+        "recent_cpu_load_ratio": share,
+        "recent_io_pressure_ratio": share,
+        "expected_cpu_cores": 0.3 * place,
+        "expected_memory_mib": 128.0 * place,
+        "sample_age_s": 0.5,
+    }
     return Candidate(
         host_id=an_id("host"),
         host_name=f"host-{place}",
         total_score=60_000 - place,
         terms=tuple(Term(name, 60_000 - place, 16) for name in terms),
-        inputs=dict.fromkeys(inputs, 0.125 * (place + 1)),
+        inputs=inputs,
     )

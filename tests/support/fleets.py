@@ -12,10 +12,13 @@ from unkai_scheduler.domain.instances import PlacementPolicy
 from unkai_scheduler.placement.fleet import AllocationRatios, Fleet
 from unkai_scheduler.placement.pipeline import decide
 from unkai_scheduler.placement.requests import PlacementRequest, Weights
+from unkai_scheduler.settings import WeightSettings
 
 GIB = 1 << 30
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 RATIOS = AllocationRatios()
+WEIGHTS = Weights(**WeightSettings().model_dump())
+"""Those that a scheduler has by default."""
 
 
 def a_host(name: str, **changes: Any) -> Host:
@@ -109,4 +112,4 @@ def a_request(name: str = "a", **changes: Any) -> PlacementRequest:
 
 def place(fleet: Fleet, *requests: PlacementRequest, now_s: float = 100.0) -> list[Decision]:
     """Decide with the usual weights."""
-    return decide(fleet, requests, weights=Weights(), now=NOW, now_s=now_s)
+    return decide(fleet, requests, weights=WEIGHTS, now=NOW, now_s=now_s)

@@ -29,6 +29,10 @@ class MachineCounters:
         return cls(monotonic_s, {usage.instance_id: usage for usage in usages})
 
 
+_NEW = DomainUsage("", 0, 0, 0, 0, 0, 0, 0)
+"""The counters of a machine that starts."""
+
+
 def rate(before: float, after: float, elapsed_s: float) -> float:
     """Return the growth each second; 0 when the counter went backwards or no time passed."""
     return max(0.0, after - before) / elapsed_s if elapsed_s > 0 else 0.0
@@ -85,13 +89,19 @@ def host_usage(
     )
 
 
-def machine_usages(before: MachineCounters, after: MachineCounters) -> tuple[MachineUsage, ...]:
-    """Return a sample for each machine that is in both readings, by id."""
+def machine_usages(
+    before: MachineCounters, after: MachineCounters, *, cpus: int
+) -> tuple[MachineUsage, ...]:
+    """Return a sample for each machine of the second reading, by id.
+
+    One that was not in the first has started since, its counters at zero; unless it has used more
+    CPU than the host's `cpus` have since: then it was only overlooked, and is left out once.
+    """
     elapsed_s = after.monotonic_s - before.monotonic_s
     return tuple(
-        _machine_usage(before.usages[instance_id], usage, elapsed_s)
+        _machine_usage(before.usages.get(instance_id, _NEW), usage, elapsed_s)
         for instance_id, usage in sorted(after.usages.items())
-        if instance_id in before.usages
+        if instance_id in before.usages or usage.cpu_time_ns <= cpus * elapsed_s * 1e9
     )
 
 

@@ -120,7 +120,9 @@ class Sampler:
             await self._read_disk()
             after = await self._read_machines()
             if after is not None:
-                self._machines = machine_usages(before, after) if before is not None else ()
+                self._machines = (
+                    machine_usages(before, after, cpus=self._capacity.cpus) if before else ()
+                )
                 self._machines_running = len(after.usages)
                 self._machines_read_s = after.monotonic_s
                 before = after

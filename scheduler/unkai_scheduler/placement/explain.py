@@ -13,7 +13,7 @@ import numpy as np
 
 from unkai_scheduler.domain.decisions import Candidate, Decision, FilterResult, Term
 from unkai_scheduler.placement.filters import BY_NAME, Filter
-from unkai_scheduler.placement.fleet import FULL, Bools, Fleet, Ints, Signal
+from unkai_scheduler.placement.fleet import FULL, Bools, Fleet, Ints, Sampled, Signal
 from unkai_scheduler.placement.requests import PlacementRequest, Weights
 from unkai_scheduler.placement.scores import EXPECTED_MILLICORES_PER_VCPU
 from unkai_wire.errors import NoCapacity
@@ -21,6 +21,8 @@ from unkai_wire.errors import NoCapacity
 MAX_REJECTED_NAMES = 5
 HEAVY = FULL // 2
 """A load term below this is worth naming in the summary."""
+_SAMPLED = tuple(figure.name.lower() for figure in Sampled)
+_RECENT = tuple(f"recent_{signal.name.lower()}_ratio" for signal in Signal)
 
 
 def filter_result(
@@ -70,16 +72,16 @@ def candidate(
 def live_inputs(fleet: Fleet, row: int, now_s: float) -> dict[str, float]:
     """Return the live numbers that the scores of a host came from, by name with unit.
 
-    `cpu_used_ratio` is the newest sample as it came; the other ratios are what was scored: the
-    higher of mean and high quantile, less what machines just placed explain.
+    First the newest sample as it came. Then what was scored: `recent_…`, the higher of mean and
+    high quantile of each signal, less what machines just placed explain; and `expected_…` of those.
     """
-    inputs = {"cpu_used_ratio": round(fleet.cpu_used_ratio(row), 3)}
-    for signal in Signal:
-        inputs[f"{signal.name.lower()}_ratio"] = round(int(fleet.recent(signal)[row]) / FULL, 3)
+    inputs = dict(zip(_SAMPLED, fleet.sampled_of(row), strict=True))
+    for name, value in zip(_RECENT, fleet.recent_of(row), strict=True):
+        inputs[name] = round(value / FULL, 3)
     vcpus = int(fleet.expected("expected_vcpus", now_s)[row]) / FULL
     inputs["expected_cpu_cores"] = round(vcpus * EXPECTED_MILLICORES_PER_VCPU / 1000, 2)
     inputs["expected_memory_mib"] = float(int(fleet.expected("expected_mib", now_s)[row]) // FULL)
-    inputs["sample_age_s"] = round(float(fleet.ages_s(now_s)[row]), 1)
+    inputs["sample_age_s"] = round(fleet.age_s(row, now_s), 1)
     return inputs
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unkai_scheduler.domain.hosts import HostState
-from unkai_scheduler.placement.fleet import MAX_SAMPLE_AGE_S, Bools, Fleet, Ints
+from unkai_scheduler.placement.fleet import Bools, Fleet, Ints
 from unkai_scheduler.placement.requests import PlacementRequest
 
 _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
@@ -92,7 +92,7 @@ def _traits_sentence(fleet: Fleet, request: PlacementRequest, row: int, _now_s: 
 
 
 def _metrics_sentence(fleet: Fleet, _request: PlacementRequest, row: int, now_s: float) -> str:
-    age_s = float(fleet.ages_s(now_s)[row])
+    age_s = fleet.age_s(row, now_s)
     if age_s == float("inf"):
         return f"{fleet.names[row]} has sent no metrics yet"
     return f"{fleet.names[row]}'s metrics are {age_s:.0f} s old"
@@ -153,7 +153,7 @@ FILTERS: tuple[Filter, ...] = (
     _capacity("disk", lambda r: r.disk_bytes, lambda n: f"{format_bytes(n)} of disk", "disk"),
     Filter(
         "metrics",
-        lambda fleet, _request, now_s: fleet.ages_s(now_s) <= MAX_SAMPLE_AGE_S,
+        lambda fleet, _request, now_s: fleet.ages_s(now_s) <= fleet.max_sample_age_s,
         _metrics_missing,
         _metrics_sentence,
         "has no fresh metrics",

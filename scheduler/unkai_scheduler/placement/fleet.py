@@ -6,7 +6,8 @@ ratios are quantised to 16 bits when a sample is folded, so that any CPU decides
 
 The trap: our own guests are load too. A guest that boots burns whole cores for seconds, which
 says little about how its host will be in a minute. So a machine just placed counts with what is
-*expected* of it, and what it shows counts only as that expectation fades (`settling weight`).
+*expected* of it, and what it shows counts only as that expectation fades (`settling weight`). One
+that has just left is in its host's last sample, but no more among the machines: see `_Left`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ FULL = 65535
 MIB_SHIFT = 20
 
 MAX_SAMPLE_AGE_S = 10.0
-"""Older numbers are no numbers."""
+"""Older numbers are no numbers, unless a fleet is told otherwise."""
 SMOOTHING_MS = 6000
 """Time constant of the exponential mean."""
 RECENT_SAMPLES = 8
@@ -92,6 +93,25 @@ class _Settling:
     memory_mib: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """A settling machine that was removed: samples begun before `left_s` have its load in them."""
+
+    was: _Settling
+    left_s: float
+
+
+class Sampled(IntEnum):
+    """The figures of the newest sample that are kept as they came, to explain with."""
+
+    CPU_USED_RATIO = 0
+    CPU_WAIT_CORES = 1
+    CPU_PRESSURE_RATIO = 2
+    MEMORY_AVAILABLE_BYTES = 3
+    MEMORY_PRESSURE_RATIO = 4
+    IO_PRESSURE_RATIO = 5
+
+
 class Fleet:
     """Columns of all hosts.
 
@@ -99,7 +119,8 @@ class Fleet:
     `release` keep them current between two of them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_sample_age_s: float = MAX_SAMPLE_AGE_S) -> None:
+        self.max_sample_age_s = max_sample_age_s
         self._rows: dict[str, int] = {}
         self.ids: list[str] = []
         self.names: list[str] = []
@@ -107,6 +128,8 @@ class Fleet:
         self._states: list[HostState] = []
         self._trait_bits: dict[str, int] = {}
         self._settling: dict[str, _Settling] = {}
+        self._left: list[_Left] = []
+        self._clock_s = -np.inf
         self._bucket: int | None = None
         self._rank: Ints | None = None
         self._expected_s: float | None = None
@@ -171,6 +194,7 @@ class Fleet:
         if row != last:
             self._rows[self.ids[row]] = row
         self._settling = {k: v for k, v in self._settling.items() if v.host_id != host_id}
+        self._left = [left for left in self._left if left.was.host_id != host_id]
         self._rank = self._expected_s = None
 
     def state_of(self, row: int) -> HostState:
@@ -245,6 +269,7 @@ class Fleet:
         settling = self._settling.pop(instance_id, None)
         if settling is not None and settling.host_id == host_id:
             self._expect(row, settling.bucket, -settling.vcpus, -settling.memory_mib)
+            self._left.append(_Left(settling, self._clock_s))
 
     def _take(self, row: int, vcpus: int, memory_bytes: int, disk_bytes: int) -> None:
         for column, amount in (
@@ -267,6 +292,7 @@ class Fleet:
 
     def _advance(self, now_s: float) -> None:
         """Clear the buckets whose machines have settled."""
+        self._clock_s = max(self._clock_s, now_s)
         bucket = int(now_s // BUCKET_S)
         if self._bucket is None:
             self._bucket = bucket
@@ -278,6 +304,8 @@ class Fleet:
             self._expected_s = None
             gone = bucket - _BUCKETS
             self._settling = {k: v for k, v in self._settling.items() if v.bucket > gone}
+            oldest_s = now_s - self.max_sample_age_s
+            self._left = [left for left in self._left if left.left_s > oldest_s]
 
     def expected(self, column: str, now_s: float) -> Ints:
         """Return, per host, the sum of `expected_vcpus` or `expected_mib` of machines just
@@ -313,7 +341,7 @@ class Fleet:
         """
         if samples:
             self._advance(max(s[2] for s in samples))
-        batch: dict[int, tuple[float, list[int]]] = {}
+        batch: dict[int, tuple[float, float, list[int]]] = {}
         sample_s = self.floats("sample_s")
         for host_id, usage, received_s in samples:
             row = self._rows.get(host_id)
@@ -325,22 +353,25 @@ class Fleet:
             if received_s < sample_s[row]:
                 continue
             figures = (machines or {}).get(host_id, ())
-            batch[row] = (received_s, self._signals(row, usage, figures, received_s))
-            self._columns["cpu_used_ratio"][row] = usage.cpu_used_ratio
+            signals = self._signals(row, usage, figures, received_s)
+            batch[row] = (received_s, usage.interval_s, signals)
+            self._columns["sampled"][row] = [getattr(usage, s.name.lower()) for s in Sampled]
             self._columns["total_mib"][row] = max(usage.memory_total_bytes >> MIB_SHIFT, 1)
         self._fold_batch(batch)
 
-    def _fold_batch(self, batch: Mapping[int, tuple[float, list[int]]]) -> None:
+    def _fold_batch(self, batch: Mapping[int, tuple[float, float, list[int]]]) -> None:
         if not batch:
             return
         rows = np.fromiter(batch, np.int64, len(batch))
         received_s = np.array([b[0] for b in batch.values()])
-        values = np.array([b[1] for b in batch.values()], np.int64)
+        # The host's own measure of time: how long a sample took to arrive says nothing.
+        intervals_s = np.array([b[1] for b in batch.values()])
+        values = np.array([b[2] for b in batch.values()], np.int64)
         sample_s, mean = self.floats("sample_s"), self.table("mean")
         ring, slots = self.table("ring"), self.table("slot")
         # After a silence the old numbers say nothing: begin anew.
-        fresh = received_s - sample_s[rows] > MAX_SAMPLE_AGE_S
-        step_ms = np.where(fresh, 0.0, (received_s - sample_s[rows]) * 1000).astype(np.int64)
+        fresh = received_s - sample_s[rows] > self.max_sample_age_s
+        step_ms = np.clip(intervals_s * 1000, 1, self.max_sample_age_s * 1000).astype(np.int64)
         # First-order low-pass (backward Euler), in integers: alpha = dt / (dt + tau).
         alpha = np.where(fresh, 1 << 16, (step_ms << 16) // (step_ms + SMOOTHING_MS))
         mean[rows] += (((values << 8) - mean[rows]) * alpha[:, None]) >> 16
@@ -356,7 +387,8 @@ class Fleet:
     ) -> list[int]:
         cpus = int(self.table("cpus")[row])
         total = max(usage.memory_total_bytes, 1)
-        resident = settling_used = settling_wait = settling_resident = 0.0
+        settling_used = settling_wait = self._left_cores(row, now_s - usage.interval_s)
+        resident = settling_resident = 0.0
         for machine in machines:
             resident += machine.memory_resident_bytes
             settling = self._settling.get(machine.instance_id)
@@ -382,6 +414,14 @@ class Fleet:
             _quantise(usage.io_pressure_ratio),
         ]
 
+    def _left_cores(self, row: int, begun_s: float) -> float:
+        """Return what machines that left after a sample began may have used of it, at most."""
+        return sum(
+            left.was.vcpus * _settling_weight(left.left_s, left.was.bucket) / FULL
+            for left in self._left
+            if left.left_s >= begun_s and left.was.host_id == self.ids[row]
+        )
+
     # Columns, as filters and scores read them
 
     def column(self, name: str) -> Ints:
@@ -397,13 +437,23 @@ class Fleet:
         ages: npt.NDArray[np.float64] = now_s - self.floats("sample_s")[: len(self)]
         return ages
 
+    def age_s(self, row: int, now_s: float) -> float:
+        """Return the age of one host's newest sample."""
+        return now_s - float(self.floats("sample_s")[row])
+
     def recent(self, signal: Signal) -> Ints:
         """Return a live signal of each host: the higher of its mean and its high quantile."""
         return self.table("recent")[: len(self), signal]
 
-    def cpu_used_ratio(self, row: int) -> float:
-        """Return the CPU use of a host in its newest sample, as sampled."""
-        return float(self.floats("cpu_used_ratio")[row])
+    def recent_of(self, row: int) -> list[int]:
+        """Return all live signals of one host, in the order of `Signal`."""
+        signals: list[int] = self.table("recent")[row].tolist()
+        return signals
+
+    def sampled_of(self, row: int) -> list[float]:
+        """Return the newest sample of one host as it came, in the order of `Sampled`."""
+        figures: list[float] = self.floats("sampled")[row].tolist()
+        return figures
 
     def trait_mask(self, traits: Sequence[str]) -> Ints | None:
         """Return the bits of traits; None when no host has ever had one of them."""
@@ -461,7 +511,7 @@ _COLUMNS: dict[str, tuple[tuple[int, ...], type]] = {
     "expected_vcpus": ((_BUCKETS,), np.int64),
     "expected_mib": ((_BUCKETS,), np.int64),
     "sample_s": ((), np.float64),
-    "cpu_used_ratio": ((), np.float64),
+    "sampled": ((len(Sampled),), np.float64),
     "total_mib": ((), np.int64),
     "mean": ((len(Signal),), np.int64),
     "ring": ((RECENT_SAMPLES, len(Signal)), np.int64),

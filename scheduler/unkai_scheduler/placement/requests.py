@@ -23,17 +23,13 @@ class PlacementRequest:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Weight of each score, 0 to 255.
+    """Weight of each score, 0 to 255; what they are and why is in the settings."""
 
-    The policy's is small on purpose: one load term gone bad outweighs all that packing or
-    spreading can say, so that a loaded host loses to any idle one that fits.
-    """
-
-    policy: int = 12
-    cpu_load: int = 60
-    cpu_wait: int = 60
-    memory_pressure: int = 60
-    io_pressure: int = 60
+    policy: int
+    cpu_load: int
+    cpu_wait: int
+    memory_pressure: int
+    io_pressure: int
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -93,11 +93,13 @@ def _policy(fleet: Fleet, request: PlacementRequest, _loads: Loads, _now_s: floa
 def _cpu_load(fleet: Fleet, _request: PlacementRequest, loads: Loads, now_s: float) -> Ints:
     # What is only expected never weighs more than half of a load that is there: it saturates
     # (e / (1 + e), so that more is always worse) instead of drowning the difference.
-    millicores = fleet.expected("expected_vcpus", now_s) * EXPECTED_MILLICORES_PER_VCPU
-    expected = millicores // (fleet.column("cpus") * 1000)
+    good = FULL - loads.cpu
+    vcpus = fleet.expected("expected_vcpus", now_s)
+    rows = np.flatnonzero(vcpus)
+    expected = vcpus[rows] * EXPECTED_MILLICORES_PER_VCPU // (fleet.column("cpus")[rows] * 1000)
     saturating = expected * FULL // (expected + FULL)
-    bad: Ints = loads.cpu + (FULL - loads.cpu) * (saturating >> 1) // FULL
-    return FULL - bad
+    good[rows] -= good[rows] * (saturating >> 1) // FULL
+    return good
 
 
 def _cpu_wait(_fleet: Fleet, _request: PlacementRequest, loads: Loads, _now_s: float) -> Ints:

@@ -45,7 +45,7 @@ class Placer:
         )
         self._weights = Weights(**placement.weights.model_dump())
         self._rules = rules
-        self._fleet = Fleet()
+        self._fleet = Fleet(max_sample_age_s=placement.max_metric_age_s)
         self._pending: dict[str, ReceivedSample] = {}
 
     def refresh(self, hosts: Sequence[Host]) -> None:

@@ -2,12 +2,14 @@
 
 First the runners-up go, from the last; then the names of rejected hosts and the nearest misses;
 then the winner's parts. What stays is always who won, why in a sentence, and each filter's count.
+
+Candidates have the same terms and the same inputs, so their names are written once, as a *form*.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -20,6 +22,9 @@ from unkai_scheduler.domain.decisions import (
     Term,
 )
 from unkai_scheduler.store.columns import NAME, TEXT, shortened
+
+_Form = tuple[tuple[tuple[str, int], ...], tuple[str, ...]]
+"""Names and weights of the terms, names of the inputs."""
 
 
 def encode(decision: Decision) -> str:
@@ -39,11 +44,26 @@ def decode(text: str) -> Decision:
         FilterResult(name, count, tuple(hosts), miss)
         for name, count, hosts, miss in plain["filters"]
     )
+    forms = plain.pop("forms")
     plain["candidates"] = tuple(
-        Candidate(host_id, host_name, total, tuple(Term(*term) for term in terms), inputs)
-        for host_id, host_name, total, terms, inputs in plain["candidates"]
+        Candidate(host_id, host_name, total, *_parts(forms[form], scores, inputs))
+        for form, host_id, host_name, total, scores, inputs in plain["candidates"]
     )
     return Decision(**plain)
+
+
+def _parts(
+    form: _Form, scores: Sequence[int], inputs: Sequence[float]
+) -> tuple[tuple[Term, ...], dict[str, float]]:
+    terms, names = form
+    return (
+        tuple(Term(name, s, weight) for (name, weight), s in zip(terms, scores, strict=True)),
+        dict(zip(names, inputs, strict=True)),
+    )
+
+
+def _form(candidate: Candidate) -> _Form:
+    return tuple((term.name, term.weight) for term in candidate.terms), tuple(candidate.inputs)
 
 
 def _ever_smaller(decision: Decision) -> Iterator[Decision]:
@@ -70,6 +90,7 @@ def _ever_smaller(decision: Decision) -> Iterator[Decision]:
 
 
 def _plain(decision: Decision) -> dict[str, Any]:
+    forms = list(dict.fromkeys(_form(candidate) for candidate in decision.candidates))
     return {
         "instance_id": decision.instance_id,
         "decide_time": decision.decide_time.isoformat(),
@@ -82,13 +103,15 @@ def _plain(decision: Decision) -> dict[str, Any]:
             [f.name, f.rejected_count, list(f.rejected_hosts), f.nearest_miss]
             for f in decision.filters
         ],
+        "forms": forms,
         "candidates": [
             [
+                forms.index(_form(c)),
                 c.host_id,
                 c.host_name,
                 c.total_score,
-                [[t.name, t.score, t.weight] for t in c.terms],
-                {name: _rounded(value) for name, value in c.inputs.items()},
+                [t.score for t in c.terms],
+                [_rounded(value) for value in c.inputs.values()],
             ]
             for c in decision.candidates
         ],

@@ -132,10 +132,9 @@ def test_machines_in_both_readings_have_rates() -> None:
         [
             a_machine("ins-b", cpu_time_ns=1_000_000_000, cpu_wait_ns=200_000_000),
             a_machine("ins-a", memory_resident_bytes=7, disk_write_bytes=20, disk_writes=2),
-            a_machine("ins-new"),
         ],
     )
-    first, second = machine_usages(before, after)
+    first, second = machine_usages(before, after, cpus=2)
     assert (first.instance_id, second.instance_id) == ("ins-a", "ins-b")
     assert (first.memory_resident_bytes, first.disk_write_bytes_per_s) == (7, 10.0)
     assert first.disk_writes_per_s == 1.0
@@ -144,5 +143,18 @@ def test_machines_in_both_readings_have_rates() -> None:
 
 def test_a_machine_that_was_restarted_has_no_negative_rates() -> None:
     before = MachineCounters.of(0.0, [a_machine(cpu_time_ns=10**12, disk_reads=10**6)])
-    (usage,) = machine_usages(before, MachineCounters.of(2.0, [a_machine()]))
+    (usage,) = machine_usages(before, MachineCounters.of(2.0, [a_machine()]), cpus=2)
     assert (usage.cpu_used_cores, usage.disk_reads_per_s) == (0.0, 0.0)
+
+
+def test_a_machine_that_has_just_started_is_told_from_its_first_moment() -> None:
+    before = MachineCounters.of(10.0, [])
+    after = MachineCounters.of(12.0, [a_machine(cpu_time_ns=1_500_000_000, cpu_wait_ns=10**9)])
+    (usage,) = machine_usages(before, after, cpus=2)
+    assert (usage.cpu_used_cores, usage.cpu_wait_cores) == (0.75, 0.5)
+
+
+def test_a_machine_overlooked_once_gives_no_absurd_rate() -> None:
+    before = MachineCounters.of(10.0, [])
+    after = MachineCounters.of(12.0, [a_machine(cpu_time_ns=10**13)])
+    assert machine_usages(before, after, cpus=2) == ()

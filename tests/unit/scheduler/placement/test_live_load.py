@@ -155,8 +155,28 @@ def test_a_booting_guest_of_ours_does_not_make_its_host_look_loaded() -> None:
     inputs = place(fleet, a_request("b"), now_s=107)[0].candidates
     on_first = next(c for c in inputs if c.host_id == first.host_id)
 
-    assert on_first.inputs["cpu_load_ratio"] < 0.1
+    assert on_first.inputs["recent_cpu_load_ratio"] < 0.1
     assert on_first.inputs["cpu_used_ratio"] == 0.55
+
+
+def test_a_guest_of_ours_that_has_just_left_does_not_make_its_host_look_loaded() -> None:
+    fleet = a_fleet([a_host("h1", cpus=2), a_host("h2", cpus=2)])
+    place(fleet, a_request("a"))
+    fleet.fold([("hst-h1", a_usage(), 102.0)])
+    fleet.release("hst-h1", 1, GIB, 10 * GIB, instance_id="ins-a")
+    its_end = a_usage(cpu_used_ratio=0.5, cpu_wait_cores=0.9, cpu_pressure_ratio=0.9)
+    for at_s in (103.5, 105.5, 107.5):
+        fleet.fold([("hst-h1", its_end if at_s < 105 else a_usage(), at_s)])
+    (then,) = place(fleet, a_request("b"), now_s=108)
+    for at_s in (109.5, 111.5, 113.5):
+        fleet.fold([("hst-h1", its_end, at_s)])
+    (later,) = place(fleet, a_request("c"), now_s=114)
+
+    inputs = [c.inputs for d in (then, later) for c in d.candidates if c.host_name == "h1"]
+    assert inputs[0]["recent_cpu_load_ratio"] < 0.1
+    assert inputs[0]["recent_cpu_wait_ratio"] < 0.1
+    assert inputs[1]["recent_cpu_load_ratio"] == pytest.approx(0.5, abs=0.01)
+    assert inputs[1]["recent_cpu_wait_ratio"] == pytest.approx(0.45, abs=0.01)
 
 
 def test_what_a_machine_shows_counts_once_it_has_settled() -> None:
@@ -168,7 +188,7 @@ def test_what_a_machine_shows_counts_once_it_has_settled() -> None:
 
     (decision,) = place(fleet, a_request("b"), now_s=175)
 
-    assert decision.candidates[0].inputs["cpu_load_ratio"] == pytest.approx(0.55, abs=0.01)
+    assert decision.candidates[0].inputs["recent_cpu_load_ratio"] == pytest.approx(0.55, abs=0.01)
 
 
 def test_expected_load_ends_with_the_machine() -> None:
@@ -203,7 +223,7 @@ def test_numbers_from_before_a_silence_are_forgotten() -> None:
 
     (decision,) = place(fleet, a_request(), now_s=141)
 
-    assert decision.candidates[0].inputs["io_pressure_ratio"] == 0.01
+    assert decision.candidates[0].inputs["recent_io_pressure_ratio"] == 0.01
 
 
 def test_a_sample_older_than_the_newest_is_skipped() -> None:

@@ -36,7 +36,8 @@ async def test_the_last_decision_is_kept_with_the_instance(uow: UnitOfWork) -> N
 def test_runners_up_go_first_and_from_the_last() -> None:
     decision = a_decision("ins-1", candidates=6)
     longer = tuple(
-        replace(c, inputs={f"input_{n}_ratio": 0.5 for n in range(40)}) for c in decision.candidates
+        replace(c, inputs={f"input_{n}_ratio": 0.5 for n in range(140)})
+        for c in decision.candidates
     )
 
     kept = decisions.decode(decisions.encode(replace(decision, candidates=longer)))
