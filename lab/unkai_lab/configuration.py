@@ -24,6 +24,8 @@ ETCD_PEER_PORT = 2380
 SCHEDULER_NAME = "scheduler"
 ETCD_NAME = "etcd"
 QEMU_USER = "libvirt-qemu"
+REAL_TRAIT, SIMULATED_TRAIT = "REAL", "SIMULATED"
+"""Traits by which an instance can ask for a host of either kind."""
 
 HOST_FOLDERS: Mapping[str, str] = {
     "libvirt/etc": "/etc/libvirt",
@@ -146,6 +148,7 @@ def agent_settings(spec: LabSpec, paths: LabPaths, host: str, groups: CellGroups
             sampler[f"{controller}_v1"] = str(group)
     return {
         **_agent(spec, folder, host),
+        "traits": [REAL_TRAIT],
         "socket": "/run/unkai/agent.sock",
         "boot_id_file": str(folder / "boot-id"),
         "accelerator": spec.accelerator,
@@ -166,6 +169,7 @@ def fleet_settings(spec: LabSpec, paths: LabPaths) -> dict[str, Any]:
     folder = paths.cell(FLEET)
     return {
         **_agent(spec, folder, FLEET),
+        "traits": [SIMULATED_TRAIT],
         "socket": str(folder / "agent.sock"),
         "tls": _tls(folder / "pki", "fleet"),
         "etcd": _agent_etcd(spec),

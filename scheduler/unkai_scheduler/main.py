@@ -112,6 +112,7 @@ async def opened(settings: Settings) -> AsyncIterator[Daemon]:
         agents = GrpcAgents(tls)
         stack.push_async_callback(agents.close)
         live = LiveState()
+        follower = Follower(uow)
         leader = Leader(
             name=settings.name,
             uow=uow,
@@ -122,11 +123,11 @@ async def opened(settings: Settings) -> AsyncIterator[Daemon]:
             live=live,
             clock=system_clock,
             new_id=new_id,
+            audience=follower,
         )
         route = LeaderRoute(settings.name, cluster, leader, tls)
         stack.push_async_callback(route.close)
         waker = PeerWaker(route, leader)
-        follower = Follower(uow)
         context = ServiceContext(uow, system_clock, new_id, waker.wake)
         services = build_services(
             context=context,

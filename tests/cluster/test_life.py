@@ -23,6 +23,16 @@ async def test_a_created_instance_runs_on_the_host_that_claims_it(cloud: Cloud) 
     assert cloud.running() == {made.id: [row.host_id]}
 
 
+async def test_who_waits_for_the_operation_or_for_events_is_told(cloud: Cloud) -> None:
+    made = await cloud.create()
+    await cloud.until_ended(made.operation_id)
+
+    async def told() -> bool:
+        return made.operation_id in cloud.audience.operation_ids and cloud.audience.stamps > 0
+
+    await cloud.until(told, "the leader told of the operation and of the stamps")
+
+
 async def test_stop_start_and_reboot_end_when_the_machine_is_as_asked(cloud: Cloud) -> None:
     made = await cloud.create()
     await cloud.until_ended(made.operation_id)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -97,6 +97,22 @@ class Scheduler:
     task: asyncio.Task[None] = field(repr=False)
 
 
+@dataclass
+class Audience:
+    """What leaders told those who wait."""
+
+    stamps: int = 0
+    operation_ids: set[str] = field(default_factory=set)
+
+    def stamped(self) -> None:
+        """Count it."""
+        self.stamps += 1
+
+    def written(self, operation_ids: Collection[str]) -> None:
+        """Keep which."""
+        self.operation_ids.update(operation_ids)
+
+
 class Cloud:
     """The parts, and the acts of users, operators and fate."""
 
@@ -110,6 +126,7 @@ class Cloud:
         self.images = MemoryImages()
         self.image: Image = an_image()
         self.schedulers: dict[str, Scheduler] = {}
+        self.audience = Audience()
         self.host_ids: list[str] = []
         self.uow: UnitOfWork
 
@@ -175,6 +192,7 @@ class Cloud:
             live=live,
             clock=self.clock,
             new_id=an_id,
+            audience=self.audience,
         )
         task = asyncio.create_task(leader.run(), name=f"leader {name}")
         scheduler = self.schedulers[name] = Scheduler(name, leader, live, cluster, task)

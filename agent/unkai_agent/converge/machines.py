@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from unkai_agent.compute.driver import ComputeDriver, Domain, DomainDisk, DomainSpec, DomainState
 from unkai_agent.converge.decisions import is_on
@@ -86,6 +87,7 @@ class _Steps:
         self._spec: MachineSpec = entry.spec
         self._ident = entry.spec.instance_id
         self._fetched = False
+        self._seed: Path | None = None
 
     def image(self) -> Step:
         return Step(FETCH, self._has_images, self._fetch_images)
@@ -94,15 +96,11 @@ class _Steps:
         return Step("make disk", self._has_disks, self._make_disks, self._remove_disks, slot=True)
 
     def seed(self) -> Step:
-        done = False
-
         async def write() -> None:
-            nonlocal done
-            await self._storage.ensure_seed(self._ident, self._spec.seed)
-            done = True
+            self._seed = await self._storage.ensure_seed(self._ident, self._spec.seed)
 
         async def written() -> bool:
-            return done
+            return self._seed is not None
 
         return Step("write seed", written, write)
 
@@ -210,7 +208,7 @@ class _Steps:
             memory_bytes=spec.memory_bytes,
             accelerator=self._accelerator,
             disks=tuple(disks),
-            seed=await self._storage.ensure_seed(self._ident, spec.seed),
+            seed=self._seed or await self._storage.ensure_seed(self._ident, spec.seed),
             console_log=await self._storage.console_log(self._ident),
         )
 

@@ -16,7 +16,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -40,6 +40,15 @@ _SETTLED = frozenset(
 )
 _RETRIED = frozenset({Act.RUN, Act.HOLD, Act.RESUME})
 """What is tried again after a failure, no sooner than its backoff says."""
+
+
+class Publish(Protocol):
+    """Tells the watchers; `lazily`: a moment later will do."""
+
+    def __call__(self, change: Machine | Tombstone, *, lazily: bool = False) -> None:
+        """Tell of a change."""
+
+
 InThread = Callable[..., Awaitable[Any]]
 """Runs a blocking call elsewhere: `asyncio.to_thread`, or a bounded executor's."""
 
@@ -58,7 +67,7 @@ class WorkerContext:
     in_thread: InThread
     ready_s: Callable[[], float | None]
     """When the agent became ready (loop's clock); None: not yet."""
-    publish: Callable[[Machine | Tombstone], None]
+    publish: Publish
 
 
 class Worker:
@@ -366,7 +375,7 @@ class Worker:
 
     def _on_step(self, name: str) -> None:
         if name != self.machine.step:
-            self._show(self._entry(), step=name)
+            self._show(self._entry(), lazily=True, step=name)
 
     async def _note(self, entry: LedgerEntry, **changes: Any) -> LedgerEntry:
         """Write to the ledger what was observed; the entry may have got a newer spec meanwhile."""
@@ -452,7 +461,7 @@ class Worker:
     def _in(self, seconds: float) -> datetime:
         return self._context.clock() + timedelta(seconds=seconds)
 
-    def _show(self, entry: LedgerEntry, **changes: Any) -> None:
+    def _show(self, entry: LedgerEntry, *, lazily: bool = False, **changes: Any) -> None:
         from_entry: dict[str, Any] = {
             "generation": entry.spec.generation,
             "observed_generation": entry.observed_generation,
@@ -466,7 +475,7 @@ class Worker:
         shown = replace(self.machine, **(from_entry | changes))
         if shown != self.machine:
             self.machine = replace(shown, observe_time=self._context.clock())
-            self._context.publish(self.machine)
+            self._context.publish(self.machine, lazily=lazily)
 
 
 def _paused_by_error(instance_id: str) -> FailedPrecondition:

@@ -51,7 +51,9 @@ class Deadlines:
         if theirs:
             self._late(theirs)
         if ours:
-            await self._office.lead(lambda conn: self._end(conn, ours, now))
+            await self._office.lead(
+                lambda conn: self._end(conn, ours, now), operation_ids=[o.id for o in ours]
+            )
 
     def _end(self, conn: Connection, late: list[Operation], now: datetime) -> None:
         for seen in late:

@@ -14,6 +14,8 @@ from unkai_scheduler.store import events
 from unkai_scheduler.store.unit_of_work import Connection
 
 BATCH = 1000
+GATHER_S = 0.01
+"""How long a written event waits for company: an act's next step often follows at once."""
 
 
 class Sequencer:
@@ -27,7 +29,11 @@ class Sequencer:
         office, failures = self._office, 0
         pause_s = office.settings.reconcile.sequencer_s
         while True:
-            work = self._stamp_all if await wait_for(office.written, pause_s) else self._look
+            work = self._look
+            if await wait_for(office.written, pause_s):
+                await asyncio.sleep(GATHER_S)
+                office.written.clear()
+                work = self._stamp_all
             went_well = await office.attempt("sequencer", work)
             failures = 0 if went_well else failures + 1
             if failures:
@@ -42,6 +48,8 @@ class Sequencer:
         while stamped == BATCH:
             stamped = await self._office.lead(_stamp, tells=False)
             metrics.EVENTS_STAMPED.inc(stamped)
+            if stamped:
+                self._office.audience.stamped()
 
 
 def _stamp(conn: Connection) -> int:

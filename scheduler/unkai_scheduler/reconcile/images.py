@@ -95,7 +95,7 @@ class ImageLoop:
             )
             events.insert(conn, gone)
 
-        await office.lead(work)
+        await office.lead(work, operation_ids=[operation.id] if operation else ())
 
     async def _show(self, image: Image, operation: Operation | None, message: str) -> None:
         """Say why the deletion waits; end the operation when its time is over."""
@@ -116,7 +116,7 @@ class ImageLoop:
                 after = replace(shown, cancel_requested_time=current.cancel_requested_time)
                 write_operation(conn, current, after, name=image.name, office=self._office, now=now)
 
-        await self._office.lead(work)
+        await self._office.lead(work, operation_ids=[operation.id])
 
     async def _evict_everywhere(self, sha256: str) -> None:
         async with asyncio.TaskGroup() as group:

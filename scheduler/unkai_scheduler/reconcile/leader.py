@@ -28,7 +28,14 @@ from unkai_scheduler.reconcile.hosts import Hosts
 from unkai_scheduler.reconcile.images import ImageLoop
 from unkai_scheduler.reconcile.live import LiveState
 from unkai_scheduler.reconcile.loop import InstanceLoop
-from unkai_scheduler.reconcile.office import Office, ReignEnded, closing, growing_s
+from unkai_scheduler.reconcile.office import (
+    Audience,
+    Nobody,
+    Office,
+    ReignEnded,
+    closing,
+    growing_s,
+)
 from unkai_scheduler.reconcile.placing import Placer
 from unkai_scheduler.settings import Settings
 from unkai_scheduler.store.unit_of_work import UnitOfWork
@@ -59,6 +66,7 @@ class Leader:
         live: LiveState,
         clock: Clock,
         new_id: NewId,
+        audience: Audience | None = None,
     ) -> None:
         self.name = name
         self.is_leading = False
@@ -71,6 +79,7 @@ class Leader:
         self._live = live
         self._clock = clock
         self._new_id = new_id
+        self._audience = audience or Nobody()
         self._wakers: list[Callable[[], None]] = []
         self._seen_term = 0
         """Highest term an agent refused us with: the next one must be above it."""
@@ -187,6 +196,7 @@ class Leader:
             settings=self._settings,
             clock=self._clock,
             new_id=self._new_id,
+            audience=self._audience,
         )
         self._live.clear()
         try:

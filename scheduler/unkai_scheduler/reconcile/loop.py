@@ -212,7 +212,8 @@ class InstanceLoop:
         def work(conn: Connection) -> list[bool]:
             return [changes.write(conn, change, office, now) for change in batch]
 
-        kept = await office.lead(work)
+        ids = [c.action.operation.id for c in batch if c.action.operation is not None]
+        kept = await office.lead(work, operation_ids=ids)
         for change, is_kept in zip(batch, kept, strict=True):
             if not is_kept:
                 self.mark([change.seen.instance.id], urgent=True)

@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -42,6 +42,26 @@ class ReignEnded(Exception):
         self.highest_term = highest_term
 
 
+class Audience(Protocol):
+    """Who in this process waits for what the leader writes. Told after the commit; a hint."""
+
+    def stamped(self) -> None:
+        """Events got their revision."""
+
+    def written(self, operation_ids: Collection[str]) -> None:
+        """These operations were written."""
+
+
+class Nobody:
+    """The audience where none waits."""
+
+    def stamped(self) -> None:
+        """Let it be."""
+
+    def written(self, operation_ids: Collection[str]) -> None:
+        """Let it be."""
+
+
 @dataclass
 class Office:
     """One reign's tools."""
@@ -55,6 +75,7 @@ class Office:
     settings: Settings
     clock: Clock
     new_id: NewId
+    audience: Audience = field(default_factory=Nobody)
     written: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when events may wait for their revision."""
     _failing: dict[str, str] = field(default_factory=dict)
@@ -64,17 +85,27 @@ class Office:
         """Who we are in events."""
         return f"scheduler:{self.name}"
 
-    async def lead(self, work: Callable[[Connection], T], *, tells: bool = True) -> T:
+    async def lead(
+        self,
+        work: Callable[[Connection], T],
+        *,
+        tells: bool = True,
+        operation_ids: Collection[str] = (),
+    ) -> T:
         """Write under the term; raise `ReignEnded` when it is over.
 
-        `tells`: the work may insert events, so the sequencer is to look.
+        `tells`: the work may insert events, so the sequencer is to look. `operation_ids`: those
+        it may write.
         """
         try:
-            return await self.uow.lead(self.term, work)
+            result = await self.uow.lead(self.term, work)
         except Conflict as error:
             if error.reason == "NOT_LEADER":
                 raise ReignEnded(error.message) from error
             raise
+        else:
+            self.audience.written(operation_ids)
+            return result
         finally:
             if tells:
                 self.written.set()

@@ -2,12 +2,16 @@
 
 Watches and waits look at the store only when something was stamped, or when their own timer says
 so. One read every `POLL_S` serves any number of them; with nobody waiting there is no read at all.
-It never fails: while the database does not answer, those who wait go on waiting.
+Where this process leads, the leader tells what it wrote, and nobody here waits for a poll. It never
+fails: while the database does not answer, those who wait go on waiting.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 
 import structlog
 
@@ -18,6 +22,8 @@ from unkai_wire.errors import UnkaiError
 
 POLL_S = 0.1
 """Seconds between reads: half of what a watcher may be behind."""
+GATHER_S = 0.02
+"""Least seconds between reads, however often events are stamped: every watcher reads after each."""
 _LOG = structlog.get_logger()
 
 
@@ -30,15 +36,47 @@ class Follower:
         self._newest: Revision | None = None
         self._moved = asyncio.Event()
         self._wanted = asyncio.Event()
+        self._told = asyncio.Event()
         self._waiting = 0
+        self._operations: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._failing = False
 
     async def run(self) -> None:
         """Follow until cancelled."""
         while True:
             await self._wanted.wait()
+            self._told.clear()
             await self._look()
-            await asyncio.sleep(self._poll_s)
+            await asyncio.sleep(min(GATHER_S, self._poll_s))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._poll_s - GATHER_S):
+                    await self._told.wait()
+
+    # What the leader in this process tells.
+
+    def stamped(self) -> None:
+        """Look soon: events got their revision."""
+        self._told.set()
+
+    def written(self, operation_ids: Collection[str]) -> None:
+        """Let go who waits for these operations: they were written."""
+        for ident in operation_ids:
+            for news in self._operations.get(ident, ()):
+                news.set()
+
+    # Those who wait.
+
+    @contextmanager
+    def news_of(self, operation_id: str) -> Iterator[asyncio.Event]:
+        """Give an event that is set when our leader wrote the operation; another's is not told."""
+        news = asyncio.Event()
+        self._operations[operation_id].add(news)
+        try:
+            yield news
+        finally:
+            self._operations[operation_id].discard(news)
+            if not self._operations[operation_id]:
+                del self._operations[operation_id]
 
     async def wait_past(self, seen: Revision | None, timeout_s: float) -> None:
         """Return when something is newer than `seen`, or the time has passed."""
@@ -55,10 +93,6 @@ class Follower:
             self._waiting -= 1
             if not self._waiting:
                 self._wanted.clear()
-
-    async def wait_next(self, timeout_s: float) -> None:
-        """Return at the next move of the newest revision, or when the time has passed."""
-        await self.wait_past(self._newest, timeout_s)
 
     async def _look(self) -> None:
         try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 DEFAULT_WAIT_S = 30.0
 WAIT_POLL_S = 0.2
-"""Seconds between looks at an operation: progress is written without an event."""
+"""Seconds between looks at an operation, for what another scheduler's leader writes."""
 
 
 class OperationsService:
@@ -89,13 +91,17 @@ class OperationsService:
             )
         seen = _parse_time(seen_update_time)
         end_s = self._monotonic() + budget_s
-        while True:
-            operation = await self.get(operation_id)
-            moved = seen is not None and operation.update_time > seen
-            left_s = end_s - self._monotonic()
-            if operation.state.ended or moved or left_s <= 0:
-                return operation
-            await self._follower.wait_next(min(WAIT_POLL_S, left_s))
+        with self._follower.news_of(operation_id) as news:
+            while True:
+                news.clear()  # before the look: what is written after it is news
+                operation = await self.get(operation_id)
+                moved = seen is not None and operation.update_time > seen
+                left_s = end_s - self._monotonic()
+                if operation.state.ended or moved or left_s <= 0:
+                    return operation
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(WAIT_POLL_S, left_s)):
+                        await news.wait()
 
     async def cancel(self, call: Call, operation_id: str) -> Operation:
         """Ask for the work to be given up; the leader undoes it and ends the operation."""

@@ -45,7 +45,9 @@ def test_two_agents_share_neither_address_nor_state() -> None:
 
 def test_the_fleet_accepts_its_settings() -> None:
     text = configuration.toml_text(configuration.fleet_settings(SPEC, PATHS))
-    assert AgentSettings(**tomllib.loads(text)).fleet.hosts == 40
+    settings = AgentSettings(**tomllib.loads(text))
+    assert settings.fleet.hosts == 40
+    assert settings.traits == (configuration.SIMULATED_TRAIT,)
 
 
 def test_etcd_listens_with_tls_only_and_demands_certificates() -> None:
