@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,22 +21,17 @@ from unkai_agent.metrics import HostLoad, Sampler, SimulatedHost
 from unkai_agent.settings import FleetSettings, Settings
 from unkai_agent.storage.driver import FetchImage
 from unkai_agent.storage.fake import FakeStorage
-from unkai_wire import ids
+from unkai_wire.fleets import fleet_host_id
 from unkai_wire.tls import fleet_tls_name
 
 _ACCELERATOR = Accelerator(name="tcg", reason="simulated")
 
 
 def fleet_identities(fleet_name: str, hosts: int) -> Iterator[HostIdentity]:
-    """Yield the same ids and names at each start: derived from the fleet's name.
-
-    An id holds a UUIDv7, which begins with a time: that of a fixed day stands there.
-    """
+    """Yield the same ids and names at each start: derived from the fleet's name."""
     for number in range(1, hosts + 1):
         name = f"{fleet_name}-{number:04d}"
-        bits = uuid.uuid5(uuid.NAMESPACE_DNS, name).int
-        ident = ids.encode("hst", ids.uuid7(now_ms=1_767_225_600_000, random_bits=bits % (1 << 74)))
-        yield HostIdentity(host_id=ident, name=name)
+        yield HostIdentity(host_id=fleet_host_id(fleet_name, number), name=name)
 
 
 def make_fleet(settings: Settings, fleet_name: str, fetch: FetchImage | None) -> list[RunningHost]:

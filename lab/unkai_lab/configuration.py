@@ -14,6 +14,7 @@ from typing import Any
 from unkai_lab.cells import PrivateMount
 from unkai_lab.cgroups import CellGroups
 from unkai_lab.spec import CONTROL, FLEET, LabPaths, LabSpec
+from unkai_wire.tls import ETCD_TLS_NAME
 
 SCHEDULER_PORT = 7443
 AGENT_PORT = 7444
@@ -94,6 +95,9 @@ def etcd_command(spec: LabSpec, paths: LabPaths) -> list[str]:
         "initial-cluster": f"{ETCD_NAME}={peer}",
         "client-cert-auth": "true",
         "peer-client-cert-auth": "true",
+        # Any certificate of the CA would do otherwise, and a peer asks nobody for permission.
+        "peer-cert-allowed-hostname": ETCD_TLS_NAME,
+        "auto-compaction-retention": "1h",
         "logger": "zap",
         "log-level": "warn",
     }
@@ -102,6 +106,12 @@ def etcd_command(spec: LabSpec, paths: LabPaths) -> list[str]:
         options[f"{prefix}cert-file"] = str(pki / "etcd.crt")
         options[f"{prefix}key-file"] = str(pki / "etcd.key")
     return ["etcd", *(f"--{name}={value}" for name, value in options.items())]
+
+
+def etcd_secure_command(spec: LabSpec, paths: LabPaths) -> list[str]:
+    """Return what follows `unkai-scheduler` to let each certificate write its own keys only."""
+    endpoint = f"{spec.address(CONTROL)}:{ETCD_CLIENT_PORT}"
+    return ["etcd", "secure", "--dir", str(paths.folder), "--endpoint", endpoint]
 
 
 def etcd_health_command(spec: LabSpec, paths: LabPaths) -> list[str]:

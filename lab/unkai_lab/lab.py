@@ -159,7 +159,7 @@ class Lab:
         self.site.kill(host, "libvirtd", signal_number)
 
     def start_etcd(self) -> None:
-        """Start etcd and wait until it commits."""
+        """Start etcd, wait until it commits, and see that it asks for permission."""
         process = self.site.start(
             CONTROL, "etcd", configuration.etcd_command(self.spec, self.paths)
         )
@@ -171,6 +171,8 @@ class Lab:
             process=process,
             log=self.paths.log(CONTROL, "etcd"),
         )
+        secure = configuration.etcd_secure_command(self.spec, self.paths)
+        self.site.run(CONTROL, [installed("unkai-scheduler"), *secure])
         self._tell("etcd commits")
 
     def kill_etcd(self, signal_number: int = signal.SIGKILL) -> None:

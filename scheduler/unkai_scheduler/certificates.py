@@ -3,7 +3,8 @@
 Used by the `init` and `cert` commands alone; no daemon holds the CA's key. Names follow
 `unkai_wire.tls`: the URI says who the holder is, a DNS name that does not depend on the address
 is what its clients verify, the common name is what etcd knows it as. Files appear whole or not
-at all, keys with mode 0600; what exists is never overwritten.
+at all, keys with mode 0600; what exists is never overwritten. The CA remembers whom it has made
+certificates for: etcd's users are made from that.
 """
 
 from __future__ import annotations
@@ -25,11 +26,16 @@ from unkai_scheduler.domain.clock import Clock, system_clock
 from unkai_wire.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from unkai_wire.ids import NewId, check_id, new_id
 from unkai_wire.tls import (
+    ETCD_ROOT,
+    ETCD_TLS_NAME,
     SCHEDULER_TLS_NAME,
+    TLS_DOMAIN,
     Principal,
     Role,
+    common_name,
     fleet_tls_name,
     host_tls_name,
+    principal_of_uri,
     principal_uri,
 )
 
@@ -37,6 +43,10 @@ CA_LIFETIME = dt.timedelta(days=3652)
 """Ten years: renewing a CA touches every party."""
 LEAF_LIFETIME = dt.timedelta(days=365)
 """One year: a lost key ends by itself."""
+ROOT_LIFETIME = dt.timedelta(minutes=10)
+"""Long enough for one command that changes etcd's users; it is never written to a disk."""
+_ISSUED = "issued"
+"""Folder beside the CA: a file for each holder of a certificate, which contains its URI."""
 _BACKDATE = dt.timedelta(minutes=5)
 """Clocks of hosts differ: a fresh certificate must be valid at once on all."""
 _HOLDER = re.compile(r"[a-z0-9]([a-z0-9.-]{0,48}[a-z0-9])?")
@@ -83,6 +93,7 @@ class Authority:
 
     def __init__(
         self,
+        folder: Path,
         certificate: x509.Certificate,
         key: ec.EllipticCurvePrivateKey,
         *,
@@ -90,6 +101,7 @@ class Authority:
         clock: Clock = system_clock,
         make_id: NewId = new_id,
     ) -> None:
+        self._issued = folder / _ISSUED
         self._certificate = certificate
         self._key = key
         self._lifetime = lifetime
@@ -102,38 +114,50 @@ class Authority:
         """Make an agent's certificate; a new host id unless one is given."""
         ident = check_id("host", host_id, "host_id") if host_id else self._make_id("host")
         principal = Principal(Role.HOST, name, ident)
-        return self._issue("host", principal, ident, (host_tls_name(ident), name), addresses)
+        return self._issue("host", principal, (host_tls_name(ident), name), addresses)
 
     def issue_client(self, name: str) -> Bundle:
         """Make the certificate of a person or program."""
-        return self._issue(f"client-{name}", Principal(Role.CLIENT, name), f"client-{name}")
+        return self._issue(f"client-{name}", Principal(Role.CLIENT, name))
 
     def issue_scheduler(self, name: str, addresses: Sequence[str] = ()) -> Bundle:
         """Make a scheduler's certificate."""
         names = (SCHEDULER_TLS_NAME, name, "localhost")
-        return self._issue(
-            "scheduler", Principal(Role.SCHEDULER, name), f"scheduler-{name}", names, addresses
-        )
+        return self._issue("scheduler", Principal(Role.SCHEDULER, name), names, addresses)
 
     def issue_etcd(self, name: str, addresses: Sequence[str] = ()) -> Bundle:
         """Make an etcd member's certificate, for its clients and its peers."""
-        names = (name, "localhost")
-        return self._issue("etcd", Principal(Role.ETCD, name), f"etcd-{name}", names, addresses)
+        names = (ETCD_TLS_NAME, name, "localhost")
+        return self._issue("etcd", Principal(Role.ETCD, name), names, addresses)
 
     def issue_etcd_client(self, name: str) -> Bundle:
         """Make the certificate a scheduler shows to etcd, whose user is the common name."""
-        return self._issue("etcd-client", Principal(Role.SCHEDULER, name), f"scheduler-{name}")
+        return self._issue("etcd-client", Principal(Role.SCHEDULER, name))
 
     def issue_fleet(self, name: str, addresses: Sequence[str] = ()) -> Bundle:
         """Make the certificate of many simulated hosts in one process."""
-        names = (fleet_tls_name(name),)
-        return self._issue("fleet", Principal(Role.FLEET, name), f"fleet-{name}", names, addresses)
+        return self._issue("fleet", Principal(Role.FLEET, name), (fleet_tls_name(name),), addresses)
+
+    def etcd_root(self) -> Bundle:
+        """Make the certificate of etcd's root, good for minutes; it is not for writing."""
+        principal = Principal(Role.ETCD, ETCD_ROOT)
+        return self._sign("etcd-root", principal, user=ETCD_ROOT, lifetime=ROOT_LIFETIME)
+
+    def issued(self) -> list[Principal]:
+        """Return all that have a certificate of this CA, by common name."""
+        if not self._issued.is_dir():
+            return []
+        files = sorted(file for file in self._issued.iterdir() if not file.name.startswith("."))
+        return [principal_of_uri(file.read_text().strip()) for file in files]
+
+    def forget(self, principal: Principal) -> None:
+        """Remove a holder from those that `issued` returns."""
+        (self._issued / common_name(principal)).unlink(missing_ok=True)
 
     def _issue(
         self,
         stem: str,
         principal: Principal,
-        common_name: str,
         dns_names: Sequence[str] = (),
         addresses: Sequence[str] = (),
     ) -> Bundle:
@@ -143,6 +167,36 @@ class Authority:
                 f"{principal.name[:64]!r} must be 1 to 50 characters of a-z, 0-9, . and -",
                 reason="INVALID_NAME",
             )
+        if f".{principal.name}".endswith(f".{TLS_DOMAIN}"):
+            raise InvalidArgument.field(
+                "name",
+                f"{principal.name} is kept for the cloud itself: with it in its certificate, "
+                "the holder could pass for another",
+                reason="RESERVED_NAME",
+            )
+        user = common_name(principal)
+        bundle = self._sign(
+            stem,
+            principal,
+            user=user,
+            lifetime=self._lifetime,
+            dns_names=dns_names,
+            addresses=addresses,
+        )
+        self._issued.mkdir(mode=0o755, exist_ok=True)
+        _replace(self._issued / user, f"{principal_uri(principal)}\n".encode())
+        return bundle
+
+    def _sign(
+        self,
+        stem: str,
+        principal: Principal,
+        *,
+        user: str,
+        lifetime: dt.timedelta,
+        dns_names: Sequence[str] = (),
+        addresses: Sequence[str] = (),
+    ) -> Bundle:
         alternatives: list[x509.GeneralName] = [
             x509.UniformResourceIdentifier(principal_uri(principal))
         ]
@@ -153,7 +207,7 @@ class Authority:
             usages.append(ExtendedKeyUsageOID.SERVER_AUTH)
         key = ec.generate_private_key(ec.SECP256R1())
         now = self._clock()
-        builder = _builder(common_name, key, now, now + self._lifetime)
+        builder = _builder(user, key, now, now + lifetime)
         certificate = (
             builder.issuer_name(self._certificate.subject)
             .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
@@ -193,7 +247,7 @@ def init(
     )
     _write(key_path, _key_pem(key), 0o600)
     _write(certificate_path, _pem(certificate), 0o644)
-    return Authority(certificate, key, lifetime=lifetime, clock=clock)
+    return Authority(folder, certificate, key, lifetime=lifetime, clock=clock)
 
 
 def load(
@@ -216,15 +270,15 @@ def load(
             reason="NO_CA",
             metadata={"path": str(folder)},
         )
-    return Authority(certificate, key, lifetime=lifetime, clock=clock)
+    return Authority(folder, certificate, key, lifetime=lifetime, clock=clock)
 
 
 def _builder(
-    common_name: str, key: ec.EllipticCurvePrivateKey, start: dt.datetime, end: dt.datetime
+    subject: str, key: ec.EllipticCurvePrivateKey, start: dt.datetime, end: dt.datetime
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]))
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(start - _BACKDATE)
@@ -278,5 +332,15 @@ def _write(path: Path, content: bytes, mode: int) -> None:
             os.fsync(file.fileno())
         # link, not rename: it fails where the name is taken, so nothing is ever overwritten.
         os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file anew, so that readers see the old one or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ import click
 import structlog
 from prometheus_client import REGISTRY
 
-from unkai_scheduler import certificates
+from unkai_scheduler import commands
 from unkai_scheduler.agents.client import GrpcAgents
 from unkai_scheduler.agents.port import Agents
 from unkai_scheduler.api.exporter import CloudCollector, MetricsEndpoint
@@ -47,14 +47,13 @@ from unkai_scheduler.services.key_pairs import KeyPairsService
 from unkai_scheduler.services.operations import OperationsService
 from unkai_scheduler.services.placement import PlacementService
 from unkai_scheduler.services.projects import ProjectsService
-from unkai_scheduler.settings import InvalidSettings, Settings, default_name, load_settings
+from unkai_scheduler.settings import InvalidSettings, Settings, load_settings
 from unkai_scheduler.store.unit_of_work import open_unit_of_work
 from unkai_wire.cluster_records import SchedulerRecord
-from unkai_wire.errors import AlreadyExists, Unavailable, UnkaiError
+from unkai_wire.errors import Unavailable, UnkaiError
 from unkai_wire.ids import new_id
 
 _LOG = structlog.get_logger()
-_DEFAULT_DIR = Path("/etc/unkai")
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,184 +277,13 @@ def _run(config: Path | None) -> None:
     try:
         asyncio.run(serve(settings))
     except UnkaiError as error:
-        raise _explained(error) from error
+        raise commands.explained(error) from error
     except OSError as error:
         raise click.ClickException(f"the scheduler cannot start: {error}") from error
 
 
-def _explained(error: UnkaiError) -> click.ClickException:
-    fix = f"\nfix: {error.fix}" if error.fix else ""
-    return click.ClickException(f"{error.message} ({error.reason}){fix}")
-
-
-_dir = click.option(
-    "--dir",
-    "folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=_DEFAULT_DIR,
-    show_default=True,
-    help="Folder of settings; certificates lie in its pki/.",
-)
-_out = click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder to write to; ./NAME by default.",
-)
-_addresses = click.option(
-    "--address", "addresses", multiple=True, help="IP address in the certificate; repeatable."
-)
-
-
-@main.command()
-@_dir
-@_addresses
-@click.option("--name", default="", help="Name of this scheduler; the host name by default.")
-def init(folder: Path, addresses: tuple[str, ...], name: str) -> None:
-    """Make the CA, the first certificates and a settings file; keep what exists."""
-    folder = folder.resolve()
-    pki = folder / "pki"
-    name = name or default_name()
-    local = (*addresses, "127.0.0.1", "::1")
-    try:
-        try:
-            authority = certificates.init(pki)
-            click.echo(f"made {pki / 'ca.crt'} and its key")
-        except AlreadyExists:
-            authority = certificates.load(pki)
-            click.echo(f"kept {pki / 'ca.crt'}: it exists")
-        for bundle in (
-            authority.issue_scheduler(name, local),
-            authority.issue_client("admin"),
-            authority.issue_etcd(name, local),
-            authority.issue_etcd_client(name),
-        ):
-            _write_or_keep(bundle, pki)
-    except UnkaiError as error:
-        raise _explained(error) from error
-    _write_settings(folder / "scheduler.toml", name, pki)
-
-
-def _write_or_keep(bundle: certificates.Bundle, folder: Path) -> None:
-    path = folder / f"{bundle.name}.crt"
-    try:
-        bundle.write(folder)
-        click.echo(f"made {path} and its key")
-    except AlreadyExists:
-        click.echo(f"kept {path}: it exists")
-
-
-def _write_settings(path: Path, name: str, pki: Path) -> None:
-    if path.exists():
-        click.echo(f"kept {path}: it exists")
-        return
-    path.write_text(_SETTINGS.format(name=name, pki=pki))
-    click.echo(f"made {path}")
-
-
-@main.group()
-def cert() -> None:
-    """Make certificates from the CA that `init` made."""
-
-
-@cert.command("host")
-@click.argument("name")
-@click.option("--host-id", help="Id of the host; a new one by default.")
-@_addresses
-@_out
-@_dir
-def cert_host(
-    name: str, host_id: str | None, addresses: tuple[str, ...], out: Path | None, folder: Path
-) -> None:
-    """Make the certificate of a host's agent."""
-    _issue(folder, out or Path(name), lambda ca: ca.issue_host(name, addresses, host_id))
-
-
-@cert.command("client")
-@click.argument("name")
-@_out
-@_dir
-def cert_client(name: str, out: Path | None, folder: Path) -> None:
-    """Make the certificate of a person or program."""
-    _issue(folder, out or Path(name), lambda ca: ca.issue_client(name))
-
-
-@cert.command("scheduler")
-@click.argument("name")
-@_addresses
-@_out
-@_dir
-def cert_scheduler(name: str, addresses: tuple[str, ...], out: Path | None, folder: Path) -> None:
-    """Make the certificate of one more scheduler."""
-    _issue(folder, out or Path(name), lambda ca: ca.issue_scheduler(name, addresses))
-
-
-@cert.command("etcd")
-@click.argument("name")
-@_addresses
-@_out
-@_dir
-def cert_etcd(name: str, addresses: tuple[str, ...], out: Path | None, folder: Path) -> None:
-    """Make the certificate of an etcd member."""
-    _issue(folder, out or Path(name), lambda ca: ca.issue_etcd(name, addresses))
-
-
-@cert.command("fleet")
-@click.argument("name")
-@_addresses
-@_out
-@_dir
-def cert_fleet(name: str, addresses: tuple[str, ...], out: Path | None, folder: Path) -> None:
-    """Make the certificate of the lab's simulated hosts."""
-    _issue(folder, out or Path(name), lambda ca: ca.issue_fleet(name, addresses))
-
-
-def _issue(folder: Path, out: Path, make: certificates.Issue) -> None:
-    try:
-        for path in make(certificates.load(folder / "pki")).write(out):
-            click.echo(str(path))
-    except UnkaiError as error:
-        raise _explained(error) from error
-
-
-_SETTINGS = """\
-# Settings of unkai's scheduler. What is commented out shows the default.
-# The environment wins: UNKAI_SCHEDULER_LISTEN, UNKAI_SCHEDULER_ETCD__ENDPOINTS='["h:2379"]' ...
-# Check with: unkai-scheduler --check-config
-
-name = "{name}"                         # unique among schedulers
-# listen = "0.0.0.0:7443"               # gRPC (mTLS), HOST:PORT
-# advertise = ""                        # HOST:PORT others reach us at; empty: listen, or host name
-# socket = "/run/unkai/scheduler.sock"  # for root on this machine, mode 0600
-# metrics_listen = "0.0.0.0:9443"       # Prometheus (mTLS); empty: none
-# log_format = "json"                   # or "console"
-# log_level = "info"                    # debug, info, warning, error
-
-[tls]
-ca = "{pki}/ca.crt"
-certificate = "{pki}/scheduler.crt"
-key = "{pki}/scheduler.key"
-
-[etcd]
-# endpoints = ["127.0.0.1:2379"]        # HOST:PORT of each member
-[etcd.tls]
-ca = "{pki}/ca.crt"
-certificate = "{pki}/etcd-client.crt"
-key = "{pki}/etcd-client.key"
-
-[database]
-# url = "sqlite:////var/lib/unkai/scheduler/unkai.db"
-
-[images]
-# url = "file:///var/lib/unkai/scheduler/images"   # or s3://BUCKET/PREFIX
-# max_size_bytes = 68719476736          # largest upload, 64 GiB
-
-[placement]
-# policy = "spread"                     # or "pack", for instances that name none
-[placement.ratios]
-# cpu = 4.0                             # virtual CPUs claimed for each CPU
-# memory = 1.0
-# disk = 1.0
-"""
+for _command in (commands.init, commands.cert, commands.etcd):
+    main.add_command(_command)
 
 if __name__ == "__main__":
     main()

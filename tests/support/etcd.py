@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import etcd3
+import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -136,12 +137,22 @@ class EtcdServer:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         until = time.monotonic() + START_S
         while time.monotonic() < until:
-            with contextlib.suppress(Exception), contextlib.closing(self.client()) as client:
-                client.get("/ready")
+            if self._answers():
                 return
             time.sleep(0.05)
         self.stop()
         raise RuntimeError("etcd did not start: " + (self._folder / "etcd.log").read_text()[-2000:])
+
+    def _answers(self) -> bool:
+        with contextlib.closing(self.client()) as client:
+            try:
+                client.get("/ready")
+            except etcd3.exceptions.Etcd3Exception:
+                return False
+            except grpc.RpcError as error:
+                # A refusal is an answer: users and roles are kept with the data.
+                return bool(error.code() is not grpc.StatusCode.UNAVAILABLE)
+            return True
 
     def stop(self) -> None:
         """Kill it; its data stay."""
@@ -166,9 +177,10 @@ class EtcdServer:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
-    def client(self) -> Any:
-        """Return a client to look at it with."""
-        credentials = self._server.channel_credentials() if self._server else None
+    def client(self, tls: TlsFiles | None = None) -> Any:
+        """Return a client to look at it with, by default with the server's own certificate."""
+        shown = tls or self._server
+        credentials = shown.channel_credentials() if shown else None
         endpoint = etcd3.Endpoint(
             "127.0.0.1",
             self._port,

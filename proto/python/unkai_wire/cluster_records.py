@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 PREFIX = "/unkai/v1"
 HOSTS_PREFIX = f"{PREFIX}/hosts/"
@@ -24,6 +24,13 @@ HOST_LEASE_TTL_S = 6
 """A host is missed after this long: with the sweep of the registry well under 10 s."""
 LEADER_LEASE_TTL_S = 3
 """A dead leader's key goes after this long: another leads within 5 s."""
+_MOST = 1 << 60
+"""No figure of a host is larger: 1 EiB."""
+_LONG = 4096
+"""Characters of the longest text in a record."""
+_MANY = 1024
+"""Most traits or features of a host."""
+T = TypeVar("T", "HostRecord", "SchedulerRecord")
 
 
 def host_key(host_id: str) -> str:
@@ -65,7 +72,7 @@ class HostRecord:
     @classmethod
     def from_json(cls, text: str | bytes) -> HostRecord:
         """Read a record; raise ValueError when it is not one."""
-        return cls(**_known(cls, text, tuples=("traits", "features")))
+        return _read(cls, text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,27 +92,45 @@ class SchedulerRecord:
     @classmethod
     def from_json(cls, text: str | bytes) -> SchedulerRecord:
         """Read a record; raise ValueError when it is not one."""
-        return cls(**_known(cls, text, tuples=()))
+        return _read(cls, text)
 
 
 def _to_json(record: Any) -> str:
     return json.dumps(dataclasses.asdict(record), sort_keys=True, separators=(",", ":"))
 
 
-def _known(cls: Any, text: str | bytes, tuples: tuple[str, ...]) -> dict[str, Any]:
+def _read(cls: type[T], text: str | bytes) -> T:
+    """Read a record, believing nothing of it: who wrote it may mean harm."""
+    name = cls.__name__
     try:
         values = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"not a {cls.__name__}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not a {name}: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"not a {cls.__name__}: {type(values).__name__}")  # noqa: TRY004 - callers treat any unreadable record alike
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    known = {k: tuple(v) if k in tuples else v for k, v in values.items() if k in fields}
-    missing = [
-        name
-        for name, field in fields.items()
-        if name not in known and field.default is dataclasses.MISSING
-    ]
-    if missing:
-        raise ValueError(f"not a {cls.__name__}: lacks {', '.join(missing)}")
-    return known
+        raise ValueError(f"not a {name}: {type(values).__name__}")  # noqa: TRY004 - callers treat any unreadable record alike
+    types = get_type_hints(cls)
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):
+        if field.name in values:
+            found[field.name] = _checked(name, field.name, types[field.name], values[field.name])
+        elif field.default is dataclasses.MISSING:
+            raise ValueError(f"not a {name}: lacks {field.name}")
+    return cls(**found)
+
+
+def _checked(record: str, field: str, wanted: Any, value: Any) -> Any:
+    if wanted is int and type(value) is int and 0 <= value <= _MOST:
+        return value
+    if wanted is str and _is_text(value):
+        return value
+    if wanted == tuple[str, ...] and _is_list_of_texts(value):
+        return tuple(value)
+    raise ValueError(f"not a {record}: {field} is {str(value)[:64]!r}")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= _LONG
+
+
+def _is_list_of_texts(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= _MANY and all(map(_is_text, value))

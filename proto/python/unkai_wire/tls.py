@@ -9,8 +9,8 @@ A certificate says who its holder is in one URI subject alternative name:
     unkai://etcd/NAME              an etcd member
 
 Servers are verified by a DNS name that does not depend on their address: every scheduler has
-`scheduler.unkai.internal`, a host has `HOST_ID.host.unkai.internal`. The subject's common name
-is what etcd knows the holder as.
+`scheduler.unkai.internal`, a host has `HOST_ID.host.unkai.internal`, an etcd member has
+`etcd.unkai.internal`. The subject's common name is what etcd knows the holder as.
 """
 
 from __future__ import annotations
@@ -26,17 +26,30 @@ from unkai_wire.errors import Unauthenticated
 if TYPE_CHECKING:
     import grpc
 
-SCHEDULER_TLS_NAME = "scheduler.unkai.internal"
+TLS_DOMAIN = "unkai.internal"
+"""Names in it say what a server is; no holder may choose one as its own name."""
+SCHEDULER_TLS_NAME = f"scheduler.{TLS_DOMAIN}"
+ETCD_TLS_NAME = f"etcd.{TLS_DOMAIN}"
+"""In every etcd member's certificate: members take no peer without it."""
+ETCD_ROOT = "root"
+"""etcd's name for the one who may change its users (etcd manual, Authentication)."""
+_FLEET_SUFFIX = f".fleet.{TLS_DOMAIN}"
 
 
 def host_tls_name(host_id: str) -> str:
     """Return the DNS name in a host's certificate."""
-    return f"{host_id}.host.unkai.internal"
+    return f"{host_id}.host.{TLS_DOMAIN}"
 
 
 def fleet_tls_name(name: str) -> str:
     """Return the DNS name in the certificate of a fleet of simulated hosts."""
-    return f"{name}.fleet.unkai.internal"
+    return name + _FLEET_SUFFIX
+
+
+def fleet_of_tls_name(tls_name: str) -> str:
+    """Return the fleet whose server has this name, "" when it is no fleet's."""
+    name = tls_name.removesuffix(_FLEET_SUFFIX)
+    return "" if name == tls_name else name
 
 
 class Role(Enum):
@@ -67,6 +80,13 @@ def principal_uri(principal: Principal) -> str:
     """Return the URI that goes into the principal's certificate."""
     middle = f"{principal.host_id}/" if principal.role is Role.HOST else ""
     return f"unkai://{principal.role.value}/{middle}{principal.name}"
+
+
+def common_name(principal: Principal) -> str:
+    """Return the subject's common name, which is the holder's user name in etcd."""
+    if principal.role is Role.HOST:
+        return principal.host_id
+    return f"{principal.role.value}-{principal.name}"
 
 
 def principal_of_uri(uri: str) -> Principal:

@@ -14,6 +14,7 @@ from unkai_wire.cluster_records import (
     HostRecord,
     SchedulerRecord,
 )
+from unkai_wire.fleets import speaks_for
 
 _LOG = structlog.get_logger(__name__)
 
@@ -21,7 +22,8 @@ _LOG = structlog.get_logger(__name__)
 def membership_of(entries: Iterable[tuple[bytes, bytes]]) -> Membership:
     """Sort keys and values into the membership; one that cannot be read is left out.
 
-    A host may write under its own key only, so a record that names another host is left out too.
+    A host may write under its own key only, so a record that names another host is left out too,
+    and so is one whose server could be another host's.
     """
     hosts: dict[str, HostRecord] = {}
     schedulers: dict[str, SchedulerRecord] = {}
@@ -32,7 +34,9 @@ def membership_of(entries: Iterable[tuple[bytes, bytes]]) -> Membership:
             if key.startswith(HOSTS_PREFIX):
                 host = HostRecord.from_json(value)
                 if host.host_id != key.removeprefix(HOSTS_PREFIX):
-                    raise ValueError(f"it names host {host.host_id}")
+                    raise ValueError(f"it names host {host.host_id[:64]}")
+                if not speaks_for(host.tls_name, host.host_id):
+                    raise ValueError(f"{host.tls_name[:80]} may not answer for it")
                 hosts[host.host_id] = host
             elif key.startswith(SCHEDULERS_PREFIX):
                 scheduler = SchedulerRecord.from_json(value)

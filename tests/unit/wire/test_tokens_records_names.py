@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 
 import pytest
 from hypothesis import given
@@ -72,6 +73,35 @@ def test_a_host_record_is_read_back() -> None:
 def test_a_record_of_a_newer_version_is_read_without_what_we_do_not_know() -> None:
     newer = RECORD.to_json().replace("{", '{"colour":"blue",', 1)
     assert HostRecord.from_json(newer) == RECORD
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("cpus", "2"),
+        ("cpus", True),
+        ("cpus", -1),
+        ("memory_bytes", 1e30),
+        ("memory_bytes", 1 << 80),
+        ("disk_bytes", None),
+        ("name", 7),
+        ("name", "x" * 5000),
+        ("address", ["127.0.0.1:1"]),
+        ("traits", "CPU_X86_64"),
+        ("traits", [1]),
+        ("traits", ["T"] * 2000),
+        ("features", {}),
+    ],
+)
+def test_a_record_that_would_break_its_reader_is_refused(field: str, value: object) -> None:
+    text = json.dumps(json.loads(RECORD.to_json()) | {field: value})
+    with pytest.raises(ValueError, match=f"not a HostRecord: {field} is"):
+        HostRecord.from_json(text)
+
+
+def test_a_record_nested_too_deeply_is_refused() -> None:
+    with pytest.raises(ValueError, match="not a HostRecord"):
+        HostRecord.from_json("[" * 100_000)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"name":"x"}', "null"])

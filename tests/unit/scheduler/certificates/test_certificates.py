@@ -104,6 +104,7 @@ def test_keys_are_readable_by_their_owner_alone(tmp_path: Path) -> None:
     assert modes == {
         "ca.crt": 0o644,
         "ca.key": 0o600,
+        "issued": 0o755,
         "scheduler.crt": 0o644,
         "scheduler.key": 0o600,
     }
@@ -156,3 +157,49 @@ def test_a_name_that_would_change_who_is_named_is_refused(tmp_path: Path, name: 
 def test_a_bundle_does_not_print_its_key(tmp_path: Path) -> None:
     bundle = certificates.init(tmp_path).issue_client("admin")
     assert "PRIVATE" not in repr(bundle)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "scheduler.unkai.internal",
+        "etcd.unkai.internal",
+        "x.fleet.unkai.internal",
+        "hst-01kawm4x2rf2qtfhyz7m9d1c3b.host.unkai.internal",
+        "unkai.internal",
+    ],
+)
+def test_nobody_is_named_as_another_s_server_is(tmp_path: Path, name: str) -> None:
+    authority = certificates.init(tmp_path)
+    for issue in (authority.issue_host, authority.issue_etcd, authority.issue_scheduler):
+        with pytest.raises(InvalidArgument) as caught:
+            issue(name)
+        assert caught.value.reason == "RESERVED_NAME"
+
+
+def test_the_ca_remembers_each_holder_once_until_it_is_told_to_forget(tmp_path: Path) -> None:
+    authority = certificates.init(tmp_path)
+    first = holder(authority.issue_host("h1"))
+    authority.issue_host("renamed", host_id=first.host_id)
+    authority.issue_scheduler("s1")
+    authority.issue_etcd_client("s1")
+    authority.etcd_root()
+
+    again = certificates.load(tmp_path)
+    assert again.issued() == [
+        Principal(Role.HOST, "renamed", first.host_id),
+        Principal(Role.SCHEDULER, "s1"),
+    ]
+    again.forget(first)
+    assert again.issued() == [Principal(Role.SCHEDULER, "s1")]
+
+
+def test_etcd_s_root_lives_for_minutes_and_can_serve_nothing(tmp_path: Path) -> None:
+    root = certificates.init(tmp_path).etcd_root()
+
+    (common_name,) = read(root).subject
+    assert common_name.value == "root"
+    lifetime = read(root).not_valid_after_utc - read(root).not_valid_before_utc
+    assert lifetime <= dt.timedelta(minutes=15)
+    assert not names(root).get_values_for_type(x509.DNSName)
+    assert root.key.decode() not in repr(root)

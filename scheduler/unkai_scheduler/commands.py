@@ -1,0 +1,266 @@
+"""What prepares a cloud: `init`, `cert` and `etcd`, the commands beside the daemon's own.
+
+They need the CA's key and run where it lies, once for each new party. They talk to no daemon of
+ours; `etcd` alone talks to anybody, as etcd's root with a certificate that lives for minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import grpc
+
+from unkai_scheduler import certificates
+from unkai_scheduler.cluster import etcd_auth
+from unkai_scheduler.settings import InvalidSettings, default_name, load_settings
+from unkai_wire.errors import AlreadyExists, NotFound, UnkaiError
+from unkai_wire.tls import common_name
+
+_DEFAULT_DIR = Path("/etc/unkai")
+
+
+def explained(error: UnkaiError) -> click.ClickException:
+    """Return what click prints of one of our errors: what, why, and the fix."""
+    fix = f"\nfix: {error.fix}" if error.fix else ""
+    return click.ClickException(f"{error.message} ({error.reason}){fix}")
+
+
+_dir = click.option(
+    "--dir",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=_DEFAULT_DIR,
+    show_default=True,
+    help="Folder of settings; certificates lie in its pki/.",
+)
+_out = click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder to write to; ./NAME by default.",
+)
+_addresses = click.option(
+    "--address", "addresses", multiple=True, help="IP address in the certificate; repeatable."
+)
+
+
+@click.command()
+@_dir
+@_addresses
+@click.option("--name", default="", help="Name of this scheduler; the host name by default.")
+def init(folder: Path, addresses: tuple[str, ...], name: str) -> None:
+    """Make the CA, the first certificates and a settings file; keep what exists."""
+    folder = folder.resolve()
+    pki = folder / "pki"
+    name = name or default_name()
+    local = (*addresses, "127.0.0.1", "::1")
+    try:
+        try:
+            authority = certificates.init(pki)
+            click.echo(f"made {pki / 'ca.crt'} and its key")
+        except AlreadyExists:
+            authority = certificates.load(pki)
+            click.echo(f"kept {pki / 'ca.crt'}: it exists")
+        for bundle in (
+            authority.issue_scheduler(name, local),
+            authority.issue_client("admin"),
+            authority.issue_etcd(name, local),
+            authority.issue_etcd_client(name),
+        ):
+            _write_or_keep(bundle, pki)
+    except UnkaiError as error:
+        raise explained(error) from error
+    _write_settings(folder / "scheduler.toml", name, pki)
+
+
+def _write_or_keep(bundle: certificates.Bundle, folder: Path) -> None:
+    path = folder / f"{bundle.name}.crt"
+    try:
+        bundle.write(folder)
+        click.echo(f"made {path} and its key")
+    except AlreadyExists:
+        click.echo(f"kept {path}: it exists")
+
+
+def _write_settings(path: Path, name: str, pki: Path) -> None:
+    if path.exists():
+        click.echo(f"kept {path}: it exists")
+        return
+    path.write_text(_SETTINGS.format(name=name, pki=pki))
+    click.echo(f"made {path}")
+
+
+@click.group()
+def cert() -> None:
+    """Make certificates from the CA that `init` made."""
+
+
+@cert.command("host")
+@click.argument("name")
+@click.option("--host-id", help="Id of the host; a new one by default.")
+@_addresses
+@_out
+@_dir
+def cert_host(
+    name: str, host_id: str | None, addresses: tuple[str, ...], out: Path | None, folder: Path
+) -> None:
+    """Make the certificate of a host's agent."""
+    _issue(folder, out or Path(name), lambda ca: ca.issue_host(name, addresses, host_id))
+
+
+@cert.command("client")
+@click.argument("name")
+@_out
+@_dir
+def cert_client(name: str, out: Path | None, folder: Path) -> None:
+    """Make the certificate of a person or program."""
+    _issue(folder, out or Path(name), lambda ca: ca.issue_client(name))
+
+
+@cert.command("scheduler")
+@click.argument("name")
+@_addresses
+@_out
+@_dir
+def cert_scheduler(name: str, addresses: tuple[str, ...], out: Path | None, folder: Path) -> None:
+    """Make the certificate of one more scheduler."""
+    _issue(folder, out or Path(name), lambda ca: ca.issue_scheduler(name, addresses))
+
+
+@cert.command("etcd")
+@click.argument("name")
+@_addresses
+@_out
+@_dir
+def cert_etcd(name: str, addresses: tuple[str, ...], out: Path | None, folder: Path) -> None:
+    """Make the certificate of an etcd member."""
+    _issue(folder, out or Path(name), lambda ca: ca.issue_etcd(name, addresses))
+
+
+@cert.command("fleet")
+@click.argument("name")
+@_addresses
+@_out
+@_dir
+def cert_fleet(name: str, addresses: tuple[str, ...], out: Path | None, folder: Path) -> None:
+    """Make the certificate of the lab's simulated hosts."""
+    _issue(folder, out or Path(name), lambda ca: ca.issue_fleet(name, addresses))
+
+
+def _issue(folder: Path, out: Path, make: certificates.Issue) -> None:
+    try:
+        for path in make(certificates.load(folder / "pki")).write(out):
+            click.echo(str(path))
+    except UnkaiError as error:
+        raise explained(error) from error
+
+
+@click.group()
+def etcd() -> None:
+    """Say in etcd who may read and write what."""
+
+
+_endpoints = click.option(
+    "--endpoint",
+    "endpoints",
+    multiple=True,
+    help="HOST:PORT of a member; repeatable. By default those of DIR/scheduler.toml.",
+)
+
+
+@etcd.command("secure")
+@_endpoints
+@_dir
+def etcd_secure(endpoints: tuple[str, ...], folder: Path) -> None:
+    """Let each certificate write what is its own alone; run it after every new certificate.
+
+    Nobody is locked out by running it again, and after etcd was wiped it must be.
+    """
+    with _etcd_root(folder, endpoints) as (authority, members, credentials):
+        etcd_auth.secure(members, credentials, authority.issued(), click.echo)
+
+
+@etcd.command("revoke")
+@click.argument("name")
+@_endpoints
+@_dir
+def etcd_revoke(name: str, endpoints: tuple[str, ...], folder: Path) -> None:
+    """Shut out the holder of a lost key: a host's id, fleet-NAME or scheduler-NAME."""
+    with _etcd_root(folder, endpoints) as (authority, members, credentials):
+        holders = {common_name(principal): principal for principal in authority.issued()}
+        if name not in holders:
+            raise NotFound(
+                f"this CA has made no certificate for {name}",
+                reason="CERTIFICATE_NOT_FOUND",
+                fix=f"choose one of those in {folder / 'pki/issued'}",
+                metadata={"certificate": name},
+                resource_kind="certificate",
+                resource=name,
+            )
+        etcd_auth.revoke(members, credentials, holders[name])
+        authority.forget(holders[name])
+        click.echo(f"revoked {name}")
+
+
+@contextmanager
+def _etcd_root(
+    folder: Path, endpoints: tuple[str, ...]
+) -> Iterator[tuple[certificates.Authority, Sequence[str], grpc.ChannelCredentials]]:
+    """Give the CA, the members, and credentials of etcd's root, which no file ever holds."""
+    try:
+        authority = certificates.load(folder / "pki")
+        root = authority.etcd_root()
+        credentials = grpc.ssl_channel_credentials(root.ca, root.key, root.certificate)
+        yield authority, endpoints or _members(folder), credentials
+    except UnkaiError as error:
+        raise explained(error) from error
+
+
+def _members(folder: Path) -> Sequence[str]:
+    try:
+        return load_settings(folder / "scheduler.toml").etcd.endpoints
+    except InvalidSettings as error:
+        raise click.ClickException(f"{error}; or name a member with --endpoint") from error
+
+
+_SETTINGS = """\
+# Settings of unkai's scheduler. What is commented out shows the default.
+# The environment wins: UNKAI_SCHEDULER_LISTEN, UNKAI_SCHEDULER_ETCD__ENDPOINTS='["h:2379"]' ...
+# Check with: unkai-scheduler --check-config
+
+name = "{name}"                         # unique among schedulers
+# listen = "0.0.0.0:7443"               # gRPC (mTLS), HOST:PORT
+# advertise = ""                        # HOST:PORT others reach us at; empty: listen, or host name
+# socket = "/run/unkai/scheduler.sock"  # for root on this machine, mode 0600
+# metrics_listen = "0.0.0.0:9443"       # Prometheus (mTLS); empty: none
+# log_format = "json"                   # or "console"
+# log_level = "info"                    # debug, info, warning, error
+
+[tls]
+ca = "{pki}/ca.crt"
+certificate = "{pki}/scheduler.crt"
+key = "{pki}/scheduler.key"
+
+[etcd]
+# endpoints = ["127.0.0.1:2379"]        # HOST:PORT of each member
+[etcd.tls]
+ca = "{pki}/ca.crt"
+certificate = "{pki}/etcd-client.crt"
+key = "{pki}/etcd-client.key"
+
+[database]
+# url = "sqlite:////var/lib/unkai/scheduler/unkai.db"
+
+[images]
+# url = "file:///var/lib/unkai/scheduler/images"   # or s3://BUCKET/PREFIX
+# max_size_bytes = 68719476736          # largest upload, 64 GiB
+
+[placement]
+# policy = "spread"                     # or "pack", for instances that name none
+[placement.ratios]
+# cpu = 4.0                             # virtual CPUs claimed for each CPU
+# memory = 1.0
+# disk = 1.0
+"""
