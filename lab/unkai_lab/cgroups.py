@@ -23,6 +23,7 @@ PARENT = "unkai-lab"
 V1_CONTROLLERS = ("memory", "blkio", "cpu", "cpuacct")
 _V2_CONTROLLERS = ("cpu", "memory", "io")
 _QUOTA_PERIOD_US = 100_000
+_BEYOND_REACH_BPS = 1_000_000_000_000
 _KILL_DEADLINE_S = 15.0
 
 
@@ -111,6 +112,30 @@ def throttle(groups: CellGroups, cpu_cores: float, memory_bytes: int) -> None:
         (memory / "memory.limit_in_bytes").write_text(str(memory_bytes))
     elif memory_bytes:
         (groups.unified / "memory.max").write_text(str(memory_bytes))
+
+
+def count_disk(groups: CellGroups, disk: str) -> None:
+    """Have a cell's bytes on a disk (`MAJ:MIN`) counted, by a limit beyond reach.
+
+    v1 blkio counts nothing of a group that has no limit on the device (seen on Linux 6.18).
+    """
+    blkio = groups.controller("blkio")
+    if blkio:
+        for way in ("read", "write"):
+            file = blkio / f"blkio.throttle.{way}_bps_device"
+            file.write_text(f"{disk} {_BEYOND_REACH_BPS}\n")
+
+
+def disk_of(folder: Path, sys_dev: Path = Path("/sys/dev/block")) -> str | None:
+    """Return the whole disk, `MAJ:MIN`, that a folder lies on; None when it is on none."""
+    device = folder.stat().st_dev
+    here = sys_dev / f"{os.major(device)}:{os.minor(device)}"
+    if not here.exists():
+        return None
+    # A partition's folder lies in that of its disk (Documentation/ABI/stable/sysfs-block).
+    whole = here.resolve()
+    whole = whole.parent if (whole / "partition").exists() else whole
+    return (whole / "dev").read_text().strip()
 
 
 def pids(folder: Path) -> list[int]:

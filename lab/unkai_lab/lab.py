@@ -322,7 +322,7 @@ class Lab:
         holder = self.site.holder(name)
         address = f"{self.spec.address(name)}/{self.spec.network.prefixlen}"
         link = ["ip", "link", "add", name, "type", "veth", "peer", "name", "eth0"]
-        self.site.run(CONTROL, [*link, "netns", str(holder.pid)])
+        self.site.run_on_network(CONTROL, [*link, "netns", str(holder.pid)])
         self.site.run(CONTROL, ["ip", "link", "set", name, "master", _BRIDGE, "up"])
         self.site.run(name, ["ip", "address", "add", address, "dev", "eth0"])
         self.site.run(name, ["ip", "link", "set", "eth0", "up"])

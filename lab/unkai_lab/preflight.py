@@ -12,7 +12,7 @@ from unkai_lab.configuration import HOST_FOLDERS, QEMU_USER
 from unkai_lab.errors import LabError
 from unkai_lab.spec import DEFAULT_ROOT
 
-CONTROL_PROGRAMS = ("ip", "nsenter", "unshare", "mount", "hostname", "etcd", "etcdctl")
+CONTROL_PROGRAMS = ("ip", "nsenter", "setpriv", "unshare", "mount", "hostname", "etcd", "etcdctl")
 HOST_PROGRAMS = ("libvirtd", "virtlogd", "virsh", "qemu-system-x86_64", "qemu-img")
 
 

@@ -14,7 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unkai_lab import cgroups
-from unkai_lab.cells import HOLDER, Cell, clean_environment, start_holder, start_program
+from unkai_lab.cells import (
+    HOLDER,
+    Cell,
+    Started,
+    clean_environment,
+    start_holder,
+    start_program,
+)
 from unkai_lab.configuration import host_mounts
 from unkai_lab.errors import LabError
 from unkai_lab.journal import Journal, ProcessId, StartedProcess
@@ -44,11 +51,14 @@ class Site:
         return Cell(name, groups, host_mounts(self.paths.cell(name), with_kvm=_KVM.exists()))
 
     def make_groups(self, name: str) -> None:
-        """Make a cell's cgroups, throttled as the spec says."""
+        """Make a cell's cgroups, throttled as the spec says; a host's count its disk's bytes."""
         groups = self.cell(name).groups
         cgroups.make_groups(groups, self.journal.will_make_group)
         if name in self.spec.host_names:
             cgroups.throttle(groups, self.spec.cpu_quota_cores, self.spec.memory_limit_bytes)
+            disk = cgroups.disk_of(self.paths.folder)
+            if disk:
+                cgroups.count_disk(groups, disk)
 
     def boot(self, name: str) -> None:
         """Make a cell's namespaces: it has booted, with a new boot id, and runs nothing yet."""
@@ -68,7 +78,7 @@ class Site:
         return holder
 
     def command(self, name: str, argv: Sequence[str]) -> list[str]:
-        """Return a command that runs `argv` in a cell."""
+        """Return a command that runs `argv` in a cell; when it is ended, so is `argv`."""
         return self.cell(name).enter(self.holder(name), argv)
 
     def environment(self, name: str) -> dict[str, str]:
@@ -84,9 +94,25 @@ class Site:
         self, name: str, argv: Sequence[str], *, timeout_s: float = 30.0, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """Run a short program in a cell; raise `LabError` when it fails and `check` is set."""
+        return self._finish(name, argv, self.command(name, argv), timeout_s, check=check)
+
+    def run_on_network(self, name: str, argv: Sequence[str]) -> None:
+        """Run a short program on a cell's network, where pids are the machine's."""
+        command = self.cell(name).enter_network(self.holder(name), argv)
+        self._finish(name, argv, command, 30.0, check=True)
+
+    def _finish(
+        self,
+        name: str,
+        argv: Sequence[str],
+        command: Sequence[str],
+        timeout_s: float,
+        *,
+        check: bool,
+    ) -> subprocess.CompletedProcess[str]:
         try:
             done = subprocess.run(
-                self.command(name, argv),
+                command,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -106,10 +132,12 @@ class Site:
         running = self.running(name, program)
         if running:
             return running
-        child = start_program(
-            self.command(name, argv), self.paths.log(name, program), self.environment(name)
-        )
-        return self._record(name, program, child)
+        command = self.cell(name).enter(self.holder(name), argv, stays=True)
+        log = self.paths.log(name, program)
+        started = start_program(command, log, self.environment(name))
+        if started is None:
+            raise LabError.of_log(f"{program} in {name} ended at once", log)
+        return self._record(name, program, started)
 
     def running(self, name: str, program: str) -> ProcessId | None:
         """Return the program's process, None when it does not run."""
@@ -132,6 +160,10 @@ class Site:
     def kill_cell(self, name: str) -> None:
         """End everything in a cell at once, as pulling the plug does."""
         cgroups.kill_all(self.cell(name).groups.folders())
+        # The first process leaves its groups before it has waited for all others of its cell.
+        first = self.journal.newest(name, HOLDER)
+        if first is not None:
+            wait_until(lambda: not first.is_alive(), f"{name} is down")
         self.reap()
 
     def pids(self, name: str) -> list[int]:
@@ -143,15 +175,11 @@ class Site:
         with self._lock:
             self._children = [child for child in self._children if child.poll() is None]
 
-    def _record(self, name: str, program: str, child: subprocess.Popen[bytes]) -> ProcessId:
+    def _record(self, name: str, program: str, started: Started) -> ProcessId:
         with self._lock:
-            self._children.append(child)
-        process = ProcessId.of(child.pid)
-        if process is None:
-            log = self.paths.log(name, program)
-            raise LabError.of_log(f"{program} in {name} ended at once", log)
-        self.journal.started(StartedProcess(name, program, process))
-        return process
+            self._children.append(started.waiter)
+        self.journal.started(StartedProcess(name, program, started.process))
+        return started.process
 
 
 def installed(program: str) -> str:

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sqlite3
 import time
 from datetime import UTC, datetime
@@ -64,6 +66,8 @@ def test_a_rebooted_host_starts_what_its_permit_allows(lab: Lab, user: User, sho
     made = user.launch("reborn")
     off = user.launch("stays-off")
     user.act("Stop", off.id, force=True)
+    # The guest counts its boots on its disk: the plug is pulled once the first is counted.
+    user.wait_log(made.id, "unkai-tiny: boot=1")
     begun = time.monotonic()
     lab.reboot(made.host_name)
     wait_for(
@@ -143,8 +147,9 @@ def test_a_lost_disk_makes_the_instance_lost_and_no_empty_one(
 
 def test_a_killed_guest_runs_again(lab: Lab, user: User) -> None:
     made = user.launch("phoenix")
+    user.wait_log(made.id, "unkai-tiny: boot=1")
     (pid,) = lab.qemu_pids(made.host_name)
-    lab.run(made.host_name, ["kill", "-KILL", str(pid)])
+    os.kill(pid, signal.SIGKILL)
     wait_for(
         lambda: set(lab.qemu_pids(made.host_name)) - {pid} and user.state(made.id) == "RUNNING",
         "another QEMU runs",

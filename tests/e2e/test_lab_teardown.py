@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.acceptance import count, seeded
-from tests.support.lab import skip_without_a_lab_machine
+from tests.support.lab import skip_without_a_lab_machine, wait_for
 from unkai_lab import cgroups
+from unkai_lab.errors import LabError
 from unkai_lab.journal import Journal, ProcessId, StartedProcess
 from unkai_lab.lab import Lab
 from unkai_lab.lock import hold
@@ -173,3 +174,20 @@ def test_every_process_of_a_host_is_in_its_own_cgroups(name: str) -> None:
     for folder in groups.folders():
         assert cgroups.pids(folder) == pids
     assert Journal(lab.paths.journal).groups()[:1] == [lab.site.cell(CONTROL).groups.unified]
+
+
+def test_a_host_reaps_what_its_programs_leave_behind(name: str) -> None:
+    lab = _substrate(name)
+    # What QEMU does to become a daemon: its parent ends at once, so the host takes it in.
+    pid = lab.run("h1", ["sh", "-c", "sleep 0.1 >/dev/null 2>&1 & echo $!"]).stdout.strip()
+    lab.run("h1", ["sleep", "0.5"])
+    shown = lab.run("h1", ["cat", f"/proc/{pid}/stat"], check=False)
+    assert shown.returncode != 0, f"a dead process is still there: {shown.stdout}"
+
+
+def test_a_program_given_up_by_its_caller_does_not_go_on(name: str) -> None:
+    lab = _substrate(name)
+    before = lab.site.pids("h1")
+    with pytest.raises(LabError, match="did not end"):
+        lab.run("h1", ["sleep", "infinity"], timeout_s=0.5)
+    wait_for(lambda: lab.site.pids("h1") == before, "the program is gone", 5)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from unkai_lab.cells import Cell, PrivateMount, clean_environment
+from unkai_lab.cells import Cell, PrivateMount, clean_environment, start_program
 from unkai_lab.cgroups import CellGroups
 from unkai_lab.errors import LabError
 from unkai_lab.journal import ProcessId
@@ -52,9 +53,11 @@ def test_the_holder_mounts_privately_before_anything_else(tmp_path: Path) -> Non
     cell = _cell(tmp_path, PrivateMount("/run"), PrivateMount("/etc/libvirt", "/lab/it's here"))
     script = cell.holder_script()
     lines = script.splitlines()
-    assert lines[:2] == ["set -eu", "mount --make-rprivate /"]
+    assert lines.index("mount --make-rprivate /") < lines.index(
+        "mount -t proc -o nosuid,nodev,noexec proc /proc"
+    )
     assert "mount --bind '/lab/it'\"'\"'s here' /etc/libvirt" in lines
-    assert lines.index("echo ready") > max(
+    assert lines.index('echo "ready $outside"') > max(
         number for number, line in enumerate(lines) if line.startswith("mount ")
     )
     assert subprocess.run(["sh", "-n", "-c", script], check=False).returncode == 0
@@ -67,3 +70,22 @@ def test_settings_of_another_cloud_do_not_reach_a_cell(monkeypatch: pytest.Monke
     environment = clean_environment()
     assert environment["LANG"] == "C.UTF-8"
     assert not {n for n in environment if n.startswith(("UNKAI_", "LIBVIRT_", "ETCD", "GRPC_"))}
+
+
+def test_a_program_that_ends_at_once_is_not_taken_for_a_running_one(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert start_program(["false"], log, clean_environment()) is None
+
+
+def test_the_program_counts_and_not_who_waits_for_it(tmp_path: Path) -> None:
+    started = start_program(
+        ["sh", "-c", "sleep infinity & wait"], tmp_path / "log", clean_environment()
+    )
+    assert started is not None
+    try:
+        assert started.process.pid != started.waiter.pid
+        assert Path(f"/proc/{started.process.pid}/comm").read_text() in ("sleep\n", "sh\n")
+    finally:
+        started.process.kill(signal.SIGKILL)
+        started.waiter.kill()
+        started.waiter.wait()

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from unkai_lab.cgroups import CellGroups, make_groups, parse_mounts, throttle
+from unkai_lab.cgroups import (
+    CellGroups,
+    count_disk,
+    disk_of,
+    make_groups,
+    parse_mounts,
+    throttle,
+)
 from unkai_lab.errors import LabError
 
 HYBRID = """\
@@ -91,3 +99,39 @@ def test_a_throttle_uses_cgroup2_where_there_is_no_v1(tmp_path: Path) -> None:
 def test_no_limit_writes_nothing(tmp_path: Path) -> None:
     throttle(CellGroups(tmp_path), 0, 0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bytes_on_the_disk_are_counted_by_a_limit_beyond_reach(tmp_path: Path) -> None:
+    groups = CellGroups(tmp_path / "u", (("blkio", tmp_path / "b"),))
+    for folder in groups.folders():
+        folder.mkdir()
+    count_disk(groups, "254:0")
+    for way in ("read", "write"):
+        text = (tmp_path / f"b/blkio.throttle.{way}_bps_device").read_text()
+        assert text == "254:0 1000000000000\n"
+
+
+def test_a_machine_without_v1_blkio_needs_no_limit(tmp_path: Path) -> None:
+    (tmp_path / "u").mkdir()
+    count_disk(CellGroups(tmp_path / "u"), "254:0")
+    assert list((tmp_path / "u").iterdir()) == []
+
+
+@pytest.mark.parametrize("is_partition", [True, False])
+def test_the_disk_of_a_folder_is_the_whole_one(tmp_path: Path, is_partition: bool) -> None:
+    device = tmp_path.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    links = tmp_path / "block"
+    place = tmp_path / ("devices/vda/vda1" if is_partition else "devices/vda")
+    place.mkdir(parents=True)
+    (place / "dev").write_text(f"{number}\n")
+    if is_partition:
+        (place / "partition").write_text("1\n")
+        (place.parent / "dev").write_text("254:0\n")
+    links.mkdir()
+    (links / number).symlink_to(place)
+    assert disk_of(tmp_path, links) == ("254:0" if is_partition else number)
+
+
+def test_a_folder_on_no_disk_has_none(tmp_path: Path) -> None:
+    assert disk_of(tmp_path, tmp_path / "nothing") is None
