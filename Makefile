@@ -45,6 +45,10 @@ check: setup ## lint, types, imports, contracts, sizes
 proto: setup ## generate the Python code of the contracts
 	@tools/generate_proto.sh
 
+.PHONY: docs
+docs: setup ## write docs/reference anew from the code
+	@tools/references.sh
+
 .PHONY: bench
 bench: setup $(TINY) ## all benchmarks; each ends with one line of JSON
 	@tools/bench.sh

@@ -1,7 +1,7 @@
 """Write docs/reference/errors.md from the code: `python tools/error_reference.py [FILE]`.
 
-Reads every place that raises an error of `unkai_wire.errors` with a `reason` of its own, so that the
-page cannot miss one. A unit test compares the file with what this writes.
+Reads every place that raises an error of `unkai_wire.errors` with a `reason` of its own, so that
+the page cannot miss one. A unit test compares the file with what this writes.
 """
 
 from __future__ import annotations
@@ -92,9 +92,8 @@ def _class_of(function: ast.expr) -> str:
 
 def _constants(value: ast.expr) -> Iterator[str]:
     for node in ast.walk(value):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if _REASON.fullmatch(node.value):
-                yield node.value
+        if isinstance(node, ast.Constant) and _REASON.fullmatch(str(node.value)):
+            yield str(node.value)
 
 
 def _text(node: ast.expr) -> str:
