@@ -166,6 +166,7 @@ def main(image: Path, name: str, keep: bool) -> None:
             say("\nthe lab is taken down; nothing of it is left")
     say("What to try next:")
     say("  make lab-up                        a lab that stays")
+    say(f"  export PATH={Path(sys.executable).parent}:$PATH")
     say('  eval "$(unkai lab env)"            point the unkai command at it')
     say(f"  unkai image upload tiny {image}")
     say("  unkai launch tiny hello --flavor nano")
