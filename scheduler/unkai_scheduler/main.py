@@ -24,7 +24,7 @@ from prometheus_client import REGISTRY
 from unkai_scheduler import commands
 from unkai_scheduler.agents.client import GrpcAgents
 from unkai_scheduler.agents.port import Agents
-from unkai_scheduler.api.exporter import CloudCollector, MetricsEndpoint
+from unkai_scheduler.api.exporter import CloudCollector
 from unkai_scheduler.api.peers import LeaderRoute, PeerWaker
 from unkai_scheduler.api.rpc_metrics import RpcMetrics
 from unkai_scheduler.api.server import ApiServer, Services, claim_socket
@@ -47,11 +47,12 @@ from unkai_scheduler.services.key_pairs import KeyPairsService
 from unkai_scheduler.services.operations import OperationsService
 from unkai_scheduler.services.placement import PlacementService
 from unkai_scheduler.services.projects import ProjectsService
-from unkai_scheduler.settings import InvalidSettings, Settings, load_settings
+from unkai_scheduler.settings import InvalidSettings, Settings, load_settings, split_address
 from unkai_scheduler.store.unit_of_work import open_unit_of_work
 from unkai_wire.cluster_records import SchedulerRecord
 from unkai_wire.errors import Unavailable, UnkaiError
 from unkai_wire.ids import new_id
+from unkai_wire.metrics_server import MetricsServer
 
 _LOG = structlog.get_logger()
 
@@ -144,7 +145,8 @@ async def opened(settings: Settings) -> AsyncIterator[Daemon]:
         stack.push_async_callback(server.stop, settings.shutdown_grace_s)
         if settings.metrics_listen:
             REGISTRY.register(CloudCollector(uow, live, leader, asyncio.get_running_loop()))
-            endpoint = MetricsEndpoint(settings.metrics_listen, tls)
+            host, port = split_address(settings.metrics_listen)
+            endpoint = MetricsServer(host, port, tls, REGISTRY)
             stack.push_async_callback(asyncio.to_thread, endpoint.close)
         await _register(cluster, settings)
         yield Daemon(leader, waker, follower)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -25,6 +25,7 @@ from unkai_agent.domain.machines import Machine, MachineState
 from unkai_agent.settings import split_address
 from unkai_agent.storage.driver import CachedImage
 from unkai_wire.errors import UnkaiError
+from unkai_wire.metrics_server import MetricsServer
 from unkai_wire.tls import TlsFiles
 
 _LOG = structlog.get_logger("unkai.agent.exporter")
@@ -84,26 +85,11 @@ class HostCollector(Collector):
 
 
 def serve(directory: HostDirectory, address: str, tls: TlsFiles) -> Callable[[], None]:
-    """Serve `/metrics` to holders of a certificate of our CA; return what stops it."""
+    """Serve `/metrics` to administrators and schedulers; return what stops it."""
     registry = CollectorRegistry()
     registry.register(HostCollector(directory, asyncio.get_running_loop()))
     host, port = split_address(address)
-    server, thread = start_http_server(
-        port,
-        host,
-        registry,
-        certfile=str(tls.certificate),
-        keyfile=str(tls.key),
-        client_cafile=str(tls.ca),
-        client_auth_required=True,
-    )
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join(1.0)
-
-    return stop
+    return MetricsServer(host, port, tls, registry).close
 
 
 async def _read(host: Host) -> _Reading:

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING
 from unkai_wire.errors import Unauthenticated
 
 if TYPE_CHECKING:
+    import ssl
+
     import grpc
 
 TLS_DOMAIN = "unkai.internal"
@@ -34,6 +36,10 @@ ETCD_TLS_NAME = f"etcd.{TLS_DOMAIN}"
 ETCD_ROOT = "root"
 """etcd's name for the one who may change its users (etcd manual, Authentication)."""
 _FLEET_SUFFIX = f".fleet.{TLS_DOMAIN}"
+
+
+HANDSHAKE_MS = 10_000
+"""A server gives strangers so long to prove who they are."""
 
 
 def host_tls_name(host_id: str) -> str:
@@ -138,6 +144,17 @@ class TlsFiles:
             require_client_auth=True,
         )
 
+    def server_context(self) -> ssl.SSLContext:
+        """Return the same for a server that is not gRPC's: TLS 1.2 or newer."""
+        import ssl
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(self.ca)
+        context.load_cert_chain(self.certificate, self.key)
+        return context
+
     def channel_credentials(self) -> grpc.ChannelCredentials:
         """Return credentials of a client that shows its certificate."""
         import grpc
@@ -165,8 +182,15 @@ def channel_options(tls_name: str) -> list[tuple[str, str | int]]:
 
 
 def server_options() -> list[tuple[str, str | int]]:
-    """Return the server options that go with `channel_options`."""
+    """Return the server options that go with `channel_options`.
+
+    Who connects and does not shake hands is cut off after 10 s (the library's default is 120 s),
+    who has vanished with a stream open after 40 s (default 2 h).
+    """
     return [
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
         ("grpc.http2.max_ping_strikes", 0),

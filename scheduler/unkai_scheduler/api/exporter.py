@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from prometheus_client import REGISTRY, CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -22,10 +21,8 @@ from unkai_scheduler.domain.hosts import Host, HostState
 from unkai_scheduler.domain.instances import Instance, InstanceState
 from unkai_scheduler.domain.operations import OperationState
 from unkai_scheduler.services.live import LiveView
-from unkai_scheduler.settings import split_address
 from unkai_scheduler.store import hosts, instances, operations
 from unkai_scheduler.store.unit_of_work import UnitOfWork
-from unkai_wire.tls import TlsFiles
 
 if TYPE_CHECKING:
     from unkai_scheduler.store.unit_of_work import Connection
@@ -156,26 +153,3 @@ def _by_state(name: str, text: str, states: list[str], counts: Counter[str]) -> 
     for state in states:
         family.add_metric([state], counts[state])
     return family
-
-
-class MetricsEndpoint:
-    """The HTTPS server that Prometheus reads; it demands a certificate of our CA."""
-
-    def __init__(self, address: str, tls: TlsFiles, registry: CollectorRegistry = REGISTRY) -> None:
-        host, port = split_address(address)
-        self._server, self._thread = start_http_server(
-            port,
-            addr=host,
-            registry=registry,
-            certfile=str(tls.certificate),
-            keyfile=str(tls.key),
-            client_cafile=str(tls.ca),
-            client_auth_required=True,
-        )
-        self.port: int = self._server.server_port
-
-    def close(self) -> None:
-        """Stop serving."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(timeout=2)

@@ -16,10 +16,11 @@ from tests.support.api import Api, an_api, make_certificates, tls_files
 from tests.support.builders import a_host, an_instance
 from unkai.compute.v1 import flavor_service_pb2, flavor_service_pb2_grpc
 from unkai_scheduler import certificates
-from unkai_scheduler.api.exporter import CloudCollector, MetricsEndpoint
+from unkai_scheduler.api.exporter import CloudCollector
 from unkai_scheduler.api.server import claim_socket
 from unkai_scheduler.store import hosts, instances
 from unkai_wire.errors import FailedPrecondition, PermissionDenied, UnkaiError
+from unkai_wire.metrics_server import MetricsServer
 from unkai_wire.rpc_errors import from_rpc_error
 from unkai_wire.tls import SCHEDULER_TLS_NAME, channel_options
 
@@ -126,7 +127,7 @@ async def test_figures_are_shown_to_those_with_a_certificate_alone(tmp_path: Pat
         registry, pki = CollectorRegistry(), api.folder / "pki"
         loop = asyncio.get_running_loop()
         registry.register(CloudCollector(api.uow, api.live, api.leading, loop))
-        endpoint = MetricsEndpoint("127.0.0.1:0", tls_files(pki, "scheduler"), registry)
+        endpoint = MetricsServer("127.0.0.1", 0, tls_files(pki, "scheduler"), registry)
         try:
             text = await asyncio.to_thread(scrape, endpoint.port, pki, "client-admin")
             with pytest.raises((urllib.error.URLError, ssl.SSLError, ConnectionError)):

@@ -1,0 +1,93 @@
+"""The HTTPS server behind both daemons' `/metrics`: for administrators and schedulers alone.
+
+A host's certificate is not enough: the scheduler's figures name every instance. The trap that
+`prometheus_client`'s own server falls into: it shakes hands where it accepts, so that one silent
+connection stops it for all. Here each connection has a thread, a deadline and a place among few.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from contextlib import suppress
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+from unkai_wire.tls import Role, TlsFiles, principal_of_uri
+
+READERS = frozenset({Role.CLIENT, Role.SCHEDULER})
+IDLE_S = 5.0
+"""A caller that says nothing for so long, or has not shaken hands, is cut off."""
+MAX_CALLERS = 32
+"""Connections at once; more are closed as they come."""
+
+
+class MetricsServer:
+    """Serves `/metrics` until it is closed."""
+
+    def __init__(self, host: str, port: int, tls: TlsFiles, registry: CollectorRegistry) -> None:
+        """Listen at once; port 0 takes any. Raises OSError when that cannot be."""
+        self._server = _Server((host, port))
+        self._server.socket = tls.server_context().wrap_socket(
+            self._server.socket, server_side=True, do_handshake_on_connect=False
+        )
+        self._server.set_app(make_wsgi_app(registry))
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+        self.port = int(self._server.server_address[1])
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(timeout=2)
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self._places = threading.BoundedSemaphore(MAX_CALLERS)
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Give the caller a thread, if there is a place."""
+        if self._places.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve one caller, on its thread."""
+        try:
+            request.settimeout(IDLE_S)
+            # No matter how it fails: a stranger's mistakes are not worth a line in the log.
+            with suppress(OSError):
+                request.do_handshake()
+                if _reads(request):
+                    self.finish_request(request, client_address)
+        finally:
+            self._places.release()
+            self.shutdown_request(request)
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = IDLE_S
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's word
+        """Log nothing: a scrape every few seconds is no news."""
+
+
+def _reads(connection: ssl.SSLSocket) -> bool:
+    """Tell whether the caller's certificate is of one who may read figures."""
+    names: Any = (connection.getpeercert() or {}).get("subjectAltName", ())
+    for kind, name in names:
+        with suppress(ValueError):
+            if kind == "URI" and principal_of_uri(str(name)).role in READERS:
+                return True
+    return False

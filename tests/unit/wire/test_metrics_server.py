@@ -1,0 +1,104 @@
+"""Figures are for administrators and schedulers, and no caller keeps them from the others."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, Gauge
+
+from unkai_scheduler import certificates
+from unkai_wire import metrics_server
+from unkai_wire.metrics_server import MetricsServer
+from unkai_wire.tls import TlsFiles
+
+
+def written(bundle: certificates.Bundle, folder: Path) -> TlsFiles:
+    certificate, key, ca = bundle.write(folder)
+    return TlsFiles(ca, certificate, key)
+
+
+class Site:
+    """A metrics server, and a certificate of each kind of caller."""
+
+    def __init__(self, folder: Path) -> None:
+        authority = certificates.init(folder / "ca")
+        self.scheduler = written(authority.issue_scheduler("s1", ["127.0.0.1"]), folder / "s1")
+        self.person = written(authority.issue_client("ada"), folder / "ada")
+        self.host = written(authority.issue_host("h1"), folder / "h1")
+        stranger = certificates.init(folder / "other")
+        self.stranger = written(stranger.issue_client("ada"), folder / "stranger")
+        registry = CollectorRegistry()
+        Gauge("figure", "A figure", registry=registry).set(7)
+        self.server = MetricsServer("127.0.0.1", 0, self.scheduler, registry)
+
+    def context(self, shown: TlsFiles | None) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=str(self.scheduler.ca))
+        if shown is not None:
+            context.load_cert_chain(shown.certificate, shown.key)
+        return context
+
+    def scrape(self, shown: TlsFiles | None) -> str:
+        url = f"https://127.0.0.1:{self.server.port}/metrics"
+        with urllib.request.urlopen(url, context=self.context(shown), timeout=10) as answer:
+            return str(answer.read().decode())
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.server.port), timeout=5)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setattr(metrics_server, "IDLE_S", 0.5)
+    site = Site(tmp_path)
+    yield site
+    site.server.close()
+
+
+def test_administrators_and_schedulers_read_figures(site: Site) -> None:
+    assert "figure 7.0" in site.scrape(site.person)
+    assert "figure 7.0" in site.scrape(site.scheduler)
+
+
+@pytest.mark.parametrize("who", ["host", "stranger", "nobody"])
+def test_a_host_a_stranger_and_nobody_read_none(site: Site, who: str) -> None:
+    with pytest.raises(OSError):  # noqa: PT011 - the handshake's or the reply's end, by TLS version
+        site.scrape(getattr(site, who, None))
+
+
+def test_silent_callers_keep_nobody_waiting_and_are_cut_off(site: Site) -> None:
+    with ExitStack() as open_:
+        silent = [open_.enter_context(site.connect()) for _ in range(5)]
+        assert "figure 7.0" in site.scrape(site.person)
+        assert all(caller.recv(1) == b"" for caller in silent)
+
+
+def test_one_caller_too_many_is_closed_and_places_come_back(site: Site) -> None:
+    with ExitStack() as open_:
+        callers = [
+            open_.enter_context(site.connect()) for _ in range(metrics_server.MAX_CALLERS + 1)
+        ]
+        assert callers[-1].recv(1) == b""
+    until = time.monotonic() + 5
+    while True:
+        try:
+            assert "figure 7.0" in site.scrape(site.person)
+            return
+        except OSError:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+
+
+def test_tls_older_than_1_2_is_refused(site: Site) -> None:
+    context = site.context(site.person)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with site.connect() as raw, pytest.raises(OSError):  # noqa: PT011 - an alert or the end
+        context.wrap_socket(raw, server_hostname="127.0.0.1")
