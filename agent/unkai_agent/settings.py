@@ -129,8 +129,9 @@ class ConvergeSettings(_Part):
     """How machines are brought to what they shall be."""
 
     permit_autonomy_s: float = Field(default=30.0, ge=0, le=3600)
-    """Seconds without a word from a leader after which machines whose writable disks all lie
-    here are started without its permit."""
+    """Seconds without a leader's answer after which machines whose writable disks all lie here
+    are started without its permit; twice as long while a leader is there, yet silent about them.
+    Keep the latter above the leader's backoff, or a crashing guest is restarted sooner."""
     starts: int = Field(default=4, ge=1, le=64)
     """Machines made or started at once: more only makes all of them slower."""
     create_tries: int = Field(default=4, ge=1, le=100)

@@ -1,8 +1,10 @@
-"""When this host last heard of a leader, and so whether it may act by itself.
+"""When this host last heard of a leader, and so how long a machine waits for its word.
 
 Architecture, the run permit: a machine whose writable disks all lie here is started without a
-leader's leave only when no leader answered within 30 s. A leader that is there and gives no
-leave means it: once one was heard while machines wait, they wait for its word, however long.
+leader's leave when none answered for it within 30 s. A leader that is there has as long again,
+since it may only have come a moment ago. One that is there and silent about the machine knows
+nothing of it (its database was restored or lost): had the claim moved, it would answer with a
+removal.
 """
 
 from __future__ import annotations

@@ -326,7 +326,7 @@ class Worker:
         return self._context.settings.poll_s
 
     async def _await_permit(self, entry: LedgerEntry) -> float | None:
-        """Wait for a leader's leave, or for its silence to have lasted long enough."""
+        """Wait for a leader's leave, or for its silence about this one to have lasted."""
         context, now_s = self._context, asyncio.get_running_loop().time()
         if self._waits_since_s is None:
             self._waits_since_s = now_s
@@ -337,9 +337,9 @@ class Worker:
         if ready_s is None:
             return context.settings.poll_s
         since_s = max(ready_s, self._waits_since_s)
-        if not context.contact.silent_since(since_s):
-            return None
         left_s = since_s + context.settings.permit_autonomy_s - now_s
+        if not context.contact.silent_since(since_s):
+            left_s += context.settings.permit_autonomy_s
         if left_s > 0:
             return left_s
         # Every writable disk lies on this host alone: it knows no others.

@@ -15,7 +15,7 @@ again. In the order of the table:
     is durable: `state_reason` names the claiming host while the instance is PROVISIONING.
  6. **A tombstone we never asked for** makes it DELETED_ON_HOST.
  7. **A host ahead of the database** (restored from a backup) is observed, and overtaken only when
-    the user asks for something.
+    the user asks for something, or the machine asks whether it may run.
  8. **A host behind**, or without the machine, gets `Ensure`.
  9. Otherwise the machine's state is settled by the table `OBSERVED`.
 
@@ -59,7 +59,6 @@ _STATE_AHEAD: Mapping[MachineState, InstanceState] = {
     MachineState.RUNNING: _S.RUNNING,
     MachineState.STOPPING: _S.STOPPING,
     MachineState.STOPPED: _S.STOPPED,
-    MachineState.AWAITING_PERMIT: _S.AWAITING_PERMIT,
     MachineState.LOST: _S.LOST,
 }
 """What is written of a machine newer than the database, which nobody orders anything."""
@@ -230,6 +229,10 @@ def _ahead(case: Case) -> Action:
     assert case.machine is not None
     if case.operation is not None:
         return Settle(_overtake(case, case.machine), case.operation)
+    if case.machine.state is MachineState.AWAITING_PERMIT:
+        # It asks, so it shall run: what our older row says of its power is out of date.
+        row = replace(_overtake(case, case.machine), desired_power=Power.ON)
+        return Settle(row, None)
     state = _STATE_AHEAD.get(case.machine.state, case.instance.state)
     reason = case.machine.error if state is _S.LOST else None
     return Settle(case.observed(state=state, state_reason=reason, due_time=None), None)

@@ -228,6 +228,19 @@ class TestHost:
         assert action.instance.generation == row.generation
         assert action.instance.desired_power is Power.ON
 
+    @pytest.mark.parametrize("power", list(Power))
+    def test_a_host_ahead_that_asks_whether_to_run_is_answered(self, power: Power) -> None:
+        row = settled(generation=2, run_epoch=1, desired_power=power)
+        machine = a_machine(row, M.AWAITING_PERMIT, generation=9, run_epoch=4)
+
+        overtaken = decide(row, None, machine)
+
+        assert isinstance(overtaken, Settle)
+        assert (overtaken.instance.generation, overtaken.instance.run_epoch) == (10, 4)
+        # Only what shall run asks; that the user wished so is newer than the backup.
+        assert overtaken.instance.desired_power is Power.ON
+        assert isinstance(decide(overtaken.instance, None, machine), Ensure)
+
     @pytest.mark.parametrize("verb", [Verb.STOP, Verb.DELETE])
     def test_a_host_ahead_is_overtaken_when_the_user_asks(self, verb: Verb) -> None:
         deleting = verb is Verb.DELETE
