@@ -6,15 +6,16 @@ ratios are quantised to 16 bits when a sample is folded, so that any CPU decides
 
 The trap: our own guests are load too. A guest that boots burns whole cores for seconds, which
 says little about how its host will be in a minute. So a machine just placed counts with what is
-*expected* of it, and what it shows counts only as that expectation fades (`settling weight`). One
-that has just left is in its host's last sample, but no more among the machines: see `_Left`.
+*expected* of it, and what it shows counts only as that expectation fades (`settling weight`). At
+its beginning and its end a host's sample has its load in it, but no figures of its own: then it
+may account for as much as its virtual CPUs can use.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -85,20 +86,13 @@ def claimable(host: Host, ratios: AllocationRatios) -> Claimable:
 
 @dataclass(frozen=True, slots=True)
 class _Settling:
-    """A machine placed less than `SETTLING_S` ago."""
+    """A machine placed less than `SETTLING_S` ago, even if it is gone again."""
 
-    host_id: str
     bucket: int
     vcpus: int
     memory_mib: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Left:
-    """A settling machine that was removed: samples begun before `left_s` have its load in them."""
-
-    was: _Settling
-    left_s: float
+    left_s: float = float("inf")
+    """When it was removed: samples begun before that have its load in them."""
 
 
 class Sampled(IntEnum):
@@ -127,8 +121,8 @@ class Fleet:
         self.cordon_reasons: list[str] = []
         self._states: list[HostState] = []
         self._trait_bits: dict[str, int] = {}
-        self._settling: dict[str, _Settling] = {}
-        self._left: list[_Left] = []
+        self._settling: dict[str, dict[str, _Settling]] = {}
+        """By host and instance."""
         self._clock_s = -np.inf
         self._bucket: int | None = None
         self._rank: Ints | None = None
@@ -193,8 +187,7 @@ class Fleet:
             column[last] = 0
         if row != last:
             self._rows[self.ids[row]] = row
-        self._settling = {k: v for k, v in self._settling.items() if v.host_id != host_id}
-        self._left = [left for left in self._left if left.was.host_id != host_id]
+        self._settling.pop(host_id, None)
         self._rank = self._expected_s = None
 
     def state_of(self, row: int) -> HostState:
@@ -250,7 +243,8 @@ class Fleet:
         memory_mib = memory_bytes >> MIB_SHIFT
         self._expect(row, bucket, vcpus, memory_mib)
         if instance_id:
-            self._settling[instance_id] = _Settling(host_id, bucket, vcpus, memory_mib)
+            settling = self._settling.setdefault(host_id, {})
+            settling[instance_id] = _Settling(bucket, vcpus, memory_mib)
 
     def release(
         self,
@@ -266,10 +260,11 @@ class Fleet:
         if row is None:
             return
         self._take(row, -vcpus, -memory_bytes, -disk_bytes)
-        settling = self._settling.pop(instance_id, None)
-        if settling is not None and settling.host_id == host_id:
-            self._expect(row, settling.bucket, -settling.vcpus, -settling.memory_mib)
-            self._left.append(_Left(settling, self._clock_s))
+        settling = self._settling.get(host_id, {})
+        was = settling.get(instance_id)
+        if was is not None and was.left_s == float("inf"):
+            self._expect(row, was.bucket, -was.vcpus, -was.memory_mib)
+            settling[instance_id] = replace(was, left_s=self._clock_s)
 
     def _take(self, row: int, vcpus: int, memory_bytes: int, disk_bytes: int) -> None:
         for column, amount in (
@@ -303,9 +298,11 @@ class Fleet:
             self._bucket = bucket
             self._expected_s = None
             gone = bucket - _BUCKETS
-            self._settling = {k: v for k, v in self._settling.items() if v.bucket > gone}
-            oldest_s = now_s - self.max_sample_age_s
-            self._left = [left for left in self._left if left.left_s > oldest_s]
+            kept = {
+                host_id: {ident: s for ident, s in settling.items() if s.bucket > gone}
+                for host_id, settling in self._settling.items()
+            }
+            self._settling = {host_id: settling for host_id, settling in kept.items() if settling}
 
     def expected(self, column: str, now_s: float) -> Ints:
         """Return, per host, the sum of `expected_vcpus` or `expected_mib` of machines just
@@ -387,18 +384,21 @@ class Fleet:
     ) -> list[int]:
         cpus = int(self.table("cpus")[row])
         total = max(usage.memory_total_bytes, 1)
-        settling_used = settling_wait = self._left_cores(row, now_s - usage.interval_s)
-        resident = settling_resident = 0.0
-        for machine in machines:
-            resident += machine.memory_resident_bytes
-            settling = self._settling.get(machine.instance_id)
-            if settling is not None:
-                weight = _settling_weight(now_s, settling.bucket) / FULL
+        told = {machine.instance_id: machine for machine in machines}
+        settling_used = settling_wait = settling_resident = 0.0
+        for instance_id, settling in self._settling.get(self.ids[row], {}).items():
+            weight = _settling_weight(now_s, settling.bucket) / FULL
+            machine = told.get(instance_id)
+            if machine is not None:
                 settling_used += weight * machine.cpu_used_cores
                 settling_wait += weight * machine.cpu_wait_cores
                 settling_resident += weight * machine.memory_resident_bytes
+            elif settling.left_s >= now_s - usage.interval_s:
+                settling_used += weight * settling.vcpus
+                settling_wait += weight * settling.vcpus
         # PSI counts whoever waits; take off the share of it that settling machines explain.
         ours = min(settling_wait / usage.cpu_wait_cores, 1.0) if usage.cpu_wait_cores > 0 else 0.0
+        resident = sum(machine.memory_resident_bytes for machine in machines)
         used_bytes = total - usage.memory_available_bytes
         return [
             _quantise((usage.cpu_used_ratio * cpus - settling_used) / cpus),
@@ -413,14 +413,6 @@ class Fleet:
             _quantise(usage.memory_pressure_ratio),
             _quantise(usage.io_pressure_ratio),
         ]
-
-    def _left_cores(self, row: int, begun_s: float) -> float:
-        """Return what machines that left after a sample began may have used of it, at most."""
-        return sum(
-            left.was.vcpus * _settling_weight(left.left_s, left.was.bucket) / FULL
-            for left in self._left
-            if left.left_s >= begun_s and left.was.host_id == self.ids[row]
-        )
 
     # Columns, as filters and scores read them
 

@@ -159,18 +159,19 @@ def test_a_booting_guest_of_ours_does_not_make_its_host_look_loaded() -> None:
     assert on_first.inputs["cpu_used_ratio"] == 0.55
 
 
-def test_a_guest_of_ours_that_has_just_left_does_not_make_its_host_look_loaded() -> None:
+def test_a_guest_without_figures_of_its_own_does_not_make_its_host_look_loaded() -> None:
     fleet = a_fleet([a_host("h1", cpus=2), a_host("h2", cpus=2)])
     place(fleet, a_request("a"))
-    fleet.fold([("hst-h1", a_usage(), 102.0)])
+    with_it = a_usage(cpu_used_ratio=0.5, cpu_wait_cores=0.9, cpu_pressure_ratio=0.9)
+    for at_s in (102.0, 104.0, 106.0):  # it starts, and its host has not told of it yet
+        fleet.fold([("hst-h1", with_it, at_s)])
     fleet.release("hst-h1", 1, GIB, 10 * GIB, instance_id="ins-a")
-    its_end = a_usage(cpu_used_ratio=0.5, cpu_wait_cores=0.9, cpu_pressure_ratio=0.9)
-    for at_s in (103.5, 105.5, 107.5):
-        fleet.fold([("hst-h1", its_end if at_s < 105 else a_usage(), at_s)])
-    (then,) = place(fleet, a_request("b"), now_s=108)
-    for at_s in (109.5, 111.5, 113.5):
-        fleet.fold([("hst-h1", its_end, at_s)])
-    (later,) = place(fleet, a_request("c"), now_s=114)
+    fleet.fold([("hst-h1", with_it, 107.5)])  # it ended meanwhile
+    (then,) = place(fleet, a_request("b", excluded_host_ids=("hst-h2",)), now_s=108)
+    fleet.release("hst-h1", 1, GIB, 10 * GIB, instance_id="ins-b")
+    for at_s in (110.5, 112.5, 114.5):
+        fleet.fold([("hst-h1", with_it, at_s)])
+    (later,) = place(fleet, a_request("c"), now_s=115)
 
     inputs = [c.inputs for d in (then, later) for c in d.candidates if c.host_name == "h1"]
     assert inputs[0]["recent_cpu_load_ratio"] < 0.1
