@@ -26,15 +26,19 @@ def show(printer: Printer, decision: Mapping[str, Any]) -> None:
         f"over {count} host{'s' * (count != 1)}"
     )
     printer.line()
-    _filters(printer, decision["filters"])
+    _filters(printer, decision["filters"], count)
     if decision["candidates"]:
         printer.line()
         _scores(printer, decision["candidates"])
         _inputs(printer, decision["candidates"])
 
 
-def _filters(printer: Printer, filters: list[Mapping[str, Any]]) -> None:
-    silent = [entry["name"] for entry in filters if not entry["rejected_count"]]
+def _filters(printer: Printer, filters: list[Mapping[str, Any]], host_count: int) -> None:
+    silent, left = [], host_count
+    for entry in filters:
+        left -= entry["rejected_count"]
+        if left and not entry["rejected_count"]:
+            silent.append(entry["name"])
     if silent:
         printer.line(f"filters that kept no host out: {', '.join(silent)}")
     rows = [["FILTER", "REJECTED", "HOSTS", "NEAREST MISS"]]
