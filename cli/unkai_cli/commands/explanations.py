@@ -84,8 +84,11 @@ def _inputs(printer: Printer, candidates: list[Mapping[str, Any]]) -> None:
         prefix: sorted(name for name in names if _group(name) == prefix) for prefix in _GROUPS
     }
     rows = [["", *(entry["host_name"] for entry in candidates)]]
-    for name in [name for group in grouped.values() for name in group]:
-        rows.append([name, *(_figure(name, e["inputs"].get(name)) for e in candidates)])
+    rows += [
+        [name, *(_figure(name, entry["inputs"].get(name)) for entry in candidates)]
+        for group in grouped.values()
+        for name in group
+    ]
     figures = iter(align(rows, [False] + [True] * len(candidates)))
     header = next(figures)
     for prefix, title in _GROUPS.items():
