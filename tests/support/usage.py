@@ -10,8 +10,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from tests.support.fleets import WEIGHTS, a_host
@@ -66,17 +68,25 @@ class Placed:
 
 
 class UsageRecord:
-    """Records the stream from its making until `close`."""
+    """Records the stream from its making until `close`.
+
+    The stream ends with its leader's reign, and the next leader begins with an empty fleet: what
+    was recorded before is forgotten then.
+    """
 
     def __init__(self, client: Client, host_names: Mapping[str, str]) -> None:
         self._client = client
         self._names = dict(host_names)
         self._samples: list[Recorded] = []
+        self._closed = threading.Event()
+        self.begun_s = time.monotonic()
+        """When the recorded reign began, by the monotonic clock."""
         self._thread = threading.Thread(target=self._read)
         self._thread.start()
 
     def close(self) -> None:
         """End the stream."""
+        self._closed.set()
         self._client.close()
         self._thread.join(timeout=10)
         assert not self._thread.is_alive()
@@ -85,23 +95,24 @@ class UsageRecord:
         """Return what has come so far, oldest first."""
         return list(self._samples)
 
-    def of(self, host_name: str) -> list[HostUsage]:
-        """Return one host's samples."""
-        return [sample.usage for sample in self.samples() if sample.host_name == host_name]
-
     def _read(self) -> None:
-        try:
-            for message in self._client.stream("HostService", "WatchUsage", include_machines=True):
-                self._samples.append(
-                    Recorded(
-                        time.monotonic(),
-                        self._names[message.host_id],
-                        _usage(message.host),
-                        tuple(_machine(each) for each in message.machines),
-                    )
-                )
-        except (UnkaiError, ValueError):
-            return  # closed
+        while not self._closed.is_set():
+            with suppress(UnkaiError, ValueError):  # ValueError: the channel is closed
+                for message in self._client.stream(
+                    "HostService", "WatchUsage", include_machines=True
+                ):
+                    self._samples.append(self._recorded(message))
+            self.begun_s = time.monotonic()
+            self._samples = []
+            self._closed.wait(0.2)
+
+    def _recorded(self, message: Any) -> Recorded:
+        return Recorded(
+            time.monotonic(),
+            self._names[message.host_id],
+            _usage(message.host),
+            tuple(_machine(each) for each in message.machines),
+        )
 
 
 def _usage(message: Any) -> HostUsage:
@@ -113,21 +124,23 @@ def _machine(message: Any) -> MachineUsage:
     return MachineUsage(**{name: getattr(message, name) for name in _MACHINE_FIGURES})
 
 
-def sample_behind(candidate: Mapping[str, Any], samples: Sequence[HostUsage]) -> HostUsage | None:
-    """Return the newest sample whose figures a candidate's inputs are, to six digits."""
+def place_behind(candidate: Mapping[str, Any], samples: Sequence[Recorded]) -> int | None:
+    """Return the place of the newest sample whose figures a candidate's inputs are."""
     names = [figure.name.lower() for figure in Sampled]
     given = [candidate["inputs"][name] for name in names]
 
     def same(usage: HostUsage) -> bool:
         told = [float(getattr(usage, name)) for name in names]
+        # Decisions are stored to six digits.
         return all(abs(a - b) <= 1e-5 * max(abs(b), 1e-3) for a, b in zip(given, told, strict=True))
 
-    return next((usage for usage in reversed(samples) if same(usage)), None)
+    places = reversed(range(len(samples)))
+    return next((place for place in places if same(samples[place].usage)), None)
 
 
 def decide_again(
     hosts: Mapping[str, Mapping[str, Any]],
-    record: UsageRecord,
+    samples: Sequence[Recorded],
     placed: Sequence[Placed],
     *,
     told_by: Callable[[str], str] = lambda name: name,
@@ -141,21 +154,31 @@ def decide_again(
         parts = {key: row[key] for key in ("cpus", "memory_bytes", "disk_bytes")}
         fleet.upsert_host(a_host(name, traits=tuple(row["traits"]), **parts), AllocationRatios())
     givers = {told_by(name): name for name in hosts}
-    happened: list[tuple[float, Callable[[], None]]] = []
-    for sample in record.samples():
-        host_id = f"hst-{givers[sample.host_name]}"
-        happened.append((sample.at_s, lambda s=sample, h=host_id: _fold(fleet, h, s)))
+    streams = {name: [s for s in samples if s.host_name == name] for name in hosts}
+    folded = dict.fromkeys(hosts, 0)
     made: list[Decision] = []
+    gone: list[Placed] = []
     for one in placed:
-        happened.append((one.at_s, lambda o=one: made.append(_decide(fleet, o))))
-        happened.append((one.gone_s, lambda o=one: _release(fleet, o)))
-    for _, act in sorted(happened, key=lambda event: event[0]):
-        act()
+        events: list[tuple[float, Callable[[], None]]] = []
+        for candidate in one.decision["candidates"]:
+            # Just those that this decision knew: the stream comes a moment later to us.
+            name = candidate["host_name"]
+            behind = place_behind(candidate, streams[name])
+            assert behind is not None, candidate
+            for sample in streams[name][folded[name] : behind + 1]:
+                at_s = min(sample.at_s, one.at_s)
+                events.append((at_s, partial(_fold, fleet, f"hst-{givers[name]}", sample, at_s)))
+            folded[name] = behind + 1
+        events += [(last.gone_s, partial(_release, fleet, last)) for last in gone]
+        for _, act in sorted(events, key=lambda event: event[0]):
+            act()
+        made.append(_decide(fleet, one))
+        gone = [one]
     return made
 
 
-def _fold(fleet: Fleet, host_id: str, sample: Recorded) -> None:
-    fleet.fold([(host_id, sample.usage, sample.at_s)], {host_id: sample.machines})
+def _fold(fleet: Fleet, host_id: str, sample: Recorded, at_s: float) -> None:
+    fleet.fold([(host_id, sample.usage, at_s)], {host_id: sample.machines})
 
 
 def _decide(fleet: Fleet, placed: Placed) -> Decision:

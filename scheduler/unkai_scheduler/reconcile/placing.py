@@ -7,6 +7,7 @@ moved, and changed by claims between. Live figures are folded in by the host wat
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -16,7 +17,7 @@ from unkai_scheduler.domain.hosts import Host, HostUsage
 from unkai_scheduler.domain.instances import Claim, Instance, PlacementPolicy
 from unkai_scheduler.domain.operations import Operation
 from unkai_scheduler.placement.explain import no_capacity_error
-from unkai_scheduler.placement.fleet import AllocationRatios, Fleet
+from unkai_scheduler.placement.fleet import RECENT_SAMPLES, AllocationRatios, Fleet
 from unkai_scheduler.placement.pipeline import decide
 from unkai_scheduler.placement.requests import PlacementRequest, Weights
 from unkai_scheduler.reconcile import metrics, operations
@@ -46,7 +47,7 @@ class Placer:
         self._weights = Weights(**placement.weights.model_dump())
         self._rules = rules
         self._fleet = Fleet(max_sample_age_s=placement.max_metric_age_s)
-        self._pending: dict[str, ReceivedSample] = {}
+        self._pending: dict[str, deque[ReceivedSample]] = {}
 
     def refresh(self, hosts: Sequence[Host]) -> None:
         """Take over what the store says of all hosts, claims included."""
@@ -57,21 +58,25 @@ class Placer:
             self._fleet.upsert_host(host, self._ratios)
 
     def receive(self, received: ReceivedSample) -> None:
-        """Keep a sample for the next fold; a newer one of the same host replaces it."""
-        self._pending[received.sample.host_id] = received
+        """Keep a sample for the next fold; samples that come together all count."""
+        host_id = received.sample.host_id
+        self._pending.setdefault(host_id, deque(maxlen=RECENT_SAMPLES)).append(received)
 
     def fold(self) -> None:
         """Take the samples received since the last fold into the fleet."""
-        # A host that the fleet does not know yet keeps its sample until it does.
+        # A host that the fleet does not know yet keeps its samples until it does.
         pending = {ident: r for ident, r in self._pending.items() if ident in self._fleet}
         self._pending = {i: r for i, r in self._pending.items() if i not in pending}
         if not pending:
             return
-        samples: list[tuple[str, HostUsage, float]] = [
-            (host_id, r.sample.host, r.received_s) for host_id, r in pending.items()
-        ]
-        machines = {host_id: r.sample.machines for host_id, r in pending.items()}
-        self._fleet.fold(samples, machines)
+        # One of each host at a time: the machines' figures belong to the same sample.
+        while pending:
+            batch = {host_id: received.popleft() for host_id, received in pending.items()}
+            samples: list[tuple[str, HostUsage, float]] = [
+                (host_id, r.sample.host, r.received_s) for host_id, r in batch.items()
+            ]
+            self._fleet.fold(samples, {h: r.sample.machines for h, r in batch.items()})
+            pending = {host_id: received for host_id, received in pending.items() if received}
 
     def decide(
         self, places: Sequence[tuple[Seen, Place]], now: datetime, *, learning: bool

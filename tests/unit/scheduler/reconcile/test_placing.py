@@ -1,0 +1,61 @@
+"""The placer: samples and settings reach the decisions."""
+
+from __future__ import annotations
+
+from tests.support.builders import an_instance
+from tests.support.fleets import NOW, a_host, a_usage
+from unkai_scheduler.agents.port import UsageSample
+from unkai_scheduler.domain.decisions import Decision
+from unkai_scheduler.domain.hosts import HostUsage
+from unkai_scheduler.domain.instances import InstanceState
+from unkai_scheduler.reconcile.actions import Place, Rules
+from unkai_scheduler.reconcile.changes import Seen
+from unkai_scheduler.reconcile.live import ReceivedSample
+from unkai_scheduler.reconcile.placing import Placer
+from unkai_scheduler.settings import PlacementSettings, Settings
+
+
+def a_placer(now_s: float, **placement: object) -> Placer:
+    settings = Settings(name="s1", placement=PlacementSettings.model_validate(placement))
+    placer = Placer(settings, Rules(), lambda: now_s)
+    placer.refresh([a_host("h1")])
+    return placer
+
+
+def receive(placer: Placer, usage: HostUsage, at_s: float) -> None:
+    placer.receive(ReceivedSample(UsageSample("hst-h1", usage, ()), NOW, at_s))
+
+
+def decision_of(placer: Placer) -> Decision:
+    instance = an_instance(state=InstanceState.PROVISIONING, host_id="", host_name="")
+    seen = Seen(instance, None)
+    (change,) = placer.decide([(seen, Place(instance, None))], NOW, learning=False)
+    assert change.decision is not None
+    return change.decision
+
+
+def test_samples_that_come_together_all_count() -> None:
+    busy, idle = a_usage(cpu_used_ratio=0.9), a_usage(cpu_used_ratio=0.1)
+    together, apart = a_placer(106.5), a_placer(106.5)
+    for at_s, usage in ((102.0, busy), (104.0, busy), (106.0, idle)):
+        receive(together, usage, at_s)
+        receive(apart, usage, at_s)
+        apart.fold()
+
+    (told,), (expected,) = decision_of(together).candidates, decision_of(apart).candidates
+
+    assert told.inputs == expected.inputs
+    assert told.inputs["recent_cpu_load_ratio"] > 0.8
+
+
+def test_the_age_from_which_samples_are_stale_is_the_settings() -> None:
+    patient, strict = a_placer(112.0, max_metric_age_s=15), a_placer(112.0, max_metric_age_s=5)
+    for placer in (patient, strict):
+        receive(placer, a_usage(), 102.0)
+
+    assert decision_of(patient).host_name == "h1"
+    refused = decision_of(strict)
+    assert refused.host_name == ""
+    assert refused.summary == (
+        "no host fits: 1 of 1 has no fresh metrics (nearest: h1's metrics are 10 s old)"
+    )
