@@ -48,6 +48,7 @@ class World(Protocol):
 
     def member(self, name: str) -> Cluster: ...
     def put_host(self, record: HostRecord) -> None: ...
+    def put_leader(self, record: SchedulerRecord) -> None: ...
     def stop(self) -> None: ...
     def start(self) -> None: ...
     def wipe(self) -> None: ...
@@ -68,6 +69,9 @@ class RealWorld:
 
     def put_host(self, record: HostRecord) -> None:
         self.etcd.put(host_key(record.host_id), record.to_json())
+
+    def put_leader(self, record: SchedulerRecord) -> None:
+        self.etcd.put(LEADER_KEY, record.to_json())
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.real)])
@@ -221,6 +225,19 @@ async def test_closing_the_leader_lets_another_lead(world: World) -> None:
             assert second.said == [True]
 
 
+async def test_a_scheduler_started_again_takes_over_the_lead_of_its_former_life(
+    world: World,
+) -> None:
+    await act(world, world.put_leader, a_scheduler("s1"))
+    async with a_member(world, "s1") as s1, a_member(world, "s2") as s2:
+        await s1.register(a_scheduler("s1"))
+        await s2.register(a_scheduler("s2"))
+        async with campaigning(s2) as other, campaigning(s1) as again:
+            await again.until(leads=True, within_s=2)
+
+            assert other.said == []
+
+
 async def test_the_watch_begins_with_the_membership_and_tells_of_a_new_host(world: World) -> None:
     async with a_member(world, "s1") as s1:
         await s1.register(a_scheduler("s1"))
@@ -331,6 +348,26 @@ async def test_a_lead_key_removed_by_hand_ends_the_lead(tmp_path: Path) -> None:
                 await asyncio.to_thread(real.etcd.delete, LEADER_KEY)
                 await campaign.until(leads=False, within_s=2)
                 await campaign.until(leads=True)
+    finally:
+        real.stop()
+
+
+@pytest.mark.real
+async def test_two_processes_of_one_name_do_not_take_the_lead_from_each_other(
+    tmp_path: Path,
+) -> None:
+    real = await asyncio.to_thread(RealWorld, tmp_path)
+    try:
+        async with a_member(real, "s1") as s1:
+            await s1.register(a_scheduler("s1"))
+            async with campaigning(s1) as campaign:
+                await campaign.until(leads=True)
+                await asyncio.to_thread(real.put_leader, a_scheduler("s1"))
+                await campaign.until(leads=False, within_s=2)
+                with pytest.raises(TimeoutError):
+                    await campaign.until(leads=True, within_s=2)
+
+                assert campaign.said == [True, False]
     finally:
         real.stop()
 

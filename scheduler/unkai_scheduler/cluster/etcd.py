@@ -216,6 +216,7 @@ class EtcdCluster:
         self._keeper: asyncio.Task[None] | None = None
         self._elector: asyncio.Task[None] | None = None
         self._leader_lease = 0
+        self._has_led = False
         self._resigning = asyncio.Event()
         self._resigned = asyncio.Event()
 
@@ -321,24 +322,36 @@ class EtcdCluster:
                     believed_s = started_s + ttl_s - LEASE_MARGIN_S
                     if self._clock() < believed_s:
                         self._leader_lease = lease
+                        self._has_led = True
                         self._resigning.clear()
                         return believed_s
             await asyncio.sleep(CAMPAIGN_S)
 
     def _try_to_win(self, client: Any) -> tuple[int, float] | None:
-        value, _ = client.get(LEADER_KEY)
-        if value is not None:
+        value, meta = client.get(LEADER_KEY)
+        if value is not None and not self._is_of_former_life(value):
             return None
         record = self._record
         assert record is not None
         lease = client.lease(LEADER_LEASE_TTL_S)
-        absent = [client.transactions.version(LEADER_KEY) == 0]
+        # What is not there was last changed at revision 0.
+        seen = 0 if value is None else int(meta.mod_revision)
+        unchanged = [client.transactions.mod(LEADER_KEY) == seen]
         put = [client.transactions.put(LEADER_KEY, record.to_json(), lease.id)]
-        won, _ = client.transaction(compare=absent, success=put, failure=[])
+        won, _ = client.transaction(compare=unchanged, success=put, failure=[])
         if not won:
             client.revoke_lease(lease.id)
             return None
         return int(lease.id), float(lease.ttl)
+
+    def _is_of_former_life(self, value: bytes) -> bool:
+        """Tell whether the lead is held by this scheduler before it died and was started again.
+
+        Then there is no lease to wait for: the term fences whatever is left of it. Only until we
+        have led once, so that two processes of one name do not take the lead from each other.
+        """
+        leader = membership_of([(LEADER_KEY.encode(), value)]).leader
+        return not self._has_led and leader is not None and leader.name == self._name
 
     async def _hold(self, believed_s: float) -> None:
         """Renew the lead; return once it is lost, resigned, or no longer to be believed."""

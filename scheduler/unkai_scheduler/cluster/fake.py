@@ -41,6 +41,11 @@ class FakeEtcd:
         self.hosts.pop(host_id, None)
         self.change()
 
+    def put_leader(self, record: SchedulerRecord) -> None:
+        """Let a scheduler lead that is not there."""
+        self.leader = record
+        self.change()
+
     def stop(self) -> None:
         """Be unreachable for everybody; keys outlive it, but for the leader's, who gives up."""
         self._away = True
@@ -100,6 +105,7 @@ class FakeCluster:
         self._record: SchedulerRecord | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._leading = False
+        self._has_led = False
         self._resigned = False
         self._closed = False
 
@@ -177,15 +183,19 @@ class FakeCluster:
     def _try_to_win(self) -> bool:
         if self._record is None or not self._etcd.reaches(self._name):
             return False
-        if self._etcd.leader is not None:
+        if self._etcd.leader is not None and not self._is_of_former_life(self._etcd.leader):
             self._resigned = self._resigned and self._etcd.leader.name == self._name
             return False
         if self._resigned and len(self._etcd.schedulers) > 1:
             return False
         self._resigned = False
+        self._has_led = True
         self._etcd.leader = self._record
         self._etcd.change()
         return True
+
+    def _is_of_former_life(self, leader: SchedulerRecord) -> bool:
+        return not self._has_led and leader.name == self._name
 
     def _holds(self) -> bool:
         leader = self._etcd.leader

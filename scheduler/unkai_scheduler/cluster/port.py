@@ -31,6 +31,7 @@ class Cluster(Protocol):
     def lead(self) -> AsyncIterator[bool]:
         """Campaign for ever: yield True on winning, False on losing the lead.
 
+        A lead that a scheduler of our name left when it died is taken over at once.
         Leading ends at our own clock's deadline of the lease, before etcd gives it to another,
         also when etcd is unreachable.
         """
