@@ -161,8 +161,15 @@ class _Steps:
             raise disk_lost(self._ident, [disk], running=False)
 
     async def _remove_disks(self) -> None:
-        if not self._entry.has_started:
-            await self._storage.remove(self._ident)
+        if self._entry.has_started:
+            return
+        if is_on(await self._compute.get_domain(self._ident)):
+            raise FailedPrecondition(
+                "the machine runs: its disk stays",
+                reason="DISK_IN_USE",
+                metadata={"instance_id": self._ident},
+            )
+        await self._storage.remove(self._ident)
 
     async def _unmake(self) -> None:
         if is_on(await self._compute.get_domain(self._ident)):

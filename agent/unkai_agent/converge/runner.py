@@ -5,14 +5,14 @@ lost answer, for the second time. A run that is cancelled undoes nothing, since 
 as well have died; the next run measures what is there.
 
 The trap: a call whose answer was lost may have acted. So after `Unavailable` the step measures
-once more before it counts as failed, and its undo is armed before it acts.
+once more before it counts as failed, and its undo is armed before it acts. An undo that fails ends
+the undoing: what a later step made may still stand on the earlier ones, as a guest on its disk.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import structlog
@@ -47,19 +47,18 @@ async def run_steps(
 
     `undo_all` undoes steps found done too: right for what nobody ever used.
     """
-    async with AsyncExitStack() as undo:
-        try:
-            for step in steps:
-                on_step(step.name)
-                done = await step.measure()
-                if step.undo is not None and (undo_all or not done):
-                    undo.push_async_callback(_undo, step)
-                if not done:
-                    await _bring_about(step, slots)
-        except asyncio.CancelledError:
-            undo.pop_all()
-            raise
-        undo.pop_all()
+    armed: list[tuple[str, Callable[[], Awaitable[None]]]] = []
+    try:
+        for step in steps:
+            on_step(step.name)
+            done = await step.measure()
+            if step.undo is not None and (undo_all or not done):
+                armed.append((step.name, step.undo))
+            if not done:
+                await _bring_about(step, slots)
+    except Exception:
+        await _undo(armed)
+        raise
 
 
 async def _bring_about(step: Step, slots: asyncio.Semaphore) -> None:
@@ -82,10 +81,12 @@ async def _bring_about(step: Step, slots: asyncio.Semaphore) -> None:
     )
 
 
-async def _undo(step: Step) -> None:
-    assert step.undo is not None
-    try:
-        await step.undo()
-    except UnkaiError as error:
-        # The error that began the undoing matters more; the next run finds what is left.
-        _LOG.warning("undo_failed", step=step.name, reason=error.reason, error=error.message)
+async def _undo(armed: Sequence[tuple[str, Callable[[], Awaitable[None]]]]) -> None:
+    """Undo the last first, up to the first that cannot be undone."""
+    for name, undo in reversed(armed):
+        try:
+            await undo()
+        except UnkaiError as error:
+            # The error that began the undoing matters more; the next run finds what is left.
+            _LOG.warning("undo_failed", step=name, reason=error.reason, error=error.message)
+            return

@@ -142,6 +142,32 @@ def test_a_lost_answer_of_the_hypervisor_is_looked_after_not_undone(tmp_path: Pa
     run(story())
 
 
+def test_the_disk_of_a_guest_that_may_be_running_is_not_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            start = agent.compute.start
+
+            async def start_and_go_silent(instance_id: str) -> None:
+                await start(instance_id)
+                agent.compute.faults.hang = True
+                raise Unavailable("the hypervisor went away")
+
+            monkeypatch.setattr(agent.compute, "start", start_and_go_silent)
+            await agent.ensure(a_spec())
+            await agent.until_state(MachineState.FAILED, within_s=60)
+            assert await agent.storage.get_disk(an_instance_id(), ROOT) is not None
+            agent.compute.faults.hang = False
+            await agent.until_state(MachineState.RUNNING, within_s=60)
+            await asyncio.sleep(60)
+            machine = agent.machine()
+            assert machine is not None
+            assert machine.state is MachineState.RUNNING
+
+    run(story())
+
+
 def test_what_an_earlier_agent_left_half_made_is_undone_too(tmp_path: Path) -> None:
     async def story() -> None:
         async with a_running_agent(tmp_path, create_tries=1) as agent:
