@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -40,12 +41,29 @@ def ids_with_default_project() -> NewId:
     return new_id
 
 
+_made: list[bytes] = []
+
+
+async def _new_database() -> bytes:
+    """Return a new database's file."""
+    if not _made:
+        with tempfile.TemporaryDirectory() as folder:
+            ids = ids_with_default_project()
+            uow = await open_unit_of_work(store_url(Path(folder)), clock=noon, new_id=ids)
+            await uow.close()
+            _made.append((Path(folder) / "unkai.db").read_bytes())
+    return _made[0]
+
+
 async def open_store(folder: Path, *, clock: Clock = noon) -> UnitOfWork:
     """Open the database in a folder, new or not; the caller closes it.
 
-    The builders' default project is the seeded one, so `an_instance()` can be inserted as it is.
+    The builders' default project is the seeded one, so `an_instance()` can be inserted as it is. A
+    new one is a copy of the first that this process made: migrating costs more than most tests.
     """
     url = store_url(folder)
+    if clock is noon and not (folder / "unkai.db").exists():
+        (folder / "unkai.db").write_bytes(await _new_database())
     return await open_unit_of_work(url, clock=clock, new_id=ids_with_default_project())
 
 
