@@ -11,7 +11,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -21,6 +21,7 @@ import structlog
 from unkai_scheduler.api import policy
 from unkai_scheduler.api.callers import Caller, calling
 from unkai_scheduler.api.rpc_metrics import RpcMetrics
+from unkai_scheduler.api.stopping import Calls
 from unkai_scheduler.domain.names import is_request_id
 from unkai_wire.errors import DeadlineExceeded, PermissionDenied, UnkaiError
 from unkai_wire.rpc_errors import status_code, wrap_handler
@@ -47,8 +48,9 @@ class _Visit:
 class AccessInterceptor(grpc.aio.ServerInterceptor):
     """Identity, policy, deadline, audit log and counts, for every method."""
 
-    def __init__(self, metrics: RpcMetrics) -> None:
+    def __init__(self, metrics: RpcMetrics, calls: Calls) -> None:
         self._metrics = metrics
+        self._calls = calls
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -61,7 +63,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
 
         def unary(behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
             async def call(request: Any, context: Any) -> Any:
-                with self._visit(method, request, context) as visit:
+                with self._visit(method, request, context) as visit, self._counted(visit):
                     return await _in_time(visit, behaviour(request, context))
 
             return call
@@ -70,13 +72,16 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
             behaviour: Callable[..., AsyncIterator[Any]],
         ) -> Callable[..., AsyncIterator[Any]]:
             async def call(request: Any, context: Any) -> Any:
-                with self._visit(method, request, context):
+                with self._visit(method, request, context) as visit, self._counted(visit):
                     async for response in behaviour(request, context):
                         yield response
 
             return call
 
         return wrap_handler(handler, unary, stream)
+
+    def _counted(self, visit: _Visit) -> AbstractContextManager[None]:
+        return self._calls.waiting() if visit.rule.waits else self._calls.working()
 
     @contextmanager
     def _visit(self, method: str, request: Any, context: Any) -> Iterator[_Visit]:

@@ -33,6 +33,8 @@ class Rule:
     """It changes something: each call is logged."""
     live: bool = False
     """It needs what only the leader knows: other schedulers pass it on."""
+    waits: bool = False
+    """It mostly waits for news: ended at once when the scheduler stops."""
 
 
 def _read(*, live: bool = False) -> Rule:
@@ -43,8 +45,8 @@ def _write() -> Rule:
     return Rule(USERS, WRITE_S, writes=True)
 
 
-def _stream(*, live: bool = False) -> Rule:
-    return Rule(USERS, None, live=live)
+def _watch(*, live: bool = False, writes: bool = False) -> Rule:
+    return Rule(USERS, None, live=live, writes=writes, waits=True)
 
 
 TABLE: Mapping[str, Rule] = {
@@ -56,8 +58,8 @@ TABLE: Mapping[str, Rule] = {
     "/unkai.compute.v1.InstanceService/StartInstance": _write(),
     "/unkai.compute.v1.InstanceService/StopInstance": _write(),
     "/unkai.compute.v1.InstanceService/RebootInstance": _write(),
-    "/unkai.compute.v1.InstanceService/ReadConsoleLog": _stream(live=True),
-    "/unkai.compute.v1.InstanceService/AttachConsole": Rule(USERS, None, writes=True, live=True),
+    "/unkai.compute.v1.InstanceService/ReadConsoleLog": _watch(live=True),
+    "/unkai.compute.v1.InstanceService/AttachConsole": _watch(live=True, writes=True),
     "/unkai.compute.v1.FlavorService/CreateFlavor": _write(),
     "/unkai.compute.v1.FlavorService/GetFlavor": _read(),
     "/unkai.compute.v1.FlavorService/ListFlavors": _read(),
@@ -77,24 +79,24 @@ TABLE: Mapping[str, Rule] = {
     "/unkai.host.v1.HostService/ListHosts": _read(live=True),
     "/unkai.host.v1.HostService/CordonHost": _write(),
     "/unkai.host.v1.HostService/UncordonHost": _write(),
-    "/unkai.host.v1.HostService/WatchUsage": _stream(live=True),
+    "/unkai.host.v1.HostService/WatchUsage": _watch(live=True),
     "/unkai.host.v1.PlacementService/Explain": _read(),
     "/unkai.operation.v1.OperationService/GetOperation": _read(),
     "/unkai.operation.v1.OperationService/ListOperations": _read(),
-    "/unkai.operation.v1.OperationService/WaitOperation": Rule(USERS, _WAIT_S),
+    "/unkai.operation.v1.OperationService/WaitOperation": Rule(USERS, _WAIT_S, waits=True),
     "/unkai.operation.v1.OperationService/CancelOperation": _write(),
     "/unkai.event.v1.EventService/ListEvents": _read(),
-    "/unkai.event.v1.EventService/WatchEvents": _stream(),
+    "/unkai.event.v1.EventService/WatchEvents": _watch(),
     "/unkai.identity.v1.ProjectService/CreateProject": _write(),
     "/unkai.identity.v1.ProjectService/GetProject": _read(),
     "/unkai.identity.v1.ProjectService/ListProjects": _read(),
     "/unkai.identity.v1.ProjectService/UpdateProject": _write(),
     "/unkai.identity.v1.ProjectService/DeleteProject": _write(),
     "/unkai.scheduler.v1.PeerService/Wake": Rule(PEERS, READ_S),
-    "/unkai.scheduler.v1.PeerService/Proxy": Rule(PEERS, None),
+    "/unkai.scheduler.v1.PeerService/Proxy": Rule(PEERS, None, waits=True),
     "/grpc.health.v1.Health/Check": Rule(EVERYBODY, READ_S),
-    "/grpc.health.v1.Health/Watch": Rule(EVERYBODY, None),
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Rule(USERS, None),
+    "/grpc.health.v1.Health/Watch": Rule(EVERYBODY, None, waits=True),
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Rule(USERS, None, waits=True),
 }
 
 

@@ -6,6 +6,7 @@ somebody serves.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Iterator
@@ -57,6 +58,7 @@ from unkai_scheduler.api.peers import (
 from unkai_scheduler.api.placement import PlacementServicer
 from unkai_scheduler.api.projects import ProjectServicer
 from unkai_scheduler.api.rpc_metrics import RpcMetrics
+from unkai_scheduler.api.stopping import Calls
 from unkai_scheduler.services.consoles import ConsolesService
 from unkai_scheduler.services.events import EventsService
 from unkai_scheduler.services.flavors import FlavorsService
@@ -70,6 +72,9 @@ from unkai_scheduler.services.projects import ProjectsService
 from unkai_wire.errors import FailedPrecondition
 from unkai_wire.rpc_errors import ErrorInterceptor
 from unkai_wire.tls import TlsFiles, server_options
+
+LAST_ANSWERS_S = 0.5
+"""Seconds that answers get to reach their callers once the work behind them is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +100,12 @@ class ApiServer:
         self, services: Services, leading: Leading, route: LeaderRoute, metrics: RpcMetrics
     ) -> None:
         offered = _offered(services)
+        self._calls = Calls()
         methods = live_methods([(service, servicer) for service, servicer, _ in offered])
         self._server = grpc.aio.server(
             interceptors=[
                 ErrorInterceptor(),
-                AccessInterceptor(metrics),
+                AccessInterceptor(metrics, self._calls),
                 ProxyInterceptor(route, methods),
             ],
             options=server_options(),
@@ -139,9 +145,14 @@ class ApiServer:
         self.health.begin()
 
     async def stop(self, grace_s: float) -> None:
-        """Refuse new calls, give those under way some time, then end."""
+        """Refuse new calls, end those that wait for news, give the others some time."""
         self.health.end()
-        await self._server.stop(grace_s)
+        self._calls.end_waiting()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._server.stop(grace_s))
+            await self._calls.work_done(grace_s)
+            # What is left are answers on their way, some to callers that do not read.
+            await self._server.stop(min(grace_s, LAST_ANSWERS_S))
 
 
 def claim_socket(path: Path) -> None:
