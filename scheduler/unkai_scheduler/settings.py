@@ -28,6 +28,7 @@ DEFAULT_FILE = Path("/etc/unkai/scheduler.toml")
 ENV_PREFIX = "UNKAI_SCHEDULER_"
 _PKI = Path("/etc/unkai/pki")
 _STATE = Path("/var/lib/unkai/scheduler")
+_DAY_S = 86_400.0
 
 
 class InvalidSettings(Exception):
@@ -186,12 +187,23 @@ class ReconcileSettings(_Part):
     """Seconds between stampings of new events: what a watcher waits at most."""
     audit_s: float = Field(default=60.0, gt=0)
     """Seconds between audits of database against hosts."""
-    registry_s: float = Field(default=5.0, gt=0, le=60)
-    """Seconds between full reads of the membership, whatever the watch says."""
-    events_kept: int = Field(default=100_000, ge=1000)
-    """Newest events kept; a watcher further behind must list anew."""
-    events_prune_s: float = Field(default=300.0, gt=0)
-    """Seconds between prunings of older events."""
+
+
+class RetentionSettings(_Part):
+    """How long histories are kept, so that the database does not grow for ever."""
+
+    prune_s: float = Field(default=300.0, gt=0, le=86_400)
+    """Seconds between prunings: what is too old goes in small pieces."""
+    events: int = Field(default=100_000, ge=1000)
+    """Newest events kept, by number; a watcher further behind must list anew."""
+    operations_s: float = Field(default=30 * _DAY_S, ge=3600)
+    """Seconds an operation is kept after its end: who asks what happened asks within a month."""
+    requests_s: float = Field(default=7 * _DAY_S, ge=3600)
+    """Seconds the answer to a request id is kept: callers repeat within minutes, and a week covers
+    the longest wait for capacity."""
+    tombstones_s: float = Field(default=365 * _DAY_S, ge=7 * _DAY_S)
+    """Seconds a removal is remembered. A machine that a host brings back later counts as an orphan:
+    kept and reported, never removed. So as long as a host may be away."""
 
 
 class Settings(BaseSettings):
@@ -224,6 +236,8 @@ class Settings(BaseSettings):
     """How hosts are chosen."""
     reconcile: ReconcileSettings = ReconcileSettings()
     """The leader's rhythm."""
+    retention: RetentionSettings = RetentionSettings()
+    """How long histories are kept."""
     log_format: Literal["json", "console"] = "json"
     """How log lines look on standard error."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -31,6 +31,8 @@ MAX_MESSAGE_BYTES = 700
 """Largest message beside the details: percent-encoding may triple it."""
 _MAX_SHORTENED = 16
 _MAX_SHORTENED_TEXT = 48
+_BROKEN_STREAM = "Internal error from Core"
+"""What grpc.aio (1.85) says in place of the server's status when a write comes too late."""
 _FIX = "fix"
 _LOG = logging.getLogger("unkai.rpc")
 
@@ -185,6 +187,12 @@ def from_rpc_error(error: grpc.RpcError) -> errors.UnkaiError:
             return from_status(status)
     code: grpc.StatusCode = getattr(error, "code", lambda: grpc.StatusCode.UNKNOWN)()
     text: str = getattr(error, "details", lambda: "")() or str(code)
+    if code is grpc.StatusCode.INTERNAL and text == _BROKEN_STREAM:
+        return errors.Unavailable(
+            "the call ended while we were sending; why is not known",
+            reason="STREAM_BROKEN",
+            fix="call again: what is wrong with the call will be said then",
+        )
     kind = _CLASS_OF_CODE.get(code.value[0], errors.Internal)
     return kind(text, metadata={"grpc_code": code.name})
 

@@ -21,6 +21,7 @@ class Calls:
 
     def __init__(self) -> None:
         self._waiting: set[asyncio.Task[Any]] = set()
+        self._told: frozenset[asyncio.Task[Any]] = frozenset()
         self._working = 0
         self._stopping = False
         self._done = asyncio.Event()
@@ -28,7 +29,9 @@ class Calls:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Run the block, a call that a stop lets end."""
+        """Run the block, a call that a stop lets end; raise `Unavailable` once we stop."""
+        if self._stopping:
+            raise _stopping()
         self._working += 1
         self._done.clear()
         try:
@@ -42,24 +45,25 @@ class Calls:
     def waiting(self) -> Iterator[None]:
         """Run the block, a call that waits for news, until we stop: then raise `Unavailable`."""
         if self._stopping:
-            raise _told()
+            raise _stopping()
         task = asyncio.current_task()
         assert task is not None
         self._waiting.add(task)
         try:
             yield
         except asyncio.CancelledError:
-            if not self._stopping:
+            if task not in self._told:
                 raise
             task.uncancel()
-            raise _told() from None
+            raise _stopping() from None
         finally:
             self._waiting.discard(task)
 
-    def end_waiting(self) -> None:
-        """End all calls that wait, and every one that begins from now on."""
+    def stop(self) -> None:
+        """End all calls that wait, and refuse every one that begins from now on."""
         self._stopping = True
-        for task in self._waiting:
+        self._told = frozenset(self._waiting)
+        for task in self._told:
             task.cancel()
 
     async def work_done(self, timeout_s: float) -> None:
@@ -69,7 +73,7 @@ class Calls:
                 await self._done.wait()
 
 
-def _told() -> Unavailable:
+def _stopping() -> Unavailable:
     return Unavailable(
         "this scheduler stops",
         reason="SCHEDULER_STOPPING",

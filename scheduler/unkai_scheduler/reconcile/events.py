@@ -1,4 +1,4 @@
-"""The sequencer: gives committed events their revision, in one order; and the pruning of old ones.
+"""The sequencer: gives committed events their revision, in one order.
 
 Cheap when idle: it is kicked by our own writes and by wakes, and looks by itself, without writing,
 for what other schedulers wrote.
@@ -54,21 +54,3 @@ class Sequencer:
 
 def _stamp(conn: Connection) -> int:
     return events.stamp(conn, BATCH)
-
-
-class Pruner:
-    """Drops the oldest events."""
-
-    def __init__(self, office: Office) -> None:
-        self._office = office
-
-    async def run(self) -> None:
-        """Prune on a timer until cancelled."""
-        settings = self._office.settings.reconcile
-        while True:
-            await asyncio.sleep(settings.events_prune_s)
-            await self._office.attempt("prune", self._round)
-
-    async def _round(self) -> None:
-        keep = self._office.settings.reconcile.events_kept
-        await self._office.lead(lambda conn: events.prune(conn, keep), tells=False)

@@ -23,7 +23,7 @@ from unkai_scheduler.reconcile import metrics
 from unkai_scheduler.reconcile.actions import Rules
 from unkai_scheduler.reconcile.audit import Audit
 from unkai_scheduler.reconcile.deadlines import Deadlines
-from unkai_scheduler.reconcile.events import Pruner, Sequencer
+from unkai_scheduler.reconcile.events import Sequencer
 from unkai_scheduler.reconcile.hosts import Hosts
 from unkai_scheduler.reconcile.images import ImageLoop
 from unkai_scheduler.reconcile.live import LiveState
@@ -37,6 +37,7 @@ from unkai_scheduler.reconcile.office import (
     growing_s,
 )
 from unkai_scheduler.reconcile.placing import Placer
+from unkai_scheduler.reconcile.retention import Retention
 from unkai_scheduler.settings import Settings
 from unkai_scheduler.store.unit_of_work import UnitOfWork
 from unkai_wire.deadlines import DESCRIBE_S
@@ -236,7 +237,7 @@ class Leader:
                 deadlines.run(),
                 images.run(),
                 Sequencer(office).run(),
-                Pruner(office).run(),
+                Retention(office).run(),
                 audit.run(),
                 _fold(placer),
             ):

@@ -116,10 +116,10 @@ def _page_number(after: Sequence[str]) -> int:
         raise rows.foreign_token() from error
 
 
-def prune(conn: Connection, keep: int) -> int:
-    """Delete all stamped events but the newest `keep`; return how many went. Fenced."""
+def prune(conn: Connection, keep: int, limit: int) -> int:
+    """Delete stamped events, the newest `keep` never, `limit` at most; return how many. Fenced."""
     extent = history.extent(conn)
-    last_gone = extent.newest.number - keep
+    last_gone = min(extent.newest.number - keep, extent.pruned_number + limit)
     if last_gone <= extent.pruned_number:
         return 0
     gone = conn.execute(sql_delete(events).where(events.c.number <= last_gone)).rowcount

@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, select
-from sqlalchemy import delete as sql_delete
 
 from unkai_scheduler.domain.operations import Operation, OperationState, Verb
 from unkai_scheduler.store import rows
@@ -82,10 +81,9 @@ def delete(conn: Connection, ident: str) -> None:
     rows.delete_row(conn, operations, ident)
 
 
-def prune(conn: Connection, before: datetime) -> int:
-    """Delete operations that ended before this time; return how many."""
-    ended = operations.c.end_time < before
-    return conn.execute(sql_delete(operations).where(ended)).rowcount
+def prune(conn: Connection, before: datetime, limit: int) -> int:
+    """Delete up to `limit` operations that ended before this time; return how many."""
+    return rows.delete_oldest(conn, operations, operations.c.end_time, before, limit)
 
 
 def _values(row: Operation) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, insert, select
 
+from unkai_scheduler.store import rows
 from unkai_scheduler.store.tables import requests
 from unkai_wire.errors import InvalidArgument
 
@@ -63,6 +64,6 @@ def remember(  # noqa: PLR0917 - the key, the check and the answer of one reques
         conn.execute(insert(requests).values(values))
 
 
-def expire(conn: Connection, before: datetime) -> int:
-    """Forget requests made before this time; return how many."""
-    return conn.execute(delete(requests).where(requests.c.create_time < before)).rowcount
+def expire(conn: Connection, before: datetime, limit: int) -> int:
+    """Forget up to `limit` requests made before this time; return how many."""
+    return rows.delete_oldest(conn, requests, requests.c.create_time, before, limit)

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, Table, delete, insert, select, tuple_
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Table,
+    bindparam,
+    delete,
+    insert,
+    select,
+    tuple_,
+)
 from sqlalchemy import update as sql_update
 
 from unkai_scheduler.store.failures import unique
@@ -95,6 +108,25 @@ def _raise_not_replaced(conn: Connection, table: Table, kind: str, ident: str) -
         fix="read it again, then repeat the change with its new etag",
         metadata={"resource_kind": kind, "resource": ident},
     )
+
+
+def delete_oldest(
+    conn: Connection, table: Table, time: Column[Any], before: datetime, limit: int
+) -> int:
+    """Delete at most `limit` rows whose `time` is before this one, oldest first; return how many.
+
+    Keys are read first: MariaDB knows no LIMIT in a subquery.
+    """
+    keys = tuple(table.primary_key.columns)
+    oldest = select(*keys).where(time < before).order_by(time).limit(limit)
+    gone = [
+        {f"key_{column.name}": value for column, value in zip(keys, row, strict=True)}
+        for row in conn.execute(oldest)
+    ]
+    if gone:
+        of_row = [column == bindparam(f"key_{column.name}") for column in keys]
+        conn.execute(delete(table).where(*of_row), gone)
+    return len(gone)
 
 
 def delete_row(conn: Connection, table: Table, ident: str) -> None:

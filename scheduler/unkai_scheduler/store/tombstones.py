@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, select, update
 from sqlalchemy import insert as sql_insert
 
 from unkai_scheduler.domain.machines import Tombstone
+from unkai_scheduler.store import rows
 from unkai_scheduler.store.tables import tombstones
 
 
@@ -33,6 +35,14 @@ def of_instance(conn: Connection, ident: str) -> list[Tombstone]:
     """Return the tombstones of an instance, one a host at most."""
     query = select(tombstones).where(tombstones.c.instance_id == ident)
     return [Tombstone(**row._mapping) for row in conn.execute(query.order_by(tombstones.c.host_id))]
+
+
+def prune(conn: Connection, before: datetime, limit: int) -> int:
+    """Delete up to `limit` tombstones of removals before this time; return how many.
+
+    A machine that shows up later is an orphan then: kept and reported, never removed.
+    """
+    return rows.delete_oldest(conn, tombstones, tombstones.c.remove_time, before, limit)
 
 
 def _of(tombstone: Tombstone) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

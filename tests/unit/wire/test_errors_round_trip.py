@@ -109,3 +109,14 @@ def test_any_text_and_metadata_survive(message: str, metadata: dict[str, str]) -
     metadata.pop("fix", None)
     error = errors.FailedPrecondition(message, metadata=metadata)
     assert _facts(rpc_errors.from_status(rpc_errors.to_status(error))) == _facts(error)
+
+
+def test_a_status_that_grpc_lost_while_sending_is_safe_to_retry() -> None:
+    lost = grpc.aio.AioRpcError(
+        grpc.StatusCode.INTERNAL,
+        grpc.aio.Metadata(),
+        grpc.aio.Metadata(),
+        details="Internal error from Core",
+    )
+    back = rpc_errors.from_rpc_error(lost)
+    assert (type(back), back.reason) == (errors.Unavailable, "STREAM_BROKEN")

@@ -194,6 +194,7 @@ async def _proxy(
 
     async def requests() -> AsyncIterator[Any]:
         yield kind(method=method, hops_left=hops_left, principal=principal)
+        await asyncio.sleep(0.3)  # a write that meets a refusal hides it (see from_rpc_error)
         yield kind(message=pb.GetHostRequest(host_id=host.id).SerializeToString())
 
     async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options) as channel:

@@ -101,7 +101,7 @@ async def test_a_watcher_that_never_reads_does_not_hold_the_scheduler_up(tmp_pat
             watch.cancel()
 
 
-async def test_an_upload_under_way_may_end(tmp_path: Path) -> None:
+async def test_an_upload_under_way_may_end_and_new_calls_are_refused(tmp_path: Path) -> None:
     async with an_api(tmp_path / "a") as api:
         created = await api.images.CreateImage(
             image_service_pb2.CreateImageRequest(image=image_pb2.Image(name="tiny"))
@@ -120,7 +120,9 @@ async def test_an_upload_under_way_may_end(tmp_path: Path) -> None:
         await begun.wait()
         stop = asyncio.ensure_future(api.server.stop(GRACE_S))
         await asyncio.sleep(0.2)
+        late = await refused(api.images.ListImages(image_service_pb2.ListImagesRequest()))
         go_on.set()
         answer = await upload
         await stop
+    assert late.reason == "SCHEDULER_STOPPING"
     assert answer.image.state == image_pb2.Image.STATE_READY

@@ -136,7 +136,8 @@ async def test_pruned_history_cannot_be_resumed_from(uow: UnitOfWork) -> None:
     await _insert(uow, *made)
     await _stamp(uow)
     await _insert(uow, an_event())
-    gone = await uow.write(lambda conn: events.prune(conn, 4))
+    gone = await uow.write(lambda conn: events.prune(conn, 4, 5))
+    gone += await uow.write(lambda conn: events.prune(conn, 4, 5))
 
     kept = await _after(uow, Revision(1, 6))
     with pytest.raises(FailedPrecondition) as caught:
@@ -145,14 +146,14 @@ async def test_pruned_history_cannot_be_resumed_from(uow: UnitOfWork) -> None:
     assert gone == 6
     assert [event.id for event in kept] == [event.id for event in made[6:]]
     assert caught.value.reason == "REVISION_GONE"
-    assert await uow.write(lambda conn: events.prune(conn, 4)) == 0
+    assert await uow.write(lambda conn: events.prune(conn, 4, 5)) == 0
     assert await _stamp(uow) == 1
 
 
 async def test_pruning_everything_keeps_the_numbers_rising(uow: UnitOfWork) -> None:
     await _insert(uow, an_event(), an_event())
     await _stamp(uow)
-    await uow.write(lambda conn: events.prune(conn, 0))
+    await uow.write(lambda conn: events.prune(conn, 0, 9))
     event = an_event()
     await _insert(uow, event)
     await _stamp(uow)

@@ -93,7 +93,7 @@ async def test_old_requests_expire(uow: UnitOfWork) -> None:
     await uow.write(lambda conn: requests.remember(conn, *REQUEST, ANSWER, NOON))
     await uow.write(lambda conn: requests.remember(conn, "r-2", *REQUEST[1:], ANSWER, later))
 
-    assert await uow.write(lambda conn: requests.expire(conn, later)) == 1
+    assert await uow.write(lambda conn: requests.expire(conn, later, 9)) == 1
     assert await uow.read(lambda conn: requests.recall(conn, *REQUEST)) is None
     assert await uow.read(lambda conn: requests.recall(conn, "r-2", *REQUEST[1:])) == ANSWER
 

@@ -443,9 +443,9 @@ async def test_operations_are_listed_newest_first_and_by_what_is_active(uow: Uni
     assert active == [second, first]
     assert await uow.read(lambda conn: operations.active_for(conn, resource)) == second
     assert await uow.read(lambda conn: operations.expired(conn, NOON, 9)) == [second, first]
-    assert await uow.write(lambda conn: operations.prune(conn, NOON)) == 0
+    assert await uow.write(lambda conn: operations.prune(conn, NOON, 9)) == 0
     later = NOON + timedelta(seconds=1)
-    assert await uow.write(lambda conn: operations.prune(conn, later)) == 1
+    assert await uow.write(lambda conn: operations.prune(conn, later, 9)) == 1
 
 
 async def test_images_of_a_project_and_public_ones_are_usable(uow: UnitOfWork) -> None:
