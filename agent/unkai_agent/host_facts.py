@@ -24,6 +24,8 @@ from unkai_wire.tls import Principal, Role, principal_of_uri
 
 FEATURES = ("machines.v1",)
 """Features of the contract this agent has, for mixed versions."""
+MAX_REASON = 1024
+"""Characters of the reason for the accelerator: a record longer than readers take is none."""
 
 
 def agent_version() -> str:
@@ -143,7 +145,7 @@ def record(
         memory_bytes=offered.memory_bytes,
         disk_bytes=offered.disk_bytes,
         accelerator=accelerator.name,
-        accelerator_reason=accelerator.reason,
+        accelerator_reason=accelerator.reason[:MAX_REASON],
         traits=traits(accelerator, settings.traits),
         boot_id=boot,
         agent_version=agent_version(),

@@ -143,7 +143,12 @@ class EtcdRegistry:
                     failing = False
                 except Unavailable as error:
                     if not failing:
-                        _LOG.warning("etcd_unavailable", error=error.message)
+                        _LOG.warning(
+                            "etcd_unavailable",
+                            reason=error.reason,
+                            error=error.message,
+                            fix=error.fix,
+                        )
                     failing = True
                 with suppress(TimeoutError):
                     wait_s = _RETRY_S if failing else _RENEW_S
@@ -204,7 +209,7 @@ class _Session:
                 failure = error
                 self._drop()
                 self._turn += 1
-        raise _unavailable() from failure
+        raise _refused() if _is_refusal(failure) else _unavailable() from failure
 
     def close(self) -> None:
         """Withdraw the records at once, if etcd answers, and hang up."""
@@ -301,4 +306,20 @@ def _unavailable() -> Unavailable:
         "etcd does not answer",
         reason="ETCD_UNAVAILABLE",
         fix="look at the etcd members; guests go on meanwhile",
+    )
+
+
+def _is_refusal(failure: Exception | None) -> bool:
+    """Tell whether etcd answered that we may not; an unknown user is an invalid argument to it."""
+    return isinstance(failure, grpc.RpcError) and failure.code() in (
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.INVALID_ARGUMENT,
+    )
+
+
+def _refused() -> Unavailable:
+    return Unavailable(
+        "etcd refuses this host's certificate",
+        reason="ETCD_REFUSED",
+        fix="run 'unkai-scheduler etcd secure' where the certificate was made",
     )

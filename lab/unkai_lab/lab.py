@@ -172,7 +172,9 @@ class Lab:
             log=self.paths.log(CONTROL, "etcd"),
         )
         secure = configuration.etcd_secure_command(self.spec, self.paths)
-        self.site.run(CONTROL, [installed("unkai-scheduler"), *secure])
+        self.site.run(
+            CONTROL, [installed("unkai-scheduler"), *secure], timeout_s=_DAEMON_DEADLINE_S * 3
+        )
         self._tell("etcd commits")
 
     def kill_etcd(self, signal_number: int = signal.SIGKILL) -> None:

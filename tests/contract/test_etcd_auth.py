@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 import pytest
+import structlog
 from etcd3 import etcdrpc
 
 from tests.support.etcd import EtcdServer, running_etcd
@@ -31,6 +32,7 @@ from unkai_wire.cluster_records import (
     host_key,
     scheduler_key,
 )
+from unkai_wire.errors import Unavailable
 from unkai_wire.fleets import fleet_host_id
 from unkai_wire.ids import new_id
 from unkai_wire.tls import Principal, Role, TlsFiles, host_tls_name
@@ -49,16 +51,16 @@ class Guarded:
 
     def __init__(self, folder: Path) -> None:
         self.authority = certificates.init(folder / "pki")
-        self.h1 = self._write(self.authority.issue_host("h1", host_id=H1), folder / "h1")
-        self.h2 = self._write(self.authority.issue_host("h2", host_id=H2), folder / "h2")
-        self.fleet = self._write(self.authority.issue_fleet("lab"), folder / "fleet")
-        self.scheduler = self._write(self.authority.issue_etcd_client("s1"), folder / "s1")
-        self.person = self._write(self.authority.issue_client("eve"), folder / "eve")
+        self.h1 = self.write(self.authority.issue_host("h1", host_id=H1), folder / "h1")
+        self.h2 = self.write(self.authority.issue_host("h2", host_id=H2), folder / "h2")
+        self.fleet = self.write(self.authority.issue_fleet("lab"), folder / "fleet")
+        self.scheduler = self.write(self.authority.issue_etcd_client("s1"), folder / "s1")
+        self.person = self.write(self.authority.issue_client("eve"), folder / "eve")
         server = self.authority.issue_etcd("one", ["127.0.0.1"])
-        self.server = self._write(server, folder / "etcd-pki")
+        self.server = self.write(server, folder / "etcd-pki")
 
     @staticmethod
-    def _write(bundle: certificates.Bundle, folder: Path) -> TlsFiles:
+    def write(bundle: certificates.Bundle, folder: Path) -> TlsFiles:
         certificate, key, ca = bundle.write(folder)
         return TlsFiles(ca, certificate, key)
 
@@ -264,7 +266,9 @@ async def test_daemons_work_and_outlive_a_restart_of_etcd(
         await asyncio.wait_for(registry.registered(), 10)
         await sees_the_host(cluster)
         await wins(cluster)
-        assert list(registry.scheduler_addresses()) == ["127.0.0.1:7443"]
+        async with asyncio.timeout(10):
+            while list(registry.scheduler_addresses()) != ["127.0.0.1:7443"]:  # noqa: ASYNC110 - it looks every 2 s
+                await asyncio.sleep(0.1)
 
         await asyncio.to_thread(etcd.stop)
         await asyncio.to_thread(etcd.start)
@@ -288,3 +292,47 @@ async def test_a_wiped_etcd_serves_at_once_and_is_secured_again(
         assert refused(etcd, parties.h2, lambda c: c.put(host_key(H1), "forged"))
         await asyncio.sleep(8)  # longer than the lease: the host renews it still
         assert H1 in (await cluster.read()).hosts
+
+
+async def test_a_certificate_that_etcd_does_not_know_is_told_so_and_admitted_later(
+    etcd: EtcdServer, parties: Guarded, tmp_path: Path
+) -> None:
+    ident = new_id("host")
+    late = parties.write(parties.authority.issue_host("h3", host_id=ident), tmp_path / "h3")
+    registry = EtcdRegistry([etcd.endpoint], late, remember=tmp_path / "s.json", timeout_s=1.0)
+    registry.put(a_record(ident))
+    stranger = EtcdCluster([etcd.endpoint], late, "s9")
+    with structlog.testing.capture_logs() as logs, pytest.raises(Unavailable) as caught:
+        await stranger.register(SchedulerRecord("s9", "127.0.0.1:7443", "1"))
+    await stranger.close()
+    assert caught.value.reason == "ETCD_REFUSED"
+    assert logs == []
+
+    with structlog.testing.capture_logs() as logs:
+        running = asyncio.create_task(registry.run())
+        try:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(registry.registered(), 2)
+            await asyncio.to_thread(parties.secure, etcd)
+            await asyncio.wait_for(registry.registered(), 10)
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+    assert [line["reason"] for line in logs if line["event"] == "etcd_unavailable"] == [
+        "ETCD_REFUSED"
+    ]
+
+
+async def test_a_scheduler_warns_of_an_etcd_that_asks_nobody(
+    etcd: EtcdServer, parties: Guarded
+) -> None:
+    async def warnings() -> list[str]:
+        with structlog.testing.capture_logs() as logs:
+            cluster = EtcdCluster([etcd.endpoint], parties.scheduler, "s1")
+            await cluster.register(SchedulerRecord("s1", "127.0.0.1:7443", "1"))
+            await cluster.close()
+        return [line["event"] for line in logs]
+
+    assert await warnings() == []
+    await asyncio.to_thread(etcd.wipe)
+    assert await warnings() == ["etcd_open_to_every_certificate"]

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.acceptance import Shows
 from tests.support.lab import listening_addresses
+from unkai_lab.configuration import ETCD_PEER_PORT
 from unkai_lab.lab import Lab
 from unkai_lab.spec import CONTROL
 from unkai_scheduler import certificates
@@ -61,13 +62,15 @@ def test_every_port_refuses_plain_text_and_strangers(
 ) -> None:
     theirs = tmp_path / "client-mallory"
     certificates.init(tmp_path / "stranger").issue_client("mallory").write(tmp_path)
-    ours = lab.paths.pki / "etcd-client"
+    peer, admin = lab.paths.cell(CONTROL) / "pki" / "etcd", lab.paths.pki / "client-admin"
     checked = []
     for cell in (CONTROL, *lab.spec.host_names):
         found = listening_addresses(lab, cell)
         assert found, f"{cell} listens on something"
         for address, port in found:
             target = lab.spec.address(cell) if address in ("0.0.0.0", "::") else address
+            # etcd's peers take an etcd member's certificate only.
+            ours = peer if port == ETCD_PEER_PORT else admin
             done = lab.run(
                 cell,
                 [sys.executable, "-c", PROBE, target, str(port), str(ours), str(theirs)],

@@ -115,7 +115,9 @@ class _Lane:
                 failure = error
                 self.drop()
                 self._turn += 1
-        raise _unavailable("etcd does not answer") from failure
+        raise (
+            _refused() if _is_refusal(failure) else _unavailable("etcd does not answer")
+        ) from failure
 
     def _connected(self) -> Any:
         if self._client is None:
@@ -241,7 +243,9 @@ class EtcdCluster:
                 await self._keep_record()
             except Unavailable as error:
                 if not failing:
-                    _LOG.warning("cluster_record_not_renewed", error=error.message)
+                    _LOG.warning(
+                        "cluster_record_not_renewed", reason=error.reason, error=error.message
+                    )
                 failing = True
             else:
                 failing = False
@@ -256,6 +260,7 @@ class EtcdCluster:
                 return lease
             granted = int(client.lease(HOST_LEASE_TTL_S).id)
             client.put(key, record.to_json(), lease=granted)
+            _warn_if_open(client)
             return granted
 
         self._record_lease = await self._records.run(keep)
@@ -430,6 +435,34 @@ class EtcdCluster:
 
 def _unavailable(message: str) -> Unavailable:
     return Unavailable(message, reason="ETCD_UNAVAILABLE", fix="see whether etcd runs")
+
+
+def _is_refusal(failure: Exception | None) -> bool:
+    """Tell whether etcd answered that we may not; an unknown user is an invalid argument to it."""
+    return isinstance(failure, grpc.RpcError) and failure.code() in (
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.INVALID_ARGUMENT,
+    )
+
+
+def _refused() -> Unavailable:
+    return Unavailable(
+        "etcd refuses this scheduler's certificate",
+        reason="ETCD_REFUSED",
+        fix="run 'unkai-scheduler etcd secure' where the certificate was made",
+    )
+
+
+def _warn_if_open(client: Any) -> None:
+    """Warn of an etcd that asks nobody for permission, as one that was wiped does.
+
+    etcd 3.4 has no question for it; users may be listed by its root alone, once it asks.
+    """
+    try:
+        client.authstub.UserList(etcd3.etcdrpc.AuthUserListRequest(), timeout=CALL_S)
+    except grpc.RpcError:
+        return
+    _LOG.warning("etcd_open_to_every_certificate", fix="run 'unkai-scheduler etcd secure'")
 
 
 def _refreshed(client: Any, lease: int) -> float:
