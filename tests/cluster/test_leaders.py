@@ -135,3 +135,20 @@ async def test_etcd_wiped_and_rebuilt_harms_no_machine(cloud: Cloud) -> None:
     assert cloud.agents.hosts[host_id].machines[made.id].machine == before
     later = await cloud.create()
     assert (await cloud.until_ended(later.operation_id)).state is OperationState.SUCCEEDED
+
+
+async def test_a_term_that_nobody_can_have_reached_stops_no_leader(cloud: Cloud) -> None:
+    await leads(cloud, "s1")
+    await cloud.start("s2")
+    cloud.agents.raise_term(cloud.host_ids[0], (1 << 63) - 1)
+
+    await cloud.kill("s1")
+    await leads(cloud, "s2")
+
+    leader = cloud.schedulers["s2"].leader
+    term = leader.term
+    assert term < 1000
+    for _ in range(4):
+        await cloud.create()
+    await asyncio.sleep(2)  # the liar refuses what it is ordered
+    assert (leader.is_leading, leader.term) == (True, term)

@@ -33,6 +33,7 @@ from unkai_scheduler.reconcile.office import (
     Nobody,
     Office,
     ReignEnded,
+    believable,
     closing,
     growing_s,
 )
@@ -46,6 +47,8 @@ from unkai_wire.ids import NewId
 
 log = structlog.get_logger(__name__)
 
+ANNOUNCEMENTS = 8
+"""After so many terms that an agent calls too low it is not waited for: it may mean harm."""
 ASK_AT_ONCE = 256
 """Agents asked for their term at the same time."""
 FOLD_S = 0.25
@@ -148,13 +151,16 @@ class Leader:
             for record in membership.hosts.values()
         ]
         highest = max(await self._ask(endpoints, self._highest_of), default=0)
-        while True:
+        for _ in range(ANNOUNCEMENTS):
             term = await self._uow.take_term(max(highest, self._seen_term))
             announced = await self._ask(endpoints, functools.partial(self._announce, term))
             highest = max(announced, default=0)
             if highest <= term:
-                log.info("office_taken", term=term, hosts=len(endpoints))
-                return term
+                break
+        else:
+            log.error("term_disputed", term=term, highest_term=highest)
+        log.info("office_taken", term=term, hosts=len(endpoints))
+        return term
 
     async def _ask(
         self, endpoints: Sequence[Endpoint], question: Callable[[Endpoint], Awaitable[int]]
@@ -175,14 +181,13 @@ class Leader:
         return [task.result() for task in asked]
 
     async def _highest_of(self, endpoint: Endpoint) -> int:
-        return (await self._agents.describe(endpoint)).highest_term
+        return believable((await self._agents.describe(endpoint)).highest_term)
 
     async def _announce(self, term: int, endpoint: Endpoint) -> int:
         try:
-            return await self._agents.announce_term(endpoint, term)
+            return believable(await self._agents.announce_term(endpoint, term))
         except FailedPrecondition as error:
-            highest = error.metadata.get("highest_term", "0")
-            return int(highest) if highest.isdecimal() else 0
+            return believable(error.metadata.get("highest_term", ""))
 
     # The reign.
 

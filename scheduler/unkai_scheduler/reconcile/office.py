@@ -32,6 +32,9 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 _SPREAD = random.SystemRandom()
 MAX_EVENT_MESSAGE = 512
+MOST_TERM = 1 << 60
+"""No reign has a higher number: at a thousand each second that takes a million years."""
+_TERM_DIGITS = 20
 
 
 class ReignEnded(Exception):
@@ -178,11 +181,23 @@ class Office:
         )
 
 
+def believable(highest_term: int | str) -> int:
+    """Return the term an agent says it has seen, 0 when no leader can have had it.
+
+    A hostile host must not exhaust the numbers: the database's end at 2^63.
+    """
+    text = str(highest_term)
+    term = int(text) if text.isdecimal() and len(text) < _TERM_DIGITS else 0
+    return term if term <= MOST_TERM else 0
+
+
 def check_still_leading(error: UnkaiError) -> None:
     """Raise `ReignEnded` when an agent refused us because it knows a higher term."""
     if isinstance(error, FailedPrecondition) and error.reason == "STALE_TERM":
-        highest = error.metadata.get("highest_term", "0")
-        raise ReignEnded(error.message, int(highest) if highest.isdecimal() else 0) from error
+        highest = error.metadata.get("highest_term", "")
+        if highest and not believable(highest):
+            return
+        raise ReignEnded(error.message, believable(highest)) from error
 
 
 def new_etag() -> str:
