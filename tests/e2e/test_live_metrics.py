@@ -19,7 +19,7 @@ import pytest
 
 from tests.support.acceptance import Shows, count
 from tests.support.lab import wait_for
-from tests.support.usage import Placed, UsageRecord, decide_again, place_behind
+from tests.support.usage import HISTORY_S, Placed, UsageRecord, decide_again, place_behind
 from tests.support.user import User
 from unkai.compute.v1 import instance_pb2
 from unkai_cli.client import Client
@@ -103,12 +103,13 @@ ACCEPTANCE = ("cpu", "memory", "io")
 OTHERS = tuple(kind for kind in LOADS if kind not in ACCEPTANCE)
 
 
-@pytest.fixture
-def record(lab: Lab, user: User) -> Iterator[UsageRecord]:
-    """The usage stream of all hosts, recorded as any user may."""
-    names = {row["id"]: name for name, row in user.hosts().items()}
+@pytest.fixture(scope="module")
+def record(lab: Lab, lab_user: User) -> Iterator[UsageRecord]:
+    """The usage stream of all hosts, recorded as any user may, with all history that counts."""
+    names = {row["id"]: name for name, row in lab_user.hosts().items()}
     client = Client(Context("test", socket=str(lab.paths.scheduler_socket)))
     made = UsageRecord(client, names)
+    time.sleep(HISTORY_S)
     yield made
     made.close()
 
@@ -170,10 +171,10 @@ def _check_decided_by_samples_alone(
 ) -> None:
     """Every figure was in the stream, and the stream alone gives the same decisions again.
 
-    With the samples of two hosts swapped and nothing else, the other one is kept out.
+    With two hosts swapped in the record and nowhere else, the other one is kept out.
     """
     hosts, samples = user.hosts(), record.samples()
-    known = [one for one in placed if one.at_s > record.begun_s + 1]
+    known = [one for one in placed if one.at_s > record.begun_s + HISTORY_S]
     assert known
     for one in known:
         for candidate in one.decision["candidates"]:

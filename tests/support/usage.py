@@ -21,12 +21,14 @@ from unkai_cli.client import Client
 from unkai_scheduler.domain.decisions import Decision
 from unkai_scheduler.domain.hosts import HostUsage, MachineUsage
 from unkai_scheduler.domain.instances import PlacementPolicy
-from unkai_scheduler.placement.fleet import AllocationRatios, Fleet, Sampled
+from unkai_scheduler.placement.fleet import RECENT_SAMPLES, AllocationRatios, Fleet, Sampled
 from unkai_scheduler.placement.pipeline import decide
 from unkai_scheduler.placement.requests import PlacementRequest
 from unkai_wire.errors import UnkaiError
 
 _FIGURES = tuple(f.name for f in fields(HostUsage) if f.name != "sample_time")
+HISTORY_S = 2.0 * RECENT_SAMPLES + 4
+"""How long samples count: decisions can be made again from a record that is longer."""
 _MACHINE_FIGURES = tuple(f.name for f in fields(MachineUsage))
 
 
@@ -147,7 +149,7 @@ def decide_again(
 ) -> list[Decision]:
     """Make decisions again on a fleet that knows recorded samples and earlier claims alone.
 
-    `told_by`: whose samples a host is given, by name: itself, to find the same decision.
+    `told_by`: whose samples and machines a host is given, by name: its own, to find the same.
     """
     fleet = Fleet()
     for name, row in hosts.items():
@@ -157,7 +159,7 @@ def decide_again(
     streams = {name: [s for s in samples if s.host_name == name] for name in hosts}
     folded = dict.fromkeys(hosts, 0)
     made: list[Decision] = []
-    gone: list[Placed] = []
+    gone: list[tuple[Placed, str]] = []
     for one in placed:
         events: list[tuple[float, Callable[[], None]]] = []
         for candidate in one.decision["candidates"]:
@@ -169,11 +171,12 @@ def decide_again(
                 at_s = min(sample.at_s, one.at_s)
                 events.append((at_s, partial(_fold, fleet, f"hst-{givers[name]}", sample, at_s)))
             folded[name] = behind + 1
-        events += [(last.gone_s, partial(_release, fleet, last)) for last in gone]
+        on = f"hst-{givers[one.decision['host_name']]}"
+        events += [(last.gone_s, partial(_release, fleet, last, where)) for last, where in gone]
         for _, act in sorted(events, key=lambda event: event[0]):
             act()
-        made.append(_decide(fleet, one))
-        gone = [one]
+        made.append(_decide(fleet, one, on))
+        gone = [(one, on)]
     return made
 
 
@@ -181,7 +184,7 @@ def _fold(fleet: Fleet, host_id: str, sample: Recorded, at_s: float) -> None:
     fleet.fold([(host_id, sample.usage, at_s)], {host_id: sample.machines})
 
 
-def _decide(fleet: Fleet, placed: Placed) -> Decision:
+def _decide(fleet: Fleet, placed: Placed, host_id: str) -> Decision:
     instance = placed.instance
     request = PlacementRequest(
         instance_id=instance.id,
@@ -194,7 +197,7 @@ def _decide(fleet: Fleet, placed: Placed) -> Decision:
     (decision,) = decide(fleet.copy(), [request], weights=WEIGHTS, now=now, now_s=placed.at_s)
     # What comes after must see what really happened, also where two hosts were near equal.
     fleet.claim(
-        f"hst-{placed.decision['host_name']}",
+        host_id,
         request.vcpus,
         request.memory_bytes,
         request.disk_bytes,
@@ -204,10 +207,10 @@ def _decide(fleet: Fleet, placed: Placed) -> Decision:
     return decision
 
 
-def _release(fleet: Fleet, placed: Placed) -> None:
+def _release(fleet: Fleet, placed: Placed, host_id: str) -> None:
     instance = placed.instance
     fleet.release(
-        f"hst-{placed.decision['host_name']}",
+        host_id,
         instance.vcpus,
         instance.memory_bytes,
         instance.disk_bytes,

@@ -39,13 +39,19 @@ def _curve(knee: float, full: float) -> Curve:
 
 
 CPU_LOAD = _curve(0.25, 0.95)
+"""Of CPUs in use: up to a quarter there is room for a guest at once; beyond 95 % there is none.
+Between, waiting grows as in any queue (utilisation law; Kleinrock, Queueing Systems I)."""
 CPU_WAIT = _curve(0.15, 0.80)
+"""Of tasks waiting, in CPUs per CPU (schedstat's run_delay, or half of PSI's cpu `some`, which says
+that somebody waits and not how many: Documentation/accounting/psi.rst). Some waiting is normal."""
 MEMORY_SHORT = _curve(0.80, 0.97)
 """Of memory in use, what is asked for included: the end of memory is near."""
 MEMORY_FOREIGN = _curve(0.30, 0.70)
 """Of memory held by what is not ours: claims do not know of it."""
 MEMORY_STALLED = _curve(0.05, 0.40)
+"""Of time lost to reclaim and refaults (PSI memory `some`): a healthy host has next to none."""
 IO_STALLED = _curve(0.25, 0.75)
+"""Of time some task waits for I/O (PSI io `some`): a single writer that syncs reaches the knee."""
 
 
 def claimed_share(fleet: Fleet, request: PlacementRequest) -> Ints:
@@ -86,11 +92,16 @@ class Loads:
 
 
 def _policy(fleet: Fleet, request: PlacementRequest, _loads: Loads, _now_s: float) -> Ints:
+    """Score by claims: pack prefers the host claimed most, spread the one claimed least.
+
+    As Kubernetes' MostAllocated and LeastAllocated, of the resource claimed most.
+    """
     share = claimed_share(fleet, request)
     return share if request.policy is PlacementPolicy.PACK else FULL - share
 
 
 def _cpu_load(fleet: Fleet, _request: PlacementRequest, loads: Loads, now_s: float) -> Ints:
+    """Score CPU in use, as sampled, and what machines just placed are expected to use."""
     # What is only expected never weighs more than half of a load that is there: it saturates
     # (e / (1 + e), so that more is always worse) instead of drowning the difference.
     good = FULL - loads.cpu
@@ -103,10 +114,12 @@ def _cpu_load(fleet: Fleet, _request: PlacementRequest, loads: Loads, now_s: flo
 
 
 def _cpu_wait(_fleet: Fleet, _request: PlacementRequest, loads: Loads, _now_s: float) -> Ints:
+    """Score waiting for CPUs, as sampled: a throttled or crowded host shows it, not in use."""
     return FULL - loads.cpu_wait
 
 
 def _memory_pressure(fleet: Fleet, request: PlacementRequest, loads: Loads, now_s: float) -> Ints:
+    """Score memory by the worst of three: it runs out, others hold it, or tasks wait for it."""
     coming = fleet.expected("expected_mib", now_s) + (request.memory_bytes >> MIB_SHIFT) * FULL
     total = np.maximum(fleet.column("total_mib"), 1)
     short = MEMORY_SHORT(fleet.recent(Signal.MEMORY_USED) + coming // total)
@@ -116,6 +129,7 @@ def _memory_pressure(fleet: Fleet, request: PlacementRequest, loads: Loads, now_
 
 
 def _io_pressure(_fleet: Fleet, _request: PlacementRequest, loads: Loads, _now_s: float) -> Ints:
+    """Score waiting for I/O, as sampled; it counts whoever waits, our guests too."""
     return FULL - loads.io
 
 
