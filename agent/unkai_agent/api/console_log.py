@@ -37,7 +37,10 @@ async def read_log(path: Path, *, tail_bytes: int, follow: bool) -> AsyncGenerat
                 if current is not None:
                     while piece := await asyncio.to_thread(current.read, PIECE_BYTES):
                         yield piece
-                files.append(newer)
+                # Kept open, each would hold its room on the disk for as long as somebody follows.
+                for file in files:
+                    file.close()
+                files = [newer]
                 current = newer
     finally:
         for file in files:

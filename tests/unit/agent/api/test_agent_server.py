@@ -364,6 +364,8 @@ async def test_the_console_log_has_its_tail_and_is_followed_through_a_rotation(s
         compute.print_on_console(ID, b" after")
         while b"before after" not in text:
             text += (await follow.read()).output  # type: ignore[union-attr]
+        held = [Path(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+        assert not [fd for fd in held if fd.is_symlink() and fd.readlink().name == "console.log.0"]
         follow.cancel()
         whole = stub.ReadConsoleLog(M.ReadConsoleLogRequest(host_id=HOST_ID, instance_id=ID))
         assert b"".join([piece.output async for piece in whole]) == text
