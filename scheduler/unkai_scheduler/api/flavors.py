@@ -36,7 +36,9 @@ class FlavorServicer(flavor_service_pb2_grpc.FlavorServiceServicer):
         paging = Paging(request.page_size, request.page_token)
         page = await self._flavors.list(paging, name=request.name)
         return flavor_service_pb2.ListFlavorsResponse(
-            flavors=map(flavor_message, page.rows), next_page_token=page.next_token
+            flavors=map(flavor_message, page.rows),
+            next_page_token=page.next_token,
+            revision=page.revision,
         )
 
     async def UpdateFlavor(

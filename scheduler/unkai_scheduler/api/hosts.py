@@ -32,7 +32,9 @@ class HostServicer(host_service_pb2_grpc.HostServiceServicer):
         paging = Paging(request.page_size, request.page_token)
         page = await self._hosts.list(paging, name=request.name)
         return host_service_pb2.ListHostsResponse(
-            hosts=map(host_message, page.rows), next_page_token=page.next_token
+            hosts=map(host_message, page.rows),
+            next_page_token=page.next_token,
+            revision=page.revision,
         )
 
     async def CordonHost(

@@ -78,7 +78,9 @@ class ImageServicer(image_service_pb2_grpc.ImageServiceServicer):
             name=request.name,
         )
         return image_service_pb2.ListImagesResponse(
-            images=map(image_message, page.rows), next_page_token=page.next_token
+            images=map(image_message, page.rows),
+            next_page_token=page.next_token,
+            revision=page.revision,
         )
 
     async def DeleteImage(

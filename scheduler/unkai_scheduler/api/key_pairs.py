@@ -41,7 +41,9 @@ class KeyPairServicer(key_pair_service_pb2_grpc.KeyPairServiceServicer):
             name=request.name,
         )
         return key_pair_service_pb2.ListKeyPairsResponse(
-            key_pairs=map(key_pair_message, page.rows), next_page_token=page.next_token
+            key_pairs=map(key_pair_message, page.rows),
+            next_page_token=page.next_token,
+            revision=page.revision,
         )
 
     async def DeleteKeyPair(

@@ -35,7 +35,9 @@ class OperationServicer(operation_service_pb2_grpc.OperationServiceServicer):
             active_only=request.active_only,
         )
         return operation_service_pb2.ListOperationsResponse(
-            operations=map(operation_message, page.rows), next_page_token=page.next_token
+            operations=map(operation_message, page.rows),
+            next_page_token=page.next_token,
+            revision=page.revision,
         )
 
     async def WaitOperation(

@@ -36,7 +36,9 @@ class ProjectServicer(project_service_pb2_grpc.ProjectServiceServicer):
         paging = Paging(request.page_size, request.page_token)
         page = await self._projects.list(paging, name=request.name)
         return project_service_pb2.ListProjectsResponse(
-            projects=map(project_message, page.rows), next_page_token=page.next_token
+            projects=map(project_message, page.rows),
+            next_page_token=page.next_token,
+            revision=page.revision,
         )
 
     async def UpdateProject(

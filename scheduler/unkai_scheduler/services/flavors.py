@@ -27,7 +27,7 @@ from unkai_scheduler.services.checks import (
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import Subject, mutate, record
-from unkai_scheduler.store import flavors, instances
+from unkai_scheduler.store import events, flavors, instances
 from unkai_wire.errors import FailedPrecondition
 from unkai_wire.ids import check_id
 
@@ -108,7 +108,8 @@ class FlavorsService:
             lambda conn: page.read(
                 lambda after, limit: flavors.list_page(
                     conn, after=after, limit=limit, name=name or None
-                )
+                ),
+                revision=str(events.newest(conn)),
             )
         )
 

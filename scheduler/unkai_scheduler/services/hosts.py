@@ -16,7 +16,7 @@ from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.live import LiveView
 from unkai_scheduler.services.mutations import Subject, mutate, record
 from unkai_scheduler.settings import RatioSettings
-from unkai_scheduler.store import hosts
+from unkai_scheduler.store import events, hosts
 from unkai_wire.ids import check_id
 
 if TYPE_CHECKING:
@@ -60,10 +60,11 @@ class HostsService:
             lambda conn: page.read(
                 lambda after, limit: hosts.list_page(
                     conn, after=after, limit=limit, name=name or None
-                )
+                ),
+                revision=str(events.newest(conn)),
             )
         )
-        return Page([self._view(row) for row in rows.rows], rows.next_token)
+        return Page([self._view(row) for row in rows.rows], rows.next_token, rows.revision)
 
     async def cordon(self, call: Call, host_id: str, reason: str) -> HostView:
         """Keep new instances from a host."""

@@ -27,7 +27,7 @@ from unkai_scheduler.services.mutations import Subject, mutate, record
 from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.services.uploads import BytesCheck, Expected
 from unkai_scheduler.settings import ImageSettings
-from unkai_scheduler.store import images, operations
+from unkai_scheduler.store import events, images, operations
 from unkai_wire.errors import (
     Conflict,
     DeadlineExceeded,
@@ -119,7 +119,8 @@ class ImagesService:
                     limit=limit,
                     usable_by=project_id or None,
                     name=name or None,
-                )
+                ),
+                revision=str(events.newest(conn)),
             )
         )
 

@@ -15,7 +15,7 @@ from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import Subject, mutate, record
 from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.services.public_keys import parse_public_key
-from unkai_scheduler.store import instances, key_pairs
+from unkai_scheduler.store import events, instances, key_pairs
 from unkai_wire.errors import FailedPrecondition
 from unkai_wire.ids import check_id
 
@@ -87,7 +87,8 @@ class KeyPairsService:
                     limit=limit,
                     project_id=project_id or None,
                     name=name or None,
-                )
+                ),
+                revision=str(events.newest(conn)),
             )
         )
 

@@ -23,11 +23,11 @@ class Paging:
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """One page. `next_token` is empty on the last; `revision` where the list has one."""
+    """One page. `next_token` is empty on the last; after `revision` comes what it does not show."""
 
     rows: list[T]
     next_token: str
-    revision: str = ""
+    revision: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,12 @@ class PagePlan(Generic[T]):
     key: Callable[[T], Sequence[str]]
 
     def read(
-        self, fetch: Callable[[tuple[str, ...] | None, int], list[T]], revision: str = ""
+        self, fetch: Callable[[tuple[str, ...] | None, int], list[T]], revision: str
     ) -> Page[T]:
-        """Read the page by `fetch(after, limit)`; one row more tells whether another follows."""
+        """Read the page by `fetch(after, limit)`; one row more tells whether another follows.
+
+        `revision`: the newest event's, read before the rows.
+        """
         rows = fetch(self.after, self.size + 1)
         more = len(rows) > self.size
         rows = rows[: self.size]

@@ -17,7 +17,7 @@ from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.follower import Follower
 from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import mutate
-from unkai_scheduler.store import instances, operations
+from unkai_scheduler.store import events, instances, operations
 from unkai_wire import deadlines
 from unkai_wire.errors import InvalidArgument
 from unkai_wire.ids import check_id
@@ -73,7 +73,8 @@ class OperationsService:
                     project_id=project_id or None,
                     resource_id=resource_id or None,
                     active_only=active_only,
-                )
+                ),
+                revision=str(events.newest(conn)),
             )
         )
 

@@ -13,7 +13,7 @@ from unkai_scheduler.services.checks import Violations, check_etag, check_mask, 
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import Subject, mutate, record
-from unkai_scheduler.store import images, instances, key_pairs, projects
+from unkai_scheduler.store import events, images, instances, key_pairs, projects
 from unkai_wire.errors import FailedPrecondition
 from unkai_wire.ids import check_id
 
@@ -81,7 +81,8 @@ class ProjectsService:
             lambda conn: page.read(
                 lambda after, limit: projects.list_page(
                     conn, after=after, limit=limit, name=name or None
-                )
+                ),
+                revision=str(events.newest(conn)),
             )
         )
 

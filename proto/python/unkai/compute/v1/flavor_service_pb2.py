@@ -27,7 +27,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from unkai.compute.v1 import flavor_pb2 as unkai_dot_compute_dot_v1_dot_flavor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%unkai/compute/v1/flavor_service.proto\x12\x10unkai.compute.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1dunkai/compute/v1/flavor.proto\"_\n\x13\x43reateFlavorRequest\x12.\n\x06\x66lavor\x18\x01 \x01(\x0b\x32\x18.unkai.compute.v1.FlavorB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"@\n\x14\x43reateFlavorResponse\x12(\n\x06\x66lavor\x18\x01 \x01(\x0b\x32\x18.unkai.compute.v1.Flavor\"+\n\x10GetFlavorRequest\x12\x17\n\tflavor_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"=\n\x11GetFlavorResponse\x12(\n\x06\x66lavor\x18\x01 \x01(\x0b\x32\x18.unkai.compute.v1.Flavor\"[\n\x12ListFlavorsRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"Y\n\x13ListFlavorsResponse\x12)\n\x07\x66lavors\x18\x01 \x03(\x0b\x32\x18.unkai.compute.v1.Flavor\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x96\x01\n\x13UpdateFlavorRequest\x12.\n\x06\x66lavor\x18\x01 \x01(\x0b\x32\x18.unkai.compute.v1.FlavorB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"@\n\x14UpdateFlavorResponse\x12(\n\x06\x66lavor\x18\x01 \x01(\x0b\x32\x18.unkai.compute.v1.Flavor\"\\\n\x13\x44\x65leteFlavorRequest\x12\x17\n\tflavor_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"\x16\n\x14\x44\x65leteFlavorResponse2\xde\x03\n\rFlavorService\x12]\n\x0c\x43reateFlavor\x12%.unkai.compute.v1.CreateFlavorRequest\x1a&.unkai.compute.v1.CreateFlavorResponse\x12T\n\tGetFlavor\x12\".unkai.compute.v1.GetFlavorRequest\x1a#.unkai.compute.v1.GetFlavorResponse\x12Z\n\x0bListFlavors\x12$.unkai.compute.v1.ListFlavorsRequest\x1a%.unkai.compute.v1.ListFlavorsResponse\x12]\n\x0cUpdateFlavor\x12%.unkai.compute.v1.UpdateFlavorRequest\x1a&.unkai.compute.v1.UpdateFlavorResponse\x12]\n\x0c\x44\x65leteFlavor\x12%.unkai.compute.v1.DeleteFlavorRequest\x1a&.unkai.compute.v1.DeleteFlavorResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%unkai/compute/v1/flavor_service.proto\x12\x10unkai.compute.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1dunkai/compute/v1/flavor.proto\"_\n\x13\x43reateFlavorRequest\x12.\n\x06\x66lavor\x18\x01 \x01(\x0b\x32\x18.unkai.compute.v1.FlavorB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"@\n\x14\x43reateFlavorResponse\x12(\n\x06\x66lavor\x18\x01 \x01(\x0b\x32\x18.unkai.compute.v1.Flavor\"+\n\x10GetFlavorRequest\x12\x17\n\tflavor_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"=\n\x11GetFlavorResponse\x12(\n\x06\x66lavor\x18\x01 \x01(\x0b\x32\x18.unkai.compute.v1.Flavor\"[\n\x12ListFlavorsRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"k\n\x13ListFlavorsResponse\x12)\n\x07\x66lavors\x18\x01 \x03(\x0b\x32\x18.unkai.compute.v1.Flavor\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\"\x96\x01\n\x13UpdateFlavorRequest\x12.\n\x06\x66lavor\x18\x01 \x01(\x0b\x32\x18.unkai.compute.v1.FlavorB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"@\n\x14UpdateFlavorResponse\x12(\n\x06\x66lavor\x18\x01 \x01(\x0b\x32\x18.unkai.compute.v1.Flavor\"\\\n\x13\x44\x65leteFlavorRequest\x12\x17\n\tflavor_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"\x16\n\x14\x44\x65leteFlavorResponse2\xde\x03\n\rFlavorService\x12]\n\x0c\x43reateFlavor\x12%.unkai.compute.v1.CreateFlavorRequest\x1a&.unkai.compute.v1.CreateFlavorResponse\x12T\n\tGetFlavor\x12\".unkai.compute.v1.GetFlavorRequest\x1a#.unkai.compute.v1.GetFlavorResponse\x12Z\n\x0bListFlavors\x12$.unkai.compute.v1.ListFlavorsRequest\x1a%.unkai.compute.v1.ListFlavorsResponse\x12]\n\x0cUpdateFlavor\x12%.unkai.compute.v1.UpdateFlavorRequest\x1a&.unkai.compute.v1.UpdateFlavorResponse\x12]\n\x0c\x44\x65leteFlavor\x12%.unkai.compute.v1.DeleteFlavorRequest\x1a&.unkai.compute.v1.DeleteFlavorResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -69,15 +69,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTFLAVORSREQUEST']._serialized_start=428
   _globals['_LISTFLAVORSREQUEST']._serialized_end=519
   _globals['_LISTFLAVORSRESPONSE']._serialized_start=521
-  _globals['_LISTFLAVORSRESPONSE']._serialized_end=610
-  _globals['_UPDATEFLAVORREQUEST']._serialized_start=613
-  _globals['_UPDATEFLAVORREQUEST']._serialized_end=763
-  _globals['_UPDATEFLAVORRESPONSE']._serialized_start=765
-  _globals['_UPDATEFLAVORRESPONSE']._serialized_end=829
-  _globals['_DELETEFLAVORREQUEST']._serialized_start=831
-  _globals['_DELETEFLAVORREQUEST']._serialized_end=923
-  _globals['_DELETEFLAVORRESPONSE']._serialized_start=925
-  _globals['_DELETEFLAVORRESPONSE']._serialized_end=947
-  _globals['_FLAVORSERVICE']._serialized_start=950
-  _globals['_FLAVORSERVICE']._serialized_end=1428
+  _globals['_LISTFLAVORSRESPONSE']._serialized_end=628
+  _globals['_UPDATEFLAVORREQUEST']._serialized_start=631
+  _globals['_UPDATEFLAVORREQUEST']._serialized_end=781
+  _globals['_UPDATEFLAVORRESPONSE']._serialized_start=783
+  _globals['_UPDATEFLAVORRESPONSE']._serialized_end=847
+  _globals['_DELETEFLAVORREQUEST']._serialized_start=849
+  _globals['_DELETEFLAVORREQUEST']._serialized_end=941
+  _globals['_DELETEFLAVORRESPONSE']._serialized_start=943
+  _globals['_DELETEFLAVORRESPONSE']._serialized_end=965
+  _globals['_FLAVORSERVICE']._serialized_start=968
+  _globals['_FLAVORSERVICE']._serialized_end=1446
 # @@protoc_insertion_point(module_scope)

@@ -158,8 +158,13 @@ class ListFlavorsResponse(_message.Message):
 
     FLAVORS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Token of the next page; empty on the last."""
+    revision: _builtins.str
+    """The newest event revision when the page was read: watch from that of the first page to
+    miss nothing.
+    """
     @_builtins.property
     def flavors(self) -> _containers.RepeatedCompositeFieldContainer[_flavor_pb2.Flavor]:
         """The flavors, by name."""
@@ -169,10 +174,11 @@ class ListFlavorsResponse(_message.Message):
         *,
         flavors: _abc.Iterable[_flavor_pb2.Flavor] | None = ...,
         next_page_token: _builtins.str = ...,
+        revision: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["flavors", b"flavors", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flavors", b"flavors", "next_page_token", b"next_page_token", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

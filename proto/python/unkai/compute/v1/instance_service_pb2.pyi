@@ -226,7 +226,9 @@ class ListInstancesResponse(_message.Message):
     next_page_token: _builtins.str
     """Token of the next page; empty on the last."""
     revision: _builtins.str
-    """The newest event revision when the page was read: watch from here to miss nothing."""
+    """The newest event revision when the page was read: watch from that of the first page to
+    miss nothing.
+    """
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[_instance_pb2.Instance]:
         """The instances, by name."""

@@ -26,7 +26,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from unkai.compute.v1 import key_pair_pb2 as unkai_dot_compute_dot_v1_dot_key__pair__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'unkai/compute/v1/key_pair_service.proto\x12\x10unkai.compute.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1funkai/compute/v1/key_pair.proto\"}\n\x14\x43reateKeyPairRequest\x12\x18\n\nproject_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x31\n\x08key_pair\x18\x02 \x01(\x0b\x32\x19.unkai.compute.v1.KeyPairB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"D\n\x15\x43reateKeyPairResponse\x12+\n\x08key_pair\x18\x01 \x01(\x0b\x32\x19.unkai.compute.v1.KeyPair\".\n\x11GetKeyPairRequest\x12\x19\n\x0bkey_pair_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"A\n\x12GetKeyPairResponse\x12+\n\x08key_pair\x18\x01 \x01(\x0b\x32\x19.unkai.compute.v1.KeyPair\"v\n\x13ListKeyPairsRequest\x12\x18\n\nproject_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x12\n\x04name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"]\n\x14ListKeyPairsResponse\x12,\n\tkey_pairs\x18\x01 \x03(\x0b\x32\x19.unkai.compute.v1.KeyPair\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"_\n\x14\x44\x65leteKeyPairRequest\x12\x19\n\x0bkey_pair_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"\x17\n\x15\x44\x65leteKeyPairResponse2\x8c\x03\n\x0eKeyPairService\x12`\n\rCreateKeyPair\x12&.unkai.compute.v1.CreateKeyPairRequest\x1a\'.unkai.compute.v1.CreateKeyPairResponse\x12W\n\nGetKeyPair\x12#.unkai.compute.v1.GetKeyPairRequest\x1a$.unkai.compute.v1.GetKeyPairResponse\x12]\n\x0cListKeyPairs\x12%.unkai.compute.v1.ListKeyPairsRequest\x1a&.unkai.compute.v1.ListKeyPairsResponse\x12`\n\rDeleteKeyPair\x12&.unkai.compute.v1.DeleteKeyPairRequest\x1a\'.unkai.compute.v1.DeleteKeyPairResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'unkai/compute/v1/key_pair_service.proto\x12\x10unkai.compute.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1funkai/compute/v1/key_pair.proto\"}\n\x14\x43reateKeyPairRequest\x12\x18\n\nproject_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x31\n\x08key_pair\x18\x02 \x01(\x0b\x32\x19.unkai.compute.v1.KeyPairB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"D\n\x15\x43reateKeyPairResponse\x12+\n\x08key_pair\x18\x01 \x01(\x0b\x32\x19.unkai.compute.v1.KeyPair\".\n\x11GetKeyPairRequest\x12\x19\n\x0bkey_pair_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"A\n\x12GetKeyPairResponse\x12+\n\x08key_pair\x18\x01 \x01(\x0b\x32\x19.unkai.compute.v1.KeyPair\"v\n\x13ListKeyPairsRequest\x12\x18\n\nproject_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x12\n\x04name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"o\n\x14ListKeyPairsResponse\x12,\n\tkey_pairs\x18\x01 \x03(\x0b\x32\x19.unkai.compute.v1.KeyPair\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\"_\n\x14\x44\x65leteKeyPairRequest\x12\x19\n\x0bkey_pair_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"\x17\n\x15\x44\x65leteKeyPairResponse2\x8c\x03\n\x0eKeyPairService\x12`\n\rCreateKeyPair\x12&.unkai.compute.v1.CreateKeyPairRequest\x1a\'.unkai.compute.v1.CreateKeyPairResponse\x12W\n\nGetKeyPair\x12#.unkai.compute.v1.GetKeyPairRequest\x1a$.unkai.compute.v1.GetKeyPairResponse\x12]\n\x0cListKeyPairs\x12%.unkai.compute.v1.ListKeyPairsRequest\x1a&.unkai.compute.v1.ListKeyPairsResponse\x12`\n\rDeleteKeyPair\x12&.unkai.compute.v1.DeleteKeyPairRequest\x1a\'.unkai.compute.v1.DeleteKeyPairResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -66,11 +66,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTKEYPAIRSREQUEST']._serialized_start=439
   _globals['_LISTKEYPAIRSREQUEST']._serialized_end=557
   _globals['_LISTKEYPAIRSRESPONSE']._serialized_start=559
-  _globals['_LISTKEYPAIRSRESPONSE']._serialized_end=652
-  _globals['_DELETEKEYPAIRREQUEST']._serialized_start=654
-  _globals['_DELETEKEYPAIRREQUEST']._serialized_end=749
-  _globals['_DELETEKEYPAIRRESPONSE']._serialized_start=751
-  _globals['_DELETEKEYPAIRRESPONSE']._serialized_end=774
-  _globals['_KEYPAIRSERVICE']._serialized_start=777
-  _globals['_KEYPAIRSERVICE']._serialized_end=1173
+  _globals['_LISTKEYPAIRSRESPONSE']._serialized_end=670
+  _globals['_DELETEKEYPAIRREQUEST']._serialized_start=672
+  _globals['_DELETEKEYPAIRREQUEST']._serialized_end=767
+  _globals['_DELETEKEYPAIRRESPONSE']._serialized_start=769
+  _globals['_DELETEKEYPAIRRESPONSE']._serialized_end=792
+  _globals['_KEYPAIRSERVICE']._serialized_start=795
+  _globals['_KEYPAIRSERVICE']._serialized_end=1191
 # @@protoc_insertion_point(module_scope)

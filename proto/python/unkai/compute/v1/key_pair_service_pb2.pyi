@@ -165,8 +165,13 @@ class ListKeyPairsResponse(_message.Message):
 
     KEY_PAIRS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Token of the next page; empty on the last."""
+    revision: _builtins.str
+    """The newest event revision when the page was read: watch from that of the first page to
+    miss nothing.
+    """
     @_builtins.property
     def key_pairs(self) -> _containers.RepeatedCompositeFieldContainer[_key_pair_pb2.KeyPair]:
         """The key pairs, by name."""
@@ -176,10 +181,11 @@ class ListKeyPairsResponse(_message.Message):
         *,
         key_pairs: _abc.Iterable[_key_pair_pb2.KeyPair] | None = ...,
         next_page_token: _builtins.str = ...,
+        revision: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_pairs", b"key_pairs", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_pairs", b"key_pairs", "next_page_token", b"next_page_token", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

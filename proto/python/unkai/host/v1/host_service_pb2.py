@@ -27,7 +27,7 @@ from unkai.host.v1 import host_pb2 as unkai_dot_host_dot_v1_dot_host__pb2
 from unkai.host.v1 import usage_pb2 as unkai_dot_host_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n unkai/host/v1/host_service.proto\x12\runkai.host.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x18unkai/host/v1/host.proto\x1a\x19unkai/host/v1/usage.proto\"\'\n\x0eGetHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"4\n\x0fGetHostResponse\x12!\n\x04host\x18\x01 \x01(\x0b\x32\x13.unkai.host.v1.Host\"Y\n\x10ListHostsRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"P\n\x11ListHostsResponse\x12\"\n\x05hosts\x18\x01 \x03(\x0b\x32\x13.unkai.host.v1.Host\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Z\n\x11\x43ordonHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06reason\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"7\n\x12\x43ordonHostResponse\x12!\n\x04host\x18\x01 \x01(\x0b\x32\x13.unkai.host.v1.Host\"F\n\x13UncordonHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"9\n\x14UncordonHostResponse\x12!\n\x04host\x18\x01 \x01(\x0b\x32\x13.unkai.host.v1.Host\"K\n\x11WatchUsageRequest\x12\x16\n\x08host_ids\x18\x01 \x03(\tB\x04\xe2\x41\x01\x01\x12\x1e\n\x10include_machines\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"|\n\x12WatchUsageResponse\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12&\n\x04host\x18\x02 \x01(\x0b\x32\x18.unkai.host.v1.HostUsage\x12-\n\x08machines\x18\x03 \x03(\x0b\x32\x1b.unkai.host.v1.MachineUsage2\xa8\x03\n\x0bHostService\x12H\n\x07GetHost\x12\x1d.unkai.host.v1.GetHostRequest\x1a\x1e.unkai.host.v1.GetHostResponse\x12N\n\tListHosts\x12\x1f.unkai.host.v1.ListHostsRequest\x1a .unkai.host.v1.ListHostsResponse\x12Q\n\nCordonHost\x12 .unkai.host.v1.CordonHostRequest\x1a!.unkai.host.v1.CordonHostResponse\x12W\n\x0cUncordonHost\x12\".unkai.host.v1.UncordonHostRequest\x1a#.unkai.host.v1.UncordonHostResponse\x12S\n\nWatchUsage\x12 .unkai.host.v1.WatchUsageRequest\x1a!.unkai.host.v1.WatchUsageResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n unkai/host/v1/host_service.proto\x12\runkai.host.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x18unkai/host/v1/host.proto\x1a\x19unkai/host/v1/usage.proto\"\'\n\x0eGetHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"4\n\x0fGetHostResponse\x12!\n\x04host\x18\x01 \x01(\x0b\x32\x13.unkai.host.v1.Host\"Y\n\x10ListHostsRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"b\n\x11ListHostsResponse\x12\"\n\x05hosts\x18\x01 \x03(\x0b\x32\x13.unkai.host.v1.Host\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\"Z\n\x11\x43ordonHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06reason\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"7\n\x12\x43ordonHostResponse\x12!\n\x04host\x18\x01 \x01(\x0b\x32\x13.unkai.host.v1.Host\"F\n\x13UncordonHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"9\n\x14UncordonHostResponse\x12!\n\x04host\x18\x01 \x01(\x0b\x32\x13.unkai.host.v1.Host\"K\n\x11WatchUsageRequest\x12\x16\n\x08host_ids\x18\x01 \x03(\tB\x04\xe2\x41\x01\x01\x12\x1e\n\x10include_machines\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"|\n\x12WatchUsageResponse\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12&\n\x04host\x18\x02 \x01(\x0b\x32\x18.unkai.host.v1.HostUsage\x12-\n\x08machines\x18\x03 \x03(\x0b\x32\x1b.unkai.host.v1.MachineUsage2\xa8\x03\n\x0bHostService\x12H\n\x07GetHost\x12\x1d.unkai.host.v1.GetHostRequest\x1a\x1e.unkai.host.v1.GetHostResponse\x12N\n\tListHosts\x12\x1f.unkai.host.v1.ListHostsRequest\x1a .unkai.host.v1.ListHostsResponse\x12Q\n\nCordonHost\x12 .unkai.host.v1.CordonHostRequest\x1a!.unkai.host.v1.CordonHostResponse\x12W\n\x0cUncordonHost\x12\".unkai.host.v1.UncordonHostRequest\x1a#.unkai.host.v1.UncordonHostResponse\x12S\n\nWatchUsage\x12 .unkai.host.v1.WatchUsageRequest\x1a!.unkai.host.v1.WatchUsageResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -63,19 +63,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTHOSTSREQUEST']._serialized_start=232
   _globals['_LISTHOSTSREQUEST']._serialized_end=321
   _globals['_LISTHOSTSRESPONSE']._serialized_start=323
-  _globals['_LISTHOSTSRESPONSE']._serialized_end=403
-  _globals['_CORDONHOSTREQUEST']._serialized_start=405
-  _globals['_CORDONHOSTREQUEST']._serialized_end=495
-  _globals['_CORDONHOSTRESPONSE']._serialized_start=497
-  _globals['_CORDONHOSTRESPONSE']._serialized_end=552
-  _globals['_UNCORDONHOSTREQUEST']._serialized_start=554
-  _globals['_UNCORDONHOSTREQUEST']._serialized_end=624
-  _globals['_UNCORDONHOSTRESPONSE']._serialized_start=626
-  _globals['_UNCORDONHOSTRESPONSE']._serialized_end=683
-  _globals['_WATCHUSAGEREQUEST']._serialized_start=685
-  _globals['_WATCHUSAGEREQUEST']._serialized_end=760
-  _globals['_WATCHUSAGERESPONSE']._serialized_start=762
-  _globals['_WATCHUSAGERESPONSE']._serialized_end=886
-  _globals['_HOSTSERVICE']._serialized_start=889
-  _globals['_HOSTSERVICE']._serialized_end=1313
+  _globals['_LISTHOSTSRESPONSE']._serialized_end=421
+  _globals['_CORDONHOSTREQUEST']._serialized_start=423
+  _globals['_CORDONHOSTREQUEST']._serialized_end=513
+  _globals['_CORDONHOSTRESPONSE']._serialized_start=515
+  _globals['_CORDONHOSTRESPONSE']._serialized_end=570
+  _globals['_UNCORDONHOSTREQUEST']._serialized_start=572
+  _globals['_UNCORDONHOSTREQUEST']._serialized_end=642
+  _globals['_UNCORDONHOSTRESPONSE']._serialized_start=644
+  _globals['_UNCORDONHOSTRESPONSE']._serialized_end=701
+  _globals['_WATCHUSAGEREQUEST']._serialized_start=703
+  _globals['_WATCHUSAGEREQUEST']._serialized_end=778
+  _globals['_WATCHUSAGERESPONSE']._serialized_start=780
+  _globals['_WATCHUSAGERESPONSE']._serialized_end=904
+  _globals['_HOSTSERVICE']._serialized_start=907
+  _globals['_HOSTSERVICE']._serialized_end=1331
 # @@protoc_insertion_point(module_scope)

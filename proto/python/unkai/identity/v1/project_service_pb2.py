@@ -27,7 +27,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from unkai.identity.v1 import project_pb2 as unkai_dot_identity_dot_v1_dot_project__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'unkai/identity/v1/project_service.proto\x12\x11unkai.identity.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1funkai/identity/v1/project.proto\"c\n\x14\x43reateProjectRequest\x12\x31\n\x07project\x18\x01 \x01(\x0b\x32\x1a.unkai.identity.v1.ProjectB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"D\n\x15\x43reateProjectResponse\x12+\n\x07project\x18\x01 \x01(\x0b\x32\x1a.unkai.identity.v1.Project\"-\n\x11GetProjectRequest\x12\x18\n\nproject_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"A\n\x12GetProjectResponse\x12+\n\x07project\x18\x01 \x01(\x0b\x32\x1a.unkai.identity.v1.Project\"\\\n\x13ListProjectsRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"]\n\x14ListProjectsResponse\x12,\n\x08projects\x18\x01 \x03(\x0b\x32\x1a.unkai.identity.v1.Project\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9a\x01\n\x14UpdateProjectRequest\x12\x31\n\x07project\x18\x01 \x01(\x0b\x32\x1a.unkai.identity.v1.ProjectB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"D\n\x15UpdateProjectResponse\x12+\n\x07project\x18\x01 \x01(\x0b\x32\x1a.unkai.identity.v1.Project\"^\n\x14\x44\x65leteProjectRequest\x12\x18\n\nproject_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"\x17\n\x15\x44\x65leteProjectResponse2\xf8\x03\n\x0eProjectService\x12\x62\n\rCreateProject\x12\'.unkai.identity.v1.CreateProjectRequest\x1a(.unkai.identity.v1.CreateProjectResponse\x12Y\n\nGetProject\x12$.unkai.identity.v1.GetProjectRequest\x1a%.unkai.identity.v1.GetProjectResponse\x12_\n\x0cListProjects\x12&.unkai.identity.v1.ListProjectsRequest\x1a\'.unkai.identity.v1.ListProjectsResponse\x12\x62\n\rUpdateProject\x12\'.unkai.identity.v1.UpdateProjectRequest\x1a(.unkai.identity.v1.UpdateProjectResponse\x12\x62\n\rDeleteProject\x12\'.unkai.identity.v1.DeleteProjectRequest\x1a(.unkai.identity.v1.DeleteProjectResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'unkai/identity/v1/project_service.proto\x12\x11unkai.identity.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1funkai/identity/v1/project.proto\"c\n\x14\x43reateProjectRequest\x12\x31\n\x07project\x18\x01 \x01(\x0b\x32\x1a.unkai.identity.v1.ProjectB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"D\n\x15\x43reateProjectResponse\x12+\n\x07project\x18\x01 \x01(\x0b\x32\x1a.unkai.identity.v1.Project\"-\n\x11GetProjectRequest\x12\x18\n\nproject_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"A\n\x12GetProjectResponse\x12+\n\x07project\x18\x01 \x01(\x0b\x32\x1a.unkai.identity.v1.Project\"\\\n\x13ListProjectsRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"o\n\x14ListProjectsResponse\x12,\n\x08projects\x18\x01 \x03(\x0b\x32\x1a.unkai.identity.v1.Project\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\"\x9a\x01\n\x14UpdateProjectRequest\x12\x31\n\x07project\x18\x01 \x01(\x0b\x32\x1a.unkai.identity.v1.ProjectB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"D\n\x15UpdateProjectResponse\x12+\n\x07project\x18\x01 \x01(\x0b\x32\x1a.unkai.identity.v1.Project\"^\n\x14\x44\x65leteProjectRequest\x12\x18\n\nproject_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"\x17\n\x15\x44\x65leteProjectResponse2\xf8\x03\n\x0eProjectService\x12\x62\n\rCreateProject\x12\'.unkai.identity.v1.CreateProjectRequest\x1a(.unkai.identity.v1.CreateProjectResponse\x12Y\n\nGetProject\x12$.unkai.identity.v1.GetProjectRequest\x1a%.unkai.identity.v1.GetProjectResponse\x12_\n\x0cListProjects\x12&.unkai.identity.v1.ListProjectsRequest\x1a\'.unkai.identity.v1.ListProjectsResponse\x12\x62\n\rUpdateProject\x12\'.unkai.identity.v1.UpdateProjectRequest\x1a(.unkai.identity.v1.UpdateProjectResponse\x12\x62\n\rDeleteProject\x12\'.unkai.identity.v1.DeleteProjectRequest\x1a(.unkai.identity.v1.DeleteProjectResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -69,15 +69,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTPROJECTSREQUEST']._serialized_start=447
   _globals['_LISTPROJECTSREQUEST']._serialized_end=539
   _globals['_LISTPROJECTSRESPONSE']._serialized_start=541
-  _globals['_LISTPROJECTSRESPONSE']._serialized_end=634
-  _globals['_UPDATEPROJECTREQUEST']._serialized_start=637
-  _globals['_UPDATEPROJECTREQUEST']._serialized_end=791
-  _globals['_UPDATEPROJECTRESPONSE']._serialized_start=793
-  _globals['_UPDATEPROJECTRESPONSE']._serialized_end=861
-  _globals['_DELETEPROJECTREQUEST']._serialized_start=863
-  _globals['_DELETEPROJECTREQUEST']._serialized_end=957
-  _globals['_DELETEPROJECTRESPONSE']._serialized_start=959
-  _globals['_DELETEPROJECTRESPONSE']._serialized_end=982
-  _globals['_PROJECTSERVICE']._serialized_start=985
-  _globals['_PROJECTSERVICE']._serialized_end=1489
+  _globals['_LISTPROJECTSRESPONSE']._serialized_end=652
+  _globals['_UPDATEPROJECTREQUEST']._serialized_start=655
+  _globals['_UPDATEPROJECTREQUEST']._serialized_end=809
+  _globals['_UPDATEPROJECTRESPONSE']._serialized_start=811
+  _globals['_UPDATEPROJECTRESPONSE']._serialized_end=879
+  _globals['_DELETEPROJECTREQUEST']._serialized_start=881
+  _globals['_DELETEPROJECTREQUEST']._serialized_end=975
+  _globals['_DELETEPROJECTRESPONSE']._serialized_start=977
+  _globals['_DELETEPROJECTRESPONSE']._serialized_end=1000
+  _globals['_PROJECTSERVICE']._serialized_start=1003
+  _globals['_PROJECTSERVICE']._serialized_end=1507
 # @@protoc_insertion_point(module_scope)

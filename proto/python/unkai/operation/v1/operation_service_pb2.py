@@ -27,7 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from unkai.operation.v1 import operation_pb2 as unkai_dot_operation_dot_v1_dot_operation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*unkai/operation/v1/operation_service.proto\x12\x12unkai.operation.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\"unkai/operation/v1/operation.proto\"1\n\x13GetOperationRequest\x12\x1a\n\x0coperation_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"H\n\x14GetOperationResponse\x12\x30\n\toperation\x18\x01 \x01(\x0b\x32\x1d.unkai.operation.v1.Operation\"\x9a\x01\n\x15ListOperationsRequest\x12\x18\n\nproject_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x19\n\x0bresource_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x19\n\x0b\x61\x63tive_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\"d\n\x16ListOperationsResponse\x12\x31\n\noperations\x18\x01 \x03(\x0b\x32\x1d.unkai.operation.v1.Operation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x84\x01\n\x14WaitOperationRequest\x12\x1a\n\x0coperation_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x30\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x1e\n\x10seen_update_time\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"I\n\x15WaitOperationResponse\x12\x30\n\toperation\x18\x01 \x01(\x0b\x32\x1d.unkai.operation.v1.Operation\"N\n\x16\x43\x61ncelOperationRequest\x12\x1a\n\x0coperation_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"K\n\x17\x43\x61ncelOperationResponse\x12\x30\n\toperation\x18\x01 \x01(\x0b\x32\x1d.unkai.operation.v1.Operation2\xb0\x03\n\x10OperationService\x12\x61\n\x0cGetOperation\x12\'.unkai.operation.v1.GetOperationRequest\x1a(.unkai.operation.v1.GetOperationResponse\x12g\n\x0eListOperations\x12).unkai.operation.v1.ListOperationsRequest\x1a*.unkai.operation.v1.ListOperationsResponse\x12\x64\n\rWaitOperation\x12(.unkai.operation.v1.WaitOperationRequest\x1a).unkai.operation.v1.WaitOperationResponse\x12j\n\x0f\x43\x61ncelOperation\x12*.unkai.operation.v1.CancelOperationRequest\x1a+.unkai.operation.v1.CancelOperationResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*unkai/operation/v1/operation_service.proto\x12\x12unkai.operation.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\"unkai/operation/v1/operation.proto\"1\n\x13GetOperationRequest\x12\x1a\n\x0coperation_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"H\n\x14GetOperationResponse\x12\x30\n\toperation\x18\x01 \x01(\x0b\x32\x1d.unkai.operation.v1.Operation\"\x9a\x01\n\x15ListOperationsRequest\x12\x18\n\nproject_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x19\n\x0bresource_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x19\n\x0b\x61\x63tive_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\"v\n\x16ListOperationsResponse\x12\x31\n\noperations\x18\x01 \x03(\x0b\x32\x1d.unkai.operation.v1.Operation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\"\x84\x01\n\x14WaitOperationRequest\x12\x1a\n\x0coperation_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x30\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x1e\n\x10seen_update_time\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"I\n\x15WaitOperationResponse\x12\x30\n\toperation\x18\x01 \x01(\x0b\x32\x1d.unkai.operation.v1.Operation\"N\n\x16\x43\x61ncelOperationRequest\x12\x1a\n\x0coperation_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"K\n\x17\x43\x61ncelOperationResponse\x12\x30\n\toperation\x18\x01 \x01(\x0b\x32\x1d.unkai.operation.v1.Operation2\xb0\x03\n\x10OperationService\x12\x61\n\x0cGetOperation\x12\'.unkai.operation.v1.GetOperationRequest\x1a(.unkai.operation.v1.GetOperationResponse\x12g\n\x0eListOperations\x12).unkai.operation.v1.ListOperationsRequest\x1a*.unkai.operation.v1.ListOperationsResponse\x12\x64\n\rWaitOperation\x12(.unkai.operation.v1.WaitOperationRequest\x1a).unkai.operation.v1.WaitOperationResponse\x12j\n\x0f\x43\x61ncelOperation\x12*.unkai.operation.v1.CancelOperationRequest\x1a+.unkai.operation.v1.CancelOperationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -63,15 +63,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTOPERATIONSREQUEST']._serialized_start=293
   _globals['_LISTOPERATIONSREQUEST']._serialized_end=447
   _globals['_LISTOPERATIONSRESPONSE']._serialized_start=449
-  _globals['_LISTOPERATIONSRESPONSE']._serialized_end=549
-  _globals['_WAITOPERATIONREQUEST']._serialized_start=552
-  _globals['_WAITOPERATIONREQUEST']._serialized_end=684
-  _globals['_WAITOPERATIONRESPONSE']._serialized_start=686
-  _globals['_WAITOPERATIONRESPONSE']._serialized_end=759
-  _globals['_CANCELOPERATIONREQUEST']._serialized_start=761
-  _globals['_CANCELOPERATIONREQUEST']._serialized_end=839
-  _globals['_CANCELOPERATIONRESPONSE']._serialized_start=841
-  _globals['_CANCELOPERATIONRESPONSE']._serialized_end=916
-  _globals['_OPERATIONSERVICE']._serialized_start=919
-  _globals['_OPERATIONSERVICE']._serialized_end=1351
+  _globals['_LISTOPERATIONSRESPONSE']._serialized_end=567
+  _globals['_WAITOPERATIONREQUEST']._serialized_start=570
+  _globals['_WAITOPERATIONREQUEST']._serialized_end=702
+  _globals['_WAITOPERATIONRESPONSE']._serialized_start=704
+  _globals['_WAITOPERATIONRESPONSE']._serialized_end=777
+  _globals['_CANCELOPERATIONREQUEST']._serialized_start=779
+  _globals['_CANCELOPERATIONREQUEST']._serialized_end=857
+  _globals['_CANCELOPERATIONRESPONSE']._serialized_start=859
+  _globals['_CANCELOPERATIONRESPONSE']._serialized_end=934
+  _globals['_OPERATIONSERVICE']._serialized_start=937
+  _globals['_OPERATIONSERVICE']._serialized_end=1369
 # @@protoc_insertion_point(module_scope)
