@@ -34,6 +34,8 @@ from unkai_lab.spec import CONTROL, LabSpec
 from unkai_wire.errors import DeadlineExceeded, NotFound, Unavailable
 
 T = TypeVar("T")
+pytestmark = pytest.mark.timeout(900)
+"""The full counts kill for minutes; every wait in here has a shorter end of its own."""
 CALLERS = 3
 PERSISTENCE_S = 120.0
 KEPT_RATIO = 0.25

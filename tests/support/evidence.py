@@ -103,7 +103,7 @@ class TwinWatch:
     """Samples the processes all the time: two QEMUs of one UUID at any moment are remembered."""
 
     lab: Lab
-    pause_s: float = 0.15
+    pause_s: float = 0.25
     samples: int = 0
     twins: list[str] = field(default_factory=list)
 
