@@ -45,6 +45,7 @@ LEAF_LIFETIME = dt.timedelta(days=365)
 """One year: a lost key ends by itself."""
 ROOT_LIFETIME = dt.timedelta(minutes=10)
 """Long enough for one command that changes etcd's users; it is never written to a disk."""
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _ISSUED = "issued"
 """Folder beside the CA: a file for each holder of a certificate, which contains its URI."""
 _BACKDATE = dt.timedelta(minutes=5)
@@ -325,7 +326,7 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 def _write(path: Path, content: bytes, mode: int) -> None:
     """Write a file so that it appears whole, with its mode from the first byte on."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    descriptor = os.open(temporary, _NEW, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -340,7 +341,8 @@ def _replace(path: Path, content: bytes) -> None:
     """Write a file anew, so that readers see the old one or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(content)
+        with os.fdopen(os.open(temporary, _NEW, 0o644), "wb") as file:
+            file.write(content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

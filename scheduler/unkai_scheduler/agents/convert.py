@@ -35,7 +35,7 @@ from unkai_scheduler.domain.machines import (
     MachineState,
     Tombstone,
 )
-from unkai_wire.errors import Internal, UnkaiError
+from unkai_wire.errors import Internal, Unavailable, UnkaiError
 from unkai_wire.rpc_errors import from_status, to_status
 
 ROOT_DISK = "root"
@@ -256,16 +256,30 @@ def description_of(message: host_service_pb2.HostDescription) -> HostDescription
 
 
 def host_usage_of(message: usage_pb2.HostUsage) -> HostUsage:
-    """Read a host's sample."""
-    return HostUsage(
-        sample_time=moment_of(message.sample_time),
-        **{name: getattr(message, name) for name in _HOST_FIGURES},
-    )
+    """Read a host's sample; raise `Unavailable` when a figure is none, so that none is believed."""
+    figures = {name: _figure(name, getattr(message, name)) for name in _HOST_FIGURES}
+    return HostUsage(sample_time=moment_of(message.sample_time), **figures)
 
 
 def machine_usage_of(message: usage_pb2.MachineUsage) -> MachineUsage:
     """Read a machine's sample."""
-    return MachineUsage(**{name: getattr(message, name) for name in MachineUsage.__slots__})
+    instance_id = message.instance_id
+    figures = {
+        n: _figure(n, getattr(message, n)) for n in MachineUsage.__slots__ if n != "instance_id"
+    }
+    return MachineUsage(instance_id=instance_id, **figures)
+
+
+def _figure(name: str, value: Any) -> Any:
+    # Written so that NaN, which is neither more nor less than anything, fails too. A counter that
+    # began anew may give a negative rate, which is no harm meant.
+    if -_MOST <= value <= _MOST:
+        return max(value, type(value)(0))
+    raise Unavailable(
+        f"a host says that its {name} is {value}",
+        reason="HOST_FIGURE_ABSURD",
+        metadata={"figure": name, "value": str(value)},
+    )
 
 
 def sample_of(message: host_service_pb2.WatchUsageResponse, host_id: str) -> UsageSample:
@@ -274,5 +288,8 @@ def sample_of(message: host_service_pb2.WatchUsageResponse, host_id: str) -> Usa
     return UsageSample(host_id, host_usage_of(message.host), machines)
 
 
+_MOST = float(1 << 62)
+"""No count of bytes or nanoseconds is larger; placement's integers hold no more."""
 _HOST_FIGURES = tuple(name for name in HostUsage.__slots__ if name != "sample_time")
+_MACHINE_FIGURES = tuple(name for name in MachineUsage.__slots__ if name != "instance_id")
 """Field names are the same on both sides."""

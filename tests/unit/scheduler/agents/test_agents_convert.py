@@ -9,13 +9,14 @@ import pytest
 from tests.support.builders import an_image, an_instance
 from unkai.agent.v1 import machine_pb2, machine_service_pb2
 from unkai.compute.v1 import instance_pb2
+from unkai.host.v1 import usage_pb2
 from unkai.storage.v1 import image_pb2
 from unkai_scheduler.agents import convert
 from unkai_scheduler.agents.port import MachineOrder
 from unkai_scheduler.domain.images import ImageState, Visibility
 from unkai_scheduler.domain.instances import InstanceState, PlacementPolicy, Power
 from unkai_scheduler.domain.machines import MachineState
-from unkai_wire.errors import Internal
+from unkai_wire.errors import Internal, Unavailable
 
 
 @pytest.mark.parametrize("state", InstanceState)
@@ -95,3 +96,20 @@ def test_a_disk_may_be_made_only_before_the_first_run(must_exist: bool, existenc
 
     assert machine_pb2.DiskSpec.Existence.Name(disk.existence) == existence
     assert (disk.name, disk.size_bytes) == ("root", 1 << 30)
+
+
+@pytest.mark.parametrize("absurd", [float("nan"), float("inf"), float("-inf"), 1e300])
+def test_a_figure_that_is_none_is_not_believed(absurd: float) -> None:
+    for read, message in (
+        (convert.host_usage_of, usage_pb2.HostUsage(cpu_used_cores=absurd)),
+        (convert.machine_usage_of, usage_pb2.MachineUsage(cpu_used_cores=absurd)),
+    ):
+        with pytest.raises(Unavailable, match="cpu_used_cores") as caught:
+            read(message)
+        assert caught.value.reason == "HOST_FIGURE_ABSURD"
+
+
+def test_a_rate_below_zero_is_zero() -> None:
+    usage = convert.host_usage_of(usage_pb2.HostUsage(cpu_used_cores=-0.5, cpu_wait_cores=2.5))
+
+    assert (usage.cpu_used_cores, usage.cpu_wait_cores) == (0.0, 2.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,18 @@ def test_keys_are_readable_by_their_owner_alone(tmp_path: Path) -> None:
         "scheduler.crt": 0o644,
         "scheduler.key": 0o600,
     }
+
+
+def test_whatever_the_umask_nobody_else_writes_what_the_ca_keeps(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        certificates.init(tmp_path / "ca").issue_host("h1").write(tmp_path / "h1")
+    finally:
+        os.umask(before)
+
+    made = [path for path in tmp_path.rglob("*") if path.stat().st_mode & 0o022]
+    assert made == []
+    assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.rglob("*.key"))
 
 
 def test_an_existing_ca_or_half_of_one_is_never_overwritten(tmp_path: Path) -> None:
