@@ -50,8 +50,9 @@ MEMORY_FOREIGN = _curve(0.30, 0.70)
 """Of memory held by what is not ours: claims do not know of it."""
 MEMORY_STALLED = _curve(0.05, 0.40)
 """Of time lost to reclaim and refaults (PSI memory `some`): a healthy host has next to none."""
-IO_STALLED = _curve(0.25, 0.75)
-"""Of time some task waits for I/O (PSI io `some`): a single writer that syncs reaches the knee."""
+IO_STALLED = _curve(0.10, 0.60)
+"""Of time some task waits for I/O (PSI io `some`): a host at rest has a few percent. A writer that
+syncs has 20 % where it must wait for a CPU as well (seen in the lab), and nearly all where not."""
 
 
 def claimed_share(fleet: Fleet, request: PlacementRequest) -> Ints:

@@ -245,3 +245,17 @@ def test_two_samples_of_a_host_in_one_batch_count_like_one_after_the_other() -> 
     apart.fold([second])
 
     assert place(together, a_request(), now_s=105) == place(apart, a_request(), now_s=105)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_writer_that_syncs_keeps_instances_away_though_it_waits_for_a_cpu_as_well(
+    policy: PlacementPolicy,
+) -> None:
+    fuller = {"claimed_vcpus": 6, "claimed_memory_bytes": 6 * GIB}
+    fleet = a_fleet([a_host("h1"), a_host("h2", **fuller), a_host("h3")])
+    writer = {"hst-h1": a_usage(io_pressure_ratio=0.24)}
+    sample_for(fleet, writer, from_s=102, until_s=130)
+
+    (decision,) = place(fleet, a_request(policy=policy, excluded_host_ids=("hst-h3",)), now_s=131)
+
+    assert decision.host_name == "h2"
