@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import signal
 import sys
@@ -209,6 +210,19 @@ async def _run_until_stopped(hosts: Sequence[RunningHost], registry: EtcdRegistr
         working.cancel()
 
 
+def _check_files(settings: Settings) -> None:
+    tls = settings.tls
+    unreadable = [p for p in (tls.ca, tls.certificate, tls.key) if not os.access(p, os.R_OK)]
+    for path in unreadable:
+        click.echo(
+            f"unkai-agent: {path}: cannot be read; 'unkai-scheduler cert host NAME' makes it",
+            err=True,
+        )
+    if unreadable:
+        sys.exit(2)
+    click.echo("the settings are fine")
+
+
 def _start(config: Path | None, check: bool, *, simulated: bool, hosts: int | None = None) -> None:
     try:
         settings = load_settings(config)
@@ -220,7 +234,7 @@ def _start(config: Path | None, check: bool, *, simulated: bool, hosts: int | No
         chosen = settings.fleet.model_copy(update={"hosts": hosts})
         settings = settings.model_copy(update={"fleet": chosen})
     if check:
-        click.echo("the settings are fine")
+        _check_files(settings)
         return
     configure_logs(settings)
     try:

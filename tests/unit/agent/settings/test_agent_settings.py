@@ -59,7 +59,19 @@ def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
 
 
 def test_a_fine_file_is_called_so(tmp_path: Path) -> None:
-    file = a_file(tmp_path, 'advertise = "10.0.0.1:7444"')
+    names = {"ca": "ca.crt", "certificate": "host.crt", "key": "host.key"}
+    text = 'advertise = "10.0.0.1:7444"\n[tls]\n'
+    for key, name in names.items():
+        (tmp_path / name).touch()
+        text += f'{key} = "{tmp_path / name}"\n'
+    file = a_file(tmp_path, text)
     for words in ([], ["run"], ["simulate"]):
         result = CliRunner().invoke(main, [*words, "--check-config", "--config", str(file)])
         assert (result.exit_code, result.output) == (0, "the settings are fine\n")
+
+
+def test_certificates_that_are_not_there_are_named(tmp_path: Path) -> None:
+    file = a_file(tmp_path, f'[tls]\nkey = "{tmp_path}/none.key"\n')
+    result = CliRunner().invoke(main, ["--check-config", "--config", str(file)])
+    assert result.exit_code == 2
+    assert f"{tmp_path}/none.key: cannot be read" in result.stderr
