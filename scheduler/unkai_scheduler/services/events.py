@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from unkai_scheduler.store.unit_of_work import Connection
 
 KINDS = ("instance", "image", "flavor", "key_pair", "project", "host", "operation")
-WATCH_POLL_S = 0.2
-"""Seconds a watcher may be behind the store, whatever the follower says."""
 PROGRESS_S = 10.0
 """Seconds after which a silent watch says how far it has come."""
 _BATCH = 500
@@ -116,7 +114,10 @@ class EventsService:
                 yield Progress(place)
                 said_s = self._monotonic()
             if len(batch) < _BATCH:
-                await self._follower.wait_past(place, WATCH_POLL_S)
+                left_s = self._progress_s - (self._monotonic() - said_s)
+                if not await self._follower.wait_past(place, max(left_s, 0.0)):
+                    batch = ()  # nothing new at all: a read for each silent watcher would add up
+                    continue
             batch, place_after = await self._next(place, wanted)
 
     async def _next(self, place: Revision, wanted: EventFilter) -> tuple[Sequence[Event], Revision]:

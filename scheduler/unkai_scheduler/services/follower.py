@@ -78,8 +78,8 @@ class Follower:
             if not self._operations[operation_id]:
                 del self._operations[operation_id]
 
-    async def wait_past(self, seen: Revision | None, timeout_s: float) -> None:
-        """Return when something is newer than `seen`, or the time has passed."""
+    async def wait_past(self, seen: Revision | None, timeout_s: float) -> bool:
+        """Return once something is newer than `seen`; False when the time has passed first."""
         self._waiting += 1
         self._wanted.set()
         try:
@@ -87,8 +87,9 @@ class Follower:
                 # A newest from before we came may be old news: then `seen` is past it already.
                 while self._newest is None or (seen is not None and self._newest <= seen):
                     await self._moved.wait()
+                return True
         except TimeoutError:
-            return
+            return False
         finally:
             self._waiting -= 1
             if not self._waiting:

@@ -16,7 +16,7 @@ from unkai.event.v1 import event_pb2, event_service_pb2
 from unkai.identity.v1 import project_pb2, project_service_pb2
 from unkai.operation.v1 import operation_pb2, operation_service_pb2
 from unkai_scheduler.domain.operations import OperationState
-from unkai_scheduler.store import instances, operations
+from unkai_scheduler.store import events, instances, operations
 from unkai_wire.errors import FailedPrecondition
 
 pb = event_service_pb2
@@ -225,3 +225,27 @@ async def test_operations_are_listed_newest_first_and_filtered(api: Api) -> None
     assert [o.id for o in every.operations] == [two.operation.id, one.operation.id]
     assert [o.id for o in active.operations] == [two.operation.id]
     assert [o.id for o in of_one.operations] == [one.operation.id]
+
+
+async def test_silent_watches_read_nothing(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    watches = [api.events.WatchEvents(pb.WatchEventsRequest()) for _ in range(20)]
+    for watch in watches:
+        await watch.read()
+    reads = 0
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return after(*arguments, **options)
+
+    after = events.after
+    monkeypatch.setattr(events, "after", counted)
+    await asyncio.sleep(1.0)
+    idle = reads
+    project = await a_project(api, "news")
+    await api.stamp()
+    seen = [await next_event(watch) for watch in watches]
+    for watch in watches:
+        watch.cancel()
+    assert idle == 0
+    assert {event.resource_id for event in seen} == {project.id}
