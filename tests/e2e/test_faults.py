@@ -84,6 +84,26 @@ def test_a_rebooted_host_starts_what_its_permit_allows(lab: Lab, user: User, sho
     shows("4.3 host rebooted", f"its machine ran again after {took:.0f} s, its own disk kept")
 
 
+def test_a_host_rebooted_while_no_scheduler_is_there_starts_its_machines_itself(
+    lab: Lab, user: User, shows: Shows
+) -> None:
+    made = user.launch("alone")
+    user.wait_log(made.id, "unkai-tiny: boot=1")
+    lab.kill_scheduler()
+    lab.reboot(made.host_name)
+    begun = time.monotonic()
+    time.sleep(20)
+    assert lab.qemu_pids(made.host_name) == [], "a leader may still answer"
+    wait_for(lambda: lab.qemu_pids(made.host_name), "it is started without a permit", 30)
+    took = time.monotonic() - begun
+    before = lab.qemu_pids(made.host_name)
+    lab.start_scheduler()
+    lab.wait_registered()
+    user.wait_state(made.id, "RUNNING")
+    assert lab.qemu_pids(made.host_name) == before
+    shows("4.3 no scheduler", f"its machine was started by its host alone after {took:.0f} s")
+
+
 def test_a_rebooted_host_starts_nothing_whose_claim_has_moved(
     lab: Lab, user: User, shows: Shows
 ) -> None:
