@@ -201,7 +201,11 @@ def _fleet_at_odds(lab: Lab, names: dict[str, str], rows: Rows) -> list[str]:
 
 def _etcd_at_odds(lab: Lab) -> list[str]:
     access = etcd_health_command(lab.spec, lab.paths)[:-2]
-    done = lab.run(CONTROL, [*access, "get", "--prefix", "/", "--keys-only"], check=False)
+    # A client's certificate may read no more than this.
+    keys_of = [*access, "get", "--prefix", "/unkai/v1/", "--keys-only"]
+    done = lab.run(CONTROL, keys_of, check=False)
+    if done.returncode:
+        return [f"etcd: {done.stderr.strip()}"]
     keys = sorted(line for line in done.stdout.splitlines() if line)
     kinds = Counter(key.removeprefix("/unkai/v1/").partition("/")[0] for key in keys)
     wanted = {"hosts": lab.spec.hosts + lab.spec.simulated, "schedulers": 1, "leader": 1}
