@@ -1,4 +1,4 @@
-"""One lab of three hosts for the whole session; a test that needs another makes its own."""
+"""A lab of three hosts for each story, so that no story feels the load of the one before."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.e2e)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """A lab of three hosts that is up."""
     skip_without_a_lab_machine()
@@ -30,9 +30,9 @@ def lab() -> Iterator[Lab]:
         yield made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab_user(lab: Lab) -> Iterator[User]:
-    """A user of the session's lab, with the image `tiny` uploaded."""
+    """A user of the story's lab, with the image `tiny` uploaded."""
     user = User(lab.paths.scheduler_socket)
     user.upload("tiny", tiny_image())
     yield user
@@ -41,7 +41,7 @@ def lab_user(lab: Lab) -> Iterator[User]:
 
 @pytest.fixture
 def user(lab: Lab, lab_user: User) -> Iterator[User]:
-    """The session's user; what a test broke is mended, what it leaves running is deleted."""
+    """The story's user; what a test broke is mended, what it leaves running is deleted."""
     yield lab_user
     lab.restore()
     lab_user.delete_all()
