@@ -79,8 +79,8 @@ class LiveState:
     async def subscribe(self, host_ids: Collection[str] = ()) -> AsyncIterator[UsageSample]:
         """Yield the newest sample of each host, then each new one; no ids means all hosts.
 
-        A reader that is too slow loses the oldest samples, never blocks the others. Ends when
-        the reign ends.
+        A reader that is too slow loses the oldest samples, never blocks the others. Raises
+        `Unavailable` / NOT_LEADER when the reign ends.
         """
         wanted = frozenset(host_ids)
         queue: asyncio.Queue[UsageSample | None] = asyncio.Queue(QUEUE_SAMPLES)
@@ -94,6 +94,12 @@ class LiveState:
                     yield sample
         finally:
             self._subscribers.discard(queue)
+        raise Unavailable(
+            "this scheduler does not lead any more",
+            reason="NOT_LEADER",
+            fix="try again in a few seconds",
+            retry_after_s=1.0,
+        )
 
     # What the loops read.
 

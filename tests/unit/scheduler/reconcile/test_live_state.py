@@ -128,12 +128,14 @@ async def test_a_slow_subscriber_loses_the_oldest_and_blocks_nobody() -> None:
     assert first.host.machines_running == 50
 
 
-async def test_subscriptions_end_with_the_reign() -> None:
+async def test_when_the_reign_ends_subscribers_are_told_to_ask_again() -> None:
     live = a_live_state()
     got = live.subscribe()
-    waiting = asyncio.ensure_future(anext(got, None))
+    waiting = asyncio.ensure_future(anext(got))
     await asyncio.sleep(0)
 
     live.clear()
 
-    assert await waiting is None
+    with pytest.raises(Unavailable) as ended:
+        await waiting
+    assert ended.value.reason == "NOT_LEADER"
