@@ -25,7 +25,7 @@ from unkai_scheduler.api.interceptors import Continuation
 from unkai_scheduler.cluster.port import Cluster
 from unkai_wire.cluster_records import SchedulerRecord
 from unkai_wire.deadlines import READ_S
-from unkai_wire.errors import InvalidArgument, PermissionDenied, Unavailable, UnkaiError
+from unkai_wire.errors import PermissionDenied, Unavailable, UnkaiError
 from unkai_wire.rpc_errors import from_rpc_error, wrap_handler
 from unkai_wire.tls import SCHEDULER_TLS_NAME, TlsFiles, channel_options
 
@@ -128,28 +128,43 @@ class LeaderRoute:
         return self._record
 
     async def forward(
-        self, method: str, messages: AsyncIterator[bytes], *, hops_left: int
+        self,
+        method: str,
+        first: bytes,
+        rest: AsyncIterator[bytes] | None = None,
+        *,
+        hops_left: int,
     ) -> AsyncGenerator[bytes, None]:
-        """Have the leader answer a call of the current caller."""
+        """Have the leader answer a call of the current caller; `rest` follows its first answer.
+
+        A write that meets a refusal hides it (`unkai_wire.rpc_errors`). So the first message goes
+        with the first request, and nothing more is sent, not even the end, until the leader has
+        answered. A method that takes a stream must therefore answer its first message.
+        """
         stub = await self.stub()
-        principal = str(current().principal)
+        request = peer_service_pb2.ProxyRequest(
+            method=method, hops_left=hops_left, principal=str(current().principal), message=first
+        )
+        goes_on: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
         async def requests() -> AsyncIterator[peer_service_pb2.ProxyRequest]:
-            first = peer_service_pb2.ProxyRequest(
-                method=method, hops_left=hops_left, principal=principal
-            )
-            yield first
-            async for message in messages:
-                yield peer_service_pb2.ProxyRequest(message=message)
+            yield request
+            if await goes_on and rest is not None:
+                async for message in rest:
+                    yield peer_service_pb2.ProxyRequest(message=message)
 
         call = stub.Proxy(requests())
         try:
             async for response in call:
+                if rest is not None and not goes_on.done():
+                    goes_on.set_result(True)
                 yield response.message
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
         finally:
             call.cancel()
+            if not goes_on.done():
+                goes_on.set_result(False)
 
     async def close(self) -> None:
         """Close the channel."""
@@ -218,12 +233,17 @@ class PeerServicer(peer_service_pb2_grpc.PeerServiceServicer):
             )
         principal = principal_of_text(first.principal)
         policy.allow(principal, first.method)
-        messages = _messages(request_iterator)
+        rest = _messages(request_iterator)
         with calling(Caller(principal, first.method)):
             if self._leading.is_leading:
-                answers = _answer(method, messages, context)
+                answers = _answer(method, first.message, rest, context)
             elif 0 < first.hops_left <= MAX_HOPS:
-                answers = self._route.forward(first.method, messages, hops_left=first.hops_left - 1)
+                answers = self._route.forward(
+                    first.method,
+                    first.message,
+                    rest if method.takes_stream else None,
+                    hops_left=first.hops_left - 1,
+                )
             else:
                 raise Unavailable(
                     "this scheduler does not lead any more",
@@ -241,14 +261,12 @@ async def _messages(requests: AsyncIterator[peer_service_pb2.ProxyRequest]) -> A
 
 
 async def _answer(
-    method: LiveMethod, messages: AsyncIterator[bytes], context: Any
+    method: LiveMethod, first: bytes, rest: AsyncIterator[bytes], context: Any
 ) -> AsyncGenerator[bytes, None]:
     """Run a method of our own on messages that came by a peer."""
-    request: Any = (method.request.FromString(raw) async for raw in messages)
-    if not method.takes_stream:
-        request = await anext(request, None)
-        if request is None:
-            raise InvalidArgument.field("message", "is missing", reason="MESSAGE_EXPECTED")
+    request: Any = method.request.FromString(first)
+    if method.takes_stream:
+        request = _decoded(method, request, rest)
     if method.gives_stream:
         async for response in method.behaviour(request, context):
             yield response.SerializeToString()
@@ -256,6 +274,14 @@ async def _answer(
         async with asyncio.timeout(READ_S):
             response = await method.behaviour(request, context)
         yield response.SerializeToString()
+
+
+async def _decoded(
+    method: LiveMethod, first: Any, rest: AsyncIterator[bytes]
+) -> AsyncIterator[Any]:
+    yield first
+    async for raw in rest:
+        yield method.request.FromString(raw)
 
 
 class ProxyInterceptor(grpc.aio.ServerInterceptor):
@@ -283,7 +309,8 @@ class ProxyInterceptor(grpc.aio.ServerInterceptor):
                 if self._route.is_here:
                     return await behaviour(request, context)
                 try:
-                    route = self._route.forward(name, _one(request), hops_left=MAX_HOPS)
+                    first = request.SerializeToString()
+                    route = self._route.forward(name, first, hops_left=MAX_HOPS)
                     async with aclosing(route) as answers:
                         return method.response.FromString(await anext(answers))
                 except Unavailable:
@@ -299,8 +326,10 @@ class ProxyInterceptor(grpc.aio.ServerInterceptor):
                     async for response in behaviour(request, context):
                         yield response
                     return
-                requests = _each(request) if method.takes_stream else _one(request)
-                route = self._route.forward(name, requests, hops_left=MAX_HOPS)
+                rest = _each(request) if method.takes_stream else None
+                # Of an empty stream the leader is told an empty message: it says what is missing.
+                first = request.SerializeToString() if rest is None else await anext(rest, b"")
+                route = self._route.forward(name, first, rest, hops_left=MAX_HOPS)
                 async with aclosing(route) as answers:
                     async for raw in answers:
                         yield method.response.FromString(raw)
@@ -308,10 +337,6 @@ class ProxyInterceptor(grpc.aio.ServerInterceptor):
             return call
 
         return wrap_handler(handler, unary, stream)
-
-
-async def _one(request: Any) -> AsyncIterator[bytes]:
-    yield request.SerializeToString()
 
 
 async def _each(requests: AsyncIterator[Any]) -> AsyncIterator[bytes]:

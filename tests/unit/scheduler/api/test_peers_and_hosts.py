@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from unkai.scheduler.v1 import peer_service_pb2, peer_service_pb2_grpc
 from unkai_scheduler import certificates
 from unkai_scheduler.agents.fake import idle_usage
 from unkai_scheduler.agents.port import UsageSample
+from unkai_scheduler.api.callers import Caller, calling, principal_of_text
 from unkai_scheduler.api.peers import LeaderRoute, PeerWaker
 from unkai_scheduler.cluster.fake import FakeEtcd
 from unkai_scheduler.domain.hosts import Host
 from unkai_scheduler.store import hosts
 from unkai_wire.cluster_records import SchedulerRecord
-from unkai_wire.errors import PermissionDenied, Unavailable
+from unkai_wire.errors import FailedPrecondition, InvalidArgument, PermissionDenied, Unavailable
 from unkai_wire.tls import SCHEDULER_TLS_NAME, channel_options
 
 pb = host_service_pb2
@@ -117,6 +118,22 @@ async def test_a_replica_shows_the_leader_s_live_figures(tmp_path: Path) -> None
     assert shown.HasField("usage")
 
 
+@pytest.mark.parametrize("through", ["leader", "replica"])
+async def test_a_watch_of_usage_ends_as_unavailable_when_the_reign_ends(
+    tmp_path: Path, through: str
+) -> None:
+    async with two_schedulers(tmp_path) as (leader, replica, _):
+        host = await a_known_host(leader)
+        asked = leader if through == "leader" else replica
+        watch = asked.hosts.WatchUsage(pb.WatchUsageRequest())
+        async with asyncio.timeout(5):
+            assert (await watch.read()).host_id == host.id
+            leader.leading.is_leading = False
+            leader.live.clear()
+            ended = await refused(watch.read())
+    assert (type(ended), ended.reason) == (Unavailable, "NOT_LEADER")
+
+
 async def test_a_console_is_reached_through_a_replica(tmp_path: Path) -> None:
     async with two_schedulers(tmp_path) as (leader, replica, _):
         ident = (await replica.create("web")).instance.id
@@ -130,6 +147,44 @@ async def test_a_console_is_reached_through_a_replica(tmp_path: Path) -> None:
         async with asyncio.timeout(5):
             got = [r.output async for r in replica.instances.AttachConsole(typed())]
     assert got == [b"", b"echo ls\n"]
+
+
+async def test_what_is_typed_at_once_does_not_hide_that_the_leader_refuses(tmp_path: Path) -> None:
+    async with two_schedulers(tmp_path) as (leader, replica, _):
+        unplaced = (await replica.create("web")).instance.id
+        kind = instance_service_pb2.AttachConsoleRequest
+        opened = kind(open=kind.Open(instance_id=unplaced)).SerializeToString()
+
+        async def typed() -> AsyncIterator[bytes]:
+            while True:
+                yield kind(input=b"x" * 60_000).SerializeToString()
+                await asyncio.sleep(0)
+
+        etcd = FakeEtcd()
+        etcd.leader = SchedulerRecord("s1", f"127.0.0.1:{leader.port}", "0")
+        tls = tls_files(tmp_path / "pki", "scheduler")
+        route = LeaderRoute("s2", etcd.member("s2"), FakeLeading(is_leading=False), tls)
+        method = "/unkai.compute.v1.InstanceService/AttachConsole"
+        caller = Caller(principal_of_text("client:admin"), method)
+        for _ in range(20):
+            with calling(caller), pytest.raises(FailedPrecondition) as caught:
+                async with aclosing(route.forward(method, opened, typed(), hops_left=0)) as answers:
+                    await anext(answers)
+            assert caught.value.reason == "INSTANCE_NOT_PLACED"
+        await route.close()
+
+
+async def test_a_console_that_is_not_opened_first_is_refused_through_a_replica_too(
+    tmp_path: Path,
+) -> None:
+    async def nothing() -> AsyncIterator[Any]:
+        for _ in ():
+            yield
+
+    async with two_schedulers(tmp_path) as (leader, replica, _):
+        for api in (leader, replica):
+            caught = await refused(api.instances.AttachConsole(nothing()).read())
+            assert type(caught) is InvalidArgument
 
 
 async def test_an_error_of_the_leader_reaches_the_replica_s_client(tmp_path: Path) -> None:
@@ -192,13 +247,18 @@ async def _proxy(
     options = channel_options(SCHEDULER_TLS_NAME)
     kind = peer_service_pb2.ProxyRequest
 
-    async def requests() -> AsyncIterator[Any]:
-        yield kind(method=method, hops_left=hops_left, principal=principal)
-        await asyncio.sleep(0.3)  # a write that meets a refusal hides it (see from_rpc_error)
-        yield kind(message=pb.GetHostRequest(host_id=host.id).SerializeToString())
+    message = pb.GetHostRequest(host_id=host.id).SerializeToString()
 
+    async def requests() -> AsyncIterator[Any]:
+        yield kind(method=method, hops_left=hops_left, principal=principal, message=message)
+        await over.wait()
+
+    over = asyncio.Event()
     async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options) as channel:
-        return await peer_service_pb2_grpc.PeerServiceStub(channel).Proxy(requests()).read()
+        try:
+            return await peer_service_pb2_grpc.PeerServiceStub(channel).Proxy(requests()).read()
+        finally:
+            over.set()
 
 
 async def test_a_replica_s_wake_reaches_the_leader(tmp_path: Path) -> None:

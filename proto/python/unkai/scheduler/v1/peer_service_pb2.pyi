@@ -61,7 +61,9 @@ Global___WakeResponse: _TypeAlias = WakeResponse  # noqa: Y015
 
 @_typing.final
 class ProxyRequest(_message.Message):
-    """ProxyRequest carries one request message."""
+    """ProxyRequest carries one request message, the first one too. Further ones, of a method that
+    takes a stream, follow the first answer: sent earlier, they could hide a refusal.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
