@@ -24,6 +24,8 @@ IDLE_S = 5.0
 """A caller that says nothing for so long, or has not shaken hands, is cut off."""
 MAX_CALLERS = 32
 """Connections at once; more are closed as they come."""
+POLL_S = 0.5
+"""How often the server looks whether it shall close."""
 
 
 class MetricsServer:
@@ -36,7 +38,9 @@ class MetricsServer:
             self._server.socket, server_side=True, do_handshake_on_connect=False
         )
         self._server.set_app(make_wsgi_app(registry))
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(POLL_S,), daemon=True
+        )
         self._thread.start()
         self.port = int(self._server.server_address[1])
 
@@ -49,6 +53,8 @@ class MetricsServer:
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+    request_queue_size = MAX_CALLERS
+    """socketserver's 5 makes callers that come together wait a second for TCP's next try."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         self._places = threading.BoundedSemaphore(MAX_CALLERS)

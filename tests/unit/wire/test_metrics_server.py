@@ -56,6 +56,7 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setattr(metrics_server, "IDLE_S", 0.5)
+    monkeypatch.setattr(metrics_server, "POLL_S", 0.01)
     site = Site(tmp_path)
     yield site
     site.server.close()
@@ -93,6 +94,15 @@ def test_one_caller_too_many_is_closed_and_places_come_back(site: Site) -> None:
         except OSError:
             assert time.monotonic() < until
             time.sleep(0.1)
+
+
+def test_callers_that_come_together_do_not_wait_for_tcp_to_try_again(site: Site) -> None:
+    begun_s = time.monotonic()
+    with ExitStack() as open_:
+        for _ in range(metrics_server.MAX_CALLERS):
+            open_.enter_context(site.connect())
+        took_s = time.monotonic() - begun_s
+    assert took_s < 1.0, "a connection that found no place in the queue is tried again after 1 s"
 
 
 def test_tls_older_than_1_2_is_refused(site: Site) -> None:
