@@ -8,6 +8,7 @@ migration that has been released is never changed.
 from __future__ import annotations
 
 import threading
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -32,9 +33,15 @@ def config() -> Config:
     return made
 
 
+@cache
+def _scripts() -> ScriptDirectory:
+    """Return the migrations; Alembic compiles each anew whenever it reads them."""
+    return ScriptDirectory.from_config(config())
+
+
 def head_revision() -> str:
     """Return the revision that this version of the product works with."""
-    head = ScriptDirectory.from_config(config()).get_current_head()
+    head = _scripts().get_current_head()
     assert head is not None
     return head
 
@@ -67,8 +74,10 @@ def upgrade_on(conn: Connection) -> None:
     with _one_at_a_time:
         made = config()
         made.attributes["connection"] = conn
-        known = {script.revision for script in ScriptDirectory.from_config(made).walk_revisions()}
         current = MigrationContext.configure(conn).get_current_revision()
+        if current == _scripts().get_current_head():
+            return
+        known = {script.revision for script in _scripts().walk_revisions()}
         if current is not None and current not in known:
             raise FailedPrecondition(
                 f"the database is at revision {current}, which this version does not know",
