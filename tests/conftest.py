@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from tests.support import acceptance
@@ -11,3 +13,9 @@ from tests.support import acceptance
 def shows() -> acceptance.Shows:
     """Record what a line of the acceptance table showed."""
     return acceptance.show
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: let the collector not look at it anew in each test."""
+    gc.collect()
+    gc.freeze()

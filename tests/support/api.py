@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import base64
 import hashlib
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -101,6 +104,7 @@ class Api:
     services: Services
     settings: Settings
     folder: Path
+    pki: Path
     port: int
 
     def __post_init__(self) -> None:
@@ -194,6 +198,18 @@ def tls_files(folder: Path, name: str) -> TlsFiles:
     return TlsFiles(folder / "ca.crt", folder / f"{name}.crt", folder / f"{name}.key")
 
 
+_issued: dict[str, TlsFiles] = {}
+
+
+def _own_certificates(name: str) -> TlsFiles:
+    """Return certificates that this process makes once for each scheduler's name."""
+    if name not in _issued:
+        folder = Path(tempfile.mkdtemp(prefix="pki-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        _issued[name] = make_certificates(folder / "pki", name)
+    return _issued[name]
+
+
 @asynccontextmanager
 async def an_api(
     folder: Path,
@@ -207,7 +223,7 @@ async def an_api(
 ) -> AsyncIterator[Api]:
     """Serve an API on a unix socket and on mTLS at a free loopback port."""
     await asyncio.to_thread(folder.mkdir, exist_ok=True)
-    tls = tls_files(pki, "scheduler") if pki else make_certificates(folder / "pki", name)
+    tls = tls_files(pki, "scheduler") if pki else await asyncio.to_thread(_own_certificates, name)
     async with AsyncExitStack() as stack:
         if uow is None:
             uow = await open_store(folder)
@@ -239,7 +255,19 @@ async def an_api(
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"unix:{socket}"))
         following = asyncio.get_running_loop().create_task(follower.run())
         stack.callback(following.cancel)
-        yield Api(channel, uow, live, leading, agents, server, services, settings, folder, port)
+        yield Api(
+            channel,
+            uow,
+            live,
+            leading,
+            agents,
+            server,
+            services,
+            settings,
+            folder,
+            tls.ca.parent,
+            port,
+        )
 
 
 async def refused(call: Any) -> UnkaiError:

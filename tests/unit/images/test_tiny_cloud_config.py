@@ -12,6 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support import acceptance
+
 RECIPE = Path(__file__).resolve().parents[3] / "images/tiny/root/usr/lib/unkai/cloud-config.awk"
 
 pytestmark = pytest.mark.skipif(shutil.which("busybox") is None, reason="needs busybox")
@@ -123,7 +125,9 @@ def test_hostname_and_keys_become_commands() -> None:
     assert "'ssh-rsa A b' >>/root/.ssh/authorized_keys" in script
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=acceptance.count(300), suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(texts)
 def test_any_text_reaches_a_file_unharmed(tmp_path: Path, text: str) -> None:
     path = tmp_path / "file"
@@ -143,7 +147,7 @@ def test_any_text_reaches_a_file_unharmed(tmp_path: Path, text: str) -> None:
     assert Path(f"{path}.block").read_text() == f"x{text}"
 
 
-@settings(max_examples=60)
+@settings(max_examples=acceptance.count(300))
 @given(st.lists(texts, min_size=1, max_size=4))
 def test_any_words_reach_a_command_unharmed(words: list[str]) -> None:
     config = f"runcmd:\n- [printf, '<%s>', {', '.join(json.dumps(word) for word in words)}]\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,14 +29,15 @@ def leaves(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, str]]:
             yield f"{path}{name}", name
 
 
-def names_read() -> set[str]:
+@cache
+def names_read() -> frozenset[str]:
     """Return all attributes that the scheduler's code reads, of whatever object."""
-    return {
+    return frozenset(
         node.attr
         for file in SOURCES.rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
-    }
+    )
 
 
 @pytest.mark.parametrize("path", [path for path, _ in leaves(Settings)])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.acceptance import count
 from tests.support.agent import SimulatedAgent, a_spec, an_instance_id, run
 from unkai_agent.compute.fake import FakeCompute
 from unkai_agent.domain.machines import Fence, MachineState, Power
@@ -110,7 +111,7 @@ async def _one_act(agent: SimulatedAgent, rng: random.Random, generations: dict[
         await asyncio.sleep(rng.choice([0, 0, 0.1, 1, 40]))
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(count(200)))
 def test_after_any_orders_and_faults_enough_quiet_brings_what_was_ordered_last(
     tmp_path: Path, seed: int
 ) -> None:

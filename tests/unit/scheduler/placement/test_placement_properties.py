@@ -7,6 +7,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support import acceptance
 from tests.support.fleets import GIB, RATIOS, a_host, a_request, a_usage, place
 from unkai_scheduler.domain.hosts import Host, HostState, HostUsage
 from unkai_scheduler.domain.instances import PlacementPolicy
@@ -74,7 +75,7 @@ def asked(drawn: RequestDraw) -> list[PlacementRequest]:
 
 
 @given(hosts, requests)
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=acceptance.count(300))
 def test_no_host_is_ever_claimed_over_its_capacity(h: HostDraw, r: RequestDraw) -> None:
     fleet, made = build(h)
 
@@ -90,7 +91,7 @@ def test_no_host_is_ever_claimed_over_its_capacity(h: HostDraw, r: RequestDraw) 
 
 
 @given(hosts, requests)
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=acceptance.count(300))
 def test_who_is_chosen_is_up_and_not_cordoned_and_has_the_traits(
     h: HostDraw, r: RequestDraw
 ) -> None:
@@ -106,7 +107,7 @@ def test_who_is_chosen_is_up_and_not_cordoned_and_has_the_traits(
 
 
 @given(hosts, requests)
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=acceptance.count(300))
 def test_every_host_is_accounted_for_by_one_filter_or_fits(h: HostDraw, r: RequestDraw) -> None:
     fleet, made = build(h)
 
@@ -118,7 +119,7 @@ def test_every_host_is_accounted_for_by_one_filter_or_fits(h: HostDraw, r: Reque
 
 
 @given(hosts, requests, st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=acceptance.count(300))
 def test_the_order_of_rows_does_not_matter(h: HostDraw, r: RequestDraw, random: object) -> None:
     order = list(range(len(h)))
     random.shuffle(order)  # type: ignore[attr-defined]
@@ -127,7 +128,7 @@ def test_the_order_of_rows_does_not_matter(h: HostDraw, r: RequestDraw, random: 
 
 
 @given(hosts, requests)
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=acceptance.count(200))
 def test_a_host_that_came_and_went_leaves_no_trace(h: HostDraw, r: RequestDraw) -> None:
     plain, _ = build(h)
     fleet = Fleet()
@@ -142,13 +143,13 @@ def test_a_host_that_came_and_went_leaves_no_trace(h: HostDraw, r: RequestDraw) 
 
 
 @given(hosts, requests)
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=acceptance.count(200))
 def test_the_same_input_gives_the_same_decision(h: HostDraw, r: RequestDraw) -> None:
     assert place(build(h)[0], *asked(r)) == place(build(h)[0], *asked(r))
 
 
 @given(hosts, requests)
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=acceptance.count(200))
 def test_placing_and_releasing_all_leaves_the_fleet_as_it_was(h: HostDraw, r: RequestDraw) -> None:
     fleet, _ = build(h)
     first = place(fleet, *asked(r))
@@ -175,7 +176,7 @@ def test_placing_and_releasing_all_leaves_the_fleet_as_it_was(h: HostDraw, r: Re
     st.lists(st.integers(0, 12), min_size=6, max_size=6),
     st.floats(0, 0.2),
 )
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=acceptance.count(300))
 def test_a_host_under_heavy_pressure_loses_to_any_idle_one(
     count: int, policy: PlacementPolicy, figure: str, heavy: float, claimed: list[int], noise: float
 ) -> None:

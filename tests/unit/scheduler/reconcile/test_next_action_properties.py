@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support import acceptance
 from tests.support.builders import NOON, a_host, an_instance, an_operation
 from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.instances import Instance, InstanceState, Power, check_move
@@ -334,7 +335,7 @@ def running_copies(world: World) -> list[str]:
     ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=acceptance.count(1500), deadline=None)
 @given(st.lists(st.sampled_from(HAPPENINGS), max_size=60))
 def test_no_history_makes_two_copies_and_every_history_ends_as_desired(history: list[str]) -> None:
     world = a_world()
@@ -360,7 +361,7 @@ def test_no_history_makes_two_copies_and_every_history_ends_as_desired(history: 
         assert row.due_time is None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=acceptance.count(700), deadline=None)
 @given(st.lists(st.sampled_from(HAPPENINGS), max_size=40))
 def test_looking_twice_at_the_same_moment_orders_nothing_twice(history: list[str]) -> None:
     world = a_world()

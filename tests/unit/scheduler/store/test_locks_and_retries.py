@@ -4,58 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from contextlib import AsyncExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection
 
 from tests.support.builders import an_instance
 from tests.support.store import a_store, open_store, store_url
 from unkai_scheduler.store import instances, sqlite, writer
-from unkai_scheduler.store.unit_of_work import SqliteUnitOfWork, UnitOfWork
+from unkai_scheduler.store.unit_of_work import UnitOfWork
 from unkai_scheduler.store.writer import Writer
 from unkai_wire.errors import AlreadyExists, Unavailable
-
-WRITERS = 4
-UPDATES = 100
-
-
-def _writer_of(folder: Path, *, locks_at_begin: bool) -> UnitOfWork:
-    url = store_url(folder)
-    engine = sqlite.writer_engine(url)
-    if not locks_at_begin:
-        event.remove(engine, "begin", sqlite.begin_immediate)
-        event.remove(engine, "commit", sqlite.refuse_lost_transaction)
-    return SqliteUnitOfWork(Writer(engine), engine, sqlite.reader_engine(url))
-
-
-@pytest.mark.parametrize("locks_at_begin", [True, False])
-async def test_concurrent_updates_are_lost_only_without_the_lock_at_begin(
-    tmp_path: Path, locks_at_begin: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Four writers wait for one lock 400 times on a busy machine: time is not what is tested.
-    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 60.0)
-    instance = an_instance(attempt=0)
-
-    def add_one(conn: Connection) -> None:
-        row = instances.get(conn, instance.id)
-        assert row is not None
-        instances.replace(conn, replace(row, attempt=row.attempt + 1), etag=None)
-
-    async with AsyncExitStack() as stack:
-        uow = await stack.enter_async_context(a_store(tmp_path))
-        await uow.write(lambda conn: instances.insert(conn, instance))
-        units = [_writer_of(tmp_path, locks_at_begin=locks_at_begin) for _ in range(WRITERS)]
-        for unit in units:
-            stack.push_async_callback(unit.close)
-        await asyncio.gather(*(unit.write(add_one) for unit in units for _ in range(UPDATES)))
-        row = await uow.read(lambda conn: instances.get(conn, instance.id))
-
-    assert row is not None
-    lost = WRITERS * UPDATES - row.attempt
-    assert (lost == 0) is locks_at_begin
 
 
 async def test_a_database_locked_by_another_process_is_unavailable_then_works_again(

@@ -19,7 +19,7 @@ from unkai_scheduler.store import instances, operations, sqlite
 from unkai_scheduler.store.unit_of_work import SqliteUnitOfWork
 from unkai_scheduler.store.writer import Writer
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[2]
 CHILD = [sys.executable, "-m", "tests.support.store_child"]
 
 

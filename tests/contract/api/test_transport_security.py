@@ -46,7 +46,7 @@ async def list_flavors(
 
 async def test_a_client_certificate_of_our_ca_opens_the_door(tmp_path: Path) -> None:
     async with an_api(tmp_path / "a") as api:
-        credentials = tls_files(api.folder / "pki", "client-admin").channel_credentials()
+        credentials = tls_files(api.pki, "client-admin").channel_credentials()
         answer = await list_flavors(api, credentials)
     assert isinstance(answer, flavor_service_pb2.ListFlavorsResponse)
 
@@ -54,7 +54,7 @@ async def test_a_client_certificate_of_our_ca_opens_the_door(tmp_path: Path) -> 
 async def test_plain_text_no_certificate_and_another_ca_are_refused(tmp_path: Path) -> None:
     make_certificates(tmp_path / "theirs")
     async with an_api(tmp_path / "a") as api:
-        pki = api.folder / "pki"
+        pki = api.pki
         ours, theirs = (
             tls_files(pki, "client-admin"),
             tls_files(tmp_path / "theirs", "client-admin"),
@@ -69,7 +69,7 @@ async def test_plain_text_no_certificate_and_another_ca_are_refused(tmp_path: Pa
 
 async def test_a_host_s_certificate_opens_the_door_but_not_this_method(tmp_path: Path) -> None:
     async with an_api(tmp_path / "a") as api:
-        pki = api.folder / "pki"
+        pki = api.pki
         certificates.load(pki).issue_host("h1").write(pki)
         answer = await list_flavors(api, tls_files(pki, "host").channel_credentials())
     assert isinstance(answer, PermissionDenied)
@@ -108,7 +108,7 @@ def test_a_socket_that_nobody_serves_is_removed_and_a_file_is_not(tmp_path: Path
 async def test_two_servers_cannot_listen_at_one_address(tmp_path: Path) -> None:
     async with an_api(tmp_path / "a") as api:
         with pytest.raises(FailedPrecondition) as caught:
-            api.server.listen(f"127.0.0.1:{api.port}", tls_files(api.folder / "pki", "scheduler"))
+            api.server.listen(f"127.0.0.1:{api.port}", tls_files(api.pki, "scheduler"))
     assert caught.value.reason == "ADDRESS_NOT_FREE"
 
 
@@ -124,7 +124,7 @@ async def test_figures_are_shown_to_those_with_a_certificate_alone(tmp_path: Pat
     async with an_api(tmp_path / "a") as api:
         host, instance = a_host(name="h1"), an_instance(name="web")
         await api.lead(lambda conn: (hosts.insert(conn, host), instances.insert(conn, instance)))
-        registry, pki = CollectorRegistry(), api.folder / "pki"
+        registry, pki = CollectorRegistry(), api.pki
         loop = asyncio.get_running_loop()
         registry.register(CloudCollector(api.uow, api.live, api.leading, loop))
         endpoint = MetricsServer("127.0.0.1", 0, tls_files(pki, "scheduler"), registry)
