@@ -7,6 +7,7 @@ recorded meanwhile, and every decision is made again from the record: samples ar
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -231,7 +232,7 @@ def test_nothing_new_goes_to_a_loaded_host_while_idle_ones_fit(
     for one in placed:
         fitted = {c["host_name"] for c in one.decision["candidates"]}
         assert fitted == set(lab.spec.host_names)
-        assert one.decision["host_name"] != LOADED
+        assert one.decision["host_name"] != LOADED, _told([one])
     _check_decided_by_samples_alone(user, record, placed)
     back_s = _used_again_after_s(user, ended)
     last = placed[-1].decision
@@ -249,7 +250,7 @@ def test_loads_of_other_kinds_keep_instances_away_too(lab: Lab, user: User, kind
     with _load(lab, user, kind):
         placed = _launch_one_by_one(user, kind, FEWER)
 
-    assert LOADED not in {one.decision["host_name"] for one in placed}
+    assert LOADED not in {one.decision["host_name"] for one in placed}, _told(placed)
     print(f"{kind}: margin {_margin(placed):.3f}")
 
 
@@ -260,7 +261,8 @@ def test_the_one_idle_host_of_three_gets_all_that_fit(lab: Lab, user: User, kind
     with _load(lab, user, kind, loaded):
         placed = _launch_one_by_one(user, kind, FEWER)
 
-    assert {one.decision["host_name"] for one in placed} == {lab.spec.host_names[-1]}
+    chosen = {one.decision["host_name"] for one in placed}
+    assert chosen == {lab.spec.host_names[-1]}, _told(placed)
 
 
 @pytest.mark.timeout(600)
@@ -275,6 +277,11 @@ def test_a_burst_fills_the_idle_hosts_before_the_loaded_one(lab: Lab, user: User
     assert len(on_loaded) < BURST / 2
     for decision in on_loaded:
         assert [c["host_name"] for c in decision["candidates"]] == [LOADED], decision["summary"]
+
+
+def _told(placed: Sequence[Placed]) -> str:
+    """Return all that went into decisions, for whoever reads a failure."""
+    return json.dumps([one.decision for one in placed], indent=1)
 
 
 def _margin(placed: Sequence[Placed]) -> float:
