@@ -17,7 +17,7 @@ from tests.support.served_api import ServedApi
 from unkai_cli import client, output
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def quiet_scheduler() -> Iterator[None]:
     """The scheduler in our process logs nothing among the commands' output."""
     before = structlog.get_config()
