@@ -6,7 +6,7 @@ leaving nothing half-made behind.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,9 +16,6 @@ from unkai_agent.domain.machines import DiskSpec, ImageRef, SeedSpec
 
 FetchImage = Callable[[str, int], AsyncIterator[bytes]]
 """`fetch(image_id, offset_bytes)` yields an image's bytes from any scheduler."""
-
-Progress = Callable[[int], Awaitable[None]]
-"""Called with the number of bytes fetched so far."""
 
 
 @dataclass(frozen=True, slots=True)
