@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from tests.support.cloud import GIB, Cloud, a_cloud
+from tests.support.store import FaultyStore
 from unkai_scheduler.domain.instances import InstanceState
 from unkai_scheduler.domain.operations import OperationState
-from unkai_scheduler.store import instances
+from unkai_scheduler.store import claims, instances
+from unkai_scheduler.store.unit_of_work import Connection
+from unkai_wire.errors import Unavailable
 
 S = InstanceState
+T = TypeVar("T")
+
+
+class LosesTheFirstClaim(FaultyStore):
+    """A store in which the first transaction with a claim is rolled back."""
+
+    has_lost = False
+
+    async def lead(self, term: int, work: Callable[[Connection], T]) -> T:
+        def losing(conn: Connection) -> T:
+            result = work(conn)
+            if not self.has_lost and claims.list_all(conn):
+                self.has_lost = True
+                raise Unavailable("the disk is busy", reason="DATABASE_UNAVAILABLE")
+            return result
+
+        return await super().lead(term, losing)
 
 
 async def test_fifty_creates_over_five_hosts_never_exceed_a_host(tmp_path: Path) -> None:
@@ -114,3 +136,20 @@ async def test_a_host_that_is_cordoned_gets_nothing_new(cloud: Cloud) -> None:
     await cloud.until_quiet()
 
     assert {(await cloud.instance(one.id)).host_id for one in later} == {cloud.host_ids[2]}
+
+
+async def test_a_claim_that_was_not_committed_is_not_taken_for_a_machine_that_boots(
+    tmp_path: Path,
+) -> None:
+    async with a_cloud(tmp_path, host_count=1, lead=False) as cloud:
+        store = LosesTheFirstClaim(cloud.uow)
+        await cloud.start(uow=store)
+        made = await cloud.create(vcpus=4)
+
+        ended = await cloud.until_ended(made.operation_id)
+        decision = await cloud.uow.read(lambda conn: instances.decision(conn, made.id))
+
+        assert store.has_lost
+        assert ended.state is OperationState.SUCCEEDED
+        assert decision is not None
+        assert decision.candidates[0].inputs["expected_cpu_cores"] == 0.0

@@ -266,6 +266,19 @@ class Fleet:
             self._expect(row, was.bucket, -was.vcpus, -was.memory_mib)
             settling[instance_id] = replace(was, left_s=self._clock_s)
 
+    def withdraw(
+        self,
+        host_id: str,
+        vcpus: int,
+        memory_bytes: int,
+        disk_bytes: int,
+        *,
+        instance_id: str,
+    ) -> None:
+        """Take back a claim that was not committed: no machine of it was ever on the host."""
+        self.release(host_id, vcpus, memory_bytes, disk_bytes, instance_id=instance_id)
+        self._settling.get(host_id, {}).pop(instance_id, None)
+
     def _take(self, row: int, vcpus: int, memory_bytes: int, disk_bytes: int) -> None:
         for column, amount in (
             ("claimed_vcpus", vcpus),

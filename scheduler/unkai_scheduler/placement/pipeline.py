@@ -34,7 +34,7 @@ def decide(
     """Choose a host for each request, in order; claim it in the fleet as it goes.
 
     `now` is written into the decisions; `now_s` is the monotonic clock of `Fleet.fold`. Whoever
-    cannot commit a claim gives it back with `Fleet.release`.
+    cannot commit a claim takes it back with `Fleet.withdraw`.
     """
     loads = Loads.of(fleet)
     return [

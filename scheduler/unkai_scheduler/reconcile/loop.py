@@ -213,9 +213,14 @@ class InstanceLoop:
             return [changes.write(conn, change, office, now) for change in batch]
 
         ids = [c.action.operation.id for c in batch if c.action.operation is not None]
-        kept = await office.lead(work, operation_ids=ids)
+        try:
+            kept = await office.lead(work, operation_ids=ids)
+        except BaseException:
+            self._placer.withdraw(batch)
+            raise
         for change, is_kept in zip(batch, kept, strict=True):
             if not is_kept:
+                self._placer.withdraw([change])
                 self.mark([change.seen.instance.id], urgent=True)
                 self._fleet_stale = True
         return same + [change for change, is_kept in zip(batch, kept, strict=True) if is_kept]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -128,6 +128,18 @@ class Placer:
         self._fleet.release(
             host_id, spec.vcpus, spec.memory_bytes, spec.disk_bytes, instance_id=instance.id
         )
+
+    def withdraw(self, changes: Iterable[Change]) -> None:
+        """Take back the claims of changes that were not written: they will be decided anew."""
+        for change in changes:
+            if (claim := change.claim) is not None:
+                self._fleet.withdraw(
+                    claim.host_id,
+                    claim.vcpus,
+                    claim.memory_bytes,
+                    claim.disk_bytes,
+                    instance_id=claim.instance_id,
+                )
 
     def _request(self, seen: Seen) -> PlacementRequest:
         spec = seen.instance.spec

@@ -202,6 +202,21 @@ def test_expected_load_ends_with_the_machine() -> None:
     assert decision.candidates[0].inputs["expected_cpu_cores"] == 0.0
 
 
+def test_a_claim_taken_back_hides_no_load_of_its_host() -> None:
+    fleet = a_fleet([a_host("h1", cpus=2)])
+    place(fleet, a_request("a", vcpus=2))
+    fleet.withdraw("hst-h1", 2, GIB, 10 * GIB, instance_id="ins-a")
+    busy = a_usage(cpu_used_ratio=0.9, cpu_wait_cores=1.0, cpu_pressure_ratio=1.0)
+    fleet.fold([("hst-h1", busy, 101.0)])
+    fleet.fold([("hst-h1", busy, 103.0)])
+
+    (decision,) = place(fleet, a_request("b"), now_s=104)
+
+    inputs = decision.candidates[0].inputs
+    assert inputs["recent_cpu_load_ratio"] == pytest.approx(0.9, abs=0.01)
+    assert inputs["expected_cpu_cores"] == 0.0
+
+
 def test_expected_load_fades_within_a_minute() -> None:
     expected = []
     for after_s in (1, 20, 40, 65):
