@@ -296,7 +296,9 @@ class Hosts:
     async def _usage(self, watched: Watched) -> None:
         async with closing(self._office.agents.watch_usage(watched.endpoint)) as stream:
             async for sample in stream:
-                self._sampled(self._office.live.put_sample(sample))
+                received = self._office.live.put_sample(sample)
+                if received is not None:
+                    self._sampled(received)
 
 
 def _endpoint(record: HostRecord) -> Endpoint:

@@ -190,8 +190,15 @@ class LiveState:
         if buried.get(tombstone.instance_id) == tombstone:
             del buried[tombstone.instance_id]
 
-    def put_sample(self, sample: UsageSample) -> ReceivedSample:
-        """Remember a usage sample and pass it to the subscribers."""
+    def put_sample(self, sample: UsageSample) -> ReceivedSample | None:
+        """Remember a usage sample and pass it to the subscribers; None when it is known already.
+
+        A host begins each watch with its newest sample. Told again it is not newer: else a host
+        whose sampler hangs would look fresh after each watch that is opened anew.
+        """
+        known = self._samples.get(sample.host_id)
+        if known is not None and known.sample == sample:
+            return None
         received = ReceivedSample(sample, self._clock(), self._monotonic())
         self._samples[sample.host_id] = received
         for queue in self._subscribers:

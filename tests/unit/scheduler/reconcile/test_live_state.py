@@ -139,3 +139,31 @@ async def test_when_the_reign_ends_subscribers_are_told_to_ask_again() -> None:
     with pytest.raises(Unavailable) as ended:
         await waiting
     assert ended.value.reason == "NOT_LEADER"
+
+
+def test_a_sample_told_again_is_no_newer() -> None:
+    """A host begins each watch with its newest sample, though its sampler may hang."""
+    now_s = 100.0
+    live = LiveState(clock=lambda: NOON, monotonic=lambda: now_s)
+    live.put_sample(a_sample())
+
+    now_s = 112.0
+    again = live.put_sample(a_sample())
+
+    assert again is None
+    assert live.age_s(HOST) == 12.0
+
+
+async def test_a_sample_told_again_is_not_passed_on() -> None:
+    live = a_live_state()
+    live.put_sample(a_sample())
+    got = live.subscribe()
+    await anext(got)
+
+    waiting = asyncio.ensure_future(anext(got))
+    await asyncio.sleep(0)
+    live.put_sample(a_sample())
+    newer = replace(a_sample(), host=replace(a_sample().host, machines_running=1))
+    live.put_sample(newer)
+
+    assert await waiting == newer
