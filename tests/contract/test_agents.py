@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from google.protobuf import any_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import error_details_pb2, status_pb2
 
 from tests.support.agent_server import serving
 from tests.support.builders import an_id, an_image, an_instance
 from tests.support.etcd import Authority
+from unkai.agent.v1 import machine_pb2
 from unkai_scheduler.agents.client import IDLE_CHANNEL_S, GrpcAgents
 from unkai_scheduler.agents.fake import FakeAgents
 from unkai_scheduler.agents.limits import Limits
@@ -38,6 +43,8 @@ from unkai_wire.errors import (
     Unavailable,
     UnkaiError,
 )
+from unkai_wire.rpc_errors import STATUS_KEY
+from unkai_wire.tls import server_options
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 LIMITS = Limits(describe_s=0.4, order_s=0.4, silence_s=0.4)
@@ -446,6 +453,35 @@ async def test_a_console_opens_with_an_empty_piece_and_answers(world: World) -> 
     assert outputs == [b"", b"ls\n"]
 
 
+async def test_who_types_at_once_still_hears_that_the_console_is_in_use(world: World) -> None:
+    order = an_order()
+    await world.agents.ensure_machine(world.endpoint, a_fence(), order)
+    ident = order.instance.id
+    leave = asyncio.Event()
+
+    async def waiting() -> AsyncIterator[bytes]:
+        await leave.wait()
+        yield b"bye"
+
+    async def pasted() -> AsyncIterator[bytes]:
+        for _ in range(64):
+            yield b"x" * 32_768
+
+    holder = world.agents.attach_console(world.endpoint, ident, waiting(), force=False)
+    assert await anext(holder) == b""
+    for _ in range(10):
+        with pytest.raises(FailedPrecondition) as caught:
+            _ = [
+                piece
+                async for piece in world.agents.attach_console(
+                    world.endpoint, ident, pasted(), force=False
+                )
+            ]
+        assert caught.value.reason == "CONSOLE_IN_USE"
+    leave.set()
+    assert [piece async for piece in holder] == [b"bye"]
+
+
 async def test_a_used_image_is_not_evicted_and_an_unused_one_is(world: World) -> None:
     order = an_order()
     await world.agents.ensure_machine(world.endpoint, a_fence(), order)
@@ -457,6 +493,86 @@ async def test_a_used_image_is_not_evicted_and_an_unused_one_is(world: World) ->
 
     assert caught.value.reason == "IMAGE_IN_USE"
     assert world.cloud.hosts[HOST].cached_images == set()
+
+
+class Nonsense(grpc.GenericRpcHandler):
+    """Answers every call alike: with these bytes, or with a refusal whose details are these."""
+
+    def __init__(self, answer: bytes, details: bytes | None) -> None:
+        self._answer = answer
+        self._details = details
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        streams = str(details.method).rpartition("/")[2].startswith("Watch")
+
+        async def refuse(context: Any) -> None:
+            if self._details is not None:
+                trailing = ((STATUS_KEY, self._details),)
+                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no", trailing)
+
+        async def once(request: bytes, context: Any) -> bytes:
+            await refuse(context)
+            return self._answer
+
+        async def often(request: bytes, context: Any) -> AsyncIterator[bytes]:
+            await refuse(context)
+            yield self._answer
+
+        if streams:
+            return grpc.unary_stream_rpc_method_handler(often)
+        return grpc.unary_unary_rpc_method_handler(once)
+
+
+def a_refusal(reasons: str, *, spoil: bytes = b"") -> bytes:
+    """Return a status whose count of reasons is this text, its details spoiled."""
+    packed = any_pb2.Any()
+    packed.Pack(error_details_pb2.ErrorInfo(reason="NO_CAPACITY", metadata={"reason.x": reasons}))
+    packed.value += spoil
+    return status_pb2.Status(code=8, message="no", details=[packed]).SerializeToString()
+
+
+AN_AGE = Timestamp(seconds=1 << 60)
+NO_MACHINE = machine_pb2.Machine(
+    state=machine_pb2.Machine.STATE_RUNNING, start_time=AN_AGE
+).SerializeToString()
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("answer", "details"),
+    [
+        pytest.param(b"\xff\xff\xff", None, id="no message"),
+        pytest.param(b"\x0a" + bytes([len(NO_MACHINE)]) + NO_MACHINE, None, id="no time"),
+        pytest.param(b"", b"\xff\xff", id="no status"),
+        pytest.param(b"", a_refusal("1", spoil=b"\xff\xff"), id="no details"),
+        pytest.param(b"", a_refusal("many"), id="no number"),
+    ],
+)
+async def test_an_answer_that_makes_no_sense_is_one_of_our_errors(
+    answer: bytes, details: bytes | None, tmp_path: Path
+) -> None:
+    authority = Authority.make(tmp_path)
+    server = grpc.aio.server(options=server_options())
+    server.add_generic_rpc_handlers((Nonsense(answer, details),))
+    tls = authority.issue("host", dns=("fleet.test",))
+    port = server.add_secure_port("127.0.0.1:0", tls.server_credentials())
+    await server.start()
+    client = GrpcAgents(authority.issue("scheduler"))
+    endpoint = Endpoint(HOST, f"127.0.0.1:{port}", "fleet.test")
+    try:
+        with pytest.raises(UnkaiError):
+            await client.ensure_machine(endpoint, a_fence(), an_order())
+        with pytest.raises(UnkaiError):
+            await client.remove_machine(endpoint, a_fence(), an_id("instance"))
+        for stream in (client.watch_machines(endpoint), client.watch_usage(endpoint)):
+            with pytest.raises(UnkaiError):
+                _ = [item async for item in stream]
+        with suppress(UnkaiError):  # what its own fields hold may make sense by chance
+            await client.describe(endpoint)
+            await client.announce_term(endpoint, 1)
+    finally:
+        await client.close()
+        await server.stop(0)
 
 
 @pytest.mark.real

@@ -177,14 +177,21 @@ def from_status(status: status_pb2.Status) -> errors.UnkaiError:
     )
 
 
+def _status_of(raw: str | bytes) -> status_pb2.Status:
+    status = status_pb2.Status()
+    status.ParseFromString(raw if isinstance(raw, bytes) else raw.encode())
+    return status
+
+
 def from_rpc_error(error: grpc.RpcError) -> errors.UnkaiError:
     """Return the error behind a failed call, ours or gRPC's own."""
     trailing = getattr(error, "trailing_metadata", lambda: None)() or ()
     for key, value in trailing:
         if key == STATUS_KEY:
-            status = status_pb2.Status()
-            status.ParseFromString(value if isinstance(value, bytes) else value.encode())
-            return from_status(status)
+            try:
+                return from_status(_status_of(value))
+            except (DecodeError, ValueError):
+                break  # who answers so does not speak our language: gRPC's own code must do
     code: grpc.StatusCode = getattr(error, "code", lambda: grpc.StatusCode.UNKNOWN)()
     text: str = getattr(error, "details", lambda: "")() or str(code)
     if code is grpc.StatusCode.INTERNAL and text == _BROKEN_STREAM:

@@ -4,20 +4,29 @@ One channel per address, shared by all hosts behind it; requests carry the host'
 counted while calls use it and closed once nobody has for a while. Nothing is retried here: a
 failed call means *unknown*, and the reconciler that made it decides.
 
-The trap: a dead host's stream does not end. Every watch has a limit of silence, after which it
-raises `Unavailable`.
+Two traps. A dead host's stream does not end: every watch has a limit of silence, after which it
+raises `Unavailable`. And a host may answer anything: what makes no sense is `Unavailable` too, so
+that no caller has to expect more than the port says.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Sequence,
+)
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from unkai.agent.v1 import (
     host_service_pb2,
@@ -65,27 +74,27 @@ class GrpcAgents:
 
     async def describe(self, endpoint: Endpoint) -> HostDescription:
         """Return what the host is."""
-        response = await self._call(
+        return await self._call(
             endpoint,
             lambda channel: host_service_pb2_grpc.HostServiceStub(channel).Describe(
                 host_service_pb2.DescribeRequest(host_id=endpoint.host_id),
                 timeout=self._limits.describe_s,
             ),
+            lambda answer: convert.description_of(answer.host),
         )
-        return convert.description_of(response.host)
 
     async def announce_term(self, endpoint: Endpoint, term: int) -> int:
         """Tell the agent a new term; return the highest it has seen."""
         request = host_service_pb2.AnnounceTermRequest(
             host_id=endpoint.host_id, fence=convert.fence_message(Fence(term))
         )
-        response = await self._call(
+        return await self._call(
             endpoint,
             lambda channel: host_service_pb2_grpc.HostServiceStub(channel).AnnounceTerm(
                 request, timeout=self._limits.describe_s
             ),
+            lambda answer: int(answer.highest_term),
         )
-        return int(response.highest_term)
 
     async def ensure_machine(
         self, endpoint: Endpoint, fence: Fence, order: MachineOrder
@@ -96,13 +105,13 @@ class GrpcAgents:
             fence=convert.fence_message(fence),
             spec=convert.spec_message(order),
         )
-        response = await self._call(
+        return await self._call(
             endpoint,
             lambda channel: machine_service_pb2_grpc.MachineServiceStub(channel).EnsureMachine(
                 request, timeout=self._limits.order_s
             ),
+            lambda answer: convert.machine_of(answer.machine, endpoint.host_id),
         )
-        return convert.machine_of(response.machine, endpoint.host_id)
 
     async def remove_machine(
         self, endpoint: Endpoint, fence: Fence, instance_id: str
@@ -111,15 +120,13 @@ class GrpcAgents:
         request = machine_service_pb2.RemoveMachineRequest(
             host_id=endpoint.host_id, fence=convert.fence_message(fence), instance_id=instance_id
         )
-        response = await self._call(
+        return await self._call(
             endpoint,
             lambda channel: machine_service_pb2_grpc.MachineServiceStub(channel).RemoveMachine(
                 request, timeout=self._limits.order_s
             ),
+            lambda answer: convert.left_of(answer, endpoint.host_id),
         )
-        if response.HasField("tombstone"):
-            return convert.tombstone_of(response.tombstone, endpoint.host_id)
-        return convert.machine_of(response.machine, endpoint.host_id)
 
     async def acknowledge_tombstones(
         self, endpoint: Endpoint, term: int, tombstones: Sequence[Tombstone]
@@ -135,6 +142,7 @@ class GrpcAgents:
             lambda channel: machine_service_pb2_grpc.MachineServiceStub(
                 channel
             ).AcknowledgeTombstones(request, timeout=self._limits.order_s),
+            lambda _: None,
         )
 
     async def evict_image(self, endpoint: Endpoint, term: int, sha256: str) -> None:
@@ -147,6 +155,7 @@ class GrpcAgents:
             lambda channel: storage_service_pb2_grpc.StorageServiceStub(channel).EvictImage(
                 request, timeout=self._limits.order_s
             ),
+            lambda _: None,
         )
 
     async def watch_machines(self, endpoint: Endpoint) -> AsyncGenerator[MachineChange, None]:
@@ -158,10 +167,10 @@ class GrpcAgents:
                 lambda channel: machine_service_pb2_grpc.MachineServiceStub(channel).WatchMachines(
                     request
                 ),
+                lambda message: convert.change_of(message, endpoint.host_id),
             )
-        ) as messages:
-            async for message in messages:
-                change = convert.change_of(message, endpoint.host_id)
+        ) as changes:
+            async for change in changes:
                 if change is not None:
                     yield change
 
@@ -172,10 +181,11 @@ class GrpcAgents:
             self._watch(
                 endpoint,
                 lambda channel: host_service_pb2_grpc.HostServiceStub(channel).WatchUsage(request),
+                lambda message: convert.sample_of(message, endpoint.host_id),
             )
-        ) as messages:
-            async for message in messages:
-                yield convert.sample_of(message, endpoint.host_id)
+        ) as samples:
+            async for sample in samples:
+                yield sample
 
     async def read_console_log(
         self, endpoint: Endpoint, instance_id: str, *, tail_bytes: int, follow: bool
@@ -191,16 +201,22 @@ class GrpcAgents:
                 lambda channel: machine_service_pb2_grpc.MachineServiceStub(channel).ReadConsoleLog(
                     request
                 ),
+                lambda message: bytes(message.output),
                 silence_s=None if follow else self._limits.silence_s,
             )
-        ) as messages:
-            async for message in messages:
-                yield message.output
+        ) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def attach_console(
         self, endpoint: Endpoint, instance_id: str, typed: AsyncIterator[bytes], *, force: bool
     ) -> AsyncGenerator[bytes, None]:
-        """Connect to the console; the first item is empty and says that it is open."""
+        """Connect to the console; the first item is empty and says that it is open.
+
+        A write that meets a refusal hides it (`unkai_wire.rpc_errors`). So what is typed waits
+        until the host has said that the console is open; the end of it waits, too.
+        """
+        is_open: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
         async def requests() -> AsyncIterator[machine_service_pb2.AttachConsoleRequest]:
             yield machine_service_pb2.AttachConsoleRequest(
@@ -208,20 +224,28 @@ class GrpcAgents:
                     host_id=endpoint.host_id, instance_id=instance_id, force=force
                 )
             )
-            async for keys in typed:
-                yield machine_service_pb2.AttachConsoleRequest(input=keys)
+            if await is_open:
+                async for keys in typed:
+                    yield machine_service_pb2.AttachConsoleRequest(input=keys)
 
-        async with aclosing(
-            self._stream(
-                endpoint,
-                lambda channel: machine_service_pb2_grpc.MachineServiceStub(channel).AttachConsole(
-                    requests()
-                ),
-                silence_s=None,
-            )
-        ) as messages:
-            async for message in messages:
-                yield message.output
+        try:
+            async with aclosing(
+                self._stream(
+                    endpoint,
+                    lambda channel: machine_service_pb2_grpc.MachineServiceStub(
+                        channel
+                    ).AttachConsole(requests()),
+                    lambda message: bytes(message.output),
+                    silence_s=None,
+                )
+            ) as pieces:
+                async for piece in pieces:
+                    if not is_open.done():
+                        is_open.set_result(True)
+                    yield piece
+        finally:
+            if not is_open.done():
+                is_open.set_result(False)
 
     async def close(self) -> None:
         """Close all channels; calls under way fail."""
@@ -262,23 +286,27 @@ class GrpcAgents:
             await shared.channel.close()
 
     async def _call(
-        self, endpoint: Endpoint, make: Callable[[grpc.aio.Channel], Awaitable[T]]
+        self,
+        endpoint: Endpoint,
+        make: Callable[[grpc.aio.Channel], Awaitable[Any]],
+        read: Callable[[Any], T],
     ) -> T:
         async with self._channel(endpoint) as channel:
-            try:
-                return await make(channel)
-            except grpc.aio.AioRpcError as error:
-                raise from_rpc_error(error) from error
+            with _errors_of(endpoint):
+                return read(_sensible(await make(channel)))
 
     async def _watch(
-        self, endpoint: Endpoint, make: Callable[[grpc.aio.Channel], Any]
-    ) -> AsyncGenerator[Any, None]:
-        """Yield messages of a stream that has no end; its end is an error."""
+        self,
+        endpoint: Endpoint,
+        make: Callable[[grpc.aio.Channel], Any],
+        read: Callable[[Any], T],
+    ) -> AsyncGenerator[T, None]:
+        """Yield what a stream says that has no end; its end is an error."""
         async with aclosing(
-            self._stream(endpoint, make, silence_s=self._limits.silence_s)
-        ) as messages:
-            async for message in messages:
-                yield message
+            self._stream(endpoint, make, read, silence_s=self._limits.silence_s)
+        ) as items:
+            async for item in items:
+                yield item
         raise Unavailable(
             f"host {endpoint.host_id} ended a watch",
             reason="WATCH_ENDED",
@@ -289,27 +317,52 @@ class GrpcAgents:
         self,
         endpoint: Endpoint,
         make: Callable[[grpc.aio.Channel], Any],
+        read: Callable[[Any], T],
         *,
         silence_s: float | None,
-    ) -> AsyncGenerator[Any, None]:
+    ) -> AsyncGenerator[T, None]:
         async with self._channel(endpoint) as channel:
             call = make(channel)
             try:
-                while (message := await _read(call, endpoint, silence_s)) is not grpc.aio.EOF:
-                    yield message
+                while (message := await _next(call, endpoint, silence_s)) is not grpc.aio.EOF:
+                    with _errors_of(endpoint):
+                        item = read(_sensible(message))
+                    yield item
             finally:
                 call.cancel()
 
 
-async def _read(call: Any, endpoint: Endpoint, silence_s: float | None) -> Any:
+async def _next(call: Any, endpoint: Endpoint, silence_s: float | None) -> Any:
     try:
         async with asyncio.timeout(silence_s):
-            return await call.read()
+            with _errors_of(endpoint):
+                return await call.read()
     except TimeoutError as error:
         raise Unavailable(
             f"host {endpoint.host_id} has been silent for {silence_s:g} s",
             reason="HOST_SILENT",
             metadata={"host_id": endpoint.host_id, "silence_s": f"{silence_s:g}"},
         ) from error
+
+
+def _sensible(message: Any) -> Any:
+    """Return a message that could be decoded; gRPC gives None in place of one that could not."""
+    if message is None:
+        raise ValueError("its bytes are not a message of this method")
+    return message
+
+
+@contextmanager
+def _errors_of(endpoint: Endpoint) -> Iterator[None]:
+    """Turn into our errors what gRPC raises, and what comes of an answer that makes no sense."""
+    try:
+        yield
     except grpc.aio.AioRpcError as error:
         raise from_rpc_error(error) from error
+    except (DecodeError, ValueError, OverflowError) as error:
+        raise Unavailable(
+            f"host {endpoint.host_id} gave an answer that makes no sense: {error}",
+            reason="HOST_ANSWER_ABSURD",
+            fix="bring agent and scheduler to versions that fit; if they do, mistrust the host",
+            metadata={"host_id": endpoint.host_id},
+        ) from error

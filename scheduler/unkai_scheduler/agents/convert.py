@@ -217,6 +217,15 @@ def machine_of(message: machine_pb2.Machine, host_id: str) -> Machine:
     )
 
 
+def left_of(
+    message: machine_service_pb2.RemoveMachineResponse, host_id: str
+) -> Machine | Tombstone:
+    """Read what a removal leaves: the machine while it goes, then its tombstone."""
+    if message.HasField("tombstone"):
+        return tombstone_of(message.tombstone, host_id)
+    return machine_of(message.machine, host_id)
+
+
 _STATES = frozenset(machine_pb2.Machine.State.values()) - {machine_pb2.Machine.STATE_UNSPECIFIED}
 
 
