@@ -55,7 +55,7 @@ async def make(
     wanted = [steps.image(), steps.disk(), steps.seed(), await steps.define()]
     if start:
         wanted.append(steps.start())
-    await run_steps(wanted, slots=machinery.slots, on_step=on_step, undo_all=not entry.has_started)
+    await run_steps(wanted, slots=machinery.slots, on_step=on_step, undo_all=entry.is_new)
 
 
 async def remove(machinery: Machinery, instance_id: str, on_step: Callable[[str], None]) -> None:
@@ -123,7 +123,7 @@ class _Steps:
                 and domain.run_epoch == self._spec.run_epoch
             )
 
-        undo = self._unmake if not (existed and self._entry.has_started) else None
+        undo = self._unmake if self._entry.is_new or not existed else None
         return Step("define", written, write, undo, slot=True)
 
     def start(self) -> Step:
@@ -161,7 +161,7 @@ class _Steps:
             raise disk_lost(self._ident, [disk], running=False)
 
     async def _remove_disks(self) -> None:
-        if self._entry.has_started:
+        if not self._entry.is_new:
             return
         if is_on(await self._compute.get_domain(self._ident)):
             raise FailedPrecondition(

@@ -26,7 +26,14 @@ from unkai_agent.converge.contact import LeaderContact
 from unkai_agent.converge.decisions import Act, is_on, next_act
 from unkai_agent.converge.machines import FETCH, Machinery
 from unkai_agent.domain.clock import Clock
-from unkai_agent.domain.machines import DiskSpec, LedgerEntry, Machine, MachineState, Tombstone
+from unkai_agent.domain.machines import (
+    DiskSpec,
+    LedgerEntry,
+    Machine,
+    MachineState,
+    Power,
+    Tombstone,
+)
 from unkai_agent.ledger import Ledger
 from unkai_agent.settings import ConvergeSettings
 from unkai_wire.errors import FailedPrecondition, InvalidArgument, UnkaiError, Unsupported
@@ -167,7 +174,7 @@ class Worker:
     async def _look_and_act(self) -> float | None:
         context, entry = self._context, self._entry()
         domain = await context.machinery.compute.get_domain(self._ident)
-        missing = await machines.missing_disks(context.machinery, entry)
+        missing = await self._missing_disks(entry, domain)
         act = next_act(
             entry,
             domain,
@@ -187,6 +194,14 @@ class Worker:
         if act is Act.LOSE:
             return await self._lose(entry, domain, missing)
         return await self._act(act, entry, domain)
+
+    async def _missing_disks(
+        self, entry: LedgerEntry, domain: Domain | None
+    ) -> Sequence[DiskSpec]:
+        """Look for the disks, unless it is to go or to stop: a damaged one must not hinder that."""
+        if entry.removal is not None or (entry.spec.power is Power.OFF and is_on(domain)):
+            return ()
+        return await machines.missing_disks(self._context.machinery, entry)
 
     async def _act(self, act: Act, entry: LedgerEntry, domain: Domain | None) -> float | None:
         match act:
@@ -421,7 +436,7 @@ class Worker:
         self._tries += 1
         hopeless = isinstance(error, InvalidArgument | Unsupported)
         final = (
-            not entry.has_started
+            entry.is_new
             and entry.removal is None
             and (hopeless or self._tries >= settings.create_tries)
         )

@@ -160,3 +160,12 @@ class LedgerEntry:
     observed_generation: int = 0
     removal: Fence | None = None
     """Set while it is being removed."""
+
+    @property
+    def is_new(self) -> bool:
+        """Tell whether it never ran, here or anywhere: what is made of it may be unmade.
+
+        `has_started` alone does not say so: an entry whose file was lost is written anew from the
+        leader's order, and that order knows which disks hold somebody's data.
+        """
+        return not self.has_started and not any(disk.must_exist for disk in self.spec.disks)

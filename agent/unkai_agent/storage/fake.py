@@ -56,6 +56,8 @@ class Faults:
     """Raised by the next calls of `create_disk`, one each."""
     image_errors: list[UnkaiError] = field(default_factory=list)
     """Raised by the next fetches of an image, one each."""
+    damaged_disks: set[str] = field(default_factory=set)
+    """Ids of instances whose disks' headers say nothing any more."""
 
 
 @dataclass(slots=True)
@@ -120,6 +122,8 @@ class FakeStorage:
     async def get_disk(self, instance_id: str, name: str) -> Disk | None:
         _check(instance_id, name)
         found = self._store(instance_id).disks.get(name)
+        if found is not None and instance_id in self.faults.damaged_disks:
+            raise disk_corrupt(instance_id, name, "it was damaged by order")
         return found[0] if found else None
 
     async def create_disk(self, instance_id: str, spec: DiskSpec) -> Disk:

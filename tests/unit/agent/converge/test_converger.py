@@ -185,6 +185,44 @@ def test_what_an_earlier_agent_left_half_made_is_undone_too(tmp_path: Path) -> N
     run(story())
 
 
+def test_a_disk_that_must_exist_outlives_a_lost_ledger_and_a_start_that_fails(
+    tmp_path: Path,
+) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path, create_tries=2) as agent:
+            await _running(agent)
+            await agent.kill()
+            agent.compute.reboot_host()
+            (tmp_path / "ledger" / "machines" / f"{an_instance_id()}.json").write_text("torn")
+            agent.start()
+            failure = FailedPrecondition("no memory", reason="HOST_MEMORY_EXHAUSTED")
+            agent.compute.faults.start_errors.extend([failure] * 5)
+            await agent.ensure(a_spec(must_exist=True))
+            await agent.until_state(MachineState.FAILED)
+            await agent.until_state(MachineState.RUNNING)
+            assert await agent.storage.get_disk(an_instance_id(), ROOT) is not None
+
+    run(story())
+
+
+def test_a_machine_with_a_damaged_disk_can_be_stopped_and_removed(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            await _running(agent)
+            agent.storage.faults.damaged_disks.add(an_instance_id())
+            await agent.ensure(a_spec(generation=2, power=Power.OFF))
+            await agent.until(lambda: not agent.compute.running_machines())
+            await agent.until_state(MachineState.FAILED, generation=2)
+            shown = agent.converger.machine(an_instance_id())
+            assert shown.error is not None
+            assert shown.error["reason"] == "DISK_CORRUPT"
+            await agent.converger.remove(Fence(1, 3, 1), an_instance_id())
+            await agent.until(lambda: agent.machine() is None, within_s=60)
+            assert await agent.storage.list_machines() == []
+
+    run(story())
+
+
 def test_an_order_that_arrives_with_the_burial_is_not_forgotten(tmp_path: Path) -> None:
     async def story() -> None:
         async with a_running_agent(tmp_path) as agent:
