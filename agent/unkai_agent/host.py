@@ -20,7 +20,8 @@ from unkai_agent.compute.driver import ComputeDriver
 from unkai_agent.converge.supervisor import Converger
 from unkai_agent.converge.worker import InThread
 from unkai_agent.domain.clock import Clock, system_clock
-from unkai_agent.ledger import Ledger, LedgerProblem
+from unkai_agent.ledger import Ledger
+from unkai_agent.ledger_files import LedgerProblem
 from unkai_agent.settings import ConvergeSettings
 from unkai_agent.storage.driver import StorageDriver
 from unkai_wire.cluster_records import HostRecord

@@ -1,9 +1,8 @@
 """What this host was asked to hold, on its own disk: it survives anything but the disk.
 
-One JSON file for each machine and each tombstone, and `host.json` with the highest term seen.
-A file is written beside its name, fsynced, renamed, and its folder fsynced: after a crash it is
-either the old one or the new one. Memory is changed only after the disk was, so that an order
-that is answered is kept, and one that is refused changed nothing.
+One JSON file for each machine and each tombstone, and `host.json` with the highest term seen;
+`ledger_files.py` replaces them whole or not at all. Memory is changed only after the disk was, so
+that an order that is answered is kept, and one that is refused changed nothing.
 
 The trap: a file that cannot be read is moved to `corrupt/` and reported, never dropped. Its
 machine is then one that the hypervisor has and the ledger has not: reported, and never touched.
@@ -12,34 +11,19 @@ Calls block on fsync: the converger makes them in a thread. All are safe to make
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import json
-import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from unkai_agent.domain import records
 from unkai_agent.domain.machines import Fence, LedgerEntry, MachineSpec, Tombstone
+from unkai_agent.ledger_files import LedgerFiles, LedgerProblem
 from unkai_wire.deadlines import TOMBSTONE_KEEP_S
-from unkai_wire.errors import Conflict, FailedPrecondition, InvalidArgument, Unavailable
+from unkai_wire.errors import Conflict, FailedPrecondition, InvalidArgument
 from unkai_wire.ids import check_id
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerProblem:
-    """A file that could not be read, and where it was put."""
-
-    file: str
-    problem: str
-    kept_as: Path
 
 
 class Ledger:
@@ -57,19 +41,20 @@ class Ledger:
         `durable=False` leaves out fsync: for simulated hosts only, which have nothing to lose.
         """
         self._root = root
-        self._durable = durable
-        self._report = report
+        self._files = LedgerFiles(root, report=report, durable=durable)
         self._lock = threading.RLock()
-        self.problems: list[LedgerProblem] = []
-        for folder in (root, root / "machines", root / "tombstones", root / "corrupt"):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._entries = self._load("machines", records.entry_from_record)
-        self._tombstones = self._load("tombstones", records.tombstone_from_record)
+        self._entries = self._files.load("machines", records.entry_from_record)
+        self._tombstones = self._files.load("tombstones", records.tombstone_from_record)
         for ident in set(self._entries) & set(self._tombstones):
             self._settle(ident)
         self._highest_term = self._load_term()
 
     # -- reading ---------------------------------------------------------------------------
+
+    @property
+    def problems(self) -> Sequence[LedgerProblem]:
+        """Files that could not be read at the start, and where they were put."""
+        return self._files.problems
 
     @property
     def highest_term(self) -> int:
@@ -107,7 +92,8 @@ class Ledger:
                     metadata={"term": str(term), "highest_term": str(self._highest_term)},
                 )
             if term > self._highest_term:
-                self._write(self._root / "host.json", {"highest_term": term})
+                body = {"highest_term": term}
+                self._files.write(self._root / "host.json", body, may_draw=True)
                 self._highest_term = term
             return self._highest_term
 
@@ -148,7 +134,7 @@ class Ledger:
                 return held
             _check_fence(fence, held)
             entry = replace(held, removal=fence, term=fence.term)
-            self._keep(entry)
+            self._keep(entry, may_draw=True)
             return entry
 
     def bury(self, fence: Fence, instance_id: str, now: datetime) -> Tombstone:
@@ -166,9 +152,7 @@ class Ledger:
                     run_epoch=max(fence.run_epoch, stone.run_epoch if stone else 0),
                     remove_time=now,
                 )
-                path = self._root / "tombstones" / f"{instance_id}.json"
-                self._write(path, records.tombstone_to_record(stone))
-                self._tombstones[instance_id] = stone
+                self._keep_stone(stone)
             if instance_id in self._entries:
                 self._unlink("machines", instance_id)
                 del self._entries[instance_id]
@@ -184,15 +168,13 @@ class Ledger:
                     continue
                 if not _covers(_fence_of(told), _fence_of(held)):
                     continue
-                stone = replace(held, acknowledge_time=now)
-                path = self._root / "tombstones" / f"{held.instance_id}.json"
-                self._write(path, records.tombstone_to_record(stone))
-                self._tombstones[held.instance_id] = stone
+                self._keep_stone(replace(held, acknowledge_time=now))
 
     def sweep(self, now: datetime) -> Sequence[Tombstone]:
         """Forget tombstones acknowledged so long ago that no late order can be under way."""
         keep = timedelta(seconds=TOMBSTONE_KEEP_S)
         with self._lock:
+            self._files.lay_by()
             gone = [
                 s
                 for s in self._tombstones.values()
@@ -233,10 +215,16 @@ class Ledger:
                 },
             )
 
-    def _keep(self, entry: LedgerEntry) -> None:
+    def _keep(self, entry: LedgerEntry, *, may_draw: bool = False) -> None:
         ident = entry.spec.instance_id
-        self._write(self._root / "machines" / f"{ident}.json", records.entry_to_record(entry))
+        path = self._root / "machines" / f"{ident}.json"
+        self._files.write(path, records.entry_to_record(entry), may_draw=may_draw)
         self._entries[ident] = entry
+
+    def _keep_stone(self, stone: Tombstone) -> None:
+        path = self._root / "tombstones" / f"{stone.instance_id}.json"
+        self._files.write(path, records.tombstone_to_record(stone), may_draw=True)
+        self._tombstones[stone.instance_id] = stone
 
     def _settle(self, ident: str) -> None:
         """End what a crash left between the two files of one machine: the higher one stays."""
@@ -248,98 +236,16 @@ class Ledger:
             self._unlink("machines", ident)
             del self._entries[ident]
 
-    def _load(self, folder: str, parse: Callable[[dict[str, Any]], T]) -> dict[str, T]:
-        found: dict[str, T] = {}
-        for path in sorted((self._root / folder).iterdir()):
-            if path.suffix == ".tmp":
-                path.unlink()
-                continue
-            value = self._read(path, parse)
-            if value is not None:
-                found[path.stem] = value
-        return found
-
     def _load_term(self) -> int:
         """Return the highest term; entries bear theirs, so that losing one file loses none."""
-        (self._root / "host.json.tmp").unlink(missing_ok=True)
         path = self._root / "host.json"
         noted = None
         if path.exists():
-            noted = self._read(path, lambda values: int(values["highest_term"]))
+            noted = self._files.read(path, lambda values: int(values["highest_term"]))
         return max([noted or 0, *(entry.term for entry in self._entries.values())])
 
-    def _read(self, path: Path, parse: Callable[[dict[str, Any]], T]) -> T | None:
-        try:
-            document = json.loads(path.read_bytes())
-            body = document["body"]
-            if document["sha256"] != _digest(body):
-                raise ValueError("its checksum does not match")
-            return parse(body)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            self._put_aside(path, f"{type(error).__name__}: {error}")
-            return None
-
-    def _put_aside(self, path: Path, problem: str) -> None:
-        number, kept = 0, self._root / "corrupt" / path.name
-        while kept.exists():
-            number += 1
-            kept = self._root / "corrupt" / f"{path.name}.{number}"
-        path.rename(kept)
-        found = LedgerProblem(file=path.name, problem=problem, kept_as=kept)
-        self.problems.append(found)
-        self._report(found)
-
-    def _write(self, path: Path, body: dict[str, Any]) -> None:
-        text = json.dumps({"body": body, "sha256": _digest(body)}, sort_keys=True)
-        temporary = path.with_name(path.name + ".tmp")
-        try:
-            with temporary.open("wb") as file:
-                os.fchmod(file.fileno(), 0o600)
-                file.write(text.encode())
-                file.flush()
-                if self._durable:
-                    os.fsync(file.fileno())
-            temporary.rename(path)
-            self._sync(path.parent)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise _write_error(error) from error
-
     def _unlink(self, folder: str, ident: str) -> None:
-        try:
-            (self._root / folder / f"{ident}.json").unlink(missing_ok=True)
-            self._sync(self._root / folder)
-        except OSError as error:
-            raise _write_error(error) from error
-
-    def _sync(self, folder: Path) -> None:
-        if not self._durable:
-            return
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _digest(body: Any) -> str:
-    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _write_error(error: OSError) -> FailedPrecondition | Unavailable:
-    if error.errno in _FULL:
-        return FailedPrecondition(
-            "the host's disk has no room for its ledger; nothing was changed",
-            reason="LEDGER_FULL",
-            fix="free space on the file system of the agent's state folder",
-        )
-    return Unavailable(
-        f"the host cannot write its ledger: {error.strerror}",
-        reason="LEDGER_UNWRITABLE",
-        fix="look at the host's disk and its kernel log",
-        retry_after_s=5.0,
-    )
+        self._files.remove(self._root / folder / f"{ident}.json")
 
 
 def _fence_of(stone: Tombstone) -> Fence:

@@ -110,6 +110,19 @@ async def test_a_redefinition_counts_only_when_the_domain_is_off(harness: Comput
     assert redefined.generation == 2
 
 
+async def test_a_renamed_domain_takes_its_new_name_once_it_is_off(harness: ComputeHarness) -> None:
+    spec = await started(harness, "before")
+    renamed = replace(spec, name="after.000001", generation=2)
+    await harness.driver.define(renamed)
+    assert [d.name for d in await harness.driver.list_domains()] == [spec.name]
+    await harness.driver.destroy(spec.instance_id)
+    await harness.driver.define(renamed)
+    await harness.driver.start(spec.instance_id)
+    [domain] = await harness.driver.list_domains()
+    assert (domain.name, domain.generation) == ("after.000001", 2)
+    assert domain.state is DomainState.RUNNING
+
+
 async def test_a_name_that_another_domain_bears_is_refused(harness: ComputeHarness) -> None:
     first, second = harness.spec(), harness.spec()
     await harness.driver.define(first)

@@ -99,6 +99,8 @@ class LibvirtDriver:
             domain = self._look_up(connection, spec.instance_id)
             if domain is not None and (domain.isActive() or self._is_defined_so(domain, wanted)):
                 return
+            if domain is not None and domain.name() != spec.name:
+                domain.rename(spec.name)  # a definition under another name would be refused
             connection.defineXMLFlags(wanted, self._libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
 
         await self._call(work, act="define the machine", instance_id=spec.instance_id)

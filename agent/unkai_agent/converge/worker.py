@@ -195,9 +195,7 @@ class Worker:
             return await self._lose(entry, domain, missing)
         return await self._act(act, entry, domain)
 
-    async def _missing_disks(
-        self, entry: LedgerEntry, domain: Domain | None
-    ) -> Sequence[DiskSpec]:
+    async def _missing_disks(self, entry: LedgerEntry, domain: Domain | None) -> Sequence[DiskSpec]:
         """Look for the disks, unless it is to go or to stop: a damaged one must not hinder that."""
         if entry.removal is not None or (entry.spec.power is Power.OFF and is_on(domain)):
             return ()

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tests.support.agent import START, a_fence, a_spec, an_instance_id
 from unkai_agent.domain import records
 from unkai_agent.domain.machines import Fence, LedgerEntry, Power
-from unkai_agent.ledger import Ledger, LedgerProblem
+from unkai_agent.ledger import Ledger
+from unkai_agent.ledger_files import LedgerProblem
 from unkai_wire.deadlines import TOMBSTONE_KEEP_S
 from unkai_wire.errors import Conflict, FailedPrecondition, InvalidArgument, Unavailable, UnkaiError
 
@@ -159,6 +160,59 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "ledger" / "machines" / f"{ID}.json"
     path.write_text(path.read_text().replace('"vcpus": 1', '"vcpus": 9'))
     assert a_ledger(tmp_path).entries() == []
+
+
+@pytest.mark.parametrize("suffix", [".bak", "~", "-old.json"])
+def test_a_copy_beside_a_file_is_put_aside_not_taken_for_another_machine(
+    tmp_path: Path, suffix: str
+) -> None:
+    ledger = a_ledger(tmp_path)
+    ledger.accept(a_fence(a_spec()), a_spec())
+    path = tmp_path / "ledger" / "machines" / f"{ID}.json"
+    copy = path.with_name(path.name + suffix)
+    copy.write_bytes(path.read_bytes())
+    newer = a_spec(generation=2)
+    ledger.accept(a_fence(newer), newer)
+    again = a_ledger(tmp_path)
+    assert [e.spec for e in again.entries()] == [newer]
+    assert [p.file for p in again.problems] == [copy.name]
+
+
+def test_what_cannot_even_be_read_is_put_aside(tmp_path: Path) -> None:
+    a_ledger(tmp_path)
+    (tmp_path / "ledger" / "machines" / f"{ID}.json").mkdir()
+    assert [p.file for p in a_ledger(tmp_path).problems] == [f"{ID}.json"]
+
+
+def test_a_newer_agents_ledger_is_refused_and_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = a_ledger(tmp_path)
+    to_record = records.entry_to_record
+    monkeypatch.setattr(records, "entry_to_record", lambda e: to_record(e) | {"version": 2})
+    ledger.accept(a_fence(a_spec()), a_spec())
+    path = tmp_path / "ledger" / "machines" / f"{ID}.json"
+    kept = path.read_bytes()
+    with pytest.raises(FailedPrecondition) as caught:
+        a_ledger(tmp_path)
+    assert reason_of(caught) == "LEDGER_TOO_NEW"
+    assert path.read_bytes() == kept
+
+
+def test_a_disk_that_went_read_only_is_said_to_be_unwritable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = a_ledger(tmp_path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for act in ("open", "unlink", "rename"):
+        monkeypatch.setattr(Path, act, refuse)
+    with pytest.raises(Unavailable) as caught:
+        ledger.accept(a_fence(a_spec()), a_spec())
+    assert reason_of(caught) == "LEDGER_UNWRITABLE"
+    assert ledger.entries() == []
 
 
 def test_losing_the_file_of_the_term_does_not_lose_the_term(tmp_path: Path) -> None:
