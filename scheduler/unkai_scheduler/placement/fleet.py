@@ -412,6 +412,9 @@ class Fleet:
         # PSI counts whoever waits; take off the share of it that settling machines explain.
         ours = min(settling_wait / usage.cpu_wait_cores, 1.0) if usage.cpu_wait_cores > 0 else 0.0
         resident = sum(machine.memory_resident_bytes for machine in machines)
+        if usage.machines_running > len(machines):
+            # Some run without figures: they may hold all that is claimed.
+            resident = max(resident, int(self.table("claimed_memory")[row]))
         used_bytes = total - usage.memory_available_bytes
         return [
             _quantise((usage.cpu_used_ratio * cpus - settling_used) / cpus),

@@ -180,6 +180,21 @@ def test_a_guest_without_figures_of_its_own_does_not_make_its_host_look_loaded()
     assert inputs[1]["recent_cpu_wait_ratio"] == pytest.approx(0.45, abs=0.01)
 
 
+def test_memory_of_machines_without_figures_is_not_held_to_be_others() -> None:
+    """An agent just restarted, or whose hypervisor hangs, tells how many run, and no more."""
+    held = {"claimed_vcpus": 4, "claimed_memory_bytes": 12 * GIB}
+    fleet = a_fleet([a_host("h1", **held), a_host("h2", **held)], at_s=50.0)
+    ours = a_usage(memory_available_bytes=5 * GIB, machines_running=4)
+    hog = a_usage(memory_available_bytes=5 * GIB, machines_running=0)
+    sample_for(fleet, {"hst-h1": ours, "hst-h2": hog}, from_s=100, until_s=108)
+
+    (decision,) = place(fleet, a_request(), now_s=109)
+
+    inputs = {c.host_name: c.inputs for c in decision.candidates}
+    assert inputs["h1"]["recent_memory_foreign_ratio"] == 0.0
+    assert inputs["h2"]["recent_memory_foreign_ratio"] == pytest.approx(11 / 16, abs=0.01)
+
+
 def test_what_a_machine_shows_counts_once_it_has_settled() -> None:
     fleet = a_fleet([a_host("h1", cpus=2)])
     place(fleet, a_request("a"))
