@@ -56,6 +56,10 @@ def _excluded(fleet: Fleet, request: PlacementRequest, _now_s: float) -> Bools:
     return passes
 
 
+def _state_missing(fleet: Fleet, _request: PlacementRequest, _now_s: float) -> Ints:
+    return fleet.flags("silent").astype(np.int64)
+
+
 def _state_sentence(fleet: Fleet, _request: PlacementRequest, row: int, _now_s: float) -> str:
     if fleet.state_of(row) is HostState.CONNECTING:
         return f"{fleet.names[row]} does not answer yet"
@@ -132,7 +136,7 @@ FILTERS: tuple[Filter, ...] = (
     Filter(
         "state",
         lambda fleet, _request, _now_s: fleet.flags("up"),
-        _none_missing,
+        _state_missing,
         _state_sentence,
         "is not up",
         "are not up",

@@ -158,6 +158,7 @@ class Fleet:
         limits = claimable(host, ratios)
         for column, value in (
             ("up", host.state is HostState.UP),
+            ("silent", host.state is HostState.UNKNOWN),
             ("cordoned", host.cordoned),
             ("cpus", max(host.cpus, 1)),
             ("claimable_vcpus", limits.vcpus),
@@ -507,6 +508,7 @@ class Fleet:
 
 _COLUMNS: dict[str, tuple[tuple[int, ...], type]] = {
     "up": ((), np.bool_),
+    "silent": ((), np.bool_),
     "cordoned": ((), np.bool_),
     "cpus": ((), np.int64),
     "claimable_vcpus": ((), np.int64),

@@ -7,6 +7,7 @@ moved, and changed by claims between. Live figures are folded in by the host wat
 from __future__ import annotations
 
 import time
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -33,12 +34,38 @@ _LONGEST_QUEUE_PAUSE_S = 5.0
 """Who waits for capacity looks at least this often, beside when capacity is freed."""
 
 
+class CapacityQueue:
+    """Who waits for capacity, oldest request first. Cost: O(log waiting) comparisons an act."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, tuple[datetime, str]] = {}
+        self._order: list[tuple[datetime, str]] = []
+
+    def join(self, instance: Instance) -> int:
+        """Let an instance wait, if it does not yet; return its place, from 1 on."""
+        place = self._places.get(instance.id)
+        if place is None:
+            place = self._places[instance.id] = (instance.create_time, instance.id)
+            insort(self._order, place)
+        return bisect_left(self._order, place) + 1
+
+    def leave(self, instance_id: str) -> None:
+        """Forget one that waits no longer; it need not have waited."""
+        place = self._places.pop(instance_id, None)
+        if place is not None:
+            del self._order[bisect_left(self._order, place)]
+
+    def ids(self) -> list[str]:
+        """Return who waits, the longest waiting first."""
+        return [ident for _, ident in self._order]
+
+
 class Placer:
     """The fleet, and the decisions made on it."""
 
     def __init__(self, settings: Settings, rules: Rules, now_s: Callable[[], float]) -> None:
         self._now_s = now_s
-        self._queue: dict[str, datetime] = {}
+        self._queue = CapacityQueue()
         placement = settings.placement
         self._policy = PlacementPolicy(placement.policy)
         self._ratios = AllocationRatios(
@@ -100,7 +127,7 @@ class Placer:
         for (seen, _), decision in zip(queue, decisions, strict=True):
             _count(decision)
             if decision.host_id:
-                self._queue.pop(seen.instance.id, None)
+                self._queue.leave(seen.instance.id)
                 changes.append(self._placed(seen, decision, now))
             else:
                 action = self._not_placed(seen, decision, now, learning=learning)
@@ -109,11 +136,11 @@ class Placer:
 
     def waiting(self) -> list[str]:
         """Return who waits for capacity, the longest waiting first."""
-        return sorted(self._queue, key=lambda ident: (self._queue[ident], ident))
+        return self._queue.ids()
 
     def leave_queue(self, instance_id: str) -> None:
         """Forget one that waits no longer."""
-        self._queue.pop(instance_id, None)
+        self._queue.leave(instance_id)
 
     def hold(self, seen: Seen, now: datetime) -> Wait:
         """Put a placement off until the hosts have told how they fare."""
@@ -185,12 +212,11 @@ class Placer:
         if operation is not None and learning:
             return self.hold(seen, now)
         if operation is None or not operations.may_wait_for_capacity(operation, now):
-            self._queue.pop(seen.instance.id, None)
+            self._queue.leave(seen.instance.id)
             last = seen.instance.state_reason if seen.failed_hosts else None
             why = UnkaiError.from_record(last) if last else error
             return fail_create(seen.instance, operation, why, now)
-        self._queue[seen.instance.id] = seen.instance.create_time
-        position = 1 + self.waiting().index(seen.instance.id)
+        position = self._queue.join(seen.instance)
         pause = min(_LONGEST_QUEUE_PAUSE_S, self._rules.backoff_cap_s)
         wait = backoff(
             replace(self._rules, backoff_cap_s=pause), seen.instance.id, seen.instance.attempt

@@ -104,6 +104,18 @@ def test_the_summary_counts_each_reason_and_names_the_nearest() -> None:
     )
 
 
+def test_a_host_that_connects_is_nearer_than_one_that_is_silent() -> None:
+    fleet = a_fleet(
+        [a_host("h1", state=HostState.UNKNOWN), a_host("h2", state=HostState.CONNECTING)]
+    )
+
+    (decision,) = place(fleet, a_request())
+
+    assert decision.summary == (
+        "no host fits: 2 of 2 are not up (nearest: h2 does not answer yet)"
+    )
+
+
 def test_without_hosts_the_summary_says_so() -> None:
     (decision,) = place(Fleet(), a_request())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from tests.support.builders import an_instance
 from tests.support.fleets import NOW, a_host, a_usage
 from unkai_scheduler.agents.port import UsageSample
@@ -11,7 +13,7 @@ from unkai_scheduler.domain.instances import InstanceState
 from unkai_scheduler.reconcile.actions import Place, Rules
 from unkai_scheduler.reconcile.changes import Seen
 from unkai_scheduler.reconcile.live import ReceivedSample
-from unkai_scheduler.reconcile.placing import Placer
+from unkai_scheduler.reconcile.placing import CapacityQueue, Placer
 from unkai_scheduler.settings import PlacementSettings, Settings
 
 
@@ -59,3 +61,25 @@ def test_the_age_from_which_samples_are_stale_is_the_settings() -> None:
     assert refused.summary == (
         "no host fits: 1 of 1 has no fresh metrics (nearest: h1's metrics are 10 s old)"
     )
+
+
+def test_places_in_the_queue_are_by_age_whoever_asks_first() -> None:
+    old, middle, young = (an_instance(create_time=NOW + timedelta(seconds=n)) for n in range(3))
+    queue = CapacityQueue()
+
+    assert [queue.join(one) for one in (young, old, middle)] == [1, 1, 2]
+    assert [queue.join(one) for one in (young, old, middle)] == [3, 1, 2]
+    assert queue.ids() == [old.id, middle.id, young.id]
+
+
+def test_who_leaves_the_queue_makes_room_and_may_leave_twice() -> None:
+    old, young = (an_instance(create_time=NOW + timedelta(seconds=n)) for n in range(2))
+    queue = CapacityQueue()
+    for one in (old, young):
+        queue.join(one)
+
+    queue.leave(old.id)
+    queue.leave(old.id)
+
+    assert queue.join(young) == 1
+    assert queue.ids() == [young.id]
