@@ -111,9 +111,7 @@ def test_a_host_that_connects_is_nearer_than_one_that_is_silent() -> None:
 
     (decision,) = place(fleet, a_request())
 
-    assert decision.summary == (
-        "no host fits: 2 of 2 are not up (nearest: h2 does not answer yet)"
-    )
+    assert decision.summary == ("no host fits: 2 of 2 are not up (nearest: h2 does not answer yet)")
 
 
 def test_without_hosts_the_summary_says_so() -> None:
