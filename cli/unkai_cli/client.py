@@ -198,6 +198,12 @@ class Client:
 
     def resolve(self, kind: str, text: str) -> str:
         """Return the id that a name, an id or a unique prefix of an id stands for."""
+        if not text:  # in a list's request an empty name means any
+            raise InvalidArgument(
+                f"an empty text names no {kind.replace('_', ' ')}",
+                reason="EMPTY_NAME",
+                fix="give a name, an id, or a unique beginning of an id",
+            )
         if ids.is_id(kind, text):
             return text
         found = self._named(kind, text) or self._beginning_with(kind, text)

@@ -7,6 +7,7 @@ packages add groups by the entry point `unkai.commands` (the lab does).
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -152,11 +153,24 @@ def run(args: list[str] | None = None) -> int:
         return error(InvalidArgument(wrong.format_message()))
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
-    except UnkaiError as failure:
-        return error(failure)
-    except OSError as trouble:
-        return error(_local_trouble(trouble))
+    except (UnkaiError, OSError, UnicodeEncodeError, ModuleNotFoundError) as failure:
+        return error(_told(failure))
     return code if isinstance(code, int) else 0
+
+
+def _told(failure: Exception) -> UnkaiError:
+    """Return what the user is told of a failure."""
+    match failure:
+        case UnkaiError():
+            return failure
+        case OSError():
+            return _local_trouble(failure)
+        case UnicodeEncodeError():
+            return _not_utf8(failure)
+        case ModuleNotFoundError():
+            return _not_installed(failure)
+        case _:
+            raise failure
 
 
 def _local_trouble(trouble: OSError) -> UnkaiError:
@@ -170,8 +184,44 @@ def _local_trouble(trouble: OSError) -> UnkaiError:
     )
 
 
+def _not_utf8(trouble: UnicodeEncodeError) -> UnkaiError:
+    """Say which argument no message of the contracts can carry."""
+    return InvalidArgument(
+        f"{trouble.object[:64]!a} is not text in UTF-8",
+        reason="NOT_UTF8",
+        fix="write it in UTF-8; see what your terminal sends",
+    )
+
+
+def _not_installed(missing: ModuleNotFoundError) -> UnkaiError:
+    """Say what a command that another package added lacks; a module of ours is always there."""
+    if str(missing.name).startswith("unkai"):
+        raise missing
+    return FailedPrecondition(
+        f"this command needs the Python module {missing.name}, which is not installed",
+        reason="NOT_INSTALLED",
+        fix="install what added the command with all it needs: for the lab, "
+        "pip install 'unkai[lab]'",
+        metadata={"module": str(missing.name)},
+    )
+
+
+def _mend_streams() -> None:
+    """Let printing never fail for what the terminal lacks.
+
+    A closed stream (`<&-`) becomes /dev/null: else a connection would get its number. What the
+    terminal's encoding does not have is written as an escape.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def main(args: list[str] | None = None) -> None:
     """Run the command line; never returns."""
+    _mend_streams()
     # grpc logs connection trouble on standard error by itself; our errors say it better.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     sys.exit(run(args))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from unkai_wire.errors import FailedPrecondition, InvalidArgument, NotFound
 DEFAULT_SOCKET = "/run/unkai/scheduler.sock"
 DEFAULT_AGENT_SOCKET = "/run/unkai/agent.sock"
 DEFAULT_PROJECT = "default"
+_HAS_PORT = re.compile(r":\d{1,5}$", re.ASCII)
 _KEYS = ("socket", "address", "ca", "certificate", "key", "project")
 
 
@@ -37,12 +39,21 @@ class Context:
 
     def check(self) -> Context:
         """Return the context when it says one way to connect, else raise `InvalidArgument`."""
+        if not self.name:
+            raise InvalidArgument("a context has a name", reason="INVALID_CONTEXT")
         if bool(self.socket) == bool(self.address):
             raise InvalidArgument(
                 f"context {self.name} must name a socket or an address, and not both",
                 reason="INVALID_CONTEXT",
                 fix="unkai context add NAME --address IP:PORT --ca F --certificate F --key F",
                 metadata={"context": self.name},
+            )
+        if self.address and not _HAS_PORT.search(self.address):
+            raise InvalidArgument(
+                f"the address of context {self.name}, {self.address}, is not IP:PORT",
+                reason="INVALID_CONTEXT",
+                fix="give the scheduler's address with its port, such as 192.0.2.1:7443",
+                metadata={"context": self.name, "address": self.address},
             )
         if self.address and not (self.ca and self.certificate and self.key):
             raise InvalidArgument(
@@ -74,7 +85,10 @@ def load() -> Config:
 
     path = config_path()
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        entries = values.get("contexts", {})
+        if not isinstance(entries, dict):
+            raise ValueError("contexts is no table")  # noqa: TRY004 - as any unreadable file
     except FileNotFoundError:
         return Config()
     except (OSError, ValueError) as error:
@@ -86,7 +100,7 @@ def load() -> Config:
         ) from error
     contexts = {
         str(name): Context(str(name), **{k: str(v) for k, v in entry.items() if k in _KEYS})
-        for name, entry in values.get("contexts", {}).items()
+        for name, entry in entries.items()
         if isinstance(entry, dict)
     }
     return Config(str(values.get("current", "")), contexts)
@@ -99,12 +113,13 @@ def save(config: Config) -> None:
         lines.append(f"[contexts.{_quote(name)}]")
         lines += [f"{k} = {_quote(v)}" for k in _KEYS if (v := getattr(context, k))]
         lines.append("")
+    content = "\n".join(lines).encode()
     path = config_path()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     part = path.with_suffix(".part")
     part.unlink(missing_ok=True)
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write("\n".join(lines))
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
     part.replace(path)
 
 

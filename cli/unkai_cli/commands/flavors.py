@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from unkai_cli.commands.options import Size, common, complete_names, limited, named
+from unkai_cli.commands.options import Count, Size, common, complete_names, limited, named
 from unkai_cli.commands.watching import Listing
 from unkai_cli.groups import Group
 from unkai_cli.output import Column, age_text, bytes_text, note
@@ -51,7 +51,7 @@ def show(session: Session, flavor: str) -> None:
 
 @flavor.command("create")
 @click.argument("name")
-@click.option("-c", "--vcpus", type=click.IntRange(1), required=True, help="Virtual CPUs.")
+@click.option("-c", "--vcpus", type=Count(), required=True, help="Virtual CPUs.")
 @click.option("-m", "--memory", type=Size(), required=True, help="Memory: 512M, 4GiB.")
 @click.option("--disk", type=Size(), default=0, help="Root disk; the image's size unless given.")
 @common
@@ -69,7 +69,7 @@ def create(session: Session, name: str, vcpus: int, memory: int, disk: int) -> N
 @click.argument("flavor", nargs=-1, required=True, shell_complete=complete_names("flavor"))
 @common
 def delete(session: Session, flavor: tuple[str, ...]) -> None:
-    """Remove flavors. Instances keep their figures."""
+    """Remove flavors that no instance names."""
     found = [(name, session.client.resolve("flavor", name)) for name in flavor]
     for name, ident in found:
         session.client.call("FlavorService", "DeleteFlavor", flavor_id=ident)

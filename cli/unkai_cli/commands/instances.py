@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unkai_cli.commands.options import (
+    Count,
     Label,
     Seconds,
     Size,
@@ -82,7 +83,7 @@ def _creation(function: Any) -> Any:
             click.option(
                 "--flavor", help="Take its figures.", shell_complete=complete_names("flavor")
             ),
-            click.option("-c", "--vcpus", type=click.IntRange(1), help="Virtual CPUs."),
+            click.option("-c", "--vcpus", type=Count(), help="Virtual CPUs."),
             click.option("-m", "--memory", type=Size(), help="Memory: 512M, 4GiB (binary units)."),
             click.option("--disk", type=Size(), help="Root disk; the image's size unless given."),
             click.option(

@@ -54,7 +54,7 @@ def show(session: Session, key: str) -> None:
 
 @key.command("add")
 @click.argument("name")
-@click.argument("file", type=click.File("r"))
+@click.argument("file", type=click.File("r", encoding="utf-8", errors="replace"))
 @common
 def add(session: Session, name: str, file: io.TextIOBase) -> None:
     """Add the public key in FILE (- for standard input) under NAME."""
@@ -73,7 +73,7 @@ def add(session: Session, name: str, file: io.TextIOBase) -> None:
 @click.argument("key", nargs=-1, required=True, shell_complete=complete_names("key_pair"))
 @common
 def delete(session: Session, key: tuple[str, ...]) -> None:
-    """Remove key pairs. Guests that have them keep them."""
+    """Remove key pairs that no instance names."""
     found = [(name, session.client.resolve("key_pair", name)) for name in key]
     for name, ident in found:
         session.client.call("KeyPairService", "DeleteKeyPair", key_pair_id=ident)

@@ -27,6 +27,7 @@ _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?", re.ASCII)
 _MILLISECONDS = {"ms": 1, "": 1000, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 MAX_BYTES = 2**63 - 1
 """What the contracts' int64 fields hold."""
+MAX_COUNT = 2**31 - 1
 MAX_SECONDS = 365 * 86400
 
 
@@ -50,6 +51,15 @@ class Size(click.ParamType[int]):
         if size > MAX_BYTES:
             self.fail(f"{value!r} is more than any host has", param, ctx)
         return int(size)
+
+
+class Count(click.ParamType[int]):
+    """A whole number from 1 on that the contracts' int32 fields hold."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        return int(click.IntRange(1, MAX_COUNT).convert(value, param, ctx))
 
 
 class Seconds(click.ParamType[float]):

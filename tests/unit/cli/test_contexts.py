@@ -100,9 +100,30 @@ def test_an_address_needs_a_certificate_and_a_socket_none(monkeypatch: pytest.Mo
         chosen(Config())
 
 
-def test_a_broken_file_is_told_with_its_path() -> None:
+@pytest.mark.parametrize("address", ["cloud", "10.0.0.1", "10.0.0.1:", "[::1]", "10.0.0.1:http"])
+def test_an_address_has_a_port(address: str) -> None:
+    files = ["--ca", "ca.crt", "--certificate", "me.crt", "--key", "me.key"]
+    outcome = unkai("context", "add", "one", "--address", address, *files)
+    assert outcome.code == 2
+    assert "IP:PORT" in outcome.err
+    assert contexts.load() == Config()
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1:7443", "[::1]:7443", "cloud.example:7443"])
+def test_an_address_is_an_ip_or_a_name_and_a_port(address: str) -> None:
+    files = ["--ca", "ca.crt", "--certificate", "me.crt", "--key", "me.key"]
+    assert unkai("context", "add", "one", "--address", address, *files).code == 0
+
+
+def test_a_context_has_a_name() -> None:
+    assert unkai("context", "add", "", "--socket", "/run/one.sock").code == 2
+    assert contexts.load() == Config()
+
+
+@pytest.mark.parametrize("text", ["not = [toml", 'contexts = "one"', "contexts = [1]"])
+def test_a_broken_file_is_told_with_its_path(text: str) -> None:
     path = contexts.config_path()
     path.parent.mkdir(parents=True)
-    path.write_text("not = [toml")
+    path.write_text(text)
     with pytest.raises(FailedPrecondition, match=str(path)):
         contexts.load()

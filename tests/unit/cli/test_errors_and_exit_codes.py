@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import grpc
@@ -132,6 +133,53 @@ def test_an_unknown_command_is_wrong_usage_with_a_guess(typed: str, guess: str) 
 )
 def test_wrong_usage_ends_with_two(words: str, cloud: ServedApi) -> None:
     assert unkai(*words.split()).code == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("instance", "show", "w\udcff"),
+        ("instance", "list", "-l", "app=\udcff"),
+        ("project", "create", "lab", "--description", "\udcff"),
+        ("context", "add", "\udcff", "--socket", "/run/unkai.sock"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_an_argument_that_is_not_utf_8_is_wrong_usage(
+    words: tuple[str, ...], cloud: ServedApi
+) -> None:
+    outcome = unkai(*words)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "NOT_UTF8" in outcome.err
+    assert "\\udcff" in outcome.err
+
+
+@pytest.mark.parametrize("count", ["2147483648", "99999999999"])
+def test_a_count_that_no_contract_holds_is_wrong_usage(count: str, cloud: ServedApi) -> None:
+    for words in (("flavor", "create", "huge"), ("launch", "tiny", "huge")):
+        outcome = unkai(*words, "-c", count, "-m", "64M")
+        assert outcome.code == 2, outcome.err
+        assert "--vcpus" in outcome.err
+
+
+def test_a_key_file_that_is_no_text_is_refused_as_no_key(cloud: ServedApi, tmp_path: Path) -> None:
+    file = tmp_path / "id.der"
+    file.write_bytes(b"\x30\x82\xff\xfe")
+    outcome = unkai("key", "add", "laptop", str(file))
+    assert outcome.code == 2
+    assert "INVALID_PUBLIC_KEY" in outcome.err
+
+
+def test_a_command_whose_package_is_not_installed_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "grpc_health.v1", None)
+    for module in [name for name in sys.modules if name.startswith("unkai_lab")]:
+        monkeypatch.delitem(sys.modules, module)
+    outcome = unkai("lab", "status")
+    assert outcome.code == 4
+    assert "NOT_INSTALLED" in outcome.err
+    assert "pip install 'unkai[lab]'" in outcome.err
 
 
 def test_an_unknown_field_is_refused_with_the_fields_there_are(cloud: ServedApi) -> None:

@@ -60,6 +60,26 @@ def test_the_kinds_prefix_alone_stands_for_nothing(cloud: ServedApi) -> None:
     assert unkai("flavor", "show", "flv-").code == 3
 
 
+@pytest.mark.parametrize("act", ["show", "delete"])
+@pytest.mark.parametrize("kind", ["instance", "image", "flavor", "key", "project"])
+def test_an_empty_text_stands_for_nothing_even_where_there_is_one_thing_only(
+    kind: str, act: str, cloud: ServedApi
+) -> None:
+    cloud.do(cloud.api.create("web"))
+    for name in unkai("flavor", "list", "-o", "name").out.split()[1:]:
+        unkai("flavor", "delete", name)
+    before = unkai(kind, "list", "-o", "name").out
+    outcome = unkai(kind, act, "")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "EMPTY_NAME" in outcome.err
+    assert unkai(kind, "list", "-o", "name").out == before
+
+
+def test_an_empty_name_of_a_host_cordons_none(cloud: ServedApi) -> None:
+    assert unkai("host", "cordon", "").code == 2
+    assert unkai("host", "show", "h1", "-o", "value=cordoned").out == "false\n"
+
+
 def test_lists_show_the_project_in_use_and_all_with_a(cloud: ServedApi) -> None:
     unkai("project", "create", "lab")
     project_id = unkai("project", "show", "lab", "-o", "value=id").out.strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,33 @@ def test_a_reader_that_goes_away_is_no_error(cloud: ServedApi) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(timeout=60) == 0
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_trouble(closed: str, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    script = f'"$0" -m unkai_cli context list {closed}; echo $? > "$1"'
+    done = subprocess.run(
+        ["/bin/sh", "-c", script, sys.executable, str(told)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert told.read_text() == "0\n"
+    assert "Traceback" not in done.stderr
+
+
+def test_what_the_terminal_cannot_show_is_written_in_ascii() -> None:
+    assert unkai("context", "add", "雲海", "--socket", "/run/unkai.sock").code == 0
+    done = subprocess.run(
+        [sys.executable, "-m", "unkai_cli", "context", "list", "-o", "name"],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, b"\\u96f2\\u6d77\n"), done.stderr
 
 
 def test_no_colours_when_standard_error_is_no_terminal() -> None:
