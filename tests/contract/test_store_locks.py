@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -54,3 +55,30 @@ async def test_concurrent_updates_are_lost_only_without_the_lock_at_begin(
     assert row is not None
     lost = WRITERS * UPDATES - row.attempt
     assert (lost == 0) is locks_at_begin
+
+
+async def test_what_is_written_after_another_process_has_read_the_file_is_not_lost(
+    tmp_path: Path,
+) -> None:
+    """Whoever closes the file last removes its log; our lock tells others that we have it open."""
+    row = an_instance()
+    async with a_store(tmp_path) as uow:
+        assert await _rows_another_process_sees(tmp_path) == 0
+        await uow.write(lambda conn: instances.insert(conn, row))
+
+        assert await _rows_another_process_sees(tmp_path) == 1
+        assert await uow.read(lambda conn: instances.get(conn, row.id)) == row
+
+
+async def _rows_another_process_sees(folder: Path) -> int:
+    """Read the file as an operator's script or a backup does: open, look, close."""
+    script = (
+        "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); "
+        "print(*db.execute('SELECT COUNT(*) FROM instances').fetchone()); db.close()"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, str(folder / "unkai.db"), stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    return int(out)

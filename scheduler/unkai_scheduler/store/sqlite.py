@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,13 @@ def _engine(url: str | URL, *, connections: int, pragmas: tuple[str, ...]) -> En
 
 
 def _prepare_file(url: URL) -> None:
-    """Create the file readable by its owner alone: it holds users' data."""
+    """Create the file readable by its owner alone: it holds users' data.
+
+    One that is there is not opened: closing it would drop the locks that this process's connections
+    hold on it (POSIX locks belong to the process). Another program that then reads the database
+    would think itself alone and remove the log under us, and what is written later is lost.
+    Source: sqlite.org/howtocorrupt.html, section 2.2.
+    """
     if not url.database or url.database == ":memory:":
         raise InvalidArgument(
             "the database must be a file: readers and the writer share it",
@@ -122,7 +129,8 @@ def _prepare_file(url: URL) -> None:
         )
     path = Path(url.database)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _classified(context: ExceptionContext) -> BaseException | None:
