@@ -2,23 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import os
+import sys
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from obstore.store import MemoryStore
 
+from tests.support.s3 import Bucket, a_bucket
 from unkai_scheduler.images.obstore_adapter import ObstoreImages, open_image_store
-from unkai_wire.errors import FailedPrecondition, NotFound
+from unkai_wire.errors import FailedPrecondition, NotFound, Unavailable
 
 MIB = 1 << 20
 
 
-@pytest.fixture(params=["directory", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObstoreImages:
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """Serve a bucket, and say so by the environment, as an operator does."""
+    with a_bucket() as (url, bucket):
+        _point_to(monkeypatch, url)
+        yield bucket
+
+
+def _point_to(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+
+
+@pytest.fixture(params=["directory", "memory", "s3"])
+def store(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> ObstoreImages:
     if request.param == "memory":
         return ObstoreImages(MemoryStore())
-    return open_image_store(f"file://{tmp_path / 'images of ours'}")
+    if request.param == "directory":
+        return open_image_store(f"file://{tmp_path / 'images of ours'}")
+    other = os.environ.get("UNKAI_TEST_S3")
+    if other is None:
+        request.getfixturevalue("bucket")
+    else:
+        _point_to(monkeypatch, other)
+        made = urllib.request.Request(f"{other}/images", method="PUT")
+        urllib.request.urlopen(made).close()
+    return open_image_store(f"s3://images/{tmp_path.name}")
 
 
 async def pieces(*chunks: bytes, broken: bool = False) -> AsyncIterator[bytes]:
@@ -97,17 +128,70 @@ async def test_a_missing_key_is_not_found(store: ObstoreImages) -> None:
         await content(store, "img-1")
 
 
+DIES = """
+import asyncio, os, sys
+from unkai_scheduler.images.obstore_adapter import open_image_store
+
+async def chunks():
+    for _ in range(40):
+        yield bytes(1 << 20)
+    os._exit(0)
+
+asyncio.run(open_image_store(sys.argv[1]).put("img-1", chunks()))
+"""
+
+
 async def test_what_a_crash_left_half_written_is_swept(tmp_path: Path) -> None:
-    (tmp_path / "partial").mkdir()
-    (tmp_path / "partial" / "img-1.aa").write_bytes(b"half")
-    store = open_image_store(f"file://{tmp_path}")
+    url = f"file://{tmp_path}"
+    dying = await asyncio.create_subprocess_exec(sys.executable, "-c", DIES, url)
+    assert await dying.wait() == 0
+    (tmp_path / "partial" / "img-2.aa").write_bytes(b"all there, not yet moved")
+    left = files_below(tmp_path)
+    store = open_image_store(url)
 
     assert await store.list() == []
-    assert await store.sweep() == 1
-    assert list((tmp_path / "partial").iterdir()) == []
+    assert await store.sweep() == len(left) == 2
+    assert files_below(tmp_path) == []
+    assert await store.sweep() == 0
 
 
-def test_a_url_of_no_store_is_refused() -> None:
+async def test_s3_keeps_no_parts_of_a_broken_put_and_copies_nothing(bucket: Bucket) -> None:
+    store = open_image_store("s3://images/of/ours")
+    await store.put("img-1", pieces(*[b"x" * MIB] * 40))
+    with pytest.raises(ConnectionError):
+        await store.put("img-2", pieces(*[b"x" * MIB] * 40, broken=True))
+
+    assert {key: len(content) for key, content in bucket.objects.items()} == {
+        "of/ours/img-1": 40 * MIB
+    }
+    assert bucket.uploads == {}
+    assert bucket.copies == []
+
+
+async def test_s3_is_asked_for_no_more_at_once_than_a_slow_reader_takes_in_time(
+    bucket: Bucket,
+) -> None:
+    store = open_image_store("s3://images")
+    await store.put("img-1", pieces(*[bytes([n]) * MIB for n in range(40)]))
+
+    assert await content(store, "img-1", 3) == bucket.objects["img-1"][3:]
+    assert bucket.longest_answer_bytes <= 8 * MIB
+
+
+async def test_a_bucket_that_is_missing_or_refuses_is_unavailable(bucket: Bucket) -> None:
+    missing, refusing = open_image_store("s3://elsewhere"), open_image_store("s3://images")
+    with pytest.raises(Unavailable):
+        await missing.put("img-1", pieces(b"x"))
+
+    bucket.refuses = True
+    for call in (refusing.put("img-1", pieces(b"x")), refusing.size("img-1"), refusing.list()):
+        with pytest.raises(Unavailable) as caught:
+            await call
+        assert caught.value.reason == "IMAGE_STORE_UNAVAILABLE"
+
+
+@pytest.mark.parametrize("url", ["ftp://somewhere/images", "s3://", "s3://no bucket/of ours"])
+def test_a_url_of_no_store_is_refused(url: str) -> None:
     with pytest.raises(FailedPrecondition) as caught:
-        open_image_store("ftp://somewhere/images")
+        open_image_store(url)
     assert caught.value.reason == "IMAGE_STORE_URL"

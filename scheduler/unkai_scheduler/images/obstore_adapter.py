@@ -1,9 +1,11 @@
 """Image bytes in a directory or an S3 bucket, by `obstore`: the real `ImageStore`.
 
-Bytes are written under a key of their own below `partial/` and moved to their place when all of
-them are there, so that a key appears whole or not at all; what a crash leaves below `partial/` is
-swept at start. Memory is bounded by the parts under way. The trap: a local directory's engine
-does not flush to the disk by itself, so this adapter does, before the key appears.
+A key appears whole or not at all. S3 shows an object once its parts are put together, so bytes go
+straight to their key: moving them there would be a copy, and S3 copies no more than 5 GiB at once.
+A directory's engine does not flush to the disk before a file appears, so there bytes are written
+below `partial/`, flushed by us, then moved; what a crash leaves below `partial/` is swept at start.
+Memory is bounded by the parts under way. What a crash leaves of an upload to S3 is no object and
+cannot be listed here: the bucket's own rule drops it (docs/howto/install.md).
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import obstore
+import structlog
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
@@ -26,11 +29,16 @@ from unkai_wire.errors import FailedPrecondition, NotFound, Unavailable, UnkaiEr
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
+_log = structlog.get_logger()
+
 CHUNK_BYTES = 1 << 20
 """Largest piece handed out: a gRPC message of ours."""
 _PART_BYTES = 16 << 20
 """Size of a part of an upload: S3 allows 10,000 parts, so objects of up to 160 GB."""
 _PARTS_AT_ONCE = 2
+_RANGE_BYTES = 8 << 20
+"""How much is asked for at once: the engine gives up a request after 30 s, and a reader of the
+whole may be slower than that."""
 _PARTIAL = "partial"
 
 
@@ -43,60 +51,62 @@ class ObstoreImages:
 
     async def put(self, key: str, chunks: AsyncIterator[bytes]) -> int:
         """Store the bytes under the key, replacing what was there; return their number."""
+        if self._directory is None:
+            return await self._write(key, chunks)
+        return await self._put_in_directory(self._directory, key, chunks)
+
+    async def _put_in_directory(
+        self, directory: Path, key: str, chunks: AsyncIterator[bytes]
+    ) -> int:
         partial = f"{_PARTIAL}/{key}.{secrets.token_hex(8)}"
         moved = False
         try:
             size = await self._write(partial, chunks)
-            await self._flush(partial)
+            await asyncio.to_thread(_fsync, directory / partial)
             with _translated(key):
                 await obstore.rename_async(self._store, partial, key)
             moved = True
-            await self._flush_directory()
+            await asyncio.to_thread(_fsync, directory)
         finally:
             if not moved:
                 await asyncio.shield(self._discard(partial))
         return size
 
-    async def _write(self, partial: str, chunks: AsyncIterator[bytes]) -> int:
+    async def _write(self, key: str, chunks: AsyncIterator[bytes]) -> int:
+        """Write all chunks; when one fails, drop those before it."""
         size = 0
         writer = obstore.open_writer_async(
-            self._store, partial, buffer_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE
+            self._store, key, buffer_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE
         )
         try:
             async for chunk in chunks:
-                with _translated(partial):
+                with _writing():
                     await writer.write(chunk)
                 size += len(chunk)
-        finally:
-            # Closing also ends what was begun: an S3 upload left open would be charged for ever.
-            with _translated(partial):
-                await writer.close()
+        except BaseException as error:
+            # Closing it would make an object of the parts sent so far.
+            with suppress(BaseError, OSError):
+                await writer.__aexit__(type(error), error, error.__traceback__)
+            raise
+        with _writing():
+            await writer.close()
         return size
 
     async def _discard(self, partial: str) -> None:
         with suppress(UnkaiError):  # the sweep at the next start removes it
             await self.delete(partial)
 
-    async def _flush(self, key: str) -> None:
-        if self._directory is not None:
-            await asyncio.to_thread(_fsync, self._directory / key)
-
-    async def _flush_directory(self) -> None:
-        if self._directory is not None:
-            await asyncio.to_thread(_fsync, self._directory)
-
     async def get(self, key: str, offset_bytes: int = 0) -> AsyncIterator[bytes]:
         """Yield the bytes from an offset on, in pieces of at most 1 MiB."""
         size = await self.size(key)
-        if offset_bytes >= size:
-            return
-        with _translated(key):
-            options: Any = {"range": {"offset": offset_bytes}} if offset_bytes else None
-            result = await obstore.get_async(self._store, key, options=options)
-            async for piece in result.stream(min_chunk_size=CHUNK_BYTES):
-                view = memoryview(piece)
-                for start in range(0, len(view), CHUNK_BYTES):
-                    yield bytes(view[start : start + CHUNK_BYTES])
+        for start in range(offset_bytes, size, _RANGE_BYTES):
+            with _translated(key):
+                piece = await obstore.get_range_async(
+                    self._store, key, start=start, end=min(start + _RANGE_BYTES, size)
+                )
+            view = memoryview(piece)
+            for begin in range(0, len(view), CHUNK_BYTES):
+                yield bytes(view[begin : begin + CHUNK_BYTES])
 
     async def size(self, key: str) -> int:
         """Return the number of bytes under the key."""
@@ -111,21 +121,18 @@ class ObstoreImages:
         except NotFound:
             return
 
-    async def _all_keys(self) -> tuple[str, ...]:
-        with _translated(""):
-            pages = obstore.list(self._store)
-            return tuple([str(meta["path"]) async for page in pages for meta in page])
-
     async def sweep(self) -> int:
-        """Remove what broken uploads left; return how many. Call it before serving."""
-        left = [key for key in await self._all_keys() if key.startswith(f"{_PARTIAL}/")]
-        for key in left:
-            await self.delete(key)
-        return len(left)
+        """Remove what broken uploads left in a directory; return how many. Call before serving."""
+        if self._directory is None:
+            return 0
+        return await asyncio.to_thread(_empty, self._directory / _PARTIAL)
 
     async def list(self) -> list[str]:
         """Return all keys."""
-        return [key for key in await self._all_keys() if not key.startswith(f"{_PARTIAL}/")]
+        with _translated(""):
+            pages = obstore.list(self._store)
+            keys = [str(meta["path"]) async for page in pages for meta in page]
+        return [key for key in keys if not key.startswith(f"{_PARTIAL}/")]
 
 
 def open_image_store(url: str) -> ObstoreImages:
@@ -136,8 +143,15 @@ def open_image_store(url: str) -> ObstoreImages:
         directory.mkdir(parents=True, exist_ok=True, mode=0o750)
         return ObstoreImages(LocalStore(prefix=directory), directory=directory)
     if parts.scheme == "s3" and parts.netloc:
-        return ObstoreImages(S3Store.from_url(url))
-    raise FailedPrecondition(
+        try:
+            return ObstoreImages(S3Store.from_url(url))
+        except (BaseError, ValueError) as error:
+            raise _bad_url(url) from error
+    raise _bad_url(url)
+
+
+def _bad_url(url: str) -> FailedPrecondition:
+    return FailedPrecondition(
         f"images.url {url!r} is neither file:///DIRECTORY nor s3://BUCKET/PREFIX",
         reason="IMAGE_STORE_URL",
         metadata={"url": url},
@@ -159,15 +173,27 @@ def _translated(key: str) -> Iterator[None]:
             resource=key,
         ) from error
     except (BaseError, OSError) as error:
-        if "No space left" in str(error) or "StorageFull" in str(error):
-            raise FailedPrecondition(
-                "the image store is full",
-                reason="STORE_FULL",
-                fix="remove images that nobody needs, or give the store more room",
-            ) from error
-        raise Unavailable(
-            "the image store does not answer", reason="IMAGE_STORE_UNAVAILABLE"
-        ) from error
+        raise _trouble(error) from error
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Turn the engine's errors into ours where nothing can be missing but the store itself."""
+    try:
+        yield
+    except (BaseError, OSError) as error:
+        raise _trouble(error) from error
+
+
+def _trouble(error: Exception) -> UnkaiError:
+    if "No space left" in str(error) or "StorageFull" in str(error):
+        return FailedPrecondition(
+            "the image store is full",
+            reason="STORE_FULL",
+            fix="remove images that nobody needs, or give the store more room",
+        )
+    _log.warning("image_store_failing", error=str(error).partition("\n")[0])
+    return Unavailable("the image store does not answer", reason="IMAGE_STORE_UNAVAILABLE")
 
 
 def _fsync(path: Path) -> None:
@@ -176,3 +202,14 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _empty(folder: Path) -> int:
+    """Remove a folder's files, also those the engine does not list: parts under way end in `#1`."""
+    try:
+        left = [path for path in folder.iterdir() if path.is_file()]
+    except FileNotFoundError:
+        return 0
+    for path in left:
+        path.unlink(missing_ok=True)
+    return len(left)
