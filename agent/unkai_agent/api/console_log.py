@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from io import FileIO
 from pathlib import Path
 
@@ -17,8 +17,13 @@ PIECE_BYTES = 64 << 10
 _POLL_S = 0.2
 
 
-async def read_log(path: Path, *, tail_bytes: int, follow: bool) -> AsyncGenerator[bytes, None]:
-    """Yield the last `tail_bytes` kept (0: all), then, if asked to follow, what is added."""
+async def read_log(
+    path: Path, *, tail_bytes: int, follow: bool, goes_on: Callable[[], bool] = lambda: True
+) -> AsyncGenerator[bytes, None]:
+    """Yield the last `tail_bytes` kept (0: all), then, if asked to follow, what is added.
+
+    Following ends, all read, once `goes_on` says that no more can come.
+    """
     files, skip = await asyncio.to_thread(_open_all, path, tail_bytes)
     current = files[-1] if files else None
     try:
@@ -28,6 +33,7 @@ async def read_log(path: Path, *, tail_bytes: int, follow: bool) -> AsyncGenerat
             while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
                 yield piece
         while follow:
+            follow = goes_on()
             await asyncio.sleep(_POLL_S)
             if current is not None:
                 while piece := await asyncio.to_thread(current.read, PIECE_BYTES):

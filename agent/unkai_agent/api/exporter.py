@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -31,6 +31,8 @@ from unkai_wire.tls import TlsFiles
 _LOG = structlog.get_logger("unkai.agent.exporter")
 _SCRAPE_S = 8.0
 """Prometheus gives up after 10 s."""
+_ASK_S = 3.0
+"""Hypervisor and disk get so long each: one that hangs costs its own figures, not the host's."""
 
 _HOST_GAUGES: Sequence[tuple[str, str, Callable[[HostUsage], float]]] = (
     ("cpu_used_cores", "CPU in use, in cores", lambda u: u.cpu_used_cores),
@@ -53,6 +55,7 @@ _INSTANCE_COUNTERS: Sequence[tuple[str, str, Callable[[DomainUsage], float]]] = 
     ("disk_writes", "Writes to disks", lambda u: u.disk_writes),
 )
 _INSTANCE = ("host", "project_id", "instance_id")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,8 @@ class _Reading:
     usage: HostUsage | None
     machines: Sequence[Machine]
     domains: Sequence[DomainUsage]
-    images: Sequence[CachedImage]
+    images: Sequence[CachedImage] | None
+    """None: not known."""
 
 
 class HostCollector(Collector):
@@ -93,17 +97,22 @@ def serve(directory: HostDirectory, address: str, tls: TlsFiles) -> Callable[[],
 
 
 async def _read(host: Host) -> _Reading:
-    domains: Sequence[DomainUsage] = ()
-    images: Sequence[CachedImage] = ()
-    try:
-        domains = await host.compute.usage()
-        images = await host.storage.list_images()
-    except UnkaiError as error:
-        _LOG.info("scrape_incomplete", host=host.record.name, reason=error.reason)
+    domains = await _answer(host, host.compute.usage())
+    images = await _answer(host, host.storage.list_images())
     sample = host.usage.latest
-    return _Reading(
-        host, sample.host if sample else None, host.converger.machines(), domains, images
-    )
+    usage = sample.host if sample else None
+    return _Reading(host, usage, host.converger.machines(), domains or (), images)
+
+
+async def _answer(host: Host, asked: Awaitable[T]) -> T | None:
+    """Wait for an answer, but not for long; None when there is none."""
+    try:
+        async with asyncio.timeout(_ASK_S):
+            return await asked
+    except (UnkaiError, TimeoutError) as error:
+        reason = error.reason if isinstance(error, UnkaiError) else "NO_ANSWER"
+        _LOG.info("scrape_incomplete", host=host.record.name, reason=reason)
+        return None
 
 
 def _host_metrics(readings: Sequence[_Reading]) -> Iterable[Metric]:
@@ -135,7 +144,9 @@ def _host_metrics(readings: Sequence[_Reading]) -> Iterable[Metric]:
         states = Counter(machine.state for machine in reading.machines)
         for state in MachineState:
             machines.add_metric([record.host_id, state.value], states[state])
-        cache.add_metric([record.host_id], sum(image.size_bytes for image in reading.images))
+        if reading.images is not None:
+            held = sum(image.size_bytes for image in reading.images)
+            cache.add_metric([record.host_id], held)
         problems.add_metric([record.host_id], converger.ledger_problems)
         unknown.add_metric([record.host_id, "domain"], len(converger.unknown.domains))
         unknown.add_metric([record.host_id, "disk"], len(converger.unknown.disks))

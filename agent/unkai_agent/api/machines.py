@@ -84,15 +84,19 @@ class MachineServicer(machine_service_pb2_grpc.MachineServiceServicer):
     async def ReadConsoleLog(
         self, request: pb.ReadConsoleLogRequest, context: Context
     ) -> AsyncIterator[pb.ReadConsoleLogResponse]:
-        """Send what the machine wrote to its console."""
+        """Send what the machine wrote to its console; following ends when the machine is gone."""
         host = self._directory.find_for_reading(request.host_id)
         if not 0 <= request.tail_bytes <= _TAIL_MAX_BYTES:
             raise InvalidArgument.field("tail_bytes", "must be 0 to 16 MiB")
         machine = _machine(host, request.instance_id)
         path = await host.storage.console_log(machine.instance_id)
-        async with aclosing(
-            read_log(path, tail_bytes=request.tail_bytes, follow=request.follow)
-        ) as pieces:
+        log = read_log(
+            path,
+            tail_bytes=request.tail_bytes,
+            follow=request.follow,
+            goes_on=lambda: host.converger.holds(machine.instance_id),
+        )
+        async with aclosing(log) as pieces:
             async for piece in pieces:
                 yield pb.ReadConsoleLogResponse(output=piece)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from unkai_agent.compute.driver import ComputeDriver, Domain, DomainDisk, DomainSpec, DomainState
 from unkai_agent.converge.decisions import is_on
 from unkai_agent.converge.runner import Step, run_steps
-from unkai_agent.domain.machines import DiskSpec, LedgerEntry, MachineSpec
+from unkai_agent.domain.machines import DiskSpec, Fence, LedgerEntry, MachineSpec
 from unkai_agent.storage.driver import StorageDriver
 from unkai_wire.errors import FailedPrecondition, Unavailable
 
@@ -56,6 +56,28 @@ async def make(
     if start:
         wanted.append(steps.start())
     await run_steps(wanted, slots=machinery.slots, on_step=on_step, undo_all=entry.is_new)
+
+
+async def check_not_newer(machinery: Machinery, fence: Fence, instance_id: str) -> None:
+    """Refuse an order that is older than the domain it would remove, by what the domain says.
+
+    Where the ledger has lost a machine, that is all that is left of its fence.
+    """
+    domain = await machinery.compute.get_domain(instance_id)
+    if domain is None:
+        return
+    if domain.generation > fence.generation or domain.run_epoch > fence.run_epoch:
+        raise FailedPrecondition(
+            f"instance {instance_id} runs here at generation {domain.generation} and run epoch "
+            f"{domain.run_epoch}: the removal is older",
+            reason="STALE_GENERATION",
+            fix="read the instance again: it has changed meanwhile",
+            metadata={
+                "instance_id": instance_id,
+                "generation": str(domain.generation),
+                "run_epoch": str(domain.run_epoch),
+            },
+        )
 
 
 async def remove(machinery: Machinery, instance_id: str, on_step: Callable[[str], None]) -> None:

@@ -113,7 +113,8 @@ class Converger:
     async def remove(self, fence: Fence, instance_id: str) -> Machine | Tombstone:
         """Accept a removal: the machine while it goes, its tombstone once nothing is left.
 
-        What the ledger does not know, such as what a lost ledger file left, is removed at once.
+        What the ledger does not know, such as what a lost ledger file left, is removed at once,
+        unless its domain says that it is newer than the order.
         """
         async with self._order(instance_id):
             entry = await self._in_thread(self._ledger.begin_removal, fence, instance_id)
@@ -121,6 +122,7 @@ class Converger:
             worker = self._workers.get(instance_id)
             if entry is not None and worker is not None:
                 return worker.removing(entry)
+            await machines.check_not_newer(self._context.machinery, fence, instance_id)
             await machines.remove(self._context.machinery, instance_id, lambda _: None)
             known = self._ledger.tombstone(instance_id)
             stone: Tombstone = await self._in_thread(
@@ -161,6 +163,10 @@ class Converger:
         if worker is None:
             raise NotFound.of("machine", instance_id)
         return worker.machine
+
+    def holds(self, instance_id: str) -> bool:
+        """Tell whether this host holds the machine."""
+        return instance_id in self._workers
 
     def watch(self) -> AsyncIterator[Change]:
         """Yield all machines and tombstones, a mark, then each change."""

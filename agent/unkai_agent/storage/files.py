@@ -192,10 +192,19 @@ def remove_file(path: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder that may be there, with all it holds; links are removed, not followed."""
-    with suppress(FileNotFoundError):
-        shutil.rmtree(path)
+    """Remove a folder that may be there, with all it holds; links are removed, not followed.
+
+    What another removes or renames meanwhile, as virtlogd does with logs, ends nothing half-way.
+    """
+    if path.exists():
+        shutil.rmtree(path, onerror=_unless_gone)
         sync(path.parent)
+
+
+def _unless_gone(_act: object, _path: str, caught: tuple[object, BaseException, object]) -> None:
+    """Go on when what was to be removed is gone; raise again what else went wrong."""
+    if not isinstance(caught[1], FileNotFoundError):
+        raise caught[1]
 
 
 def sweep_parts(folder: Path) -> None:

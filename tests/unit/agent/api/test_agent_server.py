@@ -371,6 +371,24 @@ async def test_the_console_log_has_its_tail_and_is_followed_through_a_rotation(s
         assert b"".join([piece.output async for piece in whole]) == text
 
 
+async def test_following_a_console_log_ends_with_the_machine(site: Site) -> None:
+    await _launch(site)
+    async with site.machines("scheduler") as stub:
+        follow = stub.ReadConsoleLog(
+            M.ReadConsoleLogRequest(host_id=HOST_ID, instance_id=ID, follow=True)
+        )
+        pieces = aiter(follow)
+        text = (await anext(pieces)).output
+        site.computes[HOST_ID].print_on_console(ID, b"last words")
+        removal = M.RemoveMachineRequest(
+            host_id=HOST_ID, fence=Fence(term=1, generation=2, run_epoch=1), instance_id=ID
+        )
+        await stub.RemoveMachine(removal)
+        async with asyncio.timeout(10):
+            text += b"".join([piece.output async for piece in pieces])
+        assert text.endswith(b"last words")
+
+
 async def test_a_console_is_attached_typed_into_and_taken_over_by_force_only(site: Site) -> None:
     await _launch(site)
     attach = M.AttachConsoleRequest

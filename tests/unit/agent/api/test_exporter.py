@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.agent import a_spec, an_instance_id
+from tests.support.agent import IMAGE, a_spec, an_instance_id
 from tests.support.etcd import free_port
-from tests.unit.agent.api.test_agent_server import ID, Site, _launch, site  # noqa: F401
+from tests.unit.agent.api.test_agent_server import HOST_ID, ID, Site, _launch, site  # noqa: F401
 from unkai_agent.api import exporter
 from unkai_agent.api.directory import HostDirectory
 from unkai_wire.tls import TlsFiles
@@ -63,6 +63,23 @@ async def test_metrics_are_for_certificates_of_our_ca_alone_and_name_the_instanc
     ]
     assert running
     assert "unkai_host_ledger_problems" in text
+
+
+async def test_a_hung_hypervisor_costs_its_own_figures_alone(
+    site: Site,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await _launch(site)
+    monkeypatch.setattr(exporter, "_ASK_S", 0.1)
+    site.computes[HOST_ID].faults.hang = True
+    hosts = HostDirectory({HOST_ID: site.hosts[HOST_ID].host})
+    collector = exporter.HostCollector(hosts, asyncio.get_running_loop())
+    families = await asyncio.to_thread(lambda: list(collector.collect()))
+    samples = {s.name: s.value for family in families for s in family.samples}
+    assert samples["unkai_host_image_cache_bytes"] == IMAGE.size_bytes
+    assert "unkai_host_ledger_problems" in samples
+    assert "unkai_instance_info" in samples
+    assert "unkai_instance_cpu_seconds_total" not in samples
 
 
 def _speak_plainly(port: int) -> bytes:

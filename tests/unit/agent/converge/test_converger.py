@@ -17,6 +17,7 @@ from tests.support.agent import (
     run,
 )
 from unkai_agent.domain.machines import Fence, Machine, MachineState, Power, Tombstone
+from unkai_agent.ledger_files import LedgerFiles
 from unkai_wire.errors import (
     Conflict,
     FailedPrecondition,
@@ -219,6 +220,27 @@ def test_a_machine_with_a_damaged_disk_can_be_stopped_and_removed(tmp_path: Path
             await agent.converger.remove(Fence(1, 3, 1), an_instance_id())
             await agent.until(lambda: agent.machine() is None, within_s=60)
             assert await agent.storage.list_machines() == []
+
+    run(story())
+
+
+def test_what_the_ledger_has_lost_is_not_removed_by_an_older_order(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            newer = a_spec(generation=7, run_epoch=2)
+            await agent.ensure(newer)
+            await agent.until_state(MachineState.RUNNING, generation=7)
+            await agent.kill()
+            (tmp_path / "ledger" / "machines" / f"{an_instance_id()}.json").write_text("torn")
+            agent.start()
+            for late in (Fence(1, 6, 2), Fence(1, 8, 1)):
+                with pytest.raises(FailedPrecondition) as caught:
+                    await agent.converger.remove(late, an_instance_id())
+                assert caught.value.reason == "STALE_GENERATION"
+            assert await agent.is_on()
+            stone = await agent.converger.remove(Fence(1, 8, 2), an_instance_id())
+            assert isinstance(stone, Tombstone)
+            assert await agent.domain() is None
 
     run(story())
 
@@ -546,10 +568,10 @@ def test_a_full_ledger_refuses_the_order_and_changes_nothing(
         async with a_running_agent(tmp_path) as agent:
             full = FailedPrecondition("full", reason="LEDGER_FULL")
 
-            def refuse(*_: object) -> None:
+            def refuse(*_: object, **__: object) -> None:
                 raise full
 
-            monkeypatch.setattr(agent.ledger, "_write", refuse)
+            monkeypatch.setattr(LedgerFiles, "write", refuse)
             with pytest.raises(FailedPrecondition, match="full"):
                 await agent.ensure(a_spec())
             assert agent.machine() is None

@@ -86,6 +86,38 @@ def test_a_link_is_neither_read_nor_lent(tmp_path: Path) -> None:
     assert target.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_file_that_vanishes_meanwhile_does_not_end_a_removal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "ins"
+    folder.mkdir()
+    for name in ("console.log", "root.qcow2", "seed.iso"):
+        (folder / name).touch()
+    unlink = os.unlink
+
+    def rotated(path: str, **at: int) -> None:
+        unlink(path, **at)
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(os, "unlink", rotated)
+    files.remove_folder(folder)
+    assert not folder.exists()
+
+
+def test_what_cannot_be_removed_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ins").mkdir()
+    (tmp_path / "ins" / "root.qcow2").touch()
+
+    def refused(path: str, **_: int) -> None:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(os, "unlink", refused)
+    with pytest.raises(PermissionError):
+        files.remove_folder(tmp_path / "ins")
+
+
 def test_only_parts_are_swept(tmp_path: Path) -> None:
     kept = [tmp_path / name for name in ("a.part", ".hidden", "disk.qcow2")]
     for path in [*kept, tmp_path / ".disk.qcow2.part"]:
