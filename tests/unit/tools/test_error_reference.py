@@ -27,3 +27,37 @@ log.info("x", reason="NOT_AN_ERROR")
         ("GONE", "ABORTED", "moved"),
         ("BAD_NAME", "INVALID_ARGUMENT", "name is bad"),
     }
+
+
+def test_reasons_handed_to_a_function_or_kept_in_a_table_are_found() -> None:
+    code = """
+def _refused(reason, problem, fix):
+    return InvalidArgument.field("chunk", problem, reason=reason, fix=fix)
+
+class Violations:
+    def require(self, ok, field, problem, reason):
+        self.errors.append(InvalidArgument.field(field, problem, reason=reason))
+
+_CAUSES = (Cause("no room", "DISK_FULL", "is full"), Cause("kvm", "NO_KVM", "has no KVM"))
+
+def translate(text):
+    for cause in _CAUSES:
+        if cause.text in text:
+            return FailedPrecondition(f"cannot start: {cause.message}", reason=cause.reason)
+
+def check(held):
+    raise _refused("IMAGE_EMPTY", "has no bytes", "upload them")
+    wrong.require(1 <= count <= 2, "count", f"is {count}", "INVALID_COUNT")
+    for reason, number in (("STALE_TERM", 1), ("STALE_EPOCH", 2)):
+        raise Conflict("it is over", reason=reason)
+"""
+    tree = ast.parse(code)
+    found = error_reference.raised(tree, list(error_reference.senders(tree)))
+    assert {(r.reason, r.code, r.text) for r in found} == {
+        ("IMAGE_EMPTY", "INVALID_ARGUMENT", "has no bytes"),
+        ("INVALID_COUNT", "INVALID_ARGUMENT", "count is …"),
+        ("DISK_FULL", "FAILED_PRECONDITION", "cannot start: …"),
+        ("NO_KVM", "FAILED_PRECONDITION", "cannot start: …"),
+        ("STALE_TERM", "ABORTED", "it is over"),
+        ("STALE_EPOCH", "ABORTED", "it is over"),
+    }
