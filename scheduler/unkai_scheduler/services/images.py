@@ -135,29 +135,41 @@ class ImagesService:
     ) -> Image:
         """Take an image's bytes; raise `InvalidArgument` and mark it FAILED when refused.
 
-        When the upload breaks off, the image stays UPLOADING and no bytes are kept.
+        When the upload breaks off, the image stays UPLOADING and no bytes are kept. The same bytes
+        sent again, said to be so by their SHA-256, are dropped: the READY image is the answer.
         """
         self._check_open(image_id, sha256, size_bytes)
-        image = await self.get(image_id)
-        if image.state is not ImageState.UPLOADING:
-            raise _not_uploading(image)
         if image_id in self._uploading:
             raise Conflict(
-                f"image {image.name} is being uploaded by another call",
+                f"image {image_id} is being uploaded by another call",
                 reason="UPLOAD_IN_PROGRESS",
                 fix="wait for that call to end",
                 metadata={"image_id": image_id},
             )
+        # Before the row is read: another upload may end between the look at it and the first byte,
+        # and this one would then replace, or remove, the bytes of a READY image.
         self._uploading.add(image_id)
         try:
+            image = await self.get(image_id)
+            if image.state is ImageState.READY and sha256 == image.sha256:
+                # Asked again by somebody who never saw the answer. A client that is answered before
+                # it has sent all may take that for a failure.
+                async for _ in _with_patience(chunks, image, self._settings.upload_idle_s):
+                    pass
+                return image
+            if image.state is not ImageState.UPLOADING:
+                raise _not_uploading(image)
             return await self._take(call, image, chunks, sha256, size_bytes)
         finally:
             self._uploading.discard(image_id)
 
     async def download(self, image_id: str, offset_bytes: int = 0) -> AsyncIterator[bytes]:
-        """Yield a READY image's bytes from an offset on, in pieces of at most 1 MiB."""
+        """Yield an image's bytes from an offset on, in pieces of at most 1 MiB.
+
+        One that is being removed has its bytes as long as an instance may need them.
+        """
         image = await self.get(image_id)
-        if image.state is not ImageState.READY:
+        if image.state not in {ImageState.READY, ImageState.DELETING} or not image.sha256:
             raise not_ready(image)
         with Violations() as wrong:
             wrong.require(

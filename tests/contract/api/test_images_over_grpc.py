@@ -122,6 +122,18 @@ async def test_a_broken_upload_leaves_the_image_uploading_and_no_bytes(api: Api)
     assert await stored(api) == [ident]
 
 
+async def test_an_upload_asked_again_because_its_answer_was_lost_gives_the_image(api: Api) -> None:
+    content = b"\1" * (2 * MIB)
+    digest = hashlib.sha256(content).hexdigest()
+    ident = await an_image(api)
+    image = await api.upload(ident, content, sha256=digest)
+
+    assert await api.upload(ident, content, sha256=digest) == image
+    other = await refused(api.upload(ident, content, sha256="0" * 64))
+    unstated = await refused(api.upload(ident, content))
+    assert other.reason == unstated.reason == "IMAGE_NOT_UPLOADING"
+
+
 async def test_two_uploads_of_one_image_do_not_mix(api: Api) -> None:
     ident = await an_image(api)
     began, go = asyncio.Event(), asyncio.Event()
@@ -195,6 +207,16 @@ async def test_bytes_are_given_out_only_when_they_are_all_there(api: Api) -> Non
     beyond = pb.DownloadImageRequest(image_id=ident, offset_bytes=513)
     assert (await refused(api.images.DownloadImage(beyond).read())).reason == "INVALID_OFFSET"
     assert await download(api, ident, 512) == b""
+
+
+async def test_a_host_gets_the_bytes_of_an_image_that_is_being_removed(api: Api) -> None:
+    image = await api.a_ready_image()
+    await api.create("web", image_id=image.id)  # accepted, and on no host yet
+    await api.images.DeleteImage(pb.DeleteImageRequest(image_id=image.id))
+
+    content = await download(api, image.id)
+
+    assert hashlib.sha256(content).hexdigest() == image.sha256
 
 
 async def test_a_deleted_image_is_deleting_until_the_leader_has_removed_its_bytes(

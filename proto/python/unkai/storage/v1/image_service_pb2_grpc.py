@@ -81,14 +81,15 @@ class ImageServiceServicer:
     def UploadImage(self, request_iterator, context):
         """UploadImage sends an image's bytes. They are checked as they arrive; the image is
         READY when the call succeeds and FAILED when the bytes are refused. A broken
-        call leaves it UPLOADING: upload again from the start.
+        call leaves it UPLOADING: upload again from the start. One whose answer was lost may
+        be asked again too: an image that is READY with the SHA-256 stated is the answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DownloadImage(self, request, context):
-        """DownloadImage sends an image's bytes.
+        """DownloadImage sends the bytes of an image that is READY, or DELETING and not yet gone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,8 +110,9 @@ class ImageServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteImage(self, request, context):
-        """DeleteImage removes an image. Instances made from it go on; hosts drop it from
-        their caches once no disk of theirs needs it.
+        """DeleteImage removes an image: no instance is made from it any more. Those that were go
+        on, and its bytes are kept for their hosts until the last of them is gone; hosts drop
+        it from their caches once no disk of theirs needs it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

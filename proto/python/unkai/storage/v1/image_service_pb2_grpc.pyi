@@ -38,17 +38,19 @@ class ImageServiceStub:
     UploadImage: _grpc.StreamUnaryMultiCallable[_image_service_pb2.UploadImageRequest, _image_service_pb2.UploadImageResponse]
     """UploadImage sends an image's bytes. They are checked as they arrive; the image is
     READY when the call succeeds and FAILED when the bytes are refused. A broken
-    call leaves it UPLOADING: upload again from the start.
+    call leaves it UPLOADING: upload again from the start. One whose answer was lost may
+    be asked again too: an image that is READY with the SHA-256 stated is the answer.
     """
     DownloadImage: _grpc.UnaryStreamMultiCallable[_image_service_pb2.DownloadImageRequest, _image_service_pb2.DownloadImageResponse]
-    """DownloadImage sends an image's bytes."""
+    """DownloadImage sends the bytes of an image that is READY, or DELETING and not yet gone."""
     GetImage: _grpc.UnaryUnaryMultiCallable[_image_service_pb2.GetImageRequest, _image_service_pb2.GetImageResponse]
     """GetImage returns one image."""
     ListImages: _grpc.UnaryUnaryMultiCallable[_image_service_pb2.ListImagesRequest, _image_service_pb2.ListImagesResponse]
     """ListImages returns images by name."""
     DeleteImage: _grpc.UnaryUnaryMultiCallable[_image_service_pb2.DeleteImageRequest, _image_service_pb2.DeleteImageResponse]
-    """DeleteImage removes an image. Instances made from it go on; hosts drop it from
-    their caches once no disk of theirs needs it.
+    """DeleteImage removes an image: no instance is made from it any more. Those that were go
+    on, and its bytes are kept for their hosts until the last of them is gone; hosts drop
+    it from their caches once no disk of theirs needs it.
     """
 
 @_typing.type_check_only
@@ -61,17 +63,19 @@ class ImageServiceAsyncStub(ImageServiceStub):
     UploadImage: _aio.StreamUnaryMultiCallable[_image_service_pb2.UploadImageRequest, _image_service_pb2.UploadImageResponse]  # type: ignore[assignment]
     """UploadImage sends an image's bytes. They are checked as they arrive; the image is
     READY when the call succeeds and FAILED when the bytes are refused. A broken
-    call leaves it UPLOADING: upload again from the start.
+    call leaves it UPLOADING: upload again from the start. One whose answer was lost may
+    be asked again too: an image that is READY with the SHA-256 stated is the answer.
     """
     DownloadImage: _aio.UnaryStreamMultiCallable[_image_service_pb2.DownloadImageRequest, _image_service_pb2.DownloadImageResponse]  # type: ignore[assignment]
-    """DownloadImage sends an image's bytes."""
+    """DownloadImage sends the bytes of an image that is READY, or DELETING and not yet gone."""
     GetImage: _aio.UnaryUnaryMultiCallable[_image_service_pb2.GetImageRequest, _image_service_pb2.GetImageResponse]  # type: ignore[assignment]
     """GetImage returns one image."""
     ListImages: _aio.UnaryUnaryMultiCallable[_image_service_pb2.ListImagesRequest, _image_service_pb2.ListImagesResponse]  # type: ignore[assignment]
     """ListImages returns images by name."""
     DeleteImage: _aio.UnaryUnaryMultiCallable[_image_service_pb2.DeleteImageRequest, _image_service_pb2.DeleteImageResponse]  # type: ignore[assignment]
-    """DeleteImage removes an image. Instances made from it go on; hosts drop it from
-    their caches once no disk of theirs needs it.
+    """DeleteImage removes an image: no instance is made from it any more. Those that were go
+    on, and its bytes are kept for their hosts until the last of them is gone; hosts drop
+    it from their caches once no disk of theirs needs it.
     """
 
 class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -93,7 +97,8 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_image_service_pb2.UploadImageResponse, _abc.Awaitable[_image_service_pb2.UploadImageResponse]]:
         """UploadImage sends an image's bytes. They are checked as they arrive; the image is
         READY when the call succeeds and FAILED when the bytes are refused. A broken
-        call leaves it UPLOADING: upload again from the start.
+        call leaves it UPLOADING: upload again from the start. One whose answer was lost may
+        be asked again too: an image that is READY with the SHA-256 stated is the answer.
         """
 
     @_abc_1.abstractmethod
@@ -102,7 +107,7 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _image_service_pb2.DownloadImageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_image_service_pb2.DownloadImageResponse], _abc.AsyncIterator[_image_service_pb2.DownloadImageResponse]]:
-        """DownloadImage sends an image's bytes."""
+        """DownloadImage sends the bytes of an image that is READY, or DELETING and not yet gone."""
 
     @_abc_1.abstractmethod
     def GetImage(
@@ -126,8 +131,9 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _image_service_pb2.DeleteImageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_image_service_pb2.DeleteImageResponse, _abc.Awaitable[_image_service_pb2.DeleteImageResponse]]:
-        """DeleteImage removes an image. Instances made from it go on; hosts drop it from
-        their caches once no disk of theirs needs it.
+        """DeleteImage removes an image: no instance is made from it any more. Those that were go
+        on, and its bytes are kept for their hosts until the last of them is gone; hosts drop
+        it from their caches once no disk of theirs needs it.
         """
 
 def add_ImageServiceServicer_to_server(servicer: ImageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

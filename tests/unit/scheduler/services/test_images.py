@@ -1,0 +1,94 @@
+"""Images under their use cases: what uploads at the same moment may do to each other."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from tests.support.builders import an_id
+from tests.support.store import FaultyStore, a_store, noon
+from unkai_scheduler.domain.images import Image, ImageState
+from unkai_scheduler.images.obstore_adapter import open_image_store
+from unkai_scheduler.services.context import Call, ServiceContext
+from unkai_scheduler.services.images import ImageDraft, ImagesService
+from unkai_scheduler.settings import ImageSettings
+from unkai_scheduler.store.unit_of_work import Connection, UnitOfWork
+from unkai_wire.errors import UnkaiError
+from unkai_wire.tls import Principal, Role
+
+T = TypeVar("T")
+CALL = Call(Principal(Role.LOCAL, "root"), "UploadImage")
+FIRST, SECOND = b"\1" * 4096, b"\2" * 4096
+
+
+class LateAnswers(FaultyStore):
+    """A store whose reads are answered late, while it is told to."""
+
+    def __init__(self, uow: UnitOfWork) -> None:
+        super().__init__(uow)
+        self.prompt = asyncio.Event()
+        self.prompt.set()
+        self.late = asyncio.Event()
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        result = await super().read(work)
+        if not self.prompt.is_set():
+            self.late.set()
+            await self.prompt.wait()
+        return result
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[LateAnswers]:
+    async with a_store(tmp_path) as uow:
+        yield LateAnswers(uow)
+
+
+@pytest.fixture
+def images(store: LateAnswers, tmp_path: Path) -> ImagesService:
+    context = ServiceContext(store, noon, an_id, lambda _ids: None)
+    settings = ImageSettings(url=f"file://{tmp_path / 'images'}")
+    return ImagesService(context, open_image_store(settings.url), settings)
+
+
+async def bytes_of(images: ImagesService, image: Image) -> bytes:
+    return b"".join([chunk async for chunk in images.download(image.id)])
+
+
+async def test_an_upload_that_saw_the_row_before_another_ended_leaves_that_ones_bytes(
+    images: ImagesService, store: LateAnswers
+) -> None:
+    image = await images.create(CALL, "", ImageDraft(name="tiny"))
+    began, go = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        began.set()
+        await go.wait()
+        yield FIRST
+
+    async def quick() -> AsyncIterator[bytes]:
+        yield SECOND
+
+    first = asyncio.ensure_future(images.upload(CALL, image.id, slow()))
+    async with asyncio.timeout(10):
+        await began.wait()
+        store.prompt.clear()
+        second = asyncio.ensure_future(images.upload(CALL, image.id, quick()))
+        late = asyncio.ensure_future(store.late.wait())
+        await asyncio.wait({second, late}, return_when=asyncio.FIRST_COMPLETED)
+        late.cancel()
+        go.set()
+        ready = await first
+        store.prompt.set()
+        with pytest.raises(UnkaiError) as caught:
+            await second
+
+    assert ready.state is ImageState.READY
+    assert await bytes_of(images, ready) == FIRST
+    assert (await images.get(image.id)).sha256 == hashlib.sha256(FIRST).hexdigest()
+    assert caught.value.reason == "UPLOAD_IN_PROGRESS"
