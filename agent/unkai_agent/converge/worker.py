@@ -25,6 +25,7 @@ from unkai_agent.converge import machines
 from unkai_agent.converge.contact import LeaderContact
 from unkai_agent.converge.decisions import Act, is_on, next_act
 from unkai_agent.converge.machines import FETCH, Machinery
+from unkai_agent.converge.retries import Retries
 from unkai_agent.domain.clock import Clock
 from unkai_agent.domain.machines import (
     DiskSpec,
@@ -89,9 +90,10 @@ class Worker:
         self._waits_since_s: float | None = None
         self._stop_deadline_s: float | None = None
         self._button_s = float("-inf")
-        self._tries = 0
-        self._tried_generation = 0
-        self._not_before_s = float("-inf")
+        self._retries = Retries(
+            context.settings, context.rng, lambda: asyncio.get_running_loop().time()
+        )
+        self._resumes = False
         self._logged: dict[str, Any] = {}
         self._scope: asyncio.Timeout | None = None
         self.buried: Tombstone | None = None
@@ -115,9 +117,9 @@ class Worker:
         """Take note of an order that the ledger accepted: it is a leave to run, too."""
         self._permitted = True
         given_up = self.machine.state is MachineState.FAILED and self.machine.retry_time is None
-        if entry.spec.generation != self._tried_generation or given_up:
-            self._tries = 0
-            self._not_before_s = float("-inf")
+        self._retries.ordered(entry.spec.generation)
+        if given_up:
+            self._retries.forget()
         changes: dict[str, Any] = {}
         if given_up:
             changes = {"state": MachineState.CONVERGING, "error": None}
@@ -129,7 +131,7 @@ class Worker:
         """Take note of a removal. A fetch under way is cut short; drivers' calls are bounded
         and are let end, since one that is left alone might act after the removal."""
         if self.machine.state is not MachineState.REMOVING:
-            self._tries = 0
+            self._retries.forget()
             fetching = self.machine.step == FETCH
             self._show(entry, state=MachineState.REMOVING, step="", error=None, retry_time=None)
             if self._scope is not None and fetching:
@@ -174,6 +176,7 @@ class Worker:
     async def _look_and_act(self) -> float | None:
         context, entry = self._context, self._entry()
         domain = await context.machinery.compute.get_domain(self._ident)
+        self._retries.answered()
         missing = await self._missing_disks(entry, domain)
         act = next_act(
             entry,
@@ -188,7 +191,7 @@ class Worker:
             self._waits_since_s = None
         if act in _RETRIED:
             # Our own undoing and the timer wake us, too: neither may shorten the backoff.
-            wait_s = self._not_before_s - asyncio.get_running_loop().time()
+            wait_s = self._retries.left_s()
             if wait_s > 0:
                 return None if wait_s == float("inf") else wait_s
         if act is Act.LOSE:
@@ -301,13 +304,13 @@ class Worker:
     async def _resume(self, domain: Domain) -> float | None:
         """Resume a guest that was paused; where an I/O error paused it, only on a retry."""
         compute = self._context.machinery.compute
-        if domain.paused_by_error and self._tries == 0:
-            return self._failed(_paused_by_error(self._ident))
+        if domain.paused_by_error:
+            self._retries.trouble()
+            self._resumes = not self._resumes
+            if self._resumes:
+                return self._failed(_paused_by_error(self._ident))
         self._on_step("resume")
         await compute.start(self._ident)
-        again = await compute.get_domain(self._ident)
-        if again is not None and again.paused_by_error:
-            return self._failed(_paused_by_error(self._ident))
         return 0.0
 
     async def _stop(self, entry: LedgerEntry) -> float | None:
@@ -381,9 +384,7 @@ class Worker:
         return entry
 
     def _begin(self, entry: LedgerEntry) -> None:
-        if entry.spec.generation != self._tried_generation:
-            self._tries = 0
-        self._tried_generation = entry.spec.generation
+        self._retries.begin(entry.spec.generation)
         self._show(entry, state=MachineState.CONVERGING, error=None, retry_time=None)
 
     def _on_step(self, name: str) -> None:
@@ -410,8 +411,8 @@ class Worker:
         **changes: Any,
     ) -> float | None:
         """Note and show the result of a turn over the entry that it looked at."""
-        self._tries = 0
-        self._not_before_s = float("-inf")
+        if self._retries.went_well():
+            self._logged = {}
         if not running:
             changes["stop_asked"] = False
         observed = {"observed_generation": entry.spec.generation, "running": running}
@@ -428,19 +429,14 @@ class Worker:
 
     def _failed(self, error: UnkaiError) -> float | None:
         """Show a failure and say when to try again: never, for a create that failed often."""
-        entry, settings = self._entry(), self._context.settings
+        entry = self._entry()
         if self._is_only_silence(entry, error):
-            return self._backoff_s(max(1, self._tries))
-        self._tries += 1
+            return self._retries.silence()
         hopeless = isinstance(error, InvalidArgument | Unsupported)
-        final = (
-            entry.is_new
-            and entry.removal is None
-            and (hopeless or self._tries >= settings.create_tries)
+        may_be_given_up = entry.is_new and entry.removal is None
+        wait_s = self._retries.failed(
+            for_good=may_be_given_up and (hopeless or self._retries.is_last())
         )
-        wait_s = None if final else self._backoff_s(self._tries)
-        now_s = asyncio.get_running_loop().time()
-        self._not_before_s = float("inf") if wait_s is None else now_s + wait_s
         record = error.to_record()
         if self._logged != record:
             self._logged = record
@@ -465,11 +461,6 @@ class Worker:
             and self.machine.observed_generation == entry.spec.generation
             and not (self._permitted and self.machine.state is MachineState.AWAITING_PERMIT)
         )
-
-    def _backoff_s(self, tries: int) -> float:
-        settings = self._context.settings
-        longest = min(settings.backoff_cap_s, settings.backoff_base_s * 2.0 ** min(tries - 1, 30))
-        return longest * self._context.rng.uniform(0.5, 1.0)
 
     def _in(self, seconds: float) -> datetime:
         return self._context.clock() + timedelta(seconds=seconds)

@@ -404,6 +404,61 @@ def test_a_guest_paused_by_an_io_error_is_shown_and_resumed(tmp_path: Path) -> N
     run(story())
 
 
+def test_a_guest_that_a_full_disk_pauses_again_and_again_is_resumed_ever_more_seldom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            await _running(agent)
+            start, resumed = agent.compute.start, 0
+
+            async def start_and_fail_soon(instance_id: str) -> None:
+                nonlocal resumed
+                resumed += 1
+                await start(instance_id)
+                later = asyncio.get_running_loop().call_later
+                later(0.1, agent.compute.pause_by_error, instance_id)
+
+            monkeypatch.setattr(agent.compute, "start", start_and_fail_soon)
+            agent.compute.pause_by_error(an_instance_id())
+            await asyncio.sleep(300)
+            assert 10 <= resumed <= 30
+            monkeypatch.undo()
+            await agent.until(agent.is_on, within_s=60)
+            await asyncio.sleep(120)
+            agent.compute.pause_by_error(an_instance_id())
+            await agent.until_state(MachineState.FAILED)
+            await agent.until_state(MachineState.RUNNING, within_s=1)
+
+    run(story())
+
+
+def test_a_hypervisor_that_is_gone_is_not_asked_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            await _running(agent)
+            asked = 0
+
+            async def refuse(_: str) -> None:
+                nonlocal asked
+                asked += 1
+                raise Unavailable("gone", reason="HYPERVISOR_UNAVAILABLE")
+
+            monkeypatch.setattr(agent.compute, "get_domain", refuse)
+            await asyncio.sleep(300)
+            assert 20 <= asked <= 60
+            machine = agent.machine()
+            assert machine is not None
+            assert machine.state is MachineState.RUNNING
+            monkeypatch.undo()
+            agent.compute.crash(an_instance_id())
+            await agent.until_state(MachineState.AWAITING_PERMIT, within_s=1)
+
+    run(story())
+
+
 def test_a_removal_leaves_nothing_but_its_tombstone_and_is_answered_twice(tmp_path: Path) -> None:
     async def story() -> None:
         async with a_running_agent(tmp_path) as agent:
