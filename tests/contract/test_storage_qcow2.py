@@ -14,6 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -217,6 +218,79 @@ async def test_a_shortened_image_is_fetched_anew(
     await storage.ensure_image(image)
     assert len(source.fetches) == 2
     assert cached.read_bytes() == raw_bytes()
+
+
+def _flip_a_byte(path: Path) -> None:
+    """Damage a file where no header is, as root or a failing disk would: its size stays."""
+    with path.open("r+b") as file:
+        file.seek(1_000_000)
+        byte = file.read(1)[0]
+        file.seek(1_000_000)
+        file.write(bytes([byte ^ 0x10]))
+
+
+async def test_a_cached_image_whose_bytes_changed_is_fetched_anew(
+    storage: Qcow2Storage, image: ImageRef, source: ImageSource, tmp_path: Path
+) -> None:
+    cached = tmp_path / "state/images" / f"{image.sha256}.raw"
+    disk = await storage.create_disk(INSTANCE, a_disk(image))
+    with cached.open("rb") as held:  # as the QEMU of a running guest holds it
+        _flip_a_byte(cached)
+        await storage.ensure_image(image)
+        assert held.read() != raw_bytes()
+    assert len(source.fetches) == 2
+    assert cached.read_bytes() == raw_bytes()
+    assert await storage.get_disk(INSTANCE, "root") == disk
+
+
+async def test_damage_that_left_no_trace_is_found_at_the_first_use_after_a_restart(
+    open_store: Callable[[], Qcow2Storage],
+    storage: Qcow2Storage,
+    image: ImageRef,
+    source: ImageSource,
+    tmp_path: Path,
+) -> None:
+    cached = tmp_path / "state/images" / f"{image.sha256}.raw"
+    _flip_a_byte(cached)
+    restarted = open_store()
+    for _ in range(2):
+        source.fail_after_bytes = 100
+        with pytest.raises(Unavailable):
+            await restarted.ensure_image(image)
+    await restarted.ensure_image(image)
+    assert cached.read_bytes() == raw_bytes()
+
+
+async def test_a_sound_image_is_read_through_once_a_start_and_when_it_was_touched(
+    open_store: Callable[[], Qcow2Storage],
+    storage: Qcow2Storage,
+    image: ImageRef,
+    source: ImageSource,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cached = tmp_path / "state/images" / f"{image.sha256}.raw"
+    read: list[Path] = []
+    open_to_read = files.open_to_read
+
+    def noted(path: Path) -> BinaryIO:
+        if path == cached:
+            read.append(path)
+        return open_to_read(path)
+
+    monkeypatch.setattr(files, "open_to_read", noted)
+    heads = 0
+    for store in (storage, open_store()):
+        for number in range(3):
+            await store.ensure_image(image)
+            await store.create_disk(f"{INSTANCE[:-1]}{number}", a_disk(image))
+            heads += 1 if store is storage else 0
+    # Each new disk looks at the image's head; the restarted store found its disks there.
+    assert len(read) == heads + 1
+    os.utime(cached)
+    await storage.ensure_image(image)
+    assert len(read) == heads + 2
+    assert len(source.fetches) == 1
 
 
 async def test_a_fetch_that_stalls_is_given_up(

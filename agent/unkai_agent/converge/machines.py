@@ -159,11 +159,16 @@ class _Steps:
         return Step("start", self._is_running, start, power_off, slot=True)
 
     async def _has_images(self) -> bool:
-        return self._fetched or await self._has_disks()
+        return self._fetched
 
     async def _fetch_images(self) -> None:
+        """Have the image of each disk, also of one that is there and stands on it.
+
+        Where it is in the cache and sound, that costs a look at it.
+        """
         for disk in self._spec.disks:
-            if await self._storage.get_disk(self._ident, disk.name) is None:
+            there = await self._storage.get_disk(self._ident, disk.name)
+            if there is None or there.backing_path is not None:
                 await self._storage.ensure_image(disk.image)
         self._fetched = True
 

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from unkai_agent.storage.refusals import disk_full, storage_failed
 from unkai_wire.errors import InvalidArgument
@@ -179,11 +179,17 @@ def available_bytes(folder: Path) -> int:
 def read_head(path: Path, limit_bytes: int) -> bytes | None:
     """Return a file's first bytes, or None when there is no such file."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        file = open_to_read(path)
     except FileNotFoundError:
         return None
-    with os.fdopen(fd, "rb") as file:
+    with file:
         return file.read(limit_bytes)
+
+
+def open_to_read(path: Path) -> BinaryIO:
+    """Open a file for reading; never through a link, never waiting for what is no file."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    return os.fdopen(os.open(path, flags), "rb")
 
 
 def remove_file(path: Path) -> None:

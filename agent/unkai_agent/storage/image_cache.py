@@ -1,9 +1,14 @@
 """The images that disks of this host stand on, each fetched once and kept under its SHA-256.
 
 A file here is whole, has the bytes its name says, and was looked at by `image_header` before it
-got its name; nothing is ever written to it again. Its modification time is when a disk was last
-made from it. Which disks stand on it is not recorded here: `qcow2.py` reads that off the disks, so
-there is no index to go stale. Removing one that is in use is refused there, not here.
+got its name; nothing is ever written to it again. Disks fail and people err, so it is read through
+and hashed once more before its first use after each start of the agent, and whenever the system
+says that it was changed since. Damaged, it is fetched anew and put in the damaged one's place,
+where the disks on it find the good bytes at their next start; running guests keep what they have
+open. Its modification time is when a disk was last made from it.
+
+Which disks stand on it is not recorded here: `qcow2.py` reads that off the disks, so there is no
+index to go stale. Removing one that is in use is refused there, not here.
 """
 
 from __future__ import annotations
@@ -35,10 +40,22 @@ from unkai_agent.storage.single_flight import SingleFlight
 
 _MAX_FETCHES = 2
 """Images fetched at once: more would only share the same network and disk."""
+_READ_BYTES = 8 << 20
+"""Read and hashed in one go in a thread: some 20 ms, so that others get their turn."""
 _STALL_S = 30.0
 """A fetch that brings nothing for so long is given up."""
 
 _log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """What the system tells of a file without reading it; a write changes it."""
+
+    inode: int
+    size_bytes: int
+    write_time_ns: int
+    change_time_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +90,11 @@ class ImageCache:
         self._stall_s = stall_s
         self._flights = SingleFlight()
         self._slots = asyncio.Semaphore(_MAX_FETCHES)
+        self._reading = asyncio.Semaphore(1)
+        self._sound: dict[Path, _Mark] = {}
+        """As they were when their bytes were last known to be right."""
+        self._damaged: dict[Path, _Mark] = {}
+        """As they were when they were found damaged: not read again to learn the same."""
         files.make_folder(folder, ownership)
         files.sweep_parts(folder)
 
@@ -85,12 +107,14 @@ class ImageCache:
         """Have the image, fetching it if need be; errors as the port says."""
         path = self.path(image)
 
-        async def fetch_if_missing() -> None:
-            if not await self._threads.run(lambda: _is_whole(path, image)):
+        async def fetch_unless_sound() -> None:
+            with files.storage_errors(f"image {image.image_id}"):
+                sound = await self._is_sound(path, image)
+            if not sound:
                 async with self._slots:
                     await self._fetch_to(path, image)
 
-        await self._flights.run(image.sha256, fetch_if_missing)
+        await self._flights.run(image.sha256, fetch_unless_sound)
 
     def entries(self) -> list[CacheEntry]:
         """Return the entries by SHA-256. Blocks."""
@@ -113,14 +137,49 @@ class ImageCache:
 
     def touch(self, path: Path) -> None:
         """Note that a disk was made from the image now. Blocks."""
+        was_sound = self._sound.get(path) == _mark(path)
         now_s = self._clock().timestamp()
         os.utime(path, (now_s, now_s), follow_symlinks=False)
+        if was_sound and (mark := _mark(path)) is not None:
+            self._sound[path] = mark
 
     def remove(self, sha256: str) -> None:
         """Drop an entry that may be there. Blocks."""
         for fmt in ImageFormat:
-            files.remove_file(self._folder / f"{sha256}.{fmt.value}")
+            path = self._folder / f"{sha256}.{fmt.value}"
+            files.remove_file(path)
+            self._sound.pop(path, None)
+            self._damaged.pop(path, None)
         files.sync(self._folder)
+
+    async def _is_sound(self, path: Path, image: ImageRef) -> bool:
+        """Tell whether the image is there with all its bytes; they are read only where need be."""
+        mark = await self._threads.run(lambda: _mark(path))
+        if mark is None or mark.size_bytes != image.size_bytes:
+            return False
+        if self._sound.get(path) == mark:
+            return True
+        if self._damaged.get(path) == mark:
+            return False
+        async with self._reading:
+            digest = await self._digest(path)
+        if digest == image.sha256:
+            self._sound[path] = mark
+            return True
+        self._damaged[path] = mark
+        _log.error("image_damaged", image_id=image.image_id, sha256=image.sha256, found=digest)
+        return False
+
+    async def _digest(self, path: Path) -> str:
+        """Hash a file, a piece at a time: whoever waits for it may be called off in between."""
+        digest = hashlib.sha256()
+        file = await self._threads.run(lambda: files.open_to_read(path))
+        try:
+            while piece := await self._threads.run(partial(file.read, _READ_BYTES)):
+                await self._threads.run(partial(digest.update, piece))
+        finally:
+            file.close()
+        return digest.hexdigest()
 
     async def _fetch_to(self, path: Path, image: ImageRef) -> None:
         what = f"image {image.image_id}"
@@ -159,6 +218,8 @@ class ImageCache:
         self._ownership.lend_readable(writer.part)
         self.touch(writer.part)
         files.put_in_place(writer.part, path)
+        if (mark := _mark(path)) is not None:
+            self._sound[path] = mark
 
 
 class _PartWriter:
@@ -213,12 +274,12 @@ class _PartWriter:
         files.remove_file(self.part)
 
 
-def _is_whole(path: Path, image: ImageRef) -> bool:
-    """Tell whether the image is there in its full length; a shorter one is fetched anew."""
+def _mark(path: Path) -> _Mark | None:
     try:
-        return os.lstat(path).st_size == image.size_bytes
+        status = os.lstat(path)
     except FileNotFoundError:
-        return False
+        return None
+    return _Mark(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _entry(path: Path) -> CacheEntry | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -241,6 +242,25 @@ def test_what_the_ledger_has_lost_is_not_removed_by_an_older_order(tmp_path: Pat
             stone = await agent.converger.remove(Fence(1, 8, 2), an_instance_id())
             assert isinstance(stone, Tombstone)
             assert await agent.domain() is None
+
+    run(story())
+
+
+def test_the_image_below_a_disk_is_looked_at_before_each_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            await _running(agent)
+            await agent.ensure(a_spec(generation=2, power=Power.OFF))
+            await agent.until_state(MachineState.STOPPED, generation=2)
+            failure = Unavailable("damaged, and no scheduler is there", reason="IMAGE_UNREACHABLE")
+            monkeypatch.setattr(agent.storage, "ensure_image", AsyncMock(side_effect=failure))
+            await agent.ensure(a_spec(generation=3, must_exist=True))
+            await agent.until_state(MachineState.FAILED, generation=3)
+            assert not await agent.is_on()
+            monkeypatch.undo()
+            await agent.until_state(MachineState.RUNNING, generation=3)
 
     run(story())
 
