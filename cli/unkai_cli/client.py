@@ -7,37 +7,28 @@ A mutation carries a request_id, so that repeating it after UNAVAILABLE is safe.
 from __future__ import annotations
 
 import importlib
-import os
 import random
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
 
+from unkai_cli.channels import check_trust, open_channel
 from unkai_cli.records import progress_text
 from unkai_cli.settings import DEFAULT_PROJECT, Context
-from unkai_wire import deadlines, ids, tls
+from unkai_wire import deadlines, ids
 from unkai_wire.errors import (
     DeadlineExceeded,
     InvalidArgument,
     NotFound,
-    PermissionDenied,
     Unavailable,
     UnkaiError,
 )
 from unkai_wire.rpc_errors import from_rpc_error, from_status
 
-_UNIX_OPTIONS = [
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-]
-"""gRPC's own pause before it connects again would outlast our retries."""
 _SERVICES = {
     "InstanceService": "compute",
     "FlavorService": "compute",
@@ -92,7 +83,7 @@ class Client:
     def channel(self) -> grpc.Channel:
         """The channel, made on first use."""
         if self._channel is None:
-            self._channel = _open(self.context)
+            self._channel = open_channel(self.context)
         return self._channel
 
     def messages(self, service: str) -> Any:
@@ -120,10 +111,22 @@ class Client:
         )
         stub = self._method(service, method)
         try:
-            return _retried(lambda: stub(request, timeout=timeout), self._patience.tries)
+            return self._retried(lambda: stub(request, timeout=timeout))
         except UnkaiError as failure:
             failure.request_id = failure.request_id or getattr(request, "request_id", "")
             raise
+
+    def _retried(self, attempt: Callable[[], Any]) -> Any:
+        for number in range(1, self._patience.tries + 1):
+            try:
+                with _errors():
+                    return attempt()
+            except Unavailable as error:
+                check_trust(self.context, error)
+                if number == self._patience.tries:
+                    raise
+                _pause(number, error.retry_after_s)
+        raise AssertionError
 
     def request(self, service: str, method: str, **fields: Any) -> Any:
         """Make the request message; one that takes a request_id gets a new one."""
@@ -155,7 +158,8 @@ class Client:
                     after, failures = answer.revision or after, 0
                     if answer.HasField("event"):
                         yield answer.event
-            except Unavailable:
+            except Unavailable as error:
+                check_trust(self.context, error)
                 failures += 1
                 if failures >= self._patience.tries:
                     raise
@@ -279,55 +283,6 @@ class Client:
             return stub(request, timeout=longest_s + 5).operation
 
 
-def open_socket(path: str, fix: str) -> grpc.Channel:
-    """Open a channel to a unix socket; raise an error with this fix when it cannot be used."""
-    try:
-        usable = os.access(path, os.R_OK | os.W_OK)
-        missing = not Path(path).exists()
-    except OSError:
-        usable = missing = False
-    if missing:
-        raise Unavailable(
-            f"there is no socket {path}",
-            reason="NO_SOCKET",
-            fix=fix,
-            metadata={"socket": path},
-        )
-    if not usable:
-        raise PermissionDenied(
-            f"you may not use the socket {path}",
-            reason="SOCKET_DENIED",
-            fix="call as root, or use a context with an address and a certificate",
-            metadata={"socket": path},
-        )
-    return grpc.insecure_channel(f"unix:{path}", options=_UNIX_OPTIONS)
-
-
-def _open(context: Context) -> grpc.Channel:
-    if context.socket:
-        return open_socket(
-            context.socket,
-            "start the scheduler on this machine, or choose another context with "
-            "'unkai context use NAME'",
-        )
-    files = tls.TlsFiles(Path(context.ca), Path(context.certificate), Path(context.key))
-    try:
-        credentials = files.channel_credentials()
-    except OSError as error:
-        raise InvalidArgument(
-            f"a certificate of context {context.name} cannot be read: {error.strerror}",
-            reason="CERTIFICATE_UNREADABLE",
-            fix="correct the paths with 'unkai context add'",
-            metadata={"context": context.name, "path": str(error.filename)},
-        ) from error
-    # The last of two equal options counts: a page of long rows may pass the daemons' 4 MiB.
-    options = [
-        *tls.channel_options(tls.SCHEDULER_TLS_NAME),
-        ("grpc.max_receive_message_length", -1),
-    ]
-    return grpc.secure_channel(context.address, credentials, options=options)
-
-
 class _errors:  # noqa: N801 - reads as a word in `with _errors():`
     def __enter__(self) -> None:
         return
@@ -340,18 +295,6 @@ class _errors:  # noqa: N801 - reads as a word in `with _errors():`
 def _translated(call: Iterable[Any]) -> Iterator[Any]:
     with _errors():
         yield from call
-
-
-def _retried(attempt: Callable[[], Any], tries: int) -> Any:
-    for number in range(1, tries + 1):
-        try:
-            with _errors():
-                return attempt()
-        except Unavailable as error:
-            if number == tries:
-                raise
-            _pause(number, error.retry_after_s)
-    raise AssertionError
 
 
 def _pause(failures: int, at_least_s: float) -> None:

@@ -51,7 +51,7 @@ def on_host(session: Session, name: str, *, force: bool) -> None:
     from unkai.agent.v1 import host_service_pb2, host_service_pb2_grpc
     from unkai.agent.v1 import machine_service_pb2 as pb
     from unkai.agent.v1 import machine_service_pb2_grpc as stubs
-    from unkai_cli.client import open_socket
+    from unkai_cli.channels import open_socket
     from unkai_cli.settings import agent_socket
     from unkai_wire.rpc_errors import from_rpc_error
 

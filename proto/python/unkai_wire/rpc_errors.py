@@ -33,6 +33,8 @@ _MAX_SHORTENED = 16
 _MAX_SHORTENED_TEXT = 48
 _BROKEN_STREAM = "Internal error from Core"
 """What grpc.aio (1.85) says in place of the server's status when a write comes too late."""
+_TOO_LARGE = "message larger than max"
+"""In what gRPC core says of a message over `grpc.max_receive_message_length`."""
 _FIX = "fix"
 _LOG = logging.getLogger("unkai.rpc")
 
@@ -200,8 +202,20 @@ def from_rpc_error(error: grpc.RpcError) -> errors.UnkaiError:
             reason="STREAM_BROKEN",
             fix="call again: what is wrong with the call will be said then",
         )
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return _exhausted(text)
     kind = _CLASS_OF_CODE.get(code.value[0], errors.Internal)
     return kind(text, metadata={"grpc_code": code.name})
+
+
+def _exhausted(text: str) -> errors.UnkaiError:
+    """Return what gRPC's own RESOURCE_EXHAUSTED means: neither a quota nor hosts are its matter."""
+    metadata = {"grpc_code": grpc.StatusCode.RESOURCE_EXHAUSTED.name}
+    if _TOO_LARGE in text:
+        return errors.InvalidArgument(
+            text, reason="MESSAGE_TOO_LARGE", fix="send less in one message", metadata=metadata
+        )
+    return errors.Unavailable(text, reason="SERVER_BUSY", metadata=metadata)
 
 
 def internal_error(error: BaseException) -> errors.Internal:

@@ -162,6 +162,17 @@ def test_a_count_that_no_contract_holds_is_wrong_usage(count: str, cloud: Served
         assert "--vcpus" in outcome.err
 
 
+def test_user_data_that_no_message_holds_is_told_as_too_large(
+    cloud: ServedApi, tmp_path: Path
+) -> None:
+    image = cloud.do(cloud.api.a_ready_image())
+    file = tmp_path / "user-data"
+    file.write_bytes(b"x" * (5 << 20))
+    outcome = unkai("launch", image.name, "web", "--flavor", "nano", "--user-data", str(file))
+    assert outcome.code == 2
+    assert "MESSAGE_TOO_LARGE" in outcome.err
+
+
 def test_a_key_file_that_is_no_text_is_refused_as_no_key(cloud: ServedApi, tmp_path: Path) -> None:
     file = tmp_path / "id.der"
     file.write_bytes(b"\x30\x82\xff\xfe")

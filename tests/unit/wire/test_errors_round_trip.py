@@ -111,6 +111,31 @@ def test_any_text_and_metadata_survive(message: str, metadata: dict[str, str]) -
     assert _facts(rpc_errors.from_status(rpc_errors.to_status(error))) == _facts(error)
 
 
+def _of_grpc(code: grpc.StatusCode, details: str) -> errors.UnkaiError:
+    """Return what a caller gets of a status that gRPC made itself."""
+    none = grpc.aio.Metadata()
+    return rpc_errors.from_rpc_error(grpc.aio.AioRpcError(code, none, none, details=details))
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        "SERVER: Received message larger than max (5000149 vs. 4194304)",
+        "CLIENT: Received message larger than max (5000149 vs. 4194304)",
+        "CLIENT: Sent message larger than max (5000149 vs. 4194304)",
+    ],
+)
+def test_a_message_that_is_too_large_is_no_matter_of_quota(details: str) -> None:
+    back = _of_grpc(grpc.StatusCode.RESOURCE_EXHAUSTED, details)
+    assert (type(back), back.reason) == (errors.InvalidArgument, "MESSAGE_TOO_LARGE")
+    assert "4194304" in back.message
+
+
+def test_a_server_that_has_too_much_to_do_is_safe_to_ask_again() -> None:
+    back = _of_grpc(grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many pending requests")
+    assert (type(back), back.reason) == (errors.Unavailable, "SERVER_BUSY")
+
+
 def test_a_status_that_grpc_lost_while_sending_is_safe_to_retry() -> None:
     lost = grpc.aio.AioRpcError(
         grpc.StatusCode.INTERNAL,
