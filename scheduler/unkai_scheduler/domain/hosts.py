@@ -44,6 +44,16 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
+class HostMark:
+    """What moves whenever a host's row, or what is claimed of it, does."""
+
+    etag: str
+    claimed_vcpus: int
+    claimed_memory_bytes: int
+    claimed_disk_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class HostUsage:
     """One sample of a host; fields and units as host/v1/usage.proto."""
 

@@ -154,11 +154,9 @@ class Fleet:
             self.names[row] = host.name
             self._rank = None
         self.cordon_reasons[row] = host.cordon_reason
-        self._states[row] = host.state
+        self.set_state(host.id, host.state)
         limits = claimable(host, ratios)
         for column, value in (
-            ("up", host.state is HostState.UP),
-            ("silent", host.state is HostState.UNKNOWN),
             ("cordoned", host.cordoned),
             ("cpus", max(host.cpus, 1)),
             ("claimable_vcpus", limits.vcpus),
@@ -170,6 +168,15 @@ class Fleet:
         ):
             self._columns[column][row] = value
         self._set_traits(row, host.traits)
+
+    def set_state(self, host_id: str, state: HostState) -> None:
+        """Note where a host stands now; an unknown one is no error."""
+        row = self._rows.get(host_id)
+        if row is None or self._states[row] is state:
+            return
+        self._states[row] = state
+        self._columns["up"][row] = state is HostState.UP
+        self._columns["silent"][row] = state is HostState.UNKNOWN
 
     def remove_host(self, host_id: str) -> None:
         """Forget a host; an unknown one is no error."""
@@ -191,6 +198,12 @@ class Fleet:
         self._settling.pop(host_id, None)
         self._rank = self._expected_s = None
 
+    def claimed_of(self, host_id: str) -> tuple[int, int, int]:
+        """Return the virtual CPUs, bytes of memory and bytes of disk claimed of a host."""
+        row = self._rows[host_id]
+        vcpus, memory_bytes, disk_bytes = (int(self.table(name)[row]) for name in _CLAIMED)
+        return vcpus, memory_bytes, disk_bytes
+
     def state_of(self, row: int) -> HostState:
         """Return the state of a row's host."""
         return self._states[row]
@@ -207,6 +220,7 @@ class Fleet:
         self.names.append("")
         self.cordon_reasons.append("")
         self._states.append(HostState.UNKNOWN)
+        self._columns["up"][row], self._columns["silent"][row] = False, True
         self._rows[host_id] = row
         self._rank = self._expected_s = None
         return row
@@ -281,11 +295,7 @@ class Fleet:
         self._settling.get(host_id, {}).pop(instance_id, None)
 
     def _take(self, row: int, vcpus: int, memory_bytes: int, disk_bytes: int) -> None:
-        for column, amount in (
-            ("claimed_vcpus", vcpus),
-            ("claimed_memory", memory_bytes),
-            ("claimed_disk", disk_bytes),
-        ):
+        for column, amount in zip(_CLAIMED, (vcpus, memory_bytes, disk_bytes), strict=True):
             values = self.table(column)
             values[row] = max(int(values[row]) + amount, 0)
 
@@ -531,6 +541,7 @@ _COLUMNS: dict[str, tuple[tuple[int, ...], type]] = {
 """Shape of one host's value, and its type."""
 
 
+_CLAIMED = ("claimed_vcpus", "claimed_memory", "claimed_disk")
 _EXPECTED_COLUMNS = ("expected_vcpus", "expected_mib")
 
 

@@ -15,6 +15,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 import structlog
@@ -163,6 +164,8 @@ class Hosts:
     def _watch_new(self, watchers: asyncio.TaskGroup) -> None:
         for host_id, record in self._members.items():
             watched = self._watched.get(host_id)
+            if watched is not None and watched.record is record:
+                continue
             if watched is not None and watched.endpoint == _endpoint(record):
                 watched.record = record
                 continue
@@ -301,6 +304,22 @@ class Hosts:
                     self._sampled(received)
 
 
+_TOLD = (
+    "address",
+    "tls_name",
+    "cpus",
+    "memory_bytes",
+    "disk_bytes",
+    "accelerator",
+    "traits",
+    "boot_id",
+    "agent_version",
+    "features",
+)
+"""What a host says of itself; its record and its row name it alike."""
+_TELLS = attrgetter(*_TOLD)
+
+
 def _endpoint(record: HostRecord) -> Endpoint:
     return Endpoint(record.host_id, record.address, record.tls_name)
 
@@ -308,24 +327,12 @@ def _endpoint(record: HostRecord) -> Endpoint:
 def _stale(row: Host | None, state: HostState, record: HostRecord | None) -> bool:
     if row is None:
         return record is not None
-    return row.state is not state or (record is not None and _told(row, record) != row)
+    return row.state is not state or (record is not None and _TELLS(row) != _TELLS(record))
 
 
 def _told(row: Host, record: HostRecord) -> Host:
     """Return the row with what the host says of itself; a host keeps its first name."""
-    return replace(
-        row,
-        address=record.address,
-        tls_name=record.tls_name,
-        cpus=record.cpus,
-        memory_bytes=record.memory_bytes,
-        disk_bytes=record.disk_bytes,
-        accelerator=record.accelerator,
-        traits=tuple(record.traits),
-        boot_id=record.boot_id,
-        agent_version=record.agent_version,
-        features=tuple(record.features),
-    )
+    return replace(row, **dict(zip(_TOLD, _TELLS(record), strict=True)))
 
 
 def _write_row(

@@ -182,8 +182,11 @@ class InstanceLoop:
         return decided
 
     async def _refresh_fleet(self) -> None:
-        rows = await self._office.uow.read(host_rows.list_all)
-        self._placer.refresh([replace(row, state=self._hosts.state(row.id)) for row in rows])
+        uow, placer = self._office.uow, self._placer
+        marks = await uow.read(host_rows.marks)
+        moved = placer.moved(marks)
+        rows = await uow.read(lambda conn: host_rows.list_some(conn, moved)) if moved else []
+        placer.refresh(rows, {host_id: self._hosts.state(host_id) for host_id in marks})
 
     def _next(self, seen: Seen, now: datetime, *, urgent: bool) -> Action:
         instance = replace(seen.instance, due_time=now) if urgent else seen.instance

@@ -1,7 +1,8 @@
 """Placing: the batch of instances without a host, decided on the fleet that the leader keeps.
 
-The instance loop owns the fleet: it is rebuilt from the store's rows whenever those may have
-moved, and changed by claims between. Live figures are folded in by the host watchers' tick.
+The instance loop owns the fleet: it is compared with the store whenever that may have moved, takes
+over the rows that did, and is changed by claims between. Live figures are folded in by the host
+watchers' tick.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 import time
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from unkai_scheduler.domain.decisions import Decision
-from unkai_scheduler.domain.hosts import Host, HostUsage
+from unkai_scheduler.domain.hosts import Host, HostMark, HostState, HostUsage
 from unkai_scheduler.domain.instances import Claim, Instance, PlacementPolicy
 from unkai_scheduler.domain.operations import Operation
 from unkai_scheduler.placement.explain import no_capacity_error
@@ -74,15 +75,28 @@ class Placer:
         self._weights = Weights(**placement.weights.model_dump())
         self._rules = rules
         self._fleet = Fleet(max_sample_age_s=placement.max_metric_age_s)
+        self._etags: dict[str, str] = {}
+        """Of the rows that the fleet has, by host."""
         self._pending: dict[str, deque[ReceivedSample]] = {}
 
-    def refresh(self, hosts: Sequence[Host]) -> None:
-        """Take over what the store says of all hosts, claims included."""
-        known = {host.id for host in hosts}
-        for host_id in [ident for ident in self._fleet.ids if ident not in known]:
+    def moved(self, marks: Mapping[str, HostMark]) -> list[str]:
+        """Return the hosts whose rows or claims are not as the fleet has them."""
+        return [host_id for host_id, mark in marks.items() if self._mark(host_id) != mark]
+
+    def _mark(self, host_id: str) -> HostMark | None:
+        etag = self._etags.get(host_id)
+        return None if etag is None else HostMark(etag, *self._fleet.claimed_of(host_id))
+
+    def refresh(self, moved: Sequence[Host], states: Mapping[str, HostState]) -> None:
+        """Take over the rows that moved, claims included; `states`: of every host there is."""
+        for host_id in [ident for ident in self._fleet.ids if ident not in states]:
             self._fleet.remove_host(host_id)
-        for host in hosts:
+            self._etags.pop(host_id, None)
+        for host in moved:
             self._fleet.upsert_host(host, self._ratios)
+            self._etags[host.id] = host.etag
+        for host_id, state in states.items():
+            self._fleet.set_state(host_id, state)
 
     def receive(self, received: ReceivedSample) -> None:
         """Keep a sample for the next fold; samples that come together all count."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 from tests.support.builders import an_instance
 from tests.support.fleets import NOW, a_host, a_usage
 from unkai_scheduler.agents.port import UsageSample
 from unkai_scheduler.domain.decisions import Decision
-from unkai_scheduler.domain.hosts import HostUsage
+from unkai_scheduler.domain.hosts import HostMark, HostState, HostUsage
 from unkai_scheduler.domain.instances import InstanceState
 from unkai_scheduler.reconcile.actions import Place, Rules
 from unkai_scheduler.reconcile.changes import Seen
@@ -20,7 +21,7 @@ from unkai_scheduler.settings import PlacementSettings, Settings
 def a_placer(now_s: float, **placement: object) -> Placer:
     settings = Settings(name="s1", placement=PlacementSettings.model_validate(placement))
     placer = Placer(settings, Rules(), lambda: now_s)
-    placer.refresh([a_host("h1")])
+    placer.refresh([a_host("h1")], {"hst-h1": HostState.UP})
     return placer
 
 
@@ -61,6 +62,44 @@ def test_the_age_from_which_samples_are_stale_is_the_settings() -> None:
     assert refused.summary == (
         "no host fits: 1 of 1 has no fresh metrics (nearest: h1's metrics are 10 s old)"
     )
+
+
+def test_a_host_moved_when_its_row_did_or_somebody_else_claimed_of_it() -> None:
+    placer = a_placer(101.0)
+    receive(placer, a_usage(), 100.0)
+    assert placer.moved({"hst-h1": HostMark("e", 0, 0, 0), "hst-h2": HostMark("e", 0, 0, 0)}) == [
+        "hst-h2"
+    ]
+
+    decision_of(placer)
+
+    spec = an_instance().spec
+    committed = HostMark("e", spec.vcpus, spec.memory_bytes, spec.disk_bytes)
+    assert placer.moved({"hst-h1": committed}) == []
+    assert placer.moved({"hst-h1": replace(committed, etag="cordoned")}) == ["hst-h1"]
+    assert placer.moved({"hst-h1": replace(committed, claimed_vcpus=9)}) == ["hst-h1"]
+
+
+def test_a_host_that_falls_silent_is_not_chosen_though_its_row_says_nothing_yet() -> None:
+    placer = a_placer(101.0)
+    receive(placer, a_usage(), 100.0)
+
+    placer.refresh([], {"hst-h1": HostState.UNKNOWN})
+    silent = decision_of(placer)
+    placer.refresh([], {"hst-h1": HostState.UP})
+    back = decision_of(placer)
+
+    assert silent.summary == "no host fits: 1 of 1 is not up (nearest: h1 is silent)"
+    assert back.host_name == "h1"
+
+
+def test_a_host_that_is_gone_from_the_store_is_gone_from_the_fleet() -> None:
+    placer = a_placer(101.0)
+
+    placer.refresh([], {})
+
+    assert decision_of(placer).summary == "no host fits: there are no hosts"
+    assert placer.moved({"hst-h1": HostMark("e", 0, 0, 0)}) == ["hst-h1"]
 
 
 def test_places_in_the_queue_are_by_age_whoever_asks_first() -> None:

@@ -21,11 +21,12 @@ from tests.support.builders import (
     a_key_pair,
     a_project,
     an_event,
+    an_id,
     an_image,
     an_instance,
     an_operation,
 )
-from unkai_scheduler.domain.hosts import HostState
+from unkai_scheduler.domain.hosts import HostMark, HostState
 from unkai_scheduler.domain.images import ImageState, Visibility
 from unkai_scheduler.domain.instances import InstanceState, PlacementPolicy, Power
 from unkai_scheduler.domain.operations import OperationState
@@ -374,6 +375,44 @@ async def test_a_hosts_sums_are_those_of_its_claims(uow: UnitOfWork) -> None:
     assert busy.claimed_memory_bytes == sum(i.spec.memory_bytes for i in held)
     assert busy.claimed_disk_bytes == sum(i.spec.disk_bytes for i in held)
     assert free == idle
+
+
+async def test_a_hosts_mark_moves_with_its_row_and_its_claims(uow: UnitOfWork) -> None:
+    host, idle, held = a_host(name="a"), a_host(name="b"), an_instance(vcpus=2)
+
+    def insert(conn: Connection) -> None:
+        for row in (host, idle):
+            hosts.insert(conn, row)
+        instances.insert(conn, held)
+
+    await uow.write(insert)
+    assert await uow.read(hosts.marks) == {
+        row.id: HostMark(row.etag, 0, 0, 0) for row in (host, idle)
+    }
+
+    await uow.write(lambda conn: claims.insert(conn, [a_claim(held, host)]))
+    await uow.write(lambda conn: hosts.replace(conn, replace(idle, etag="moved"), etag=None))
+
+    spec = held.spec
+    assert await uow.read(hosts.marks) == {
+        host.id: HostMark(host.etag, 2, spec.memory_bytes, spec.disk_bytes),
+        idle.id: HostMark("moved", 0, 0, 0),
+    }
+
+
+async def test_some_hosts_are_read_however_many(uow: UnitOfWork) -> None:
+    rows = [a_host(name=f"h{number}") for number in range(1, 602)]
+
+    def insert(conn: Connection) -> None:
+        for row in rows:
+            hosts.insert(conn, row)
+
+    await uow.write(insert)
+    wanted = [*(row.id for row in rows[1:]), an_id("host")]
+    found = await uow.read(lambda conn: hosts.list_some(conn, wanted))
+
+    assert sorted(row.id for row in found) == sorted(row.id for row in rows[1:])
+    assert await uow.read(lambda conn: hosts.list_some(conn, [])) == []
 
 
 async def test_a_claimed_instance_names_its_host_and_no_host_with_claims_goes(
