@@ -17,6 +17,7 @@ from pathlib import Path
 from cryptography import x509
 
 from unkai_agent.domain.hosts import Accelerator, Capacity, HostIdentity
+from unkai_agent.metrics import GroupLimits
 from unkai_agent.settings import CapacitySettings, Settings, split_address
 from unkai_wire.cluster_records import HostRecord
 from unkai_wire.errors import FailedPrecondition
@@ -93,13 +94,19 @@ def note_accelerator(path: Path, boot: str, accelerator: Accelerator) -> None:
         )
 
 
-def capacity(settings: CapacitySettings, state_dir: Path) -> Capacity:
-    """Return what this host offers: as set, or found out less the reserve."""
+def capacity(settings: CapacitySettings, state_dir: Path, limits: GroupLimits) -> Capacity:
+    """Return what this host offers: as set, or found out less the reserve.
+
+    What is found out is never more than its groups allow; of a CPU in parts, the whole ones.
+    """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = min(memory, limits.memory_bytes or memory)
+    cpus = len(os.sched_getaffinity(0))
+    cpus = max(1, min(cpus, int(limits.cpu_cores or cpus)))
     files = os.statvfs(state_dir)
     disk = files.f_frsize * files.f_blocks
     return Capacity(
-        cpus=settings.cpus or len(os.sched_getaffinity(0)),
+        cpus=settings.cpus or cpus,
         memory_bytes=settings.memory_bytes or _less(memory, settings.memory_reserve_bytes),
         disk_bytes=settings.disk_bytes or _less(disk, settings.disk_reserve_bytes),
     )

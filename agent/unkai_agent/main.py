@@ -29,7 +29,7 @@ from unkai_agent.compute.libvirt_driver import LibvirtDriver
 from unkai_agent.domain.clock import system_clock
 from unkai_agent.domain.hosts import Accelerator
 from unkai_agent.host import HostParts, RunningHost
-from unkai_agent.metrics import Sampler, SamplerPaths, counter_source
+from unkai_agent.metrics import Sampler, SamplerPaths, counter_source, group_limits
 from unkai_agent.registry import EtcdRegistry
 from unkai_agent.settings import InvalidSettings, Settings, load_settings
 from unkai_agent.storage.driver import FetchImage
@@ -83,18 +83,17 @@ async def make_host(settings: Settings, fetch: FetchImage) -> RunningHost:
         libvirt.uri, qemu_user=libvirt.qemu_user, call_deadline_s=libvirt.timeout_s
     )
     storage = Qcow2Storage(settings.state_dir, fetch, libvirt.qemu_user, system_clock)
-    offered = host_facts.capacity(settings.capacity, settings.state_dir)
-    accelerator = await _accelerator(settings, compute, boot)
     sampler = settings.sampler
+    paths = SamplerPaths(
+        cgroup2=sampler.cgroup2,
+        memory_v1=sampler.memory_v1,
+        blkio_v1=sampler.blkio_v1,
+        cpu_v1=sampler.cpu_v1,
+    )
+    offered = host_facts.capacity(settings.capacity, settings.state_dir, group_limits(paths))
+    accelerator = await _accelerator(settings, compute, boot)
     usage = Sampler(
-        read_counters=counter_source(
-            SamplerPaths(
-                cgroup2=sampler.cgroup2,
-                memory_v1=sampler.memory_v1,
-                blkio_v1=sampler.blkio_v1,
-                cpu_v1=sampler.cpu_v1,
-            )
-        ),
+        read_counters=counter_source(paths),
         capacity=offered,
         compute=compute,
         storage=storage,

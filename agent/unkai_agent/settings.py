@@ -88,9 +88,10 @@ class CapacitySettings(_Part):
     """What this host offers to instances. 0 means: found out."""
 
     cpus: int = Field(default=0, ge=0, le=4096)
-    """CPUs; 0: those this process may run on."""
+    """CPUs; 0: those this process may run on, or as many whole ones as the quota of the sampler's
+    groups allows."""
     memory_bytes: int = Field(default=0, ge=0)
-    """Memory in bytes; 0: the machine's, less the reserve."""
+    """Memory in bytes; 0: the machine's or the limit of the sampler's group, less the reserve."""
     disk_bytes: int = Field(default=0, ge=0)
     """Disk in bytes; 0: the size of the file system of `state_dir`, less the reserve."""
     memory_reserve_bytes: int = Field(default=1 << 30, ge=0)

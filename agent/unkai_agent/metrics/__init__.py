@@ -10,13 +10,15 @@ from __future__ import annotations
 from unkai_agent.metrics.counters import HostCounters
 from unkai_agent.metrics.sampler import Sampler
 from unkai_agent.metrics.simulated import HostLoad, SimulatedHost
-from unkai_agent.metrics.sources import SamplerPaths, counter_source
+from unkai_agent.metrics.sources import GroupLimits, SamplerPaths, counter_source, group_limits
 
 __all__ = [
+    "GroupLimits",
     "HostCounters",
     "HostLoad",
     "Sampler",
     "SamplerPaths",
     "SimulatedHost",
     "counter_source",
+    "group_limits",
 ]

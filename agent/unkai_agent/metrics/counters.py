@@ -17,7 +17,11 @@ SECTOR_BYTES = 512
 _STACKED_DISKS = ("loop", "ram", "zram", "dm-", "md", "sr", "fd", "nbd", "rbd")
 """Devices that stand on others, or are no disks of this host: counting them counts twice."""
 
-_VIRTUAL_CARDS = ("lo", "vnet", "tap", "veth", "virbr", "br", "ovs-", "genev_sys", "docker", "ifb")
+_VIRTUAL_CARDS = (
+    *("lo", "vnet", "tap", "veth", "virbr", "br", "ovs-", "genev_sys", "docker", "ifb"),
+    *("bond", "team", "dummy", "tun", "wg", "vxlan", "geneve", "macvtap"),
+)
+"""Devices that stand on cards, or on none: what passes through them is counted at the card."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +34,14 @@ class Pressure:
 
 @dataclass(frozen=True, slots=True)
 class HostCounters:
-    """One reading. All but the memory figures only grow, unless something was restarted."""
+    """One reading. All but limits and memory only grow, unless something was restarted."""
 
     monotonic_s: float
     """When it was read."""
     cpu_used_ns: int = 0
     cpu_wait_ns: int = 0
+    cpu_limit_cores: float = 0.0
+    """What a quota allows; 0 when there is none."""
     cpu_pressure: Pressure = Pressure()
     memory_pressure: Pressure = Pressure()
     io_pressure: Pressure = Pressure()
@@ -87,6 +93,13 @@ def parse_keyed(text: str) -> dict[str, int]:
         if len(words) >= 2 and words[1].isdecimal():
             values[words[0]] = int(words[1])
     return values
+
+
+def parse_quota_cores(quota: str, period: str) -> float:
+    """Return the cores that a quota a period allows, in microseconds; 0 for `max`, -1 and less."""
+    if not quota.isdecimal() or not period.isdecimal() or not int(period):
+        return 0.0
+    return int(quota) / int(period)
 
 
 def parse_cpu_times(text: str, ticks_per_s: int) -> CpuTimes:

@@ -50,7 +50,7 @@ def host_usage(
     """Return the host's sample between two readings.
 
     CPU and memory are told against the stated capacity, so that a host which offers a part of its
-    machine is full when that part is.
+    machine is full when that part is; and so is one whose quota is used up, whatever it offers.
     """
     elapsed_s = after.monotonic_s - before.monotonic_s
 
@@ -58,12 +58,13 @@ def host_usage(
         return min(1.0, rate(before_us, after_us, elapsed_s * 1e6))
 
     cores = min(float(capacity.cpus), rate(before.cpu_used_ns, after.cpu_used_ns, elapsed_s * 1e9))
+    usable = min(float(capacity.cpus), after.cpu_limit_cores or capacity.cpus)
     total = min(capacity.memory_bytes, after.memory_total_bytes or capacity.memory_bytes)
     return HostUsage(
         sample_time=sample_time,
         interval_s=elapsed_s,
         cpu_used_cores=cores,
-        cpu_used_ratio=cores / capacity.cpus if capacity.cpus else 0.0,
+        cpu_used_ratio=min(1.0, cores / usable) if usable else 0.0,
         cpu_wait_cores=rate(before.cpu_wait_ns, after.cpu_wait_ns, elapsed_s * 1e9),
         cpu_pressure_ratio=share(before.cpu_pressure.some_us, after.cpu_pressure.some_us),
         memory_pressure_ratio=share(before.memory_pressure.some_us, after.memory_pressure.some_us),

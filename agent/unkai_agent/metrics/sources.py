@@ -29,6 +29,7 @@ from unkai_agent.metrics.counters import (
     parse_keyed,
     parse_network,
     parse_pressure,
+    parse_quota_cores,
     parse_run_delay_ns,
 )
 
@@ -48,6 +49,30 @@ class SamplerPaths:
     """Group whose quota throttles the host."""
     proc: Path = Path("/proc")
     sys_block: Path = Path("/sys/block")
+
+
+@dataclass(frozen=True, slots=True)
+class GroupLimits:
+    """What a host's groups let it have; 0 each where they do not limit it."""
+
+    cpu_cores: float = 0.0
+    memory_bytes: int = 0
+
+
+def group_limits(paths: SamplerPaths) -> GroupLimits:
+    """Read what a lab host's groups allow; a whole machine has no limits but its own."""
+    if paths.cgroup2 is None:
+        return GroupLimits()
+    words = [*_text(paths.cgroup2 / "cpu.max").split(), "", ""]
+    quotas = [parse_quota_cores(words[0], words[1])]
+    if paths.cpu_v1 is not None:
+        texts = (_text(paths.cpu_v1 / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
+        quotas.append(parse_quota_cores(*texts))
+    if paths.memory_v1 is not None:
+        memory = _number(paths.memory_v1 / "memory.limit_in_bytes")
+    else:
+        memory = _number(paths.cgroup2 / "memory.max")
+    return GroupLimits(min((quota for quota in quotas if quota), default=0.0), memory)
 
 
 def counter_source(
@@ -93,18 +118,19 @@ def _read_group(paths: SamplerPaths, group: Path, now_s: float) -> HostCounters:
         v1 = parse_keyed(_text(paths.cpu_v1 / "cpu.stat"))
         throttled_ns = max(throttled_ns, v1.get("throttled_time", 0))
     machine = parse_keyed(_text(paths.proc / "meminfo"))
-    limit, used = _group_memory(paths, group)
+    limits = group_limits(paths)
     disks = _group_disks(paths, group)
     network = parse_network(_text(paths.proc / "net/dev"))
     return HostCounters(
         monotonic_s=now_s,
         cpu_used_ns=cpu.get("usage_usec", 0) * 1000,
         cpu_wait_ns=max(pressure["cpu"].some_us * 1000, throttled_ns),
+        cpu_limit_cores=limits.cpu_cores,
         cpu_pressure=pressure["cpu"],
         memory_pressure=pressure["memory"],
         io_pressure=pressure["io"],
-        memory_total_bytes=limit,
-        memory_used_bytes=used,
+        memory_total_bytes=limits.memory_bytes,
+        memory_used_bytes=_group_memory(paths, group),
         memory_available_bytes=machine.get("MemAvailable", 0) * 1024,
         disk_read_bytes=disks.in_bytes,
         disk_write_bytes=disks.out_bytes,
@@ -113,20 +139,18 @@ def _read_group(paths: SamplerPaths, group: Path, now_s: float) -> HostCounters:
     )
 
 
-def _group_memory(paths: SamplerPaths, group: Path) -> tuple[int, int]:
-    """Return the group's limit (0: none) and what it uses.
+def _group_memory(paths: SamplerPaths, group: Path) -> int:
+    """Return what the group uses.
 
     The page cache's inactive part counts as free, as kubelet's working set has it.
     """
     if paths.memory_v1 is not None:
-        limit = _number(paths.memory_v1 / "memory.limit_in_bytes")
         used = _number(paths.memory_v1 / "memory.usage_in_bytes")
         cache = parse_keyed(_text(paths.memory_v1 / "memory.stat")).get("total_inactive_file", 0)
     else:
-        limit = _number(group / "memory.max")
         used = _number(group / "memory.current")
         cache = parse_keyed(_text(group / "memory.stat")).get("inactive_file", 0)
-    return limit, max(0, used - cache)
+    return max(0, used - cache)
 
 
 def _group_disks(paths: SamplerPaths, group: Path) -> Transfer:

@@ -100,6 +100,12 @@ def test_only_the_hosts_cards_are_summed() -> None:
     assert parse_network(_NETDEV) == Transfer(5020, 7030)
 
 
+@pytest.mark.parametrize("stacked", ["bond0", "team0", "wg0", "vxlan7", "tun1"])
+def test_what_passes_through_a_stacked_device_is_counted_once(stacked: str) -> None:
+    line = f"{stacked}: 5020 1 0 0 0 0 0 0 7030 1 0 0 0 0 0 0\n"
+    assert parse_network(_NETDEV + line) == parse_network(_NETDEV)
+
+
 def test_v1_blkio_reads_and_writes_are_summed_over_devices() -> None:
     assert parse_blkio(_BLKIO) == Transfer(52432900, 104865792)
 

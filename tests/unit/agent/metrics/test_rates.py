@@ -103,6 +103,12 @@ def test_a_counter_that_goes_backwards_gives_zero() -> None:
 _counts = st.integers(0, 10**15)
 
 
+def test_a_host_whose_quota_is_used_up_is_full_whatever_it_offers() -> None:
+    after = HostCounters(monotonic_s=10.0, cpu_used_ns=5_000_000_000, cpu_limit_cores=0.5)
+    sample = usage_between(HostCounters(monotonic_s=0.0), after)
+    assert (sample.cpu_used_cores, sample.cpu_used_ratio) == (0.5, 1.0)
+
+
 @given(
     before=_counts, after=_counts, some_before=_counts, some_after=_counts, seconds=st.floats(0, 60)
 )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from unkai_agent.metrics.counters import HostCounters, Pressure
-from unkai_agent.metrics.sources import SamplerPaths, counter_source
+from unkai_agent.metrics.sources import GroupLimits, SamplerPaths, counter_source, group_limits
 
 _MIB = 1024**2
 
@@ -136,6 +138,33 @@ def test_a_group_with_all_controllers_in_cgroup2_needs_no_v1_groups(tmp_path: Pa
     assert (counters.memory_total_bytes, counters.memory_used_bytes) == (0, 2 * _MIB)
     assert (counters.disk_read_bytes, counters.disk_write_bytes) == (10, 20)
     assert counters.cpu_wait_ns == 8_000
+
+
+@pytest.mark.parametrize(
+    ("v2", "quota", "period", "cores"),
+    [
+        ("50000 100000", "-1", "100000", 0.5),
+        ("max 100000", "150000", "100000", 1.5),
+        ("300000 100000", "150000", "100000", 1.5),
+        ("max 100000", "-1", "100000", 0.0),
+        ("", "", "", 0.0),
+        ("50000 0", "50000", "0", 0.0),
+    ],
+)
+def test_the_tighter_of_two_quotas_limits_a_lab_host(
+    tmp_path: Path, v2: str, quota: str, period: str, cores: float
+) -> None:
+    paths = SamplerPaths(
+        cgroup2=write(tmp_path / "unified", {"cpu.max": v2, "memory.max": "4096"}),
+        cpu_v1=write(tmp_path / "cpu", {"cpu.cfs_quota_us": quota, "cpu.cfs_period_us": period}),
+        proc=a_proc(tmp_path),
+    )
+    assert group_limits(paths) == GroupLimits(cores, 4096)
+    assert read(paths).cpu_limit_cores == cores
+
+
+def test_a_whole_machine_is_limited_by_no_group(tmp_path: Path) -> None:
+    assert group_limits(SamplerPaths(proc=a_proc(tmp_path))) == GroupLimits()
 
 
 def test_sources_that_are_missing_count_as_zero(tmp_path: Path) -> None:

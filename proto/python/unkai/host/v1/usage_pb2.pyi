@@ -48,7 +48,7 @@ class HostUsage(_message.Message):
     cpu_used_cores: _builtins.float
     """CPU in use, in cores; 0 to the host's CPUs."""
     cpu_used_ratio: _builtins.float
-    """CPU in use as a share of the host's CPUs."""
+    """CPU in use as a share of the host's CPUs, or of its quota where that allows less; 0 to 1."""
     cpu_wait_cores: _builtins.float
     """Time that runnable tasks waited for a CPU, in cores (schedstat, or the pressure's
     stalled time where that is the only source), plus steal.
