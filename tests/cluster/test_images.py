@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
+
 from tests.support.builders import an_image, an_operation
 from tests.support.cloud import Cloud
 from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.images import Image, ImageState
 from unkai_scheduler.domain.operations import Operation, OperationState, Verb
+from unkai_scheduler.reconcile import images as reconcile_images
 from unkai_scheduler.store import images, operations
 from unkai_wire.errors import Unavailable
 
@@ -71,3 +74,23 @@ async def test_a_host_that_does_not_answer_does_not_hold_up_the_deletion(cloud: 
     _, operation = await deleting(cloud)
 
     assert (await cloud.until_ended(operation.id)).state is OperationState.SUCCEEDED
+
+
+async def test_an_image_waits_for_its_instances_and_holds_up_no_other(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile_images, "BATCH", 1)
+    needed, waiting = await deleting(cloud)
+    made = await cloud.create(image_id=needed.id)
+    _, free = await deleting(cloud)
+
+    async def says_why() -> bool:
+        return "its bytes: 1" in (await cloud.operation(waiting.id)).progress_message
+
+    assert (await cloud.until_ended(free.id)).state is OperationState.SUCCEEDED
+    await cloud.until(says_why, "the operation says what it waits for")
+    assert needed.id in cloud.images.kept
+
+    await cloud.delete(made.id)
+    assert (await cloud.until_ended(waiting.id)).state is OperationState.SUCCEEDED
+    assert cloud.images.kept == {}

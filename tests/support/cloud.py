@@ -231,8 +231,8 @@ class Cloud:
         )
         if name:
             spec["name"] = name
+        spec.setdefault("image_id", self.image.id)
         instance = an_instance(
-            image_id=self.image.id,
             operation_id=operation.id,
             due_time=now,
             create_time=now,

@@ -1,6 +1,7 @@
 """Images that are being deleted: their bytes go, hosts drop them, then the row and the operation.
 
-Each step may be done twice. A host that cannot be asked now keeps the bytes in its cache, where
+An image waits while instances made from it are there; the operation says so. Each step may be done
+twice. A host that cannot be asked now keeps the bytes in its cache, where
 its own limit drops them: it does not hold up the deletion.
 """
 
@@ -12,18 +13,18 @@ from dataclasses import replace
 import structlog
 
 from unkai_scheduler.domain.events import EventType
-from unkai_scheduler.domain.images import Image, ImageState
+from unkai_scheduler.domain.images import Image
 from unkai_scheduler.domain.operations import Operation, OperationState
 from unkai_scheduler.reconcile import operations as progress
 from unkai_scheduler.reconcile.changes import write_operation
 from unkai_scheduler.reconcile.office import Office, check_still_leading, growing_s, wait_for
-from unkai_scheduler.store import events, images, instances, operations
+from unkai_scheduler.store import events, images, operations
 from unkai_scheduler.store.unit_of_work import Connection
 from unkai_wire.errors import NotFound, UnkaiError
 
 log = structlog.get_logger(__name__)
 
-PAGE = 64
+BATCH = 64
 LOOK_S = 5.0
 MAX_EVICTIONS = 32
 
@@ -52,16 +53,18 @@ class ImageLoop:
                 await asyncio.sleep(growing_s(failures))
 
     async def _round(self) -> None:
-        def work(conn: Connection) -> list[tuple[Image, Operation | None]]:
-            page = images.list_page(conn, after=None, limit=PAGE, state=ImageState.DELETING)
+        def work(conn: Connection) -> list[tuple[Image, int, Operation | None]]:
             return [
-                (image, operations.active_for(conn, image.id))
-                for image in page
-                if instances.count_by_image(conn, image.id) == 0
+                (image, needed, operations.active_for(conn, image.id))
+                for image, needed in images.deleting(conn, BATCH)
             ]
 
-        for image, operation in await self._office.uow.read(work):
-            await self._delete(image, operation)
+        for image, needed, operation in await self._office.uow.read(work):
+            if needed:
+                waits = f"waits for the instances made from it, which may need its bytes: {needed}"
+                await self._show(image, operation, waits)
+            else:
+                await self._delete(image, operation)
 
     async def _delete(self, image: Image, operation: Operation | None) -> None:
         office = self._office

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, func, or_, select
 
 from unkai_scheduler.domain.images import Image, ImageFormat, ImageState, Visibility
 from unkai_scheduler.store import rows
-from unkai_scheduler.store.tables import images
+from unkai_scheduler.store.tables import images, instances
 
 _KIND = "image"
 _QUERY = select(images)
@@ -56,6 +56,19 @@ def list_page(
     return [_image(row) for row in page]
 
 
+def deleting(conn: Connection, limit: int) -> list[tuple[Image, int]]:
+    """Return images being removed, with how many instances need each; the free ones come first."""
+    needing = select(func.count()).where(instances.c.image_id == images.c.id).correlate(images)
+    needs = needing.scalar_subquery().label("needs")
+    query = (
+        select(needs, images)
+        .where(images.c.state == ImageState.DELETING.value)
+        .order_by(needs, images.c.update_time, images.c.id)
+        .limit(limit)
+    )
+    return [(_image(row[1:]), row.needs) for row in conn.execute(query)]
+
+
 def count_by_project(conn: Connection, project_id: str) -> int:
     """Return how many images a project owns."""
     query = select(func.count()).where(images.c.project_id == project_id)
@@ -91,8 +104,9 @@ def _values(row: Image) -> dict[str, Any]:
     }
 
 
-def _image(row: rows.AnyRow) -> Image:
-    values = dict(row._mapping)
+def _image(row: Sequence[Any]) -> Image:
+    """Make an image of a row with exactly the table's columns, in their order."""
+    values = dict(zip(images.c.keys(), row, strict=True))
     values["visibility"] = Visibility(values["visibility"])
     values["state"] = ImageState(values["state"])
     values["format"] = values["format"] and ImageFormat(values["format"])

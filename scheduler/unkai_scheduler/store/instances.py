@@ -1,8 +1,8 @@
 """Instances in the database, each joined with the host that its claim names.
 
 `host_id` and `host_name` come from the claim and are never written here. User data is large, never
-changes and is read by `user_data` alone: rows carry b"". Labels are kept twice, in the row for
-reading and in a table of their own for selecting.
+changes and is read by `user_data` alone: rows carry b"". Labels and key pairs are kept twice, in
+the row for reading and in tables of their own for selecting; key pairs never change.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, String, cast, func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import insert as sql_insert
 from sqlalchemy import update as sql_update
@@ -25,7 +25,13 @@ from unkai_scheduler.domain.instances import (
     Power,
 )
 from unkai_scheduler.store import decisions, rows
-from unkai_scheduler.store.tables import claims, hosts, instance_labels, instances
+from unkai_scheduler.store.tables import (
+    claims,
+    hosts,
+    instance_key_pairs,
+    instance_labels,
+    instances,
+)
 from unkai_wire.errors import NotFound
 
 _KIND = "instance"
@@ -55,6 +61,9 @@ def insert(conn: Connection, row: Instance) -> None:
     values = _values(row) | {"user_data": row.spec.user_data, "decision": ""}
     rows.insert_named(conn, instances, _KIND, values)
     _insert_labels(conn, row)
+    pairs = [{"instance_id": row.id, "key_pair_id": i} for i in row.spec.key_pair_ids]
+    if pairs:
+        conn.execute(sql_insert(instance_key_pairs), pairs)
 
 
 def get(conn: Connection, ident: str) -> Instance | None:
@@ -99,7 +108,9 @@ def list_page(
 
 def replace(conn: Connection, row: Instance, *, etag: str | None) -> None:
     """Write all changeable columns, if the stored etag is `etag` (None: whatever it is)."""
-    rows.replace_row(conn, instances, _KIND, _values(row), etag)
+    values = _values(row)
+    del values["key_pair_ids"]
+    rows.replace_row(conn, instances, _KIND, values, etag)
     conn.execute(sql_delete(instance_labels).where(instance_labels.c.instance_id == row.id))
     _insert_labels(conn, row)
 
@@ -146,10 +157,9 @@ def count_by_flavor(conn: Connection, flavor_id: str) -> int:
 
 
 def count_by_key_pair(conn: Connection, key_pair_id: str) -> int:
-    """Return how many instances name a key pair. Reads every row: for removals alone."""
-    # The ids stand in a JSON list; an id holds no character that LIKE or JSON would change.
-    listed = cast(instances.c.key_pair_ids, String).contains(f'"{key_pair_id}"')
-    return _count(conn, listed)
+    """Return how many instances name a key pair."""
+    named = instance_key_pairs.c.key_pair_id == key_pair_id
+    return conn.execute(select(func.count()).where(named)).scalar_one()
 
 
 def save_decision(conn: Connection, decision: Decision) -> None:

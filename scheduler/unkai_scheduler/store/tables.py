@@ -203,6 +203,7 @@ instances = Table(
     Index(None, "name"),
     Index(None, "due_time"),
     Index(None, "image_id"),
+    Index(None, "flavor_id"),
     **MARIADB,
 )
 
@@ -216,6 +217,16 @@ instance_labels = Table(
     **MARIADB,
 )
 """The labels once more, for selecting by them without SQL that one database alone knows."""
+
+instance_key_pairs = Table(
+    "instance_key_pairs",
+    metadata,
+    Column("instance_id", Short, ForeignKey("instances.id", ondelete="CASCADE"), primary_key=True),
+    Column("key_pair_id", Short, primary_key=True),
+    Index(None, "key_pair_id"),
+    **MARIADB,
+)
+"""The key pairs once more, for finding who names one; the row's list keeps their order."""
 
 claims = Table(
     "claims",
@@ -240,6 +251,7 @@ tombstones = Table(
     Column("generation", Int64, nullable=False),
     Column("run_epoch", Int64, nullable=False),
     Column("remove_time", UtcTime, nullable=False),
+    Index(None, "remove_time"),
     **MARIADB,
 )
 

@@ -30,6 +30,7 @@ def config() -> Config:
     made = Config()
     made.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
     made.set_main_option("path_separator", "os")
+    made.set_main_option("file_template", "rev_%%(rev)s_%%(slug)s")
     return made
 
 

@@ -137,7 +137,8 @@ async def test_replace_writes_every_changeable_column(
     uow: UnitOfWork, noun: ModuleType, row: Any
 ) -> None:
     build = dict(NOUNS)[noun]
-    await uow.write(lambda conn: noun.insert(conn, build(id=row.id)))
+    fixed = {"key_pair_ids": row.spec.key_pair_ids} if noun is instances else {}
+    await uow.write(lambda conn: noun.insert(conn, build(id=row.id, **fixed)))
 
     await uow.write(lambda conn: noun.replace(conn, row, etag=None))
 
@@ -519,3 +520,27 @@ async def test_an_id_taken_twice_inside_the_store_is_safe_to_retry(uow: UnitOfWo
 
 def _name(row: Any) -> str:
     return str(row.spec.name if hasattr(row, "spec") else row.name)
+
+
+async def test_images_to_remove_that_no_instance_needs_come_before_those_that_wait(
+    uow: UnitOfWork,
+) -> None:
+    held, free, late = (
+        an_image(name=name, state=ImageState.DELETING, update_time=NOON + timedelta(seconds=age))
+        for name, age in (("a", 0), ("b", 2), ("c", 1))
+    )
+
+    def fill(conn: Connection) -> None:
+        for image in (held, free, late, an_image(name="ready")):
+            images.insert(conn, image)
+        for _ in range(2):
+            instances.insert(conn, an_instance(image_id=held.id))
+
+    await uow.write(fill)
+
+    assert await uow.read(lambda conn: images.deleting(conn, 10)) == [
+        (late, 0),
+        (free, 0),
+        (held, 2),
+    ]
+    assert await uow.read(lambda conn: images.deleting(conn, 1)) == [(late, 0)]

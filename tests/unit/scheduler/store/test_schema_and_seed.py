@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from pathlib import Path
 
@@ -9,14 +10,29 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import inspect
+from sqlalchemy import Connection, inspect
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.schema import CreateTable
 
-from tests.support.builders import DEFAULT_PROJECT_ID, GIB, MIB, a_flavor
+from tests.support.builders import (
+    DEFAULT_PROJECT_ID,
+    GIB,
+    MIB,
+    a_flavor,
+    a_key_pair,
+    an_instance,
+)
 from tests.support.store import a_store, ids_with_default_project, noon, store_url
 from unkai_scheduler.domain.resources import Project
-from unkai_scheduler.store import flavors, migrations, projects, sqlite, terms
+from unkai_scheduler.store import (
+    flavors,
+    instances,
+    key_pairs,
+    migrations,
+    projects,
+    sqlite,
+    terms,
+)
 from unkai_scheduler.store.tables import metadata
 from unkai_scheduler.store.unit_of_work import UnitOfWork, open_unit_of_work
 from unkai_wire.errors import FailedPrecondition, InvalidArgument, Unavailable, Unsupported
@@ -48,6 +64,37 @@ def test_the_schema_can_be_taken_back_to_nothing(tmp_path: Path) -> None:
     engine.dispose()
     assert left == ["alembic_version"]
     assert migrations.current_revision(url) is None
+
+
+async def test_key_pairs_that_were_named_before_they_had_a_table_are_found_in_it(
+    tmp_path: Path,
+) -> None:
+    pairs = [a_key_pair(), a_key_pair()]
+    named = an_instance(key_pair_ids=tuple(pair.id for pair in pairs))
+
+    def fill(conn: Connection) -> None:
+        for pair in pairs:
+            key_pairs.insert(conn, pair)
+        instances.insert(conn, named)
+        instances.insert(conn, an_instance())
+
+    async with a_store(tmp_path) as uow:
+        await uow.write(fill)
+    config = migrations.config()
+    config.set_main_option("sqlalchemy.url", store_url(tmp_path))
+    await asyncio.to_thread(command.downgrade, config, "0001")
+
+    async with a_store(tmp_path) as again:
+        counts = await again.read(
+            lambda conn: [instances.count_by_key_pair(conn, pair.id) for pair in pairs]
+        )
+        row = await again.read(lambda conn: instances.get(conn, named.id))
+        await again.write(lambda conn: instances.delete(conn, named.id))
+        left = await again.read(lambda conn: instances.count_by_key_pair(conn, pairs[0].id))
+
+    assert counts == [1, 1]
+    assert row == named
+    assert left == 0
 
 
 def test_the_terms_row_is_locked_where_a_transaction_alone_locks_nothing() -> None:
