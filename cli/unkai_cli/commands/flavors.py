@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from unkai_cli.commands.acting import attempted, raise_first, resolved
 from unkai_cli.commands.options import Count, Size, common, complete_names, limited, named
 from unkai_cli.commands.watching import Listing
 from unkai_cli.groups import Group
@@ -70,7 +71,10 @@ def create(session: Session, name: str, vcpus: int, memory: int, disk: int) -> N
 @common
 def delete(session: Session, flavor: tuple[str, ...]) -> None:
     """Remove flavors that no instance names."""
-    found = [(name, session.client.resolve("flavor", name)) for name in flavor]
-    for name, ident in found:
+    names = resolved(session, "flavor", flavor)
+
+    def remove(ident: str) -> None:
         session.client.call("FlavorService", "DeleteFlavor", flavor_id=ident)
-        note(f"flavor {name} deleted")
+        note(f"flavor {names[ident]} deleted")
+
+    raise_first(attempted(names, remove)[1])

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unkai_cli.commands.options import common, complete_names, confirmed, listing, named, waiting
+from unkai_cli.commands.acting import attempted, awaited, raise_first, resolved
+from unkai_cli.commands.options import common, complete_names, listing, named, waiting
 from unkai_cli.commands.watching import Listing
 from unkai_cli.groups import Group
 from unkai_cli.output import Column, Progress, age_text, bytes_text, note
@@ -162,8 +163,12 @@ def download(session: Session, image: str, file: Path) -> None:
 def delete(session: Session, image: tuple[str, ...], wait: bool, timeout: float) -> None:
     """Remove images. Instances made from them go on."""
     client = session.client
-    found = [client.resolve("image", name) for name in image]
-    answers = [client.call("ImageService", "DeleteImage", image_id=ident) for ident in found]
-    confirmed(session, *(a.operation for a in answers), wait=wait, timeout=timeout)
+    answers, refusals = attempted(
+        resolved(session, "image", image),
+        lambda ident: client.call("ImageService", "DeleteImage", image_id=ident),
+    )
+    good, failures = awaited(session, [a.operation for a in answers], wait=wait, timeout=timeout)
     for answer in answers:
-        note(f"image {answer.image.name} {'deleted' if wait else 'is being deleted'}")
+        if answer.operation.id in good:
+            note(f"image {answer.image.name} {'deleted' if wait else 'is being deleted'}")
+    raise_first([*refusals, *failures])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from unkai_cli.commands.acting import attempted, awaited, confirmed, raise_first, resolved
 from unkai_cli.commands.options import (
     Count,
     Label,
@@ -14,7 +15,6 @@ from unkai_cli.commands.options import (
     Size,
     common,
     complete_names,
-    confirmed,
     listing,
     named,
     waiting,
@@ -253,18 +253,21 @@ def _act(
     from unkai_cli.records import record
 
     client = session.client
-    idents = [client.resolve("instance", name) for name in names]
-    answers = [
-        client.call("InstanceService", f"{method}Instance", instance_id=ident, **more)
-        for ident in idents
-    ]
-    confirmed(session, *(a.operation for a in answers), wait=wait, timeout=timeout)
+    answers, refusals = attempted(
+        resolved(session, "instance", names),
+        lambda ident: client.call(
+            "InstanceService", f"{method}Instance", instance_id=ident, **more
+        ),
+    )
+    good, failures = awaited(session, [a.operation for a in answers], wait=wait, timeout=timeout)
+    done = [a.instance for a in answers if a.operation.id in good]
     if method == "Delete":
-        for answer in answers:
-            note(f"{answer.instance.name} {'deleted' if wait else 'is being deleted'}")
-        return
-    found = [record(_get(session, a.instance.id) if wait else a.instance) for a in answers]
-    session.printer.rows(found, COLUMNS)
+        for instance in done:
+            note(f"{instance.name} {'deleted' if wait else 'is being deleted'}")
+    elif done:
+        shown = [record(_get(session, each.id) if wait else each) for each in done]
+        session.printer.rows(shown, COLUMNS)
+    raise_first([*refusals, *failures])
 
 
 @instance.command("delete")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from unkai_cli.commands.acting import attempted, raise_first, resolved
 from unkai_cli.commands.options import common, complete_names, listing, named
 from unkai_cli.commands.watching import Listing
 from unkai_cli.groups import Group
@@ -74,7 +75,10 @@ def add(session: Session, name: str, file: io.TextIOBase) -> None:
 @common
 def delete(session: Session, key: tuple[str, ...]) -> None:
     """Remove key pairs that no instance names."""
-    found = [(name, session.client.resolve("key_pair", name)) for name in key]
-    for name, ident in found:
+    names = resolved(session, "key_pair", key)
+
+    def remove(ident: str) -> None:
         session.client.call("KeyPairService", "DeleteKeyPair", key_pair_id=ident)
-        note(f"key {name} deleted")
+        note(f"key {names[ident]} deleted")
+
+    raise_first(attempted(names, remove)[1])

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unkai_cli.commands.options import Seconds, common, confirmed, listing, named
+from unkai_cli.commands.acting import confirmed
+from unkai_cli.commands.options import Seconds, common, listing, named
 from unkai_cli.commands.watching import Listing
 from unkai_cli.groups import Group
 from unkai_cli.output import Column, age_text

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from unkai_cli.commands.acting import attempted, raise_first, resolved
 from unkai_cli.commands.options import common, complete_names, limited, named
 from unkai_cli.commands.watching import Listing
 from unkai_cli.groups import Group
@@ -66,7 +67,10 @@ def create(session: Session, name: str, description: str) -> None:
 @common
 def delete(session: Session, project: tuple[str, ...]) -> None:
     """Remove projects that own nothing."""
-    found = [(name, session.client.resolve("project", name)) for name in project]
-    for name, ident in found:
+    names = resolved(session, "project", project)
+
+    def remove(ident: str) -> None:
         session.client.call("ProjectService", "DeleteProject", project_id=ident)
-        note(f"project {name} deleted")
+        note(f"project {names[ident]} deleted")
+
+    raise_first(attempted(names, remove)[1])

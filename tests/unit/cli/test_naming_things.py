@@ -109,6 +109,42 @@ def test_nothing_is_deleted_when_one_of_the_names_is_wrong(cloud: ServedApi) -> 
     assert unkai("instance", "list", "-o", "name").out == "web\n"
 
 
+def test_one_that_is_refused_does_not_keep_the_others_from_their_act(cloud: ServedApi) -> None:
+    for name in ("one", "two", "three"):
+        cloud.do(cloud.api.create(name))
+    cloud.lead(cloud.leader.settle)
+    unkai("instance", "stop", "two")
+    outcome = unkai("instance", "stop", "one", "two", "three", "-o", "name")
+    assert outcome.code == 4
+    assert outcome.out.split() == ["one", "three"]
+    assert "instance two is STOPPED" in outcome.err
+    assert unkai("instance", "list", "-o", "value=state").out.split() == ["STOPPED"] * 3
+
+
+def test_each_refusal_is_told_and_what_was_deleted_is_named(cloud: ServedApi) -> None:
+    cloud.do(cloud.api.create("web", flavor_id=_id_of("flavor", "nano")))
+    cloud.do(cloud.api.create("db", flavor_id=_id_of("flavor", "micro")))
+    outcome = unkai("flavor", "delete", "nano", "small", "micro")
+    assert outcome.code == 4
+    assert "flavor small deleted" in outcome.err
+    assert outcome.err.count("FLAVOR_IN_USE") == 2
+    assert "small" not in unkai("flavor", "list", "-o", "name").out.split()
+
+
+def _id_of(kind: str, name: str) -> str:
+    return unkai(kind, "show", name, "-o", "value=id").out.strip()
+
+
+def test_one_thing_named_twice_is_acted_on_once(cloud: ServedApi) -> None:
+    ident = cloud.do(cloud.api.create("web")).instance.id
+    cloud.lead(cloud.leader.settle)
+    outcome = unkai("instance", "stop", "web", ident, "-o", "name")
+    assert (outcome.code, outcome.out) == (0, "web\n")
+    assert unkai("instance", "delete", "web", "web").code == 0
+    assert unkai("project", "create", "lab").code == 0
+    assert unkai("project", "delete", "lab", "lab").code == 0
+
+
 def test_lists_go_on_over_pages_and_stop_at_the_limit(cloud: ServedApi) -> None:
     from tests.support.builders import a_flavor
     from unkai_scheduler.store import flavors

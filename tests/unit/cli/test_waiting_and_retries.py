@@ -151,6 +151,25 @@ def test_all_are_awaited_even_when_one_fails(cloud: ServedApi) -> None:
     assert sorted(states) == ["FAILED", "STOPPED"]
 
 
+def test_of_several_those_that_succeeded_are_shown_beside_the_failure(cloud: ServedApi) -> None:
+    for name in ("one", "two"):
+        cloud.do(cloud.api.create(name))
+    cloud.lead(cloud.leader.settle)
+    cloud.leader.failures.append(Conflict("this one is stuck", reason="STUCK"))
+    outcome = unkai("instance", "delete", "one", "two")
+    assert outcome.code == 4
+    assert "STUCK" in outcome.err
+    deleted = {name for name in ("one", "two") if f"{name} deleted" in outcome.err}
+    assert len(deleted) == 1, outcome.err
+
+
+def test_while_no_scheduler_answers_the_others_are_not_tried(fake: FakeApi) -> None:
+    flavors = ["flv-0000000000000000000000000" + last for last in "12"]
+    fake.script("DeleteFlavor", AWAY)
+    assert unkai("flavor", "delete", *flavors).code == 6
+    assert {request.flavor_id for request in fake.asked["DeleteFlavor"]} == {flavors[0]}
+
+
 def test_a_change_is_repeated_with_the_same_request_id_while_unavailable(fake: FakeApi) -> None:
     made = project_service_pb2.CreateProjectResponse(project=project_pb2.Project(name="lab"))
     fake.script("CreateProject", AWAY, AWAY, made)
