@@ -171,10 +171,18 @@ def _reachable(listen: str, settings: Settings) -> str:
         return _join(host, port)
     etcd_host, etcd_port = split_address(settings.etcd.endpoints[0])
     family = socket.AF_INET6 if ":" in etcd_host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        # Connecting a datagram socket sends nothing; it only chooses our address.
-        probe.connect((etcd_host, etcd_port))
-        return _join(str(probe.getsockname()[0]), port)
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            # Connecting a datagram socket sends nothing; it only chooses our address.
+            probe.connect((etcd_host, etcd_port))
+            return _join(str(probe.getsockname()[0]), port)
+    except OSError as error:
+        raise FailedPrecondition(
+            f"this machine has no way to etcd at {etcd_host}: {error.strerror or error}",
+            reason="NO_ADDRESS",
+            fix="mend its network or 'etcd.endpoints', or set 'advertise' to its own address",
+            metadata={"etcd": etcd_host},
+        ) from error
 
 
 def _join(host: str, port: int) -> str:

@@ -32,6 +32,7 @@ from unkai_agent.host import HostParts, RunningHost
 from unkai_agent.metrics import Sampler, SamplerPaths, counter_source, group_limits
 from unkai_agent.registry import EtcdRegistry
 from unkai_agent.settings import InvalidSettings, Settings, load_settings
+from unkai_agent.state_lock import only_agent_of
 from unkai_agent.storage.driver import FetchImage
 from unkai_agent.storage.qcow2 import Qcow2Storage
 from unkai_wire.errors import FailedPrecondition, UnkaiError
@@ -139,7 +140,6 @@ async def _accelerator(settings: Settings, compute: ComputeDriver, boot: str) ->
 
 async def serve(settings: Settings, *, simulated: bool) -> None:
     """Be the agent until SIGTERM."""
-    settings.state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
     tls = settings.tls.files()
     registry = EtcdRegistry(
         settings.etcd.endpoints,
@@ -237,11 +237,16 @@ def _start(config: Path | None, check: bool, *, simulated: bool, hosts: int | No
         return
     configure_logs(settings)
     try:
-        asyncio.run(serve(settings, simulated=simulated))
+        settings.state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with only_agent_of(settings.state_dir):
+            asyncio.run(serve(settings, simulated=simulated))
     except UnkaiError as error:
         click.echo(f"unkai-agent: {error.message}", err=True)
         if error.fix:
             click.echo(f"  fix: {error.fix}", err=True)
+        sys.exit(1)
+    except OSError as error:
+        click.echo(f"unkai-agent: the agent cannot start: {error}", err=True)
         sys.exit(1)
 
 

@@ -371,6 +371,12 @@ async def test_the_console_log_has_its_tail_and_is_followed_through_a_rotation(s
         assert b"".join([piece.output async for piece in whole]) == text
 
 
+async def test_an_address_that_is_taken_is_named(site: Site) -> None:
+    with pytest.raises(FailedPrecondition) as caught:
+        AgentServer(HostDirectory()).listen(f"127.0.0.1:{site.port}", site.tls("scheduler"))
+    assert caught.value.reason == "ADDRESS_NOT_FREE"
+
+
 async def test_following_a_console_log_ends_with_the_machine(site: Site) -> None:
     await _launch(site)
     async with site.machines("scheduler") as stub:

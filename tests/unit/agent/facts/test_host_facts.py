@@ -9,7 +9,8 @@ import pytest
 
 from unkai_agent import host_facts
 from unkai_agent.metrics import GroupLimits
-from unkai_agent.settings import CapacitySettings
+from unkai_agent.settings import CapacitySettings, EtcdSettings, Settings
+from unkai_wire.errors import FailedPrecondition
 
 _CPUS = len(os.sched_getaffinity(0))
 _MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -36,3 +37,11 @@ def test_what_is_set_is_believed(tmp_path: Path) -> None:
     settings = CapacitySettings(cpus=7, memory_bytes=1 << 40)
     offered = host_facts.capacity(settings, tmp_path, GroupLimits(1.0, 1 << 20))
     assert (offered.cpus, offered.memory_bytes) == (7, 1 << 40)
+
+
+def test_without_a_way_to_etcd_it_is_said_what_to_set() -> None:
+    settings = Settings(etcd=EtcdSettings(endpoints=("no-such-name.invalid:2379",)))
+    with pytest.raises(FailedPrecondition) as caught:
+        host_facts.advertised_address(settings)
+    assert caught.value.reason == "NO_ADDRESS"
+    assert "advertise" in caught.value.fix

@@ -1,0 +1,47 @@
+"""One agent to a state folder: a second would sweep what the first is making.
+
+The lock is the kernel's, on a file in the folder; it ends with the process, however that ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from unkai_wire.errors import FailedPrecondition
+
+_WAIT_S = 5.0
+"""A predecessor that was killed may take a moment to be gone."""
+_POLL_S = 0.1
+
+
+@contextmanager
+def only_agent_of(folder: Path, *, wait_s: float = _WAIT_S) -> Iterator[None]:
+    """Hold the folder while the context lasts; `FailedPrecondition` / STATE_IN_USE if one does."""
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        end_s = time.monotonic() + wait_s
+        while not _taken(lock):
+            if time.monotonic() >= end_s:
+                raise FailedPrecondition(
+                    f"another agent uses {folder}",
+                    reason="STATE_IN_USE",
+                    fix="stop it first ('systemctl stop unkai-agent'), or set another state_dir",
+                    metadata={"state_dir": str(folder)},
+                )
+            time.sleep(_POLL_S)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _taken(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
