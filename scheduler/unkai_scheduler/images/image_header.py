@@ -27,6 +27,8 @@ _V3 = struct.Struct(">QQQII")
 _V3_LENGTH = 104
 _DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION, _EXTENDED_L2 = (1 << n for n in range(5))
 _KNOWN_INCOMPATIBLE = _DIRTY | _CORRUPT | _DATA_FILE | _COMPRESSION | _EXTENDED_L2
+_ZLIB, _ZSTD = 0, 1
+_LEAST_EXTENDED_CLUSTER_BITS = 14
 _EXTENSION_END = 0
 _EXTENSION_CRYPTO = 0x0537BE77
 _EXTENSION_DATA_FILE = 0x44415441
@@ -87,6 +89,7 @@ class _Qcow2:
     incompatible: int = 0
     refcount_order: int = 4
     length: int = 72
+    compression: int = _ZLIB
 
     @property
     def cluster_bytes(self) -> int:
@@ -156,11 +159,15 @@ def _parse_qcow2(head: bytes) -> _Qcow2:
      refcount_offset, refcount_clusters, snapshots, _) = _V2.unpack_from(head)  # fmt: skip
     if version not in (2, 3):
         raise _foreign(f"qcow version {version}")
-    incompatible, refcount_order, length = 0, 4, _V2.size
+    incompatible, refcount_order, length, compression = 0, 4, _V2.size, _ZLIB
     if version == 3:
         if len(head) < _V3_LENGTH:
             raise _truncated("its header")
         incompatible, _, _, refcount_order, length = _V3.unpack_from(head, _V2.size)
+        if length > _V3_LENGTH:
+            if len(head) <= _V3_LENGTH:
+                raise _truncated("its header")
+            compression = head[_V3_LENGTH]
     return _Qcow2(
         version=version,
         backing_offset=backing_offset,
@@ -176,6 +183,7 @@ def _parse_qcow2(head: bytes) -> _Qcow2:
         incompatible=incompatible,
         refcount_order=refcount_order,
         length=length,
+        compression=compression,
     )
 
 
@@ -223,6 +231,22 @@ def _check_features(header: _Qcow2) -> None:
         )
     if header.crypt_method:
         raise _encrypted()
+    _check_compression(header)
+    extended = bool(header.incompatible & _EXTENDED_L2)
+    if extended and header.cluster_bits < _LEAST_EXTENDED_CLUSTER_BITS:
+        raise _invalid(f"clusters of 2^{header.cluster_bits} bytes are too small to be divided")
+
+
+def _check_compression(header: _Qcow2) -> None:
+    """Check the type, and that its feature bit is set exactly when it is not zlib."""
+    if header.compression not in {_ZLIB, _ZSTD}:
+        raise _refused(
+            "IMAGE_FEATURE_UNKNOWN",
+            f"the file uses a compression that is not known (type {header.compression})",
+            "convert it with 'qemu-img convert -O qcow2 IN OUT'",
+        )
+    if bool(header.incompatible & _COMPRESSION) != (header.compression != _ZLIB):
+        raise _invalid(f"its feature bits deny its compression (type {header.compression})")
 
 
 def _check_extensions(header: _Qcow2, head: bytes) -> None:

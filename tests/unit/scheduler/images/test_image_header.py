@@ -136,6 +136,32 @@ def test_header_extensions_are_walked_to_their_end(extensions: bytes, reason: st
     assert refusal(qcow2(extensions=extensions)) == reason
 
 
+@pytest.mark.parametrize(
+    ("changes", "compression", "reason"),
+    [
+        ({"incompatible": 8, "header_length": 112}, 2, "IMAGE_FEATURE_UNKNOWN"),
+        ({"header_length": 112}, 1, "IMAGE_HEADER_INVALID"),
+        ({"incompatible": 8, "header_length": 112}, 0, "IMAGE_HEADER_INVALID"),
+        ({"incompatible": 8}, 0, "IMAGE_HEADER_INVALID"),
+        ({"incompatible": 16, "cluster_bits": 13, "l1_entries": 9}, 0, "IMAGE_HEADER_INVALID"),
+    ],
+)
+def test_what_qemu_would_not_open_is_not_kept(
+    changes: dict[str, int], compression: int, reason: str
+) -> None:
+    rest = bytes([compression]) + bytes(7) + NO_EXTENSIONS
+    assert refusal(qcow2(extensions=rest, **changes)) == reason
+
+
+@pytest.mark.parametrize(("incompatible", "compression"), [(0, 0), (8, 1), (16, 0)])
+def test_either_compression_and_small_clusters_are_taken(
+    incompatible: int, compression: int
+) -> None:
+    rest = bytes([compression]) + bytes(7) + NO_EXTENSIONS
+    header = read(qcow2(extensions=rest, incompatible=incompatible, header_length=112))
+    assert header.format is ImageFormat.QCOW2
+
+
 def test_an_unknown_harmless_extension_is_passed_over() -> None:
     extensions = struct.pack(">II", 0x6803F857, 3) + b"abc" + bytes(5) + NO_EXTENSIONS
     assert read(qcow2(extensions=extensions)).format is ImageFormat.QCOW2
