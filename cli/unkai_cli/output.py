@@ -107,7 +107,7 @@ class Printer:
             return
         rows = [[c.title for c in shown]] if self.headers else []
         rows += (_cells(record, shown) for record in records)
-        self._widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        self._widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
         for line in align(rows, [c.right for c in shown], self._widths):
             self.line(line)
 
@@ -124,7 +124,9 @@ class Printer:
                 shown = self._shown(columns)
                 cells = _cells(record, shown)
                 widths = self._widths or [len(c.title) for c in shown]
-                self._widths = [max(w, len(cell)) for w, cell in zip(widths, cells, strict=True)]
+                self._widths = [
+                    max(width, _width(cell)) for width, cell in zip(widths, cells, strict=True)
+                ]
                 self.line(*align([cells], [c.right for c in shown], self._widths))
         self.out.flush()
 
@@ -173,13 +175,23 @@ def align(
     lines: Sequence[Sequence[str]], right: Sequence[bool], widths: Sequence[int] = ()
 ) -> Iterable[str]:
     """Yield the lines with their cells padded to columns two spaces apart."""
-    widths = widths or [max(len(row[i]) for row in lines) for i in range(len(right))]
+    widths = widths or [max(_width(row[i]) for row in lines) for i in range(len(right))]
     for row in lines:
-        cells = [
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(row, widths, right, strict=True)
-        ]
+        cells = []
+        for cell, width, to_right in zip(row, widths, right, strict=True):
+            room = " " * (width - _width(cell))
+            cells.append(room + cell if to_right else cell + room)
         yield "  ".join(cells).rstrip()
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal a text takes (Unicode Standard Annex 11)."""
+    if text.isascii():
+        return len(text)
+    import unicodedata
+
+    wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
+    return len(text) + wide - sum(unicodedata.combining(char) != 0 for char in text)
 
 
 def value_of(record: Record, path: str) -> str:
@@ -264,13 +276,15 @@ def error(failure: UnkaiError) -> int:
     why = failure.reason + (f" ({', '.join(details)})" if details else "")
     print(f"  why: {_printable(why)}", file=sys.stderr)
     for path, problem in failure.details().get("violations", []):
-        print(f"       {path}: {problem}", file=sys.stderr)
+        print(f"       {_printable(f'{path}: {problem}')}", file=sys.stderr)
     reasons = failure.details().get("reasons", {})
     for reason, hosts in sorted(reasons.items(), key=lambda entry: (-entry[1], entry[0])):
-        print(f"       {reason}: {hosts} host{'s' if hosts != 1 else ''}", file=sys.stderr)
-    print(f"  fix: {failure.fix or _FIX_OF_CODE.get(failure.code, _FIX)}", file=sys.stderr)
+        count = f"{hosts} host{'s' if hosts != 1 else ''}"
+        print(f"       {_printable(reason)}: {count}", file=sys.stderr)
+    fix = failure.fix or _FIX_OF_CODE.get(failure.code, _FIX)
+    print(f"  fix: {_printable(fix)}", file=sys.stderr)
     if failure.request_id:
-        print(f"  request: {failure.request_id}", file=sys.stderr)
+        print(f"  request: {_printable(failure.request_id)}", file=sys.stderr)
     return _EXIT_OF_CODE.get(failure.code, EXIT_FAILED)
 
 

@@ -10,7 +10,7 @@ from unkai_cli.commands.acting import confirmed
 from unkai_cli.commands.options import Seconds, common, listing, named
 from unkai_cli.commands.watching import Listing
 from unkai_cli.groups import Group
-from unkai_cli.output import Column, age_text
+from unkai_cli.output import Column, Record, age_text
 
 if TYPE_CHECKING:
     from unkai_cli.session import Session
@@ -32,6 +32,7 @@ DETAILS = (
     Column("DEADLINE", lambda r: r["deadline_time"]),
     Column("ENDED", lambda r: r["end_time"]),
 )
+_ENDED = ("SUCCEEDED", "FAILED", "CANCELLED")
 
 
 @click.group(cls=Group)
@@ -60,7 +61,13 @@ def list_operations(
         "resource_id": resource,
         "active_only": active,
     }
-    Listing("operation", COLUMNS, filters).show(session, limit=limit or 50, watch=watch)
+
+    def matches(row: Record) -> bool:
+        return (not resource or row["resource_id"] == resource) and (
+            not active or row["state"] not in _ENDED
+        )
+
+    Listing("operation", COLUMNS, filters, matches).show(session, limit=limit or 50, watch=watch)
 
 
 @operation.command("show")

@@ -30,6 +30,18 @@ from typing import Any, ClassVar
 ERROR_DOMAIN = "unkai"
 """`google.rpc.ErrorInfo.domain` of every error of ours."""
 
+_NOUNS = {
+    "context": "context",
+    "event": "event",
+    "flavor": "flavor",
+    "host": "host",
+    "image": "image",
+    "instance": "instance",
+    "key_pair": "key",
+    "operation": "operation",
+    "project": "project",
+}
+"""The command's word for each kind that it can list."""
 _REASON = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
 
 
@@ -158,7 +170,7 @@ class NotFound(_ResourceError):
         return cls(
             f"{words} {ident} does not exist",
             reason=f"{kind.upper()}_NOT_FOUND",
-            fix=f"list what there is with 'unkai {kind.replace('_pair', '')} list'",
+            fix=f"list what there is with 'unkai {_NOUNS[kind]} list'" if kind in _NOUNS else "",
             metadata={"resource_kind": kind, "resource": ident},
             resource_kind=kind,
             resource=ident,

@@ -10,6 +10,8 @@ import click
 import pytest
 
 from unkai_cli.main import cli
+from unkai_wire.errors import NotFound
+from unkai_wire.ids import PREFIXES
 
 ROOT = Path(__file__).parents[3]
 _HINT = re.compile(r"['`]unkai ([a-z][a-z ]*[a-z])")
@@ -52,6 +54,12 @@ def test_every_command_that_a_hint_names_exists() -> None:
         if not _exists(words.split())
     ]
     assert wrong == []
+
+
+@pytest.mark.parametrize("kind", [*PREFIXES, "context", "service", "domain", "machine"])
+def test_what_is_not_found_is_looked_for_with_a_command_that_exists(kind: str) -> None:
+    for words in _HINT.findall(NotFound.of(kind, "web").fix):
+        assert _exists(words.split()), words
 
 
 @pytest.mark.parametrize(

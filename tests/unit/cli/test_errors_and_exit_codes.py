@@ -86,8 +86,16 @@ def test_an_error_without_a_fix_of_its_own_still_says_what_to_do(fake: FakeApi) 
 
 
 def test_control_characters_of_a_server_do_not_reach_the_terminal(fake: FakeApi) -> None:
-    fake.script("ListFlavors", errors.FailedPrecondition("bad \x1b[2J news"))
-    assert "\x1b" not in unkai("flavor", "list").err
+    bad = "bad \x1b[2J news"
+    for error in (
+        errors.FailedPrecondition(bad, fix=bad, metadata={bad: bad}, request_id=bad),
+        errors.InvalidArgument(bad, violations=[(bad, bad)]),
+        errors.NoCapacity(bad, reasons={bad: 1}),
+    ):
+        fake.script("ListFlavors", error)
+        told = unkai("flavor", "list").err
+        assert "news" in told
+        assert "\x1b" not in told
 
 
 def test_no_socket_is_unavailable_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,32 @@ def test_event_watch_prints_events_and_leaves_notes_of_progress_out(fake: FakeAp
     assert _asked_after(fake) == ["1.5"]
 
 
+def test_watched_operations_are_those_of_the_resource_and_activity_asked_for(
+    fake: FakeApi,
+) -> None:
+    from unkai.operation.v1 import operation_pb2, operation_service_pb2
+
+    kind = operation_pb2.Operation
+    fake.script("ListEvents", event_service_pb2.ListEventsResponse(revision="1.5"))
+    fake.script("ListOperations", operation_service_pb2.ListOperationsResponse())
+    answers = [
+        kind(id="opr-1", resource_id="ins-1", state=kind.STATE_RUNNING),
+        kind(id="opr-2", resource_id="ins-2", state=kind.STATE_RUNNING),
+        kind(id="opr-3", resource_id="ins-1", state=kind.STATE_SUCCEEDED),
+    ]
+    get = operation_service_pb2.GetOperationResponse
+    told = [_event(each.id, "1.6") for each in answers]
+
+    def watched(*words: str) -> list[str]:
+        fake.script("GetOperation", *(get(operation=each) for each in answers))
+        fake.script("WatchEvents", [*told, END])
+        return unkai("operation", "list", "-A", "-w", "-o", "name", *words).out.split()
+
+    assert watched() == ["opr-1", "opr-2", "opr-3"]
+    assert watched("--resource", "ins-1") == ["opr-1", "opr-3"]
+    assert watched("--resource", "ins-1", "--active") == ["opr-1"]
+
+
 def test_a_changed_instance_that_no_longer_matches_is_not_shown(fake: FakeApi) -> None:
     from unkai.compute.v1 import instance_pb2, instance_service_pb2
 
