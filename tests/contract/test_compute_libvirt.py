@@ -89,6 +89,20 @@ async def test_qemu_runs_as_its_own_user_under_seccomp(harness: LibvirtHarness) 
     assert int(status["CapEff"], 16) == 0
 
 
+async def test_a_libvirtd_that_would_run_guests_as_root_starts_none() -> None:
+    with private_libvirt(qemu_user="root") as libvirt:
+        harness = LibvirtHarness(libvirt)
+        spec = harness.spec()
+        await harness.driver.define(spec)
+        with pytest.raises(FailedPrecondition) as caught:
+            await harness.driver.start(spec.instance_id)
+        assert caught.value.reason == "QEMU_AS_ROOT"
+        domain = await harness.driver.get_domain(spec.instance_id)
+        assert domain is not None
+        assert domain.state is DomainState.OFF
+        await harness.driver.close()
+
+
 async def test_a_hung_libvirtd_costs_each_call_its_deadline_and_no_more(
     harness: LibvirtHarness,
 ) -> None:

@@ -136,7 +136,7 @@ class PrivateLibvirt:
 
 
 @contextlib.contextmanager
-def private_libvirt() -> Iterator[PrivateLibvirt]:
+def private_libvirt(qemu_user: str = QEMU_USER) -> Iterator[PrivateLibvirt]:
     """Run a libvirtd; everything of it is gone afterwards."""
     # A short path: a unix socket's is limited to 107 bytes.
     root = Path(tempfile.mkdtemp(prefix="ukl-", dir="/tmp"))
@@ -144,7 +144,8 @@ def private_libvirt() -> Iterator[PrivateLibvirt]:
     for folder in ("run/libvirt", "var/lib/libvirt", "var/cache/libvirt", "etc/libvirt"):
         (root / folder).mkdir(parents=True)
     (root / "machines").mkdir()
-    (root / "etc/libvirt/qemu.conf").write_text(_QEMU_CONF)
+    conf = _QEMU_CONF.replace(f'"{QEMU_USER}"', f'"{qemu_user}"')
+    (root / "etc/libvirt/qemu.conf").write_text(conf)
     (root / "libvirtd.conf").write_text(
         f'auth_unix_rw = "none"\nhost_uuid = "{uuid.uuid4()}"\nunix_sock_rw_perms = "0700"\n'
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import weakref
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -29,7 +30,7 @@ from unkai_agent.compute.driver import (
 )
 from unkai_agent.compute.kvm_proof import prove_kvm
 from unkai_agent.compute.libvirt_console import ConsoleAttachment
-from unkai_agent.compute.libvirt_session import Session, instance_id_of
+from unkai_agent.compute.libvirt_session import Session, instance_id_of, qemu_uids
 from unkai_agent.domain.hosts import Accelerator
 from unkai_wire import ids
 from unkai_wire.errors import NotFound, Unavailable
@@ -67,6 +68,7 @@ class LibvirtDriver:
         self._slow_pool = CallPool("libvirt-slow", size=workers, max_lost=max_lost_calls)
         self._changes = ChangeFeed()
         self._session: Session | None = None
+        self._not_root: weakref.ref[Any] | None = None
         self._opening = asyncio.Lock()
         self._closed = False
         # A driver inside our own process cannot be connected to afresh.
@@ -120,6 +122,7 @@ class LibvirtDriver:
             elif state == libvirt.VIR_DOMAIN_SHUTDOWN:
                 raise libvirt_errors.unavailable("the machine is still powering off")
             elif not domain.isActive():
+                self._refuse_root(connection, instance_id)
                 self._create(domain)
 
         await self._call(
@@ -334,6 +337,14 @@ class LibvirtDriver:
         if domain is None:
             raise NotFound.of("domain", instance_id)
         return domain
+
+    def _refuse_root(self, connection: Any, instance_id: str) -> None:
+        """Refuse to start guests on a libvirtd that would run them as root. Asked for once each."""
+        if self._not_root is not None and self._not_root() is connection:
+            return
+        if 0 in qemu_uids(connection.getCapabilities()):
+            raise libvirt_errors.qemu_as_root(instance_id)
+        self._not_root = weakref.ref(connection)  # a reference of its own would keep it open
 
     def _create(self, domain: Any) -> None:
         try:

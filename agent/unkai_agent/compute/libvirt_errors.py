@@ -148,6 +148,16 @@ def console_in_use(instance_id: str) -> Conflict:
     )
 
 
+def qemu_as_root(instance_id: str) -> FailedPrecondition:
+    """Return the error for a libvirtd that would run guests as root."""
+    return FailedPrecondition(
+        "the host's libvirt would run the machine as root",
+        reason="QEMU_AS_ROOT",
+        fix='set user = "libvirt-qemu" in /etc/libvirt/qemu.conf on the host and restart libvirtd',
+        metadata={"instance_id": instance_id},
+    )
+
+
 def is_off(instance_id: str, act: str) -> FailedPrecondition:
     """Return the error for an act that needs a running machine."""
     return FailedPrecondition(

@@ -15,6 +15,7 @@ import contextlib
 import threading
 import time
 import uuid
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from typing import Any
 
@@ -136,6 +137,21 @@ class Session:
         instance_id = instance_id_of(domain.UUIDString())
         if instance_id is not None:
             self._on_change(instance_id)
+
+
+def qemu_uids(capabilities: str) -> set[int]:
+    """Return the user ids that libvirt's capabilities say guests run as; none without DAC.
+
+    `host/secmodel` of the model `dac`, whose `baselabel` is `+UID:+GID` (libvirt's "Driver
+    capabilities XML format").
+    """
+    labels = [
+        (label.text or "").strip().lstrip("+").partition(":")[0]
+        for model in ET.fromstring(capabilities).iterfind("host/secmodel")  # noqa: S314  libvirt's
+        if model.findtext("model") == "dac"
+        for label in model.iterfind("baselabel")
+    ]
+    return {int(label) for label in labels if label.isdecimal()}
 
 
 def instance_id_of(uuid_text: str) -> str | None:

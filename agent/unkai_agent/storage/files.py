@@ -58,7 +58,7 @@ class Ownership:
 
     @classmethod
     def of_user(cls, user: str | None) -> Ownership:
-        """Look the user up; raise `InvalidArgument` when there is none.
+        """Look the user up; raise `InvalidArgument` when there is none, or when it is root.
 
         The group is the one named like the user where it is a member of it, else its first:
         Debian's `libvirt-qemu` has `kvm` first, which people join too.
@@ -71,6 +71,10 @@ class Ownership:
             raise InvalidArgument.field(
                 "libvirt.qemu_user", f"there is no user {user!r} on this host", reason="NO_USER"
             ) from error
+        if entry.pw_uid == 0:
+            raise InvalidArgument.field(
+                "libvirt.qemu_user", "QEMU must not run as root", reason="QEMU_AS_ROOT"
+            )
         with suppress(KeyError):
             group = grp.getgrnam(user)
             if user in group.gr_mem or group.gr_gid == entry.pw_gid:

@@ -133,6 +133,13 @@ def test_an_unknown_user_is_refused() -> None:
     assert caught.value.reason == "NO_USER"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_disks_are_never_roots() -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        files.Ownership.of_user("root")
+    assert caught.value.reason == "QEMU_AS_ROOT"
+
+
 def test_without_a_user_nothing_is_given_away() -> None:
     assert files.Ownership.of_user(None) == files.Ownership(None, None)
 
