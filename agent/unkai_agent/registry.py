@@ -39,6 +39,8 @@ _LOG = structlog.get_logger("unkai.agent.registry")
 _RENEW_S = 2.0
 """A third of the lease: two renewals may be lost."""
 _RETRY_S = 0.5
+_RECORDS_AT_ONCE = 100
+"""etcd takes 128 acts in a transaction unless told otherwise (--max-txn-ops)."""
 _CHECK_ROUNDS = 3
 """Every so many rounds the keys themselves are looked at: one may have been deleted."""
 _CHANNEL_OPTIONS = (
@@ -190,7 +192,7 @@ class _Session:
         self._turn = 0
         self._lease = 0
         self._believed_until_s = 0.0
-        self._put: dict[str, str] = {}
+        self._put: dict[str, HostRecord] = {}
 
     def forget(self, host_id: str) -> None:
         """Write this record again at the next round."""
@@ -226,12 +228,18 @@ class _Session:
             self._put.clear()
         elif check:
             self._look(client, records)
-        for host_id, record in records.items():
-            text = record.to_json()
-            if self._put.get(host_id) != text:
-                client.put(host_key(host_id), text, lease=self._lease)
-                self._put[host_id] = text
+        changed = [r for host_id, r in records.items() if self._put.get(host_id) != r]
+        for start in range(0, len(changed), _RECORDS_AT_ONCE):
+            self._write(client, changed[start : start + _RECORDS_AT_ONCE])
         return _scheduler_records(client)
+
+    def _write(self, client: Any, records: Sequence[HostRecord]) -> None:
+        """Write records in one transaction: one by one, a fleet's would outlast their lease."""
+        puts = [
+            client.transactions.put(host_key(r.host_id), r.to_json(), self._lease) for r in records
+        ]
+        client.transaction(compare=[], success=puts, failure=[])
+        self._put.update((record.host_id, record) for record in records)
 
     def _renew(self, client: Any) -> bool:
         if not self._lease:

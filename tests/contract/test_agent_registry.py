@@ -12,6 +12,7 @@ import pytest
 from tests.support.etcd import EtcdServer, running_etcd
 from unkai_agent.registry import EtcdRegistry
 from unkai_wire.cluster_records import (
+    HOST_LEASE_TTL_S,
     HOSTS_PREFIX,
     HostRecord,
     SchedulerRecord,
@@ -85,6 +86,19 @@ async def test_hosts_are_there_while_it_runs_and_gone_when_it_ends(
         await asyncio.sleep(8)
         assert len(hosts_in(etcd)) == 2
     await until(lambda: hosts_in(etcd) == [], 3)
+
+
+async def test_a_fleet_s_hosts_are_all_there_and_stay(etcd: EtcdServer, tmp_path: Path) -> None:
+    """One put a host takes longer than the lease lives."""
+    registry = a_registry(etcd, tmp_path)
+    records = [a_record(number) for number in range(10_000)]
+    for record in records:
+        registry.put(record)
+    async with running(registry):
+        await asyncio.wait_for(registry.registered(), 60)
+        assert len(hosts_in(etcd)) == len(records)
+        await asyncio.sleep(HOST_LEASE_TTL_S + 2)
+        assert len(hosts_in(etcd)) == len(records)
 
 
 async def test_after_a_wipe_and_after_a_deletion_the_record_is_written_again(
