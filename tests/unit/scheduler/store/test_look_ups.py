@@ -40,6 +40,9 @@ LOOK_UPS: dict[str, Callable[[Connection], object]] = {
     "the claim of an instance": lambda c: claims.get(c, "ins-1"),
     "an instance's tombstones": lambda c: tombstones.of_instance(c, "ins-1"),
     "the operation under way": lambda c: operations.active_for(c, "ins-1"),
+    "all operations under way": lambda c: operations.list_page(
+        c, after=None, limit=100, active_only=True
+    ),
     "expired operations": lambda c: operations.expired(c, NOON, 256),
     "events to stamp": events.any_unstamped,
     "stamping": lambda c: events.stamp(c, 100),
