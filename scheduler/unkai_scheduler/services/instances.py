@@ -207,7 +207,7 @@ class InstancesService:
                 return Accepted(old, active)
             check_move(old, InstanceState.DELETING)
             if active is not None:
-                self._cancel(conn, call, active)
+                self._cancel(conn, call, active, old.spec.name)
             new = self._changed(
                 old,
                 state=InstanceState.DELETING,
@@ -341,8 +341,8 @@ class InstancesService:
             request_id=call.request_id,
         )
 
-    def _cancel(self, conn: Connection, call: Call, operation: Operation) -> None:
-        """End the work under way: the instance it worked on is being removed."""
+    def _cancel(self, conn: Connection, call: Call, operation: Operation, name: str) -> None:
+        """End the work under way: the instance it worked on, of this name, is being removed."""
         now = self._context.clock()
         reason = Cancelled(
             f"instance {operation.resource_id} was deleted meanwhile",
@@ -360,6 +360,21 @@ class InstancesService:
                 update_time=now,
                 end_time=now,
             ),
+        )
+        state = OperationState.CANCELLED.value
+        record(
+            conn,
+            self._context,
+            call,
+            Subject("operation", operation.id, name, operation.project_id, state),
+            EventType.UPDATED,
+            message=reason.message,
+            reason=reason.reason,
+            attributes={
+                "verb": operation.verb.value,
+                "resource_kind": operation.resource_kind,
+                "resource_id": operation.resource_id,
+            },
         )
 
     def _record(

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.api import Api, an_api, refused
 from tests.support.builders import NOON
+from unkai.compute.v1 import instance_service_pb2
 from unkai.event.v1 import event_pb2, event_service_pb2
 from unkai.identity.v1 import project_pb2, project_service_pb2
 from unkai.operation.v1 import operation_pb2, operation_service_pb2
@@ -211,6 +212,29 @@ async def test_cancelling_what_has_ended_changes_nothing(api: Api) -> None:
     row = await api.uow.read(lambda c: operations.get(c, created.operation.id))
     assert row is not None
     assert row.state is OperationState.SUCCEEDED
+
+
+async def test_an_operation_that_a_delete_ends_says_so_to_those_who_watch(api: Api) -> None:
+    created = await api.create("web")
+    watch = api.events.WatchEvents(pb.WatchEventsRequest(resource_kinds=["operation"]))
+    await watch.read()
+    await api.instances.DeleteInstance(
+        instance_service_pb2.DeleteInstanceRequest(
+            instance_id=created.instance.id, request_id="delete-1"
+        )
+    )
+    await api.stamp()
+    async with asyncio.timeout(5):
+        event = await next_event(watch)
+    watch.cancel()
+    assert (event.resource_id, event.resource_name) == (created.operation.id, "web")
+    assert (event.state, event.reason) == ("CANCELLED", "INSTANCE_DELETED")
+    assert (event.project_id, event.request_id) == (created.instance.project_id, "delete-1")
+    assert dict(event.attributes) == {
+        "verb": "CREATE",
+        "resource_kind": "instance",
+        "resource_id": created.instance.id,
+    }
 
 
 async def test_operations_are_listed_newest_first_and_filtered(api: Api) -> None:
