@@ -175,7 +175,7 @@ async def test_s3_is_asked_for_no_more_at_once_than_a_slow_reader_takes_in_time(
     await store.put("img-1", pieces(*[bytes([n]) * MIB for n in range(40)]))
 
     assert await content(store, "img-1", 3) == bucket.objects["img-1"][3:]
-    assert bucket.longest_answer_bytes <= 8 * MIB
+    assert bucket.longest_answer_bytes <= 2 * MIB
 
 
 async def test_a_bucket_that_is_missing_or_refuses_is_unavailable(bucket: Bucket) -> None:

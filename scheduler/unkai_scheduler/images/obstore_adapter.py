@@ -36,9 +36,9 @@ CHUNK_BYTES = 1 << 20
 _PART_BYTES = 16 << 20
 """Size of a part of an upload: S3 allows 10,000 parts, so objects of up to 160 GB."""
 _PARTS_AT_ONCE = 2
-_RANGE_BYTES = 8 << 20
-"""How much is asked for at once: the engine gives up a request after 30 s, and a reader of the
-whole may be slower than that."""
+_RANGE_BYTES = 2 << 20
+"""How much is asked for, and held, at once: the engine gives up a request after 30 s, and a reader
+of the whole may be slower than that."""
 _PARTIAL = "partial"
 
 

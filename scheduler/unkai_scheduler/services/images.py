@@ -33,6 +33,7 @@ from unkai_wire.errors import (
     DeadlineExceeded,
     FailedPrecondition,
     InvalidArgument,
+    Unavailable,
 )
 from unkai_wire.ids import check_id
 
@@ -139,13 +140,7 @@ class ImagesService:
         sent again, said to be so by their SHA-256, are dropped: the READY image is the answer.
         """
         self._check_open(image_id, sha256, size_bytes)
-        if image_id in self._uploading:
-            raise Conflict(
-                f"image {image_id} is being uploaded by another call",
-                reason="UPLOAD_IN_PROGRESS",
-                fix="wait for that call to end",
-                metadata={"image_id": image_id},
-            )
+        self._check_may_begin(image_id)
         # Before the row is read: another upload may end between the look at it and the first byte,
         # and this one would then replace, or remove, the bytes of a READY image.
         self._uploading.add(image_id)
@@ -230,6 +225,24 @@ class ImagesService:
                 "open.size_bytes",
                 f"is {size_bytes}; at most {self._settings.max_size_bytes} bytes are taken",
                 "IMAGE_TOO_LARGE",
+            )
+
+    def _check_may_begin(self, image_id: str) -> None:
+        if image_id in self._uploading:
+            raise Conflict(
+                f"image {image_id} is being uploaded by another call",
+                reason="UPLOAD_IN_PROGRESS",
+                fix="wait for that call to end",
+                metadata={"image_id": image_id},
+            )
+        count = len(self._uploading)
+        if count >= self._settings.max_uploads:
+            raise Unavailable(
+                f"{count} images are being uploaded already",
+                reason="TOO_MANY_UPLOADS",
+                fix="try again when one of them has ended, or raise images.max_uploads",
+                metadata={"uploads": str(count)},
+                retry_after_s=5.0,
             )
 
     async def _take(

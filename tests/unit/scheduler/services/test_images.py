@@ -18,7 +18,7 @@ from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.images import ImageDraft, ImagesService
 from unkai_scheduler.settings import ImageSettings
 from unkai_scheduler.store.unit_of_work import Connection, UnitOfWork
-from unkai_wire.errors import UnkaiError
+from unkai_wire.errors import Unavailable, UnkaiError
 from unkai_wire.tls import Principal, Role
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ async def store(tmp_path: Path) -> AsyncIterator[LateAnswers]:
 @pytest.fixture
 def images(store: LateAnswers, tmp_path: Path) -> ImagesService:
     context = ServiceContext(store, noon, an_id, lambda _ids: None)
-    settings = ImageSettings(url=f"file://{tmp_path / 'images'}")
+    settings = ImageSettings(url=f"file://{tmp_path / 'images'}", max_uploads=2)
     return ImagesService(context, open_image_store(settings.url), settings)
 
 
@@ -92,3 +92,30 @@ async def test_an_upload_that_saw_the_row_before_another_ended_leaves_that_ones_
     assert await bytes_of(images, ready) == FIRST
     assert (await images.get(image.id)).sha256 == hashlib.sha256(FIRST).hexdigest()
     assert caught.value.reason == "UPLOAD_IN_PROGRESS"
+
+
+async def test_uploads_beyond_the_limit_are_told_to_come_back(images: ImagesService) -> None:
+    made = [await images.create(CALL, "", ImageDraft(name=f"tiny-{n}")) for n in range(3)]
+    go = asyncio.Event()
+
+    async def chunks(*, began: asyncio.Event) -> AsyncIterator[bytes]:
+        began.set()
+        await go.wait()
+        yield FIRST
+
+    async def begin(image: Image) -> asyncio.Task[Image]:
+        began = asyncio.Event()
+        task = asyncio.ensure_future(images.upload(CALL, image.id, chunks(began=began)))
+        await began.wait()
+        return task
+
+    async with asyncio.timeout(10):
+        under_way = [await begin(image) for image in made[:2]]
+        with pytest.raises(Unavailable) as caught:
+            await images.upload(CALL, made[2].id, chunks(began=asyncio.Event()))
+        go.set()
+        await asyncio.gather(*under_way)
+        late = await images.upload(CALL, made[2].id, chunks(began=asyncio.Event()))
+
+    assert caught.value.reason == "TOO_MANY_UPLOADS"
+    assert late.state is ImageState.READY
