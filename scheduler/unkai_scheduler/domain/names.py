@@ -11,6 +11,7 @@ _NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _DOTTED_NAME = re.compile(r"[a-z]([a-z0-9.-]{0,61}[a-z0-9])?")
 _LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,64}")
+MAX_NAME = 63
 MAX_FILTER = 64
 """Characters of a text that a list is filtered by: no name and no id is longer."""
 MAX_LABELS = 64

@@ -27,7 +27,7 @@ from unkai_scheduler.services.mutations import Subject, mutate, record
 from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.services.uploads import BytesCheck, Expected
 from unkai_scheduler.settings import ImageSettings
-from unkai_scheduler.store import events, images, operations
+from unkai_scheduler.store import events, images, instances, operations
 from unkai_wire.errors import (
     Conflict,
     DeadlineExceeded,
@@ -177,7 +177,10 @@ class ImagesService:
             yield chunk
 
     async def delete(self, call: Call, image_id: str, etag: str = "") -> ImageDeletion:
-        """Remove an image; the leader removes its bytes."""
+        """Remove an image; the leader removes its bytes.
+
+        Where instances keep it for long, its name is free for the next one at once.
+        """
         operation_id = self._context.new_id("operation")
 
         def work(conn: Connection) -> ImageDeletion:
@@ -188,7 +191,11 @@ class ImagesService:
                 return ImageDeletion(old, active)
             now = self._context.clock()
             new = replace(
-                old, state=ImageState.DELETING, etag=self._context.new_etag(), update_time=now
+                old,
+                name=_free_name(old) if instances.count_by_image(conn, old.id) else old.name,
+                state=ImageState.DELETING,
+                etag=self._context.new_etag(),
+                update_time=now,
             )
             operation = Operation(
                 id=operation_id,
@@ -333,6 +340,14 @@ class ImagesService:
 
 def _key(image: Image) -> Sequence[str]:
     return [image.name, image.id]
+
+
+def _free_name(image: Image) -> str:
+    """Return the name of an image that gave its own up, made as domains are named on a host."""
+    suffix = f".{image.id[-6:]}"
+    if image.name.endswith(suffix):
+        return image.name
+    return image.name[: names.MAX_NAME - len(suffix)].rstrip("-.") + suffix
 
 
 def _not_uploading(image: Image) -> FailedPrecondition:

@@ -232,6 +232,23 @@ async def test_a_deleted_image_is_deleting_until_the_leader_has_removed_its_byte
     assert api.leading.wakes > wakes
 
 
+async def test_an_image_that_instances_keep_gives_its_name_up_to_the_next(api: Api) -> None:
+    name = "debian-12." + "x" * 53
+    old = await api.a_ready_image(name)
+    await api.create("web", image_id=old.id)
+
+    removed = await api.images.DeleteImage(pb.DeleteImageRequest(image_id=old.id))
+    again = await api.images.DeleteImage(pb.DeleteImageRequest(image_id=old.id))
+    new = await api.a_ready_image(name)
+
+    listed = (await api.images.ListImages(pb.ListImagesRequest())).images
+    assert {i.id: i.name for i in listed} == {
+        old.id: f"{name[:56]}.{old.id[-6:]}",
+        new.id: name,
+    }
+    assert again == removed
+
+
 async def test_names_may_have_dots_and_projects_see_public_images(api: Api) -> None:
     await an_image(api, name="debian-12.5", visibility=Image.VISIBILITY_PUBLIC)
     await an_image(api, name="mine")

@@ -144,7 +144,8 @@ class Image(_message.Message):
     """Project that owns it; set by the server from the request."""
     name: _builtins.str
     """Name, unique in the project, 1 to 63 characters `a-z0-9-`, first a letter. A dot is
-    allowed too.
+    allowed too. While instances keep it from being removed, an image that is DELETING has
+    `.` and the last 6 characters of its id at the end instead: its name is free again.
     """
     etag: _builtins.str
     """Changes with each change of the image; set by the server."""
