@@ -10,6 +10,7 @@ import pytest
 from tests.support.cloud import Cloud
 from unkai_scheduler.domain.instances import InstanceState
 from unkai_scheduler.domain.operations import OperationState
+from unkai_scheduler.reconcile.hearsay import BELIEVED_TIMES
 from unkai_scheduler.store import instances
 from unkai_wire.errors import Conflict
 
@@ -152,3 +153,31 @@ async def test_a_term_that_nobody_can_have_reached_stops_no_leader(cloud: Cloud)
         await cloud.create()
     await asyncio.sleep(2)  # the liar refuses what it is ordered
     assert (leader.is_leading, leader.term) == (True, term)
+
+
+async def test_a_host_that_disputes_every_term_costs_few_reigns_and_nobody_else(
+    cloud: Cloud,
+) -> None:
+    await leads(cloud, "s1")
+    leader, liar = cloud.schedulers["s1"].leader, cloud.host_ids[0]
+    cloud.agents.dispute_terms(liar)
+
+    made = [await cloud.create() for _ in range(6)]
+    others = set(cloud.host_ids) - {liar}
+
+    async def all_else_runs() -> bool:
+        rows = await cloud.instances()
+        placed = all(row.host_id for row in rows)
+        return placed and all(row.state is S.RUNNING for row in rows if row.host_id in others)
+
+    await cloud.until(all_else_runs, "what is not on the liar runs", within_s=60)
+    term = leader.term
+    assert liar in {(await cloud.instance(one.id)).host_id for one in made}
+    await asyncio.sleep(60)  # it is ordered, and refuses, again and again
+
+    assert (leader.is_leading, leader.term) == (True, term)
+    # A new leader believes it no more often.
+    await cloud.kill("s1")
+    await cloud.start("s2")
+    await leads(cloud, "s2")
+    assert cloud.schedulers["s2"].leader.term <= term + 2 + 2 * BELIEVED_TIMES

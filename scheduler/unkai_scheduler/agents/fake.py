@@ -115,6 +115,10 @@ class FakeAgents:
         """Let the host have seen a term, as if another leader had been there."""
         self.hosts[host_id].raise_term(term)
 
+    def dispute_terms(self, host_id: str) -> None:
+        """Let the host claim, whatever it is told, to have seen a term one higher."""
+        self.hosts[host_id].disputes = True
+
     def crash_machine(self, host_id: str, instance_id: str) -> None:
         """End a running machine as a crash does: it waits for its permit."""
         held = self.hosts[host_id].held(instance_id)
@@ -190,8 +194,8 @@ class FakeAgents:
     async def announce_term(self, endpoint: Endpoint, term: int) -> int:
         """Take a new term; return the highest seen."""
         host = await self._reach(endpoint, self._limits.describe_s)
-        self.raise_term(endpoint.host_id, term)
-        return host.description.highest_term
+        host.raise_term(term)
+        return host.description.highest_term + host.disputes
 
     async def ensure_machine(
         self, endpoint: Endpoint, fence: Fence, order: MachineOrder

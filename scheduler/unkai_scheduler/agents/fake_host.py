@@ -71,6 +71,8 @@ class FakeHost:
     """No call is answered, no stream says anything."""
     start_error: UnkaiError | None = None
     """Why machines fail to start."""
+    disputes: bool = False
+    """It claims to have seen a term higher than whatever it is told."""
     machine_watchers: list[asyncio.Queue[MachineChange | Ended]] = field(default_factory=list)
     usage_watchers: list[asyncio.Queue[UsageSample | Ended]] = field(default_factory=list)
 
@@ -98,7 +100,7 @@ class FakeHost:
 
     def check_term(self, fence: Fence) -> None:
         """Refuse an older term; remember a newer one."""
-        highest = self.description.highest_term
+        highest = fence.term + 1 if self.disputes else self.description.highest_term
         if fence.term < highest:
             raise FailedPrecondition(
                 f"term {fence.term} is older than {highest}",

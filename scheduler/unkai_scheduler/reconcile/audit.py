@@ -25,7 +25,7 @@ from unkai_scheduler.domain.instances import Instance, InstanceState
 from unkai_scheduler.domain.machines import Machine, MachineState, Tombstone
 from unkai_scheduler.reconcile import metrics
 from unkai_scheduler.reconcile.hosts import Hosts
-from unkai_scheduler.reconcile.office import Office, check_still_leading, wait_for
+from unkai_scheduler.reconcile.office import Office, wait_for
 from unkai_scheduler.store import events, instances, tombstones
 from unkai_scheduler.store.unit_of_work import Connection
 from unkai_wire.errors import UnkaiError
@@ -268,7 +268,7 @@ class Audit:
                     office.endpoint(machine.host_id), fence, machine.instance_id
                 )
             except UnkaiError as error:
-                check_still_leading(error)
+                office.check_still_leading(machine.host_id, error)
                 log.info("stray_not_removed", host=machine.host_id, reason=error.reason)
                 continue
             log.info("stray_removed", host=machine.host_id, instance=machine.instance_id)
@@ -286,7 +286,7 @@ class Audit:
                     office.endpoint(host_id), office.term, group
                 )
             except UnkaiError as error:
-                check_still_leading(error)
+                office.check_still_leading(host_id, error)
                 continue
             for tombstone in group:
                 office.live.drop_tombstone(tombstone)

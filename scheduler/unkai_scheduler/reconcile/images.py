@@ -17,7 +17,7 @@ from unkai_scheduler.domain.images import Image
 from unkai_scheduler.domain.operations import Operation, OperationState
 from unkai_scheduler.reconcile import operations as progress
 from unkai_scheduler.reconcile.changes import write_operation
-from unkai_scheduler.reconcile.office import Office, check_still_leading, growing_s, wait_for
+from unkai_scheduler.reconcile.office import Office, growing_s, wait_for
 from unkai_scheduler.store import events, images, operations
 from unkai_scheduler.store.unit_of_work import Connection
 from unkai_wire.errors import NotFound, UnkaiError
@@ -134,5 +134,5 @@ class ImageLoop:
             async with self._evictions:
                 await office.agents.evict_image(office.endpoint(host_id), office.term, sha256)
         except UnkaiError as error:
-            check_still_leading(error)
+            office.check_still_leading(host_id, error)
             log.info("image_not_evicted", host=host_id, sha256=sha256, reason=error.reason)

@@ -24,6 +24,7 @@ from unkai_scheduler.reconcile.actions import Rules
 from unkai_scheduler.reconcile.audit import Audit
 from unkai_scheduler.reconcile.deadlines import Deadlines
 from unkai_scheduler.reconcile.events import Sequencer
+from unkai_scheduler.reconcile.hearsay import Hearsay, believable
 from unkai_scheduler.reconcile.hosts import Hosts
 from unkai_scheduler.reconcile.images import ImageLoop
 from unkai_scheduler.reconcile.live import LiveState
@@ -33,7 +34,6 @@ from unkai_scheduler.reconcile.office import (
     Nobody,
     Office,
     ReignEnded,
-    believable,
     closing,
     growing_s,
 )
@@ -48,7 +48,7 @@ from unkai_wire.ids import NewId
 log = structlog.get_logger(__name__)
 
 ANNOUNCEMENTS = 8
-"""After so many terms that an agent calls too low it is not waited for: it may mean harm."""
+"""Terms taken at most before a reign begins, while agents name higher ones."""
 ASK_AT_ONCE = 256
 """Agents asked for their term at the same time."""
 FOLD_S = 0.25
@@ -84,6 +84,7 @@ class Leader:
         self._clock = clock
         self._new_id = new_id
         self._audience = audience or Nobody()
+        self._hearsay = Hearsay(live.now_s)
         self._wakers: list[Callable[[], None]] = []
         self._seen_term = 0
         """Highest term an agent refused us with: the next one must be above it."""
@@ -155,7 +156,7 @@ class Leader:
             term = await self._uow.take_term(max(highest, self._seen_term))
             announced = await self._ask(endpoints, functools.partial(self._announce, term))
             highest = max(announced, default=0)
-            if highest <= term:
+            if not highest:
                 break
         else:
             log.error("term_disputed", term=term, highest_term=highest)
@@ -181,13 +182,18 @@ class Leader:
         return [task.result() for task in asked]
 
     async def _highest_of(self, endpoint: Endpoint) -> int:
-        return believable((await self._agents.describe(endpoint)).highest_term)
+        return believable((await self._agents.describe(endpoint)).highest_term, self.term)
 
     async def _announce(self, term: int, endpoint: Endpoint) -> int:
+        """Return the term that outranks ours; 0 when the agent has none, or is not believed."""
+        hearsay, host_id = self._hearsay, endpoint.host_id
         try:
-            return believable(await self._agents.announce_term(endpoint, term))
+            said = await self._agents.announce_term(endpoint, term)
         except FailedPrecondition as error:
-            return believable(error.metadata.get("highest_term", ""))
+            if error.reason != "STALE_TERM":
+                raise
+            return hearsay.outranking(host_id, error.metadata.get("highest_term", ""), term)
+        return hearsay.outranking(host_id, said, term) if said > term else 0
 
     # The reign.
 
@@ -202,6 +208,7 @@ class Leader:
             settings=self._settings,
             clock=self._clock,
             new_id=self._new_id,
+            hearsay=self._hearsay,
             audience=self._audience,
         )
         self._live.clear()

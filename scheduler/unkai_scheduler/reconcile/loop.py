@@ -41,7 +41,6 @@ from unkai_scheduler.reconcile.hosts import Hosts
 from unkai_scheduler.reconcile.instances import next_action
 from unkai_scheduler.reconcile.office import (
     Office,
-    check_still_leading,
     growing_s,
     new_etag,
     wait_for,
@@ -261,7 +260,7 @@ class InstanceLoop:
                     await self._send_ensure(instance)
         except UnkaiError as error:
             result = error.reason
-            check_still_leading(error)
+            self._office.check_still_leading(instance.host_id, error)
             self._refused(instance, kind, error)
         except Exception:
             result = "bug"
@@ -337,4 +336,4 @@ class InstanceLoop:
             )
             office.live.drop_tombstone(tombstone)
         except UnkaiError as error:
-            check_still_leading(error)
+            office.check_still_leading(tombstone.host_id, error)

@@ -22,6 +22,7 @@ from unkai_scheduler.domain.events import Event, EventType
 from unkai_scheduler.domain.machines import Fence
 from unkai_scheduler.images.port import ImageStore
 from unkai_scheduler.reconcile import metrics
+from unkai_scheduler.reconcile.hearsay import Hearsay
 from unkai_scheduler.reconcile.live import LiveState
 from unkai_scheduler.settings import Settings
 from unkai_scheduler.store.unit_of_work import Connection, UnitOfWork
@@ -32,9 +33,6 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 _SPREAD = random.SystemRandom()
 MAX_EVENT_MESSAGE = 512
-MOST_TERM = 1 << 60
-"""No reign has a higher number: at a thousand each second that takes a million years."""
-_TERM_DIGITS = 20
 
 
 class ReignEnded(Exception):
@@ -78,6 +76,7 @@ class Office:
     settings: Settings
     clock: Clock
     new_id: NewId
+    hearsay: Hearsay
     audience: Audience = field(default_factory=Nobody)
     written: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when events may wait for their revision."""
@@ -120,6 +119,14 @@ class Office:
     def endpoint(self, host_id: str) -> Endpoint:
         """Return how to reach a host; `Unavailable` when it is not registered."""
         return self.live.endpoint(host_id)
+
+    def check_still_leading(self, host_id: str, error: UnkaiError) -> None:
+        """Raise `ReignEnded` when a host refused us because it knows a higher term."""
+        if isinstance(error, FailedPrecondition) and error.reason == "STALE_TERM":
+            said = error.metadata.get("highest_term", "")
+            highest = self.hearsay.outranking(host_id, said, self.term)
+            if highest:
+                raise ReignEnded(error.message, highest) from error
 
     async def attempt(self, loop: str, work: Callable[[], Awaitable[object]]) -> bool:
         """Do one round of a loop; tell whether it went well.
@@ -179,25 +186,6 @@ class Office:
             attributes={k: v for k, v in (attributes or {}).items() if v},
             request_id=request_id,
         )
-
-
-def believable(highest_term: int | str) -> int:
-    """Return the term an agent says it has seen, 0 when no leader can have had it.
-
-    A hostile host must not exhaust the numbers: the database's end at 2^63.
-    """
-    text = str(highest_term)
-    term = int(text) if text.isdecimal() and len(text) < _TERM_DIGITS else 0
-    return term if term <= MOST_TERM else 0
-
-
-def check_still_leading(error: UnkaiError) -> None:
-    """Raise `ReignEnded` when an agent refused us because it knows a higher term."""
-    if isinstance(error, FailedPrecondition) and error.reason == "STALE_TERM":
-        highest = error.metadata.get("highest_term", "")
-        if highest and not believable(highest):
-            return
-        raise ReignEnded(error.message, believable(highest)) from error
 
 
 def new_etag() -> str:
