@@ -181,3 +181,20 @@ async def test_a_host_that_disputes_every_term_costs_few_reigns_and_nobody_else(
     await cloud.start("s2")
     await leads(cloud, "s2")
     assert cloud.schedulers["s2"].leader.term <= term + 2 + 2 * BELIEVED_TIMES
+
+
+async def test_a_new_leader_knows_which_machines_were_placed_a_moment_ago(cloud: Cloud) -> None:
+    made = [await cloud.create(vcpus=4) for _ in range(3)]
+    for one in made:
+        await cloud.until_ended(one.operation_id)
+    on = {(await cloud.instance(one.id)).host_id for one in made}
+    await cloud.kill("s1")
+
+    await cloud.start("s2")
+    later = await cloud.create()
+    await cloud.until_ended(later.operation_id)
+
+    decision = await cloud.uow.read(lambda conn: instances.decision(conn, later.id))
+    assert decision is not None
+    expected = {c.host_id: c.inputs["expected_cpu_cores"] for c in decision.candidates}
+    assert {host_id for host_id, cores in expected.items() if cores > 0} == on

@@ -251,10 +251,18 @@ class Fleet:
         instance_id: str = "",
     ) -> None:
         """Take capacity of a host; the machine settles from `now_s` (monotonic) on."""
-        row = self._rows[host_id]
-        self._take(row, vcpus, memory_bytes, disk_bytes)
-        self._advance(now_s)
-        bucket = int(now_s // BUCKET_S)
+        self._take(self._rows[host_id], vcpus, memory_bytes, disk_bytes)
+        self.settle(host_id, vcpus, memory_bytes, now_s, instance_id=instance_id)
+
+    def settle(
+        self, host_id: str, vcpus: int, memory_bytes: int, since_s: float, *, instance_id: str = ""
+    ) -> None:
+        """Let a machine settle that was placed at `since_s`; what it claims is counted already."""
+        row = self._rows.get(host_id)
+        if row is None:
+            return
+        self._advance(since_s)
+        bucket = int(since_s // BUCKET_S)
         memory_mib = memory_bytes >> MIB_SHIFT
         self._expect(row, bucket, vcpus, memory_mib)
         if instance_id:

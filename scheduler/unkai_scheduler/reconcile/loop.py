@@ -16,14 +16,15 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 
 from unkai_scheduler.agents.port import MachineOrder
 from unkai_scheduler.domain.hosts import HostState
-from unkai_scheduler.domain.instances import Instance
+from unkai_scheduler.domain.instances import Claim, Instance
 from unkai_scheduler.domain.machines import Tombstone
+from unkai_scheduler.placement.fleet import SETTLING_S
 from unkai_scheduler.reconcile import changes, metrics
 from unkai_scheduler.reconcile.actions import (
     Action,
@@ -46,8 +47,8 @@ from unkai_scheduler.reconcile.office import (
     wait_for,
 )
 from unkai_scheduler.reconcile.placing import Placer
+from unkai_scheduler.store import claims, images, instances, key_pairs
 from unkai_scheduler.store import hosts as host_rows
-from unkai_scheduler.store import images, instances, key_pairs
 from unkai_scheduler.store.unit_of_work import Connection
 from unkai_wire.errors import FailedPrecondition, UnkaiError
 
@@ -74,6 +75,8 @@ class InstanceLoop:
         self._claims: dict[str, str] = {}
         self._kick = asyncio.Event()
         self._fleet_stale = True
+        self._recalled = False
+        """The fleet knows which machines of an earlier reign settle."""
         self._slots = asyncio.Semaphore(office.settings.reconcile.agent_calls)
         self._host_slots: defaultdict[str, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(ORDERS_PER_HOST)
@@ -181,11 +184,19 @@ class InstanceLoop:
         return decided
 
     async def _refresh_fleet(self) -> None:
-        uow, placer = self._office.uow, self._placer
+        """Read what moved of all hosts; at first, too, who was placed a moment ago."""
+        uow, placer, now = self._office.uow, self._placer, self._office.clock()
+        since = now - timedelta(seconds=SETTLING_S)
+        recent: list[Claim] = []
+        if not self._recalled:
+            recent = await uow.read(lambda conn: claims.made_since(conn, since))
         marks = await uow.read(host_rows.marks)
         moved = placer.moved(marks)
         rows = await uow.read(lambda conn: host_rows.list_some(conn, moved)) if moved else []
         placer.refresh(rows, {host_id: self._hosts.state(host_id) for host_id in marks})
+        # With no await between: no sample may be taken in before it is known who settles.
+        placer.recall(recent, now)
+        self._recalled = True
 
     def _next(self, seen: Seen, now: datetime, *, urgent: bool) -> Action:
         instance = replace(seen.instance, due_time=now) if urgent else seen.instance

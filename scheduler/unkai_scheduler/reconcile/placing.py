@@ -98,6 +98,23 @@ class Placer:
         for host_id, state in states.items():
             self._fleet.set_state(host_id, state)
 
+    def recall(self, claims: Iterable[Claim], now: datetime) -> None:
+        """Let machines settle that an earlier reign placed; `claims`: those of the last minute.
+
+        Asked once, before the first decision: from then on the fleet knows who settles.
+        """
+        now_s = self._now_s()
+        for claim in sorted(claims, key=lambda claim: claim.create_time):
+            # Who wrote it may have had another clock: the future counts as now.
+            age_s = max(0.0, (now - claim.create_time).total_seconds())
+            self._fleet.settle(
+                claim.host_id,
+                claim.vcpus,
+                claim.memory_bytes,
+                now_s - age_s,
+                instance_id=claim.instance_id,
+            )
+
     def receive(self, received: ReceivedSample) -> None:
         """Keep a sample for the next fold; samples that come together all count."""
         host_id = received.sample.host_id

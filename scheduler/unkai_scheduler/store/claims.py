@@ -61,6 +61,12 @@ def list_all(conn: Connection) -> list[Claim]:
     return [Claim(**row._mapping) for row in conn.execute(query)]
 
 
+def made_since(conn: Connection, since: datetime) -> list[Claim]:
+    """Return the claims made, or moved, since then. Reads every row: for a reign's beginning."""
+    query = select(claims).where(claims.c.create_time >= since).order_by(claims.c.instance_id)
+    return [Claim(**row._mapping) for row in conn.execute(query)]
+
+
 def move(
     conn: Connection, ident: str, to_host_id: str, *, statement: str, now: datetime
 ) -> Instance:

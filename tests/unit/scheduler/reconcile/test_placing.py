@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from tests.support.builders import an_instance
-from tests.support.fleets import NOW, a_host, a_usage
+from tests.support.fleets import GIB, NOW, a_host, a_usage
 from unkai_scheduler.agents.port import UsageSample
 from unkai_scheduler.domain.decisions import Decision
-from unkai_scheduler.domain.hosts import HostMark, HostState, HostUsage
-from unkai_scheduler.domain.instances import InstanceState
+from unkai_scheduler.domain.hosts import HostMark, HostState, HostUsage, MachineUsage
+from unkai_scheduler.domain.instances import Claim, InstanceState
 from unkai_scheduler.reconcile.actions import Place, Rules
 from unkai_scheduler.reconcile.changes import Seen
 from unkai_scheduler.reconcile.live import ReceivedSample
@@ -122,3 +124,58 @@ def test_who_leaves_the_queue_makes_room_and_may_leave_twice() -> None:
 
     assert queue.join(young) == 1
     assert queue.ids() == [young.id]
+
+
+def a_claim(made_s_ago: float, **changes: Any) -> Claim:
+    """Return a claim on h1 that an earlier reign made."""
+    values: dict[str, Any] = {
+        "instance_id": "ins-a",
+        "host_id": "hst-h1",
+        "vcpus": 2,
+        "memory_bytes": GIB,
+        "disk_bytes": GIB,
+        "run_epoch": 1,
+        "create_time": NOW - timedelta(seconds=made_s_ago),
+    }
+    return Claim(**{**values, **changes})
+
+
+def inputs_after(claims: Sequence[Claim]) -> Mapping[str, float]:
+    """Return the inputs of a decision in a reign that began with these claims made of late."""
+    placer = a_placer(106.5)
+    placer.recall(claims, NOW)
+    booting = a_usage(cpu_used_ratio=0.5, cpu_used_cores=2.0)
+    machine = MachineUsage("ins-a", 2.0, 0.0, GIB // 4)
+    for at_s in (102.0, 104.0, 106.0):
+        placer.receive(ReceivedSample(UsageSample("hst-h1", booting, (machine,)), NOW, at_s))
+    return decision_of(placer).candidates[0].inputs
+
+
+def test_a_guest_that_boots_as_a_reign_begins_does_not_make_its_host_look_loaded() -> None:
+    with_it, stranger = inputs_after([a_claim(5)]), inputs_after([])
+
+    assert with_it["recent_cpu_load_ratio"] < 0.05 < stranger["recent_cpu_load_ratio"]
+    assert with_it["expected_cpu_cores"] > stranger["expected_cpu_cores"] == 0.0
+
+
+def test_what_an_earlier_reign_placed_settles_from_its_claim_on() -> None:
+    expected = [inputs_after([a_claim(age_s)])["expected_cpu_cores"] for age_s in (1, 30, 59)]
+
+    assert expected == sorted(expected, reverse=True)
+    assert expected[0] > expected[2]
+
+
+def test_a_claim_of_a_clock_that_runs_ahead_was_made_now() -> None:
+    assert inputs_after([a_claim(-3600)]) == inputs_after([a_claim(0)])
+
+
+def test_a_recalled_claim_takes_no_capacity_twice() -> None:
+    placer = a_placer(106.5)
+    receive(placer, a_usage(), 106.0)
+    placer.recall([a_claim(5, memory_bytes=16 * GIB)], NOW)  # all that the host has
+
+    assert decision_of(placer).host_name == "h1"
+
+
+def test_a_claim_on_a_host_that_is_gone_is_passed_over() -> None:
+    assert inputs_after([a_claim(5, host_id="hst-gone")]) == inputs_after([])

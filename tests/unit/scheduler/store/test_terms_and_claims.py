@@ -124,6 +124,18 @@ async def test_a_moved_claim_raises_the_run_epoch_and_buries_the_old_machine(
     ]
 
 
+async def test_claims_made_or_moved_of_late_are_found(uow: UnitOfWork) -> None:
+    _, new, instance = await _placed(uow)
+    before = await uow.read(lambda conn: claims.made_since(conn, LATER))
+    term = await uow.take_term(0)
+    await uow.lead(term, _move(instance, new))
+
+    moved = await uow.read(lambda conn: claims.made_since(conn, LATER))
+    later = await uow.read(lambda conn: claims.made_since(conn, LATER + timedelta(seconds=1)))
+
+    assert (before, [claim.host_id for claim in moved], later) == ([], [new.id], [])
+
+
 async def test_a_moves_event_keeps_the_operators_statement(uow: UnitOfWork) -> None:
     old, new, instance = await _placed(uow)
     term = await uow.take_term(0)
