@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -153,3 +154,23 @@ async def test_a_claim_that_was_not_committed_is_not_taken_for_a_machine_that_bo
         assert ended.state is OperationState.SUCCEEDED
         assert decision is not None
         assert decision.candidates[0].inputs["expected_cpu_cores"] == 0.0
+
+
+async def test_a_host_that_comes_and_goes_does_not_put_off_no_capacity(cloud: Cloud) -> None:
+    flapping = cloud.host_ids[0]
+
+    async def flap() -> None:
+        while True:
+            cloud.agents.fail(flapping, Unavailable("the agent restarts", reason="RESTARTING"))
+            await asyncio.sleep(1)
+            cloud.agents.heal(flapping)
+            await asyncio.sleep(3)
+
+    flaps = asyncio.create_task(flap())
+    try:
+        made = await cloud.create(memory_bytes=1 << 50)
+        ended = await cloud.until_ended(made.operation_id, within_s=40)
+    finally:
+        flaps.cancel()
+
+    assert (ended.error or {})["reason"] == "NO_CAPACITY"

@@ -36,9 +36,11 @@ from unkai_scheduler.domain.machines import (
     Tombstone,
 )
 from unkai_wire.errors import Internal, Unavailable, UnkaiError
-from unkai_wire.rpc_errors import from_status, to_status
+from unkai_wire.rpc_errors import bounded_status, from_status, to_status
 
 ROOT_DISK = "root"
+_TEXT = 255
+"""Longest text that is taken over from a host; names and ids are shorter."""
 
 _FORMATS = {
     None: image_pb2.Image.FORMAT_UNSPECIFIED,
@@ -175,7 +177,7 @@ def tombstone_message(tombstone: Tombstone) -> machine_pb2.Tombstone:
 def tombstone_of(message: machine_pb2.Tombstone, host_id: str) -> Tombstone:
     """Read a tombstone that a host sent."""
     return Tombstone(
-        message.instance_id,
+        _bounded_id(message.instance_id),
         host_id,
         message.generation,
         message.run_epoch,
@@ -199,22 +201,34 @@ def machine_of(message: machine_pb2.Machine, host_id: str) -> Machine:
             },
         )
     return Machine(
-        instance_id=message.instance_id,
+        instance_id=_bounded_id(message.instance_id),
         host_id=host_id,
         generation=message.generation,
         observed_generation=message.observed_generation,
         run_epoch=message.run_epoch,
         state=MachineState(name.removeprefix("STATE_")),
-        step=message.step,
-        error=from_status(message.error).to_record() if message.HasField("error") else None,
+        step=message.step[:_TEXT],
+        error=_error_of(message.error) if message.HasField("error") else None,
         retry_time=moment_of(message.retry_time) if message.HasField("retry_time") else None,
         guest_shutdown=message.guest_shutdown,
         reboot_serial=message.reboot_serial,
-        accelerator=message.accelerator,
+        accelerator=message.accelerator[:_TEXT],
         start_time=moment_of(message.start_time) if message.HasField("start_time") else None,
-        name=message.instance.name,
-        project_id=message.instance.project_id,
+        name=message.instance.name[:_TEXT],
+        project_id=message.instance.project_id[:_TEXT],
     )
+
+
+def _bounded_id(text: str) -> str:
+    """Return an id that a host names; raise ValueError for one that is none, being too long."""
+    if len(text) > _TEXT:
+        raise ValueError(f"it names an instance by {len(text)} characters")
+    return text
+
+
+def _error_of(status: Status) -> dict[str, Any]:
+    """Read a machine's error, shortened: it is kept in a row that lists show."""
+    return from_status(bounded_status(from_status(status))).to_record()
 
 
 def left_of(

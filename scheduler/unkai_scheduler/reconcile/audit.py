@@ -1,10 +1,10 @@
 """The audit: compares what the database owns with what the hosts hold, and says what does not fit.
 
-It removes a machine only where the store holds a tombstone of that id with generation and run
-epoch at or above those found; all else is kept and reported, once, as a WARNING event and as long
-as it lasts by metric. It also records tombstones that hosts still remember, so that they may
-forget them. It runs when a host has come into sync, when an unclaimed machine shows up, and on a
-timer.
+It removes a machine only where the store holds a tombstone of that id on that host with generation
+and run epoch at or above those found; all else is kept and reported, once, as a WARNING event and
+as long as it lasts by metric. It also records tombstones that hosts still remember, so that they
+may forget them. It runs when a host has come into sync, when an unclaimed machine shows up, and on
+a timer.
 
 The trap: live state and database are read at two moments. What is live is read first, and looked
 at again before anything is removed.
@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -149,7 +149,9 @@ def _missing(row: Instance) -> list[Finding]:
 def _right_to_remove(machine: Machine, known: Sequence[Tombstone]) -> Tombstone | None:
     for tombstone in known:
         if (
-            tombstone.generation >= machine.generation
+            # What one host says of its own removals is no leave to remove anything elsewhere.
+            tombstone.host_id == machine.host_id
+            and tombstone.generation >= machine.generation
             and tombstone.run_epoch >= machine.run_epoch
             and machine.state is not MachineState.REMOVING
         ):
@@ -236,8 +238,10 @@ class Audit:
     def _write(
         self, conn: Connection, new: list[Finding], unrecorded: tuple[Tombstone, ...]
     ) -> None:
+        now = self._office.clock()
         for tombstone in unrecorded:
-            tombstones.insert(conn, tombstone)
+            # Kept from now on: hosts' clocks do not say for how long.
+            tombstones.insert(conn, replace(tombstone, remove_time=now))
         for finding in new:
             if not _told_before(conn, finding):
                 warning = self._office.event(

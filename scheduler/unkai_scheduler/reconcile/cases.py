@@ -20,6 +20,9 @@ from unkai_scheduler.reconcile.actions import Rules, backoff, is_due
 from unkai_wire.errors import Internal
 
 _S = InstanceState
+LEAP = 1 << 32
+"""No restored database is behind its hosts by so many changes. Who says so is not overtaken: the
+database's numbers end at 2^63."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,16 @@ class Case:
 
     @property
     def up(self) -> bool:
-        return self.host_state is HostState.UP
+        """The host is in sync, and what it says of this machine can be true."""
+        return self.host_state is HostState.UP and not self._absurd
+
+    @property
+    def _absurd(self) -> bool:
+        machine, instance = self.machine, self.instance
+        return machine is not None and (
+            machine.generation > instance.generation + LEAP
+            or machine.run_epoch > instance.run_epoch + LEAP
+        )
 
     @property
     def gone(self) -> bool:

@@ -76,7 +76,7 @@ def write(conn: Connection, change: Change, office: Office, now: datetime) -> bo
         _forget(conn, seen, action, office, now)
         return True
     if isinstance(action, Release | Fail):
-        _drop_claim(conn, stored.id, action.tombstone)
+        _drop_claim(conn, stored.id, action.tombstone, now)
     if change.claim is not None:
         claims.insert(conn, [change.claim])
     if change.decision is not None:
@@ -93,9 +93,12 @@ def _same(stored: Instance, seen: Instance) -> bool:
     return replace(stored, due_time=seen.due_time) == seen
 
 
-def _drop_claim(conn: Connection, instance_id: str, tombstone: Tombstone | None) -> None:
+def _drop_claim(
+    conn: Connection, instance_id: str, tombstone: Tombstone | None, now: datetime
+) -> None:
     if tombstone is not None:
-        tombstones.insert(conn, tombstone)
+        # Kept from now on: hosts' clocks do not say for how long.
+        tombstones.insert(conn, replace(tombstone, remove_time=now))
     claims.delete(conn, instance_id)
 
 
@@ -107,7 +110,7 @@ def _forget(conn: Connection, seen: Seen, action: Forget, office: Office, now: d
     while (other := operations.active_for(conn, instance.id)) is not None:
         ended = progress.end(other, OperationState.CANCELLED, now)
         write_operation(conn, other, ended, name=instance.spec.name, office=office, now=now)
-    _drop_claim(conn, instance.id, action.tombstone)
+    _drop_claim(conn, instance.id, action.tombstone, now)
     instances.delete(conn, instance.id)
     gone = replace(instance, state_reason=None)
     events.insert(conn, _instance_event(gone, office, type=EventType.DELETED))

@@ -25,6 +25,7 @@ from unkai_scheduler.placement.requests import PlacementRequest, Weights
 from unkai_scheduler.reconcile import metrics, operations
 from unkai_scheduler.reconcile.actions import Action, Place, Rules, Wait, backoff
 from unkai_scheduler.reconcile.changes import Change, Seen
+from unkai_scheduler.reconcile.hosts import LEARNING_S
 from unkai_scheduler.reconcile.instances import fail_create
 from unkai_scheduler.reconcile.live import ReceivedSample
 from unkai_scheduler.settings import Settings
@@ -67,6 +68,8 @@ class Placer:
     def __init__(self, settings: Settings, rules: Rules, now_s: Callable[[], float]) -> None:
         self._now_s = now_s
         self._queue = CapacityQueue()
+        self._held_s: dict[str, float] = {}
+        """Since when one is put off because hosts are still to tell how they fare."""
         placement = settings.placement
         self._policy = PlacementPolicy(placement.policy)
         self._ratios = AllocationRatios(
@@ -158,7 +161,7 @@ class Placer:
         for (seen, _), decision in zip(queue, decisions, strict=True):
             _count(decision)
             if decision.host_id:
-                self._queue.leave(seen.instance.id)
+                self.leave_queue(seen.instance.id)
                 changes.append(self._placed(seen, decision, now))
             else:
                 action = self._not_placed(seen, decision, now, learning=learning)
@@ -172,6 +175,7 @@ class Placer:
     def leave_queue(self, instance_id: str) -> None:
         """Forget one that waits no longer."""
         self._queue.leave(instance_id)
+        self._held_s.pop(instance_id, None)
 
     def hold(self, seen: Seen, now: datetime) -> Wait:
         """Put a placement off until the hosts have told how they fare."""
@@ -179,6 +183,12 @@ class Placer:
             seen.operation, progress_message="waiting for hosts to report"
         )
         return Wait(replace(seen.instance, due_time=now + _LEARNING_PAUSE), operation)
+
+    def _is_patient(self, instance_id: str) -> bool:
+        """Tell whether one may still be put off: with a host that comes and goes, learning never
+        ends."""
+        now_s = self._now_s()
+        return now_s - self._held_s.setdefault(instance_id, now_s) <= LEARNING_S
 
     def release(self, instance: Instance, host_id: str) -> None:
         """Give back what an instance took of a host."""
@@ -240,10 +250,10 @@ class Placer:
     ) -> Action:
         error = no_capacity_error(decision)
         operation: Operation | None = seen.operation
-        if operation is not None and learning:
+        if operation is not None and learning and self._is_patient(seen.instance.id):
             return self.hold(seen, now)
         if operation is None or not operations.may_wait_for_capacity(operation, now):
-            self._queue.leave(seen.instance.id)
+            self.leave_queue(seen.instance.id)
             last = seen.instance.state_reason if seen.failed_hosts else None
             why = UnkaiError.from_record(last) if last else error
             return fail_create(seen.instance, operation, why, now)

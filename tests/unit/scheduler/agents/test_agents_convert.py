@@ -16,7 +16,7 @@ from unkai_scheduler.agents.port import MachineOrder
 from unkai_scheduler.domain.images import ImageState, Visibility
 from unkai_scheduler.domain.instances import InstanceState, PlacementPolicy, Power
 from unkai_scheduler.domain.machines import MachineState
-from unkai_wire.errors import Internal, Unavailable
+from unkai_wire.errors import FailedPrecondition, Internal, Unavailable
 
 
 @pytest.mark.parametrize("state", InstanceState)
@@ -113,3 +113,32 @@ def test_a_rate_below_zero_is_zero() -> None:
     usage = convert.host_usage_of(usage_pb2.HostUsage(cpu_used_cores=-0.5, cpu_wait_cores=2.5))
 
     assert (usage.cpu_used_cores, usage.cpu_wait_cores) == (0.0, 2.5)
+
+
+def test_what_a_host_says_at_length_is_shortened() -> None:
+    long = "x" * 100_000
+    message = machine_pb2.Machine(
+        instance_id="ins-a",
+        state=machine_pb2.Machine.STATE_FAILED,
+        step=long,
+        accelerator=long,
+        instance=instance_pb2.Instance(name=long, project_id=long),
+        error=convert.status_message(
+            FailedPrecondition(
+                long, reason="DISK_FULL", fix=long, metadata={"disk": long}
+            ).to_record()
+        ),
+    )
+
+    machine = convert.machine_of(message, "hst-1")
+
+    assert machine.error is not None
+    assert machine.error["reason"] == "DISK_FULL"
+    assert len(repr(machine)) < 8_000
+
+
+def test_an_id_without_end_is_none() -> None:
+    tombstone = machine_pb2.Tombstone(instance_id="x" * 100_000)
+
+    with pytest.raises(ValueError, match="100000 characters"):
+        convert.tombstone_of(tombstone, "hst-1")

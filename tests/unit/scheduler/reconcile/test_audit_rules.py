@@ -82,6 +82,13 @@ def test_a_tombstone_of_another_instance_removes_nothing() -> None:
     assert report.removals == ()
 
 
+def test_what_another_host_says_it_removed_is_no_leave_to_remove_it_here() -> None:
+    report = audit([a_machine("ins-x")], known=[Tombstone("ins-x", OTHER, 9, 9, NOON)])
+
+    assert [f.kind for f in report.findings] == [ORPHAN]
+    assert report.removals == ()
+
+
 def test_a_tombstone_never_removes_what_the_host_claims() -> None:
     row = a_row()
 

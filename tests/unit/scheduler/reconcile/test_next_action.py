@@ -384,6 +384,36 @@ class TestDelete:
         assert "silent" in action.operation.progress_message
 
 
+class TestAbsurdHost:
+    """A host that names numbers which no database can have given: nobody follows it there."""
+
+    @pytest.mark.parametrize("field", ["generation", "run_epoch"])
+    @pytest.mark.parametrize("state", [M.AWAITING_PERMIT, M.RUNNING, M.FAILED])
+    @pytest.mark.parametrize("deletes", [True, False])
+    def test_its_numbers_are_not_overtaken(
+        self, field: str, state: MachineState, deletes: bool
+    ) -> None:
+        row = settled(S.DELETING, delete_requested=True) if deletes else settled()
+        operation = an_operation(verb=Verb.DELETE) if deletes else None
+        machine = a_machine(row, state, **{field: (1 << 63) - 1})
+
+        action = decide(row, operation, machine)
+
+        assert isinstance(action, Wait)
+        assert (action.instance.generation, action.instance.run_epoch) == (
+            row.generation,
+            row.run_epoch,
+        )
+
+    def test_a_restored_database_is_behind_by_less(self) -> None:
+        row = settled(S.DELETING, delete_requested=True)
+        machine = a_machine(row, generation=1_000_000)
+
+        action = decide(row, an_operation(verb=Verb.DELETE), machine)
+
+        assert action.instance.generation == 1_000_001
+
+
 def test_backoff_grows_to_its_cap_and_spreads_a_crowd() -> None:
     rules = Rules(backoff_base_s=1.0, backoff_cap_s=30.0)
 

@@ -7,14 +7,15 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from tests.support.builders import an_instance
+from tests.support.builders import an_instance, an_operation
 from tests.support.fleets import GIB, NOW, a_host, a_usage
 from unkai_scheduler.agents.port import UsageSample
 from unkai_scheduler.domain.decisions import Decision
 from unkai_scheduler.domain.hosts import HostMark, HostState, HostUsage, MachineUsage
 from unkai_scheduler.domain.instances import Claim, InstanceState
-from unkai_scheduler.reconcile.actions import Place, Rules
+from unkai_scheduler.reconcile.actions import Fail, Place, Rules, Wait
 from unkai_scheduler.reconcile.changes import Seen
+from unkai_scheduler.reconcile.hosts import LEARNING_S
 from unkai_scheduler.reconcile.live import ReceivedSample
 from unkai_scheduler.reconcile.placing import CapacityQueue, Placer
 from unkai_scheduler.settings import PlacementSettings, Settings
@@ -179,3 +180,20 @@ def test_a_recalled_claim_takes_no_capacity_twice() -> None:
 
 def test_a_claim_on_a_host_that_is_gone_is_passed_over() -> None:
     assert inputs_after([a_claim(5, host_id="hst-gone")]) == inputs_after([])
+
+
+def test_no_capacity_is_said_at_last_though_some_host_comes_and_goes() -> None:
+    now_s = [100.0]
+    placer = Placer(Settings(name="s1"), Rules(), lambda: now_s[0])
+    placer.refresh([a_host("h1")])
+    operation = an_operation(create_time=NOW, capacity_deadline_time=NOW)
+    instance = an_instance(
+        state=InstanceState.PROVISIONING, host_id="", host_name="", memory_bytes=17 * GIB
+    )
+    actions = []
+    for now_s[0] in (100.0, 105.0, 100.0 + LEARNING_S, 101.0 + LEARNING_S):
+        seen = Seen(instance, operation)
+        (change,) = placer.decide([(seen, Place(instance, operation))], NOW, learning=True)
+        actions.append(type(change.action))
+
+    assert actions == [Wait, Wait, Wait, Fail]
