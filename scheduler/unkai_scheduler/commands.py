@@ -6,6 +6,7 @@ ours; `etcd` alone talks to anybody, as etcd's root with a certificate that live
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,20 @@ def explained(error: UnkaiError) -> click.ClickException:
     """Return what click prints of one of our errors: what, why, and the fix."""
     fix = f"\nfix: {error.fix}" if error.fix else ""
     return click.ClickException(f"{error.message} ({error.reason}){fix}")
+
+
+@contextmanager
+def _explaining() -> Iterator[None]:
+    """Say our errors, and what the file system refuses, as click says errors."""
+    try:
+        yield
+    except UnkaiError as error:
+        raise explained(error) from error
+    except OSError as error:
+        raise click.ClickException(
+            f"{error.filename or 'a file'}: {error.strerror or error}\n"
+            "fix: run as root, or name a folder of yours (--dir, --out)"
+        ) from error
 
 
 _dir = click.option(
@@ -56,7 +71,7 @@ def init(folder: Path, addresses: tuple[str, ...], name: str) -> None:
     pki = folder / "pki"
     name = name or default_name()
     local = (*addresses, "127.0.0.1", "::1")
-    try:
+    with _explaining():
         try:
             authority = certificates.init(pki)
             click.echo(f"made {pki / 'ca.crt'} and its key")
@@ -70,9 +85,7 @@ def init(folder: Path, addresses: tuple[str, ...], name: str) -> None:
             authority.issue_etcd_client(name),
         ):
             _write_or_keep(bundle, pki)
-    except UnkaiError as error:
-        raise explained(error) from error
-    _write_settings(folder / "scheduler.toml", name, pki)
+        _write_settings(folder / "scheduler.toml", name, pki)
 
 
 def _write_or_keep(bundle: certificates.Bundle, folder: Path) -> None:
@@ -88,7 +101,9 @@ def _write_settings(path: Path, name: str, pki: Path) -> None:
     if path.exists():
         click.echo(f"kept {path}: it exists")
         return
-    path.write_text(_SETTINGS.format(name=name, pki=pki))
+    # JSON's escapes are TOML's, whatever the folder's name holds.
+    escaped = json.dumps(str(pki), ensure_ascii=False)[1:-1]
+    path.write_text(_SETTINGS.format(name=name, pki=escaped))
     click.echo(f"made {path}")
 
 
@@ -150,11 +165,9 @@ def cert_fleet(name: str, addresses: tuple[str, ...], out: Path | None, folder: 
 
 
 def _issue(folder: Path, out: Path, make: certificates.Issue) -> None:
-    try:
+    with _explaining():
         for path in make(certificates.load(folder / "pki")).write(out):
             click.echo(str(path))
-    except UnkaiError as error:
-        raise explained(error) from error
 
 
 @click.group()
@@ -209,13 +222,11 @@ def _etcd_root(
     folder: Path, endpoints: tuple[str, ...]
 ) -> Iterator[tuple[certificates.Authority, Sequence[str], grpc.ChannelCredentials]]:
     """Give the CA, the members, and credentials of etcd's root, which no file ever holds."""
-    try:
+    with _explaining():
         authority = certificates.load(folder / "pki")
         root = authority.etcd_root()
         credentials = grpc.ssl_channel_credentials(root.ca, root.key, root.certificate)
         yield authority, endpoints or _members(folder), credentials
-    except UnkaiError as error:
-        raise explained(error) from error
 
 
 def _members(folder: Path) -> Sequence[str]:

@@ -122,3 +122,34 @@ def test_cert_host_writes_a_bundle_and_refuses_to_write_over_it(tmp_path: Path) 
     assert made.exit_code == 0, made.output
     assert sorted(p.name for p in (tmp_path / "h1").iterdir()) == ["ca.crt", "host.crt", "host.key"]
     assert runner.invoke(main, command).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["init", "--name", "s1", "--dir"], ["cert", "host", "h1", "--dir", "ca", "--out"]],
+    ids=["init", "cert"],
+)
+def test_a_folder_that_cannot_be_written_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(main, ["init", "--name", "s1", "--dir", "ca"]).exit_code == 0
+    (tmp_path / "file").touch()
+
+    result = CliRunner().invoke(main, [*words, str(tmp_path / "file" / "x")])
+
+    assert result.exit_code == 1
+    assert "Error: " in result.output
+    assert str(tmp_path / "file" / "x") in result.output
+    assert "fix: run as root" in result.output
+
+
+def test_a_folders_name_may_hold_any_character(tmp_path: Path) -> None:
+    folder = tmp_path / 'it\'s "here" \\ 雲'
+    made = CliRunner().invoke(main, ["init", "--name", "s1", "--dir", str(folder)])
+
+    checked = CliRunner().invoke(
+        main, ["run", "--check-config", "--config", str(folder / "scheduler.toml")]
+    )
+
+    assert (made.exit_code, checked.exit_code, checked.output) == (0, 0, "ok\n")
