@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests.support.builders import an_id, an_instance
-from tests.support.cloud import Cloud
-from unkai_scheduler.agents.port import MachineOrder
+from tests.support.cloud import Cloud, a_cloud
+from unkai_scheduler.agents.port import Endpoint, MachineOrder
 from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.instances import InstanceState
-from unkai_scheduler.domain.machines import Machine, MachineState, Tombstone
+from unkai_scheduler.domain.machines import Fence, Machine, MachineState, Tombstone
 from unkai_scheduler.domain.operations import OperationState
+from unkai_scheduler.reconcile.loop import ORDERS_PER_HOST
 from unkai_scheduler.store import claims
 from unkai_wire.errors import FailedPrecondition, Unavailable
 
@@ -322,3 +324,54 @@ async def test_a_host_that_hangs_delays_only_its_own(cloud: Cloud, seconds: floa
     await cloud.until_quiet()
     assert {row.state for row in await cloud.instances()} == {S.RUNNING}
     assert all(len(hosts) == 1 for hosts in cloud.machines().values())
+
+
+async def test_orders_that_wait_for_a_host_are_not_sent_once_it_is_silent(cloud: Cloud) -> None:
+    made = [await cloud.create() for _ in range(60)]
+    await cloud.until_quiet()
+    silent = cloud.host_ids[0]
+    held = [one.id for one in made if (await cloud.instance(one.id)).host_id == silent]
+    sent: list[str] = []
+    ensure = cloud.agents.ensure_machine
+
+    async def counted(endpoint: Endpoint, fence: Fence, order: MachineOrder) -> Machine:
+        sent.append(order.instance.id)
+        return await ensure(endpoint, fence, order)
+
+    cloud.agents.ensure_machine = counted  # type: ignore[method-assign]
+    cloud.agents.hang(silent)
+    for ident in held:
+        await cloud.stop(ident)
+    await asyncio.sleep(60)
+
+    assert 0 < len(sent) <= ORDERS_PER_HOST < len(held)
+    cloud.agents.heal(silent)
+    await cloud.until_quiet()
+    assert {(await cloud.instance(ident)).state for ident in held} == {S.STOPPED}
+
+
+async def test_an_instance_that_cannot_be_written_holds_up_no_other(cloud: Cloud) -> None:
+    last = (1 << 63) - 1  # no database has a number for what comes after it
+    stuck = await cloud.create(generation=last)
+    await cloud.until_ended(stuck.operation_id)
+    host_id = (await cloud.instance(stuck.id)).host_id
+    cloud.agents.shut_down_guest(host_id, stuck.id)  # it becomes wanted off: a generation more
+
+    made = [await cloud.create() for _ in range(4)]
+    await cloud.until_quiet(within_s=40)
+
+    assert {(await cloud.instance(one.id)).state for one in made} == {S.RUNNING}
+    assert (await cloud.instance(stuck.id)).generation == last
+
+
+async def test_a_clock_put_back_puts_nothing_off(tmp_path: Path) -> None:
+    async with a_cloud(tmp_path, lead=False) as cloud:
+        made = await cloud.create(deadline_s=7200)
+        cloud.put_clock_back(3600)
+        await cloud.start()
+
+        ended = await cloud.until_ended(made.operation_id, within_s=60)
+
+        assert ended.state is OperationState.SUCCEEDED
+        cloud.agents.crash_machine((await cloud.instance(made.id)).host_id, made.id)
+        await cloud.until_state(made.id, S.RUNNING, within_s=60)

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from tests.support.cloud import Cloud
+from tests.support.builders import an_instance
+from tests.support.cloud import Cloud, a_cloud
+from unkai_scheduler.agents.port import MachineOrder
+from unkai_scheduler.cluster.fake import FakeCluster
 from unkai_scheduler.domain.instances import InstanceState
+from unkai_scheduler.domain.machines import Machine, MachineState
 from unkai_scheduler.domain.operations import OperationState
+from unkai_scheduler.reconcile import metrics
+from unkai_scheduler.reconcile.audit import ORPHAN
 from unkai_scheduler.reconcile.hearsay import BELIEVED_TIMES
 from unkai_scheduler.store import instances
-from unkai_wire.errors import Conflict
+from unkai_wire.errors import Conflict, Unavailable
 
 S = InstanceState
 
@@ -198,3 +206,46 @@ async def test_a_new_leader_knows_which_machines_were_placed_a_moment_ago(cloud:
     assert decision is not None
     expected = {c.host_id: c.inputs["expected_cpu_cores"] for c in decision.candidates}
     assert {host_id for host_id, cores in expected.items() if cores > 0} == on
+
+
+class Unsteady(FakeCluster):
+    """A view of etcd whose first campaign breaks."""
+
+    campaigns = 0
+
+    async def lead(self) -> AsyncGenerator[bool, None]:
+        self.campaigns += 1
+        if self.campaigns == 1:
+            raise Unavailable("etcd does not answer", reason="ETCD_UNAVAILABLE")
+        async for turn in super().lead():
+            yield turn
+
+
+async def test_a_campaign_that_breaks_is_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_cloud(tmp_path, lead=False) as cloud:
+        monkeypatch.setattr(cloud.etcd, "member", lambda name: Unsteady(cloud.etcd, name))
+
+        await cloud.start()
+
+        await leads(cloud, "s1")
+
+
+async def test_what_was_found_amiss_is_no_longer_told_by_who_does_not_lead(cloud: Cloud) -> None:
+    def told() -> float:
+        return metrics.INVARIANT_VIOLATIONS.labels(ORPHAN)._value.get()
+
+    async def is_told() -> bool:
+        return told() == 1
+
+    await leads(cloud, "s1")
+    host_id, stranger = cloud.host_ids[0], an_instance(image_id=cloud.image.id)
+    machine = Machine(stranger.id, host_id, 1, 1, 1, MachineState.RUNNING)
+    order = MachineOrder(stranger, cloud.image, 1 << 30, must_exist=True)
+    cloud.agents.plant_machine(host_id, machine, order)
+    await cloud.until(is_told, "the orphan is told of", within_s=30)
+
+    await cloud.kill("s1")
+
+    assert told() == 0

@@ -134,6 +134,10 @@ class Cloud:
         """Return the cloud's time."""
         return NOON + timedelta(seconds=self._loop.time() - self._began_s)
 
+    def put_clock_back(self, seconds: float) -> None:
+        """Let the wall's clock be set back, as by an operator."""
+        self._began_s += seconds
+
     # Parts.
 
     def add_host(self, *, cpus: int = 8, memory_bytes: int = 32 * GIB) -> str:

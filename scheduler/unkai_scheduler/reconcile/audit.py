@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 
 SETTLE_S = 0.2
 """A kick waits so long for others, so that a host's machines are audited together."""
+MAX_CALLS = 32
+"""Hosts asked at the same time."""
 ORPHAN = "orphan"
 UNCLAIMED = "unclaimed_machine"
 MISSING = "claim_without_machine"
@@ -183,6 +185,7 @@ class Audit:
         self._hosts = hosts
         self._kick = asyncio.Event()
         self._reported: set[Finding] = set()
+        self._calls = asyncio.Semaphore(MAX_CALLS)
 
     def kick(self) -> None:
         """Audit soon."""
@@ -190,11 +193,16 @@ class Audit:
 
     async def run(self) -> None:
         """Audit until cancelled."""
-        while True:
-            if await wait_for(self._kick, self._office.settings.reconcile.audit_s):
-                await asyncio.sleep(SETTLE_S)
-                self._kick.clear()
-            await self._office.attempt("audit", self._round)
+        try:
+            while True:
+                if await wait_for(self._kick, self._office.settings.reconcile.audit_s):
+                    await asyncio.sleep(SETTLE_S)
+                    self._kick.clear()
+                await self._office.attempt("audit", self._round)
+        finally:
+            # Who leads next finds it again; what we found is no longer ours to say.
+            for kind in KINDS:
+                metrics.INVARIANT_VIOLATIONS.labels(kind).set(0)
 
     async def _round(self) -> None:
         live = self._office.live
@@ -261,39 +269,56 @@ class Audit:
                 log.warning("audit_finding", kind=finding.kind, message=finding.message)
 
     async def _remove(self, removals: Sequence[tuple[Machine, Tombstone]]) -> None:
-        office = self._office
+        by_host: defaultdict[str, list[tuple[Machine, Tombstone]]] = defaultdict(list)
         for machine, right in removals:
-            now = office.live.machine(machine.host_id, machine.instance_id)
+            by_host[machine.host_id].append((machine, right))
+        async with asyncio.TaskGroup() as group:
+            for host_id, strays in by_host.items():
+                group.create_task(self._remove_on(host_id, strays))
+
+    async def _remove_on(self, host_id: str, strays: Sequence[tuple[Machine, Tombstone]]) -> None:
+        """Remove one host's strays, one after the other: a host that hangs delays its own alone."""
+        office = self._office
+        for machine, right in strays:
+            now = office.live.machine(host_id, machine.instance_id)
+            if self._hosts.state(host_id) is not HostState.UP:
+                return
             if now is None or now.generation != machine.generation:
                 continue
             fence = office.fence(right.generation, right.run_epoch)
             try:
-                answer = await office.agents.remove_machine(
-                    office.endpoint(machine.host_id), fence, machine.instance_id
-                )
+                async with self._calls:
+                    answer = await office.agents.remove_machine(
+                        office.endpoint(host_id), fence, machine.instance_id
+                    )
             except UnkaiError as error:
-                office.check_still_leading(machine.host_id, error)
-                log.info("stray_not_removed", host=machine.host_id, reason=error.reason)
+                office.check_still_leading(host_id, error)
+                log.info("stray_not_removed", host=host_id, reason=error.reason)
                 continue
-            log.info("stray_removed", host=machine.host_id, instance=machine.instance_id)
+            log.info("stray_removed", host=host_id, instance=machine.instance_id)
             office.live.put_answer(answer)
             self.kick()
 
     async def _acknowledge(self, recorded: Sequence[Tombstone]) -> None:
-        office = self._office
         by_host: defaultdict[str, list[Tombstone]] = defaultdict(list)
         for tombstone in recorded:
             by_host[tombstone.host_id].append(tombstone)
-        for host_id, group in by_host.items():
-            try:
+        async with asyncio.TaskGroup() as group:
+            for host_id, tombstones_of in by_host.items():
+                group.create_task(self._acknowledge_on(host_id, tombstones_of))
+
+    async def _acknowledge_on(self, host_id: str, recorded: Sequence[Tombstone]) -> None:
+        office = self._office
+        try:
+            async with self._calls:
                 await office.agents.acknowledge_tombstones(
-                    office.endpoint(host_id), office.term, group
+                    office.endpoint(host_id), office.term, recorded
                 )
-            except UnkaiError as error:
-                office.check_still_leading(host_id, error)
-                continue
-            for tombstone in group:
-                office.live.drop_tombstone(tombstone)
+        except UnkaiError as error:
+            office.check_still_leading(host_id, error)
+            return
+        for tombstone in recorded:
+            office.live.drop_tombstone(tombstone)
 
 
 def _stray(found: Machine | Tombstone, rows: Mapping[str, Instance]) -> bool:

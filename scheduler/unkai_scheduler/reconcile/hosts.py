@@ -12,7 +12,7 @@ host that speaks to us is not lost, whatever etcd says.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from operator import attrgetter
@@ -226,12 +226,13 @@ class Hosts:
         for row in await self._office.lead(work):
             self._rows[row.id] = row
             self._changed(row.id)
-        self._complain(stale.keys() - self._rows.keys())
+        self._complain({i: record.name for i, (_, record) in stale.items() if record})
 
-    def _complain(self, nameless: set[str]) -> None:
-        """Log, once each, the hosts whose name another host has."""
+    def _complain(self, told: Mapping[str, str]) -> None:
+        """Log, once each, the hosts whose name another host has. `told`: names by id."""
+        nameless = told.keys() - self._rows.keys()
         for host_id in nameless - self._nameless:
-            log.error("host_name_taken", host=host_id, name=self._members[host_id].name)
+            log.error("host_name_taken", host=host_id, name=told[host_id])
         self._nameless = nameless
 
     # Streams.

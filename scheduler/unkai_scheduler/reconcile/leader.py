@@ -101,8 +101,8 @@ class Leader:
             try:
                 await self._campaign()
                 failures = 0
-            except UnkaiError as error:
-                log.warning("campaign_failed", reason=error.reason, error=error.message)
+            except* UnkaiError as group:
+                log.warning("campaign_failed", error=str(group.exceptions[0]))
             await asyncio.sleep(growing_s(failures))
             failures += 1
 

@@ -42,6 +42,7 @@ from unkai_scheduler.reconcile.hosts import Hosts
 from unkai_scheduler.reconcile.instances import next_action
 from unkai_scheduler.reconcile.office import (
     Office,
+    ReignEnded,
     growing_s,
     new_etag,
     wait_for,
@@ -50,7 +51,7 @@ from unkai_scheduler.reconcile.placing import Placer
 from unkai_scheduler.store import claims, images, instances, key_pairs
 from unkai_scheduler.store import hosts as host_rows
 from unkai_scheduler.store.unit_of_work import Connection
-from unkai_wire.errors import FailedPrecondition, UnkaiError
+from unkai_wire.errors import FailedPrecondition, Unavailable, UnkaiError
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +73,8 @@ class InstanceLoop:
         self._marked: dict[str, bool] = {}
         """Ids to look at; True: at once, whatever their due time says."""
         self._ordered: set[str] = set()
+        self._failing: dict[str, str] = {}
+        """Ids met with a bug, and which."""
         self._claims: dict[str, str] = {}
         self._kick = asyncio.Event()
         self._fleet_stale = True
@@ -126,10 +129,18 @@ class InstanceLoop:
                     await asyncio.sleep(growing_s(failures))
 
     async def _resync(self) -> None:
-        rows = await self._office.uow.read(instances.all_claimed)
+        longest = timedelta(seconds=2 * self._rules.backoff_cap_s)
+        far = self._office.clock() + longest
+
+        def work(conn: Connection) -> tuple[list[Instance], list[str]]:
+            return instances.all_claimed(conn), instances.due_after(conn, far, MAX_ORDERS)
+
+        rows, put_off = await self._office.uow.read(work)
         self._claims = {row.id: row.host_id for row in rows}
         self._fleet_stale = True
         self.mark(self._claims)
+        # No pause is so long: the clock that said when has been put back.
+        self.mark(put_off, urgent=True)
 
     async def _round(self, orders: asyncio.TaskGroup) -> None:
         now = self._office.clock()
@@ -167,7 +178,11 @@ class InstanceLoop:
         decided: list[Change] = []
         places: list[tuple[Seen, Place]] = []
         for one in seen:
-            action = self._next(one, now, urgent=one.instance.id in urgent)
+            try:
+                action = self._next(one, now, urgent=one.instance.id in urgent)
+            except Exception as error:  # noqa: BLE001 - a bug met at one must not stop the others
+                self._stuck(one.instance.id, error)
+                continue
             if isinstance(action, Place):
                 places.append((one, action))
             else:
@@ -220,23 +235,49 @@ class InstanceLoop:
         batch = [replace(c, etag=new_etag()) for c in decided if changes.differs(c)]
         if not batch:
             return same
-        office = self._office
-
-        def work(conn: Connection) -> list[bool]:
-            return [changes.write(conn, change, office, now) for change in batch]
-
-        ids = [c.action.operation.id for c in batch if c.action.operation is not None]
         try:
-            kept = await office.lead(work, operation_ids=ids)
+            kept = await self._commit(batch, now)
         except BaseException:
             self._placer.withdraw(batch)
             raise
         for change, is_kept in zip(batch, kept, strict=True):
             if not is_kept:
                 self._placer.withdraw([change])
-                self.mark([change.seen.instance.id], urgent=True)
                 self._fleet_stale = True
+            if is_kept is False:
+                self.mark([change.seen.instance.id], urgent=True)
         return same + [change for change, is_kept in zip(batch, kept, strict=True) if is_kept]
+
+    async def _commit(self, batch: list[Change], now: datetime) -> list[bool | None]:
+        """Write a batch in one transaction; tell of each change whether it holds.
+
+        None: it cannot be written, which is a bug; that holds up nothing else.
+        """
+        office = self._office
+
+        def work(conn: Connection) -> list[bool | None]:
+            return [changes.write(conn, change, office, now) for change in batch]
+
+        ids = [c.action.operation.id for c in batch if c.action.operation is not None]
+        try:
+            kept = await office.lead(work, operation_ids=ids)
+        except (ReignEnded, Unavailable):
+            raise
+        except Exception as error:  # noqa: BLE001 - a bug at one must not stop all
+            if len(batch) == 1:
+                self._stuck(batch[0].seen.instance.id, error)
+                return [None]
+            return [(await self._commit([change], now))[0] for change in batch]
+        for change in batch:
+            self._failing.pop(change.seen.instance.id, None)
+        return kept
+
+    def _stuck(self, instance_id: str, error: Exception) -> None:
+        """Note a bug met at one instance, which stays due; log it once."""
+        metrics.LOOP_ERRORS.labels("instance").inc()
+        if self._failing.get(instance_id) != repr(error):
+            self._failing[instance_id] = repr(error)
+            log.error("instance_stuck", instance=instance_id, error=str(error), exc_info=error)
 
     # Afterwards.
 
@@ -265,7 +306,9 @@ class InstanceLoop:
         result = "ok"
         try:
             async with self._host_slots[instance.host_id], self._slots:
-                if kind == "remove":
+                if self._hosts.state(instance.host_id) is not HostState.UP:
+                    result = "HOST_SILENT"  # since it was decided; the row says when to look again
+                elif kind == "remove":
                     await self._send_removal(instance)
                 else:
                     await self._send_ensure(instance)

@@ -36,7 +36,10 @@ MAX_EVENT_MESSAGE = 512
 
 
 class ReignEnded(Exception):
-    """We no longer lead. `highest_term`: the term that outranks ours, 0 when unknown."""
+    """We no longer lead. `highest_term`: the term that outranks ours, 0 when unknown.
+
+    What several tasks do at once raises it in an `ExceptionGroup`.
+    """
 
     def __init__(self, why: str, highest_term: int = 0) -> None:
         super().__init__(why)
@@ -140,6 +143,11 @@ class Office:
             raise
         except UnkaiError as error:
             self._failed(loop, error.reason, error)
+        except ExceptionGroup as group:
+            ended = group.subgroup(ReignEnded)
+            if ended is not None:
+                raise ended from None
+            self._failed(loop, repr(group), group)
         except Exception as error:  # noqa: BLE001 - a bug in one round must not end the reign
             self._failed(loop, repr(error), error)
         else:

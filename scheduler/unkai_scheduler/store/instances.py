@@ -135,6 +135,17 @@ def due(conn: Connection, now: datetime, limit: int) -> list[Instance]:
     return [_instance(row) for row in conn.execute(query)]
 
 
+def due_after(conn: Connection, moment: datetime, limit: int) -> list[str]:
+    """Return the ids of instances that are not due before a moment, the furthest first."""
+    query = (
+        select(instances.c.id)
+        .where(instances.c.due_time > moment)
+        .order_by(instances.c.due_time.desc(), instances.c.id)
+        .limit(limit)
+    )
+    return list(conn.execute(query).scalars())
+
+
 def all_claimed(conn: Connection) -> list[Instance]:
     """Return all instances that some host holds, in the order of their ids."""
     query = _QUERY.where(claims.c.host_id.is_not(None)).order_by(instances.c.id)

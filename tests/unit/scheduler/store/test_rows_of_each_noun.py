@@ -358,6 +358,15 @@ async def test_due_rows_come_oldest_first(uow: UnitOfWork) -> None:
     assert await uow.read(lambda conn: instances.due(conn, NOON, 1)) == [early]
 
 
+async def test_rows_put_off_beyond_a_moment_come_furthest_first(uow: UnitOfWork) -> None:
+    far, near = (an_instance(due_time=NOON + timedelta(seconds=s)) for s in (9, 5))
+    for row in (near, far, an_instance(due_time=NOON), an_instance(due_time=None)):
+        await uow.write(lambda conn, row=row: instances.insert(conn, row))
+
+    assert await uow.read(lambda conn: instances.due_after(conn, NOON, 10)) == [far.id, near.id]
+    assert await uow.read(lambda conn: instances.due_after(conn, NOON, 1)) == [far.id]
+
+
 async def test_a_hosts_sums_are_those_of_its_claims(uow: UnitOfWork) -> None:
     host, idle = a_host(name="a"), a_host(name="b")
     held = [an_instance(vcpus=2, memory_bytes=1 << 40), an_instance(vcpus=3)]
