@@ -185,7 +185,7 @@ def test_a_claim_on_a_host_that_is_gone_is_passed_over() -> None:
 def test_no_capacity_is_said_at_last_though_some_host_comes_and_goes() -> None:
     now_s = [100.0]
     placer = Placer(Settings(name="s1"), Rules(), lambda: now_s[0])
-    placer.refresh([a_host("h1")])
+    placer.refresh([a_host("h1")], {"hst-h1": HostState.UP})
     operation = an_operation(create_time=NOW, capacity_deadline_time=NOW)
     instance = an_instance(
         state=InstanceState.PROVISIONING, host_id="", host_name="", memory_bytes=17 * GIB
