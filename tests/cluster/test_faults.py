@@ -356,6 +356,7 @@ async def test_an_instance_that_cannot_be_written_holds_up_no_other(cloud: Cloud
     await cloud.until_ended(stuck.operation_id)
     host_id = (await cloud.instance(stuck.id)).host_id
     cloud.agents.shut_down_guest(host_id, stuck.id)  # it becomes wanted off: a generation more
+    await asyncio.sleep(15)  # writing a traceback may take longer than figures are fresh
 
     made = [await cloud.create() for _ in range(4)]
     await cloud.until_quiet(within_s=40)
