@@ -17,8 +17,8 @@ import structlog
 
 from unkai_agent.api.directory import Host, UsageSource
 from unkai_agent.compute.driver import ComputeDriver
+from unkai_agent.converge.context import InThread
 from unkai_agent.converge.supervisor import Converger
-from unkai_agent.converge.worker import InThread
 from unkai_agent.domain.clock import Clock, system_clock
 from unkai_agent.ledger import Ledger
 from unkai_agent.ledger_files import LedgerProblem

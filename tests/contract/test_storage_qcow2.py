@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import pwd
@@ -259,6 +260,29 @@ async def test_damage_that_left_no_trace_is_found_at_the_first_use_after_a_resta
             await restarted.ensure_image(image)
     await restarted.ensure_image(image)
     assert cached.read_bytes() == raw_bytes()
+
+
+async def test_a_cached_image_that_the_disk_cannot_read_is_fetched_anew(
+    open_store: Callable[[], Qcow2Storage],
+    storage: Qcow2Storage,
+    image: ImageRef,
+    source: ImageSource,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    restarted = open_store()
+
+    open_to_read, refused = files.open_to_read, 0
+
+    def unreadable_at_first(path: Path) -> BinaryIO:
+        nonlocal refused
+        if refused:
+            return open_to_read(path)
+        refused += 1
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(files, "open_to_read", unreadable_at_first)
+    await restarted.ensure_image(image)
+    assert len(source.fetches) == 2
 
 
 async def test_a_sound_image_is_read_through_once_a_start_and_when_it_was_touched(

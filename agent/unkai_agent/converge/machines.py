@@ -261,3 +261,13 @@ def disk_lost(instance_id: str, disks: Sequence[DiskSpec], *, running: bool) -> 
         fix=fix,
         metadata={"instance_id": instance_id, "disk": names},
     )
+
+
+def paused_by_error(instance_id: str) -> FailedPrecondition:
+    """Make the error of a guest that a failing write has paused."""
+    return FailedPrecondition(
+        "the guest was paused because its host could not write to its disk",
+        reason="PAUSED_BY_IO_ERROR",
+        fix="free space on the host, or mend its disk; the guest is then resumed by itself",
+        metadata={"instance_id": instance_id},
+    )

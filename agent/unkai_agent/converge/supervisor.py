@@ -21,9 +21,10 @@ import structlog
 from unkai_agent.compute.driver import ComputeDriver
 from unkai_agent.converge import machines
 from unkai_agent.converge.contact import LeaderContact
+from unkai_agent.converge.context import InThread, WorkerContext
 from unkai_agent.converge.feed import Change, MachineFeed
 from unkai_agent.converge.machines import Machinery
-from unkai_agent.converge.worker import InThread, Worker, WorkerContext
+from unkai_agent.converge.worker import Worker
 from unkai_agent.domain.clock import Clock
 from unkai_agent.domain.machines import Fence, LedgerEntry, Machine, MachineSpec, Tombstone
 from unkai_agent.ledger import Ledger

@@ -12,21 +12,21 @@ stays, only work that could not be done is FAILED.
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
 from unkai_agent.compute.driver import Domain, DomainState
 from unkai_agent.converge import machines
-from unkai_agent.converge.contact import LeaderContact
+from unkai_agent.converge.context import WorkerContext
 from unkai_agent.converge.decisions import Act, is_on, next_act
-from unkai_agent.converge.machines import FETCH, Machinery
+from unkai_agent.converge.machines import FETCH
+from unkai_agent.converge.permits import Permit
 from unkai_agent.converge.retries import Retries
-from unkai_agent.domain.clock import Clock
+from unkai_agent.converge.shown import ShownMachine
+from unkai_agent.converge.shutdowns import Shutdown
 from unkai_agent.domain.machines import (
     DiskSpec,
     LedgerEntry,
@@ -35,47 +35,15 @@ from unkai_agent.domain.machines import (
     Power,
     Tombstone,
 )
-from unkai_agent.ledger import Ledger
-from unkai_agent.settings import ConvergeSettings
-from unkai_wire.errors import FailedPrecondition, InvalidArgument, UnkaiError, Unsupported
+from unkai_wire.errors import InvalidArgument, UnkaiError, Unsupported
 from unkai_wire.rpc_errors import internal_error
 
 _LOG = structlog.get_logger("unkai.agent.converge")
-_POWER_BUTTON_S = 5.0
-"""A guest still booting does not hear the power button: it is pressed again this often."""
 _SETTLED = frozenset(
     {MachineState.RUNNING, MachineState.STOPPED, MachineState.AWAITING_PERMIT, MachineState.LOST}
 )
 _RETRIED = frozenset({Act.RUN, Act.HOLD, Act.RESUME})
 """What is tried again after a failure, no sooner than its backoff says."""
-
-
-class Publish(Protocol):
-    """Tells the watchers; `lazily`: a moment later will do."""
-
-    def __call__(self, change: Machine | Tombstone, *, lazily: bool = False) -> None:
-        """Tell of a change."""
-
-
-InThread = Callable[..., Awaitable[Any]]
-"""Runs a blocking call elsewhere: `asyncio.to_thread`, or a bounded executor's."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerContext:
-    """What all workers of a host share."""
-
-    ledger: Ledger
-    machinery: Machinery
-    boot_id: str
-    settings: ConvergeSettings
-    contact: LeaderContact
-    clock: Clock
-    rng: random.Random
-    in_thread: InThread
-    ready_s: Callable[[], float | None]
-    """When the agent became ready (loop's clock); None: not yet."""
-    publish: Publish
 
 
 class Worker:
@@ -86,10 +54,8 @@ class Worker:
         self._ident = entry.spec.instance_id
         self._woken = asyncio.Event()
         self._woken.set()
-        self._permitted = False
-        self._waits_since_s: float | None = None
-        self._stop_deadline_s: float | None = None
-        self._button_s = float("-inf")
+        self._permit = Permit(context.contact, context.settings.permit_autonomy_s)
+        self._shutdown = Shutdown()
         self._retries = Retries(
             context.settings, context.rng, lambda: asyncio.get_running_loop().time()
         )
@@ -97,25 +63,19 @@ class Worker:
         self._logged: dict[str, Any] = {}
         self._scope: asyncio.Timeout | None = None
         self.buried: Tombstone | None = None
-        self.machine = Machine(
-            instance_id=self._ident,
-            generation=entry.spec.generation,
-            observed_generation=entry.observed_generation,
-            run_epoch=entry.spec.run_epoch,
-            state=MachineState.REMOVING if entry.removal else MachineState.CONVERGING,
-            observe_time=context.clock(),
-            guest_shutdown=entry.guest_shutdown,
-            reboot_serial=entry.reboot_serial_done,
-            domain_name=entry.spec.domain_name,
-            start_time=entry.start_time,
-            instance=entry.spec.instance,
-        )
+        self._shown = ShownMachine(entry, context.clock, context.publish)
+        self._show = self._shown.show
+
+    @property
+    def machine(self) -> Machine:
+        """The machine as it is shown."""
+        return self._shown.machine
 
     # -- orders ----------------------------------------------------------------------------
 
     def ordered(self, entry: LedgerEntry) -> Machine:
         """Take note of an order that the ledger accepted: it is a leave to run, too."""
-        self._permitted = True
+        self._permit.give()
         given_up = self.machine.state is MachineState.FAILED and self.machine.retry_time is None
         self._retries.ordered(entry.spec.generation)
         if given_up:
@@ -182,13 +142,13 @@ class Worker:
             entry,
             domain,
             boot_id=context.boot_id,
-            permitted=self._permitted,
+            permitted=self._permit.is_given,
             disk_missing=bool(missing),
         )
         if act not in (Act.STOP, Act.WATCH):
-            self._stop_deadline_s = None
+            self._shutdown.forget()
         if act is not Act.AWAIT:
-            self._waits_since_s = None
+            self._permit.end_wait()
         if act in _RETRIED:
             # Our own undoing and the timer wake us, too: neither may shorten the backoff.
             wait_s = self._retries.left_s()
@@ -258,7 +218,8 @@ class Worker:
             self._begin(entry)
             await machines.make(self._context.machinery, entry, start=False, on_step=self._on_step)
         # The leave that came with this order is used up; one that came since is not.
-        self._permitted = self._permitted and self._entry() is not entry
+        if self._entry() is entry:
+            self._permit.use_up()
         return await self._settle(
             entry,
             MachineState.STOPPED,
@@ -275,7 +236,7 @@ class Worker:
 
     async def _keep(self, entry: LedgerEntry, domain: Domain | None) -> float | None:
         """Note that it runs. The leave to run is used up by that."""
-        self._permitted = False
+        self._permit.use_up()
         changes: dict[str, Any] = {}
         if not entry.running:
             changes = {
@@ -308,7 +269,7 @@ class Worker:
             self._retries.trouble()
             self._resumes = not self._resumes
             if self._resumes:
-                return self._failed(_paused_by_error(self._ident))
+                return self._failed(machines.paused_by_error(self._ident))
         self._on_step("resume")
         await compute.start(self._ident)
         return 0.0
@@ -316,26 +277,24 @@ class Worker:
     async def _stop(self, entry: LedgerEntry) -> float | None:
         """Press the power button; cut the power once the guest has had its time."""
         compute, now_s = self._context.machinery.compute, asyncio.get_running_loop().time()
-        if self._stop_deadline_s is None:
-            self._stop_deadline_s = now_s + entry.spec.stop_grace_s
-            self._button_s = float("-inf")
+        if not self._shutdown.is_under_way:
+            self._shutdown.begin(now_s, entry.spec.stop_grace_s)
             await self._note(entry, stop_asked=True)
         self._show(entry, state=MachineState.STOPPING, step="shut down", error=None)
-        if now_s >= self._stop_deadline_s:
+        left_s = self._shutdown.left_s(now_s)
+        if left_s == 0:
             self._on_step("cut power")
             await compute.destroy(self._ident)
             return 0.0
-        if now_s - self._button_s >= _POWER_BUTTON_S:
-            self._button_s = now_s
+        if self._shutdown.press(now_s):
             await compute.shutdown(self._ident)
-        return min(self._context.settings.poll_s, max(0.0, self._stop_deadline_s - now_s))
+        return min(self._context.settings.poll_s, left_s)
 
     async def _watch_stop(self, entry: LedgerEntry, domain: Domain) -> float | None:
         """Let a guest that shuts down, though it shall run by now, end what it began."""
         now_s = asyncio.get_running_loop().time()
-        if self._stop_deadline_s is None:
-            self._stop_deadline_s = now_s + entry.spec.stop_grace_s
-        if now_s >= self._stop_deadline_s and domain.state is not DomainState.STOPPING:
+        self._shutdown.begin(now_s, entry.spec.stop_grace_s)
+        if self._shutdown.left_s(now_s) == 0 and domain.state is not DomainState.STOPPING:
             await self._note(entry, stop_asked=False)
             return 0.0
         self._show(entry, state=MachineState.STOPPING, step="shut down", error=None)
@@ -344,24 +303,18 @@ class Worker:
     async def _await_permit(self, entry: LedgerEntry) -> float | None:
         """Wait for a leader's leave, or for its silence about this one to have lasted."""
         context, now_s = self._context, asyncio.get_running_loop().time()
-        if self._waits_since_s is None:
-            self._waits_since_s = now_s
+        self._permit.begin_wait(now_s)
         await self._settle(
             entry, MachineState.AWAITING_PERMIT, observed_generation=entry.observed_generation
         )
         ready_s = context.ready_s()
         if ready_s is None:
             return context.settings.poll_s
-        since_s = max(ready_s, self._waits_since_s)
-        left_s = since_s + context.settings.permit_autonomy_s - now_s
-        if not context.contact.silent_since(since_s):
-            left_s += context.settings.permit_autonomy_s
-        if left_s > 0:
-            return left_s
-        # Every writable disk lies on this host alone: it knows no others.
-        _LOG.warning("started_without_permit", instance_id=self._ident)
-        self._permitted = True
-        return 0.0
+        left_s = self._permit.left_s(now_s, ready_s)
+        if left_s == 0:
+            _LOG.warning("started_without_permit", instance_id=self._ident)
+            self._permit.give()
+        return left_s
 
     async def _remove(self, entry: LedgerEntry) -> float | None:
         context = self._context
@@ -459,33 +412,8 @@ class Worker:
             error.reason == "HYPERVISOR_UNAVAILABLE"
             and self.machine.state in _SETTLED
             and self.machine.observed_generation == entry.spec.generation
-            and not (self._permitted and self.machine.state is MachineState.AWAITING_PERMIT)
+            and not (self._permit.is_given and self.machine.state is MachineState.AWAITING_PERMIT)
         )
 
     def _in(self, seconds: float) -> datetime:
         return self._context.clock() + timedelta(seconds=seconds)
-
-    def _show(self, entry: LedgerEntry, *, lazily: bool = False, **changes: Any) -> None:
-        from_entry: dict[str, Any] = {
-            "generation": entry.spec.generation,
-            "observed_generation": entry.observed_generation,
-            "run_epoch": entry.spec.run_epoch,
-            "guest_shutdown": entry.guest_shutdown,
-            "reboot_serial": entry.reboot_serial_done,
-            "domain_name": entry.spec.domain_name,
-            "start_time": entry.start_time,
-            "instance": entry.spec.instance,
-        }
-        shown = replace(self.machine, **(from_entry | changes))
-        if shown != self.machine:
-            self.machine = replace(shown, observe_time=self._context.clock())
-            self._context.publish(self.machine, lazily=lazily)
-
-
-def _paused_by_error(instance_id: str) -> FailedPrecondition:
-    return FailedPrecondition(
-        "the guest was paused because its host could not write to its disk",
-        reason="PAUSED_BY_IO_ERROR",
-        fix="free space on the host, or mend its disk; the guest is then resumed by itself",
-        metadata={"instance_id": instance_id},
-    )

@@ -14,6 +14,7 @@ index to go stale. Removing one that is in use is refused there, not here.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 from collections.abc import AsyncIterator
@@ -162,7 +163,12 @@ class ImageCache:
         if self._damaged.get(path) == mark:
             return False
         async with self._reading:
-            digest = await self._digest(path)
+            try:
+                digest = await self._digest(path)
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                digest = "unreadable"
         if digest == image.sha256:
             self._sound[path] = mark
             return True
