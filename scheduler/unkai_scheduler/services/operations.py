@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from unkai_scheduler.store.unit_of_work import Connection
 
 DEFAULT_WAIT_S = 30.0
-WAIT_POLL_S = 0.2
-"""Seconds between looks at an operation, for what another scheduler's leader writes."""
 
 
 class OperationsService:
@@ -101,7 +99,7 @@ class OperationsService:
                 if operation.state.ended or moved or left_s <= 0:
                     return operation
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(min(WAIT_POLL_S, left_s)):
+                    async with asyncio.timeout(left_s):
                         await news.wait()
 
     async def cancel(self, call: Call, operation_id: str) -> Operation:

@@ -15,6 +15,7 @@ from unkai_scheduler.store.tables import operations
 
 _KIND = "operation"
 _QUERY = select(operations)
+_IDS_AT_ONCE = 500
 _ACTIVE = and_(
     operations.c.state.in_(sorted(s.value for s in OperationState if not s.ended)),
     operations.c.end_time.is_(None),  # says the same, and has an index: most have ended
@@ -60,6 +61,17 @@ def active_for(conn: Connection, resource_id: str) -> Operation | None:
     query = _QUERY.where(*where).order_by(operations.c.id.desc()).limit(1)
     row = conn.execute(query).one_or_none()
     return None if row is None else _operation(row)
+
+
+def update_times(conn: Connection, idents: Sequence[str]) -> dict[str, datetime]:
+    """Return when each of these operations was last written; those that are gone are left out."""
+    columns = select(operations.c.id, operations.c.update_time)
+    times: dict[str, datetime] = {}
+    for start in range(0, len(idents), _IDS_AT_ONCE):
+        some = idents[start : start + _IDS_AT_ONCE]
+        found = conn.execute(columns.where(operations.c.id.in_(some)))
+        times.update({row.id: row.update_time for row in found})
+    return times
 
 
 def expired(conn: Connection, now: datetime, limit: int) -> list[Operation]:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
-from tests.support.builders import an_event
-from tests.support.store import open_store
+from tests.support.builders import NOON, an_event, an_id, an_operation
+from tests.support.store import FaultyStore, a_store, noon, open_store
+from unkai_scheduler.services.context import ServiceContext
 from unkai_scheduler.services.follower import Follower
-from unkai_scheduler.store import events
+from unkai_scheduler.services.operations import OperationsService
+from unkai_scheduler.store import events, operations
+from unkai_scheduler.store.unit_of_work import Connection, UnitOfWork
+from unkai_wire.errors import Unavailable
+
+T = TypeVar("T")
 
 NEVER_S = 3600.0
 
@@ -47,3 +57,63 @@ async def test_news_of_an_operation_reach_all_who_wait_for_it_and_nobody_else(
             assert one.is_set(), "one who left takes nobody along"
     finally:
         await uow.close()
+
+
+class CountedReads(FaultyStore):
+    """A store that counts its reads, and may fail them."""
+
+    def __init__(self, uow: UnitOfWork) -> None:
+        super().__init__(uow)
+        self.reads = 0
+        self.away = False
+        self.refused = asyncio.Event()
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        self.reads += 1
+        if self.away:
+            self.refused.set()
+            raise Unavailable("it is away", reason="DATABASE_UNAVAILABLE")
+        return await super().read(work)
+
+
+async def test_what_another_scheduler_wrote_is_told_to_those_who_wait_for_it_alone(
+    tmp_path: Path,
+) -> None:
+    rows = [an_operation() for _ in range(3)]
+    async with a_store(tmp_path) as uow:
+        store = CountedReads(uow)
+        follower = Follower(store, poll_s=NEVER_S, operations_poll_s=0.001)
+        await uow.write(lambda conn: [operations.insert(conn, row) for row in rows])
+        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+            following = tasks.create_task(follower.run())
+            with (
+                follower.news_of(rows[0].id) as one,
+                follower.news_of(rows[1].id) as other,
+            ):
+                await asyncio.gather(one.wait(), other.wait())  # what came before they were there
+                one.clear()
+                other.clear()
+                store.away = True
+                written = replace(rows[0], update_time=NOON + timedelta(seconds=1))
+                await uow.write(lambda conn: operations.replace(conn, written))
+                await store.refused.wait()
+                assert not one.is_set()
+                store.away = False
+                await one.wait()
+                assert not other.is_set()
+            following.cancel()
+
+
+async def test_a_wait_reads_its_operation_when_there_is_news_and_at_its_end(
+    tmp_path: Path,
+) -> None:
+    row = an_operation()
+    async with a_store(tmp_path) as uow:
+        store = CountedReads(uow)
+        context = ServiceContext(store, noon, an_id, lambda _ids: None)
+        service = OperationsService(context, Follower(store))
+        await uow.write(lambda conn: operations.insert(conn, row))
+
+        assert await service.wait(row.id, 0.5) == row
+
+    assert store.reads == 2
