@@ -108,11 +108,10 @@ def _read(cls: type[T], text: str | bytes) -> T:
         raise ValueError(f"not a {name}: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"not a {name}: {type(values).__name__}")  # noqa: TRY004 - callers treat any unreadable record alike
-    types = get_type_hints(cls)
     found: dict[str, Any] = {}
-    for field in dataclasses.fields(cls):
+    for field, wanted in _FIELDS[cls]:
         if field.name in values:
-            found[field.name] = _checked(name, field.name, types[field.name], values[field.name])
+            found[field.name] = _checked(name, field.name, wanted, values[field.name])
         elif field.default is dataclasses.MISSING:
             raise ValueError(f"not a {name}: lacks {field.name}")
     return cls(**found)
@@ -134,3 +133,12 @@ def _is_text(value: Any) -> bool:
 
 def _is_list_of_texts(value: Any) -> bool:
     return isinstance(value, list) and len(value) <= _MANY and all(map(_is_text, value))
+
+
+def _fields_of(cls: type[Any]) -> list[tuple[dataclasses.Field[Any], Any]]:
+    types = get_type_hints(cls)
+    return [(field, types[field.name]) for field in dataclasses.fields(cls)]
+
+
+_FIELDS = {cls: _fields_of(cls) for cls in (HostRecord, SchedulerRecord)}
+"""Each record's fields with their types. Looked up once: records are read by thousands."""
