@@ -23,6 +23,13 @@ _UNIX_OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 1_000),
 ]
 """gRPC's own pause before it connects again would outlast our retries."""
+KEEPALIVE = [
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+]
+"""A process that hangs keeps its connections: without these a watch of it would never end.
+The trap: `grpc.keepalive_timeout_ms` is of no use here (grpcio 1.85); a ping is waited for 60 s."""
 
 
 def open_socket(path: str, fix: str) -> grpc.Channel:
@@ -46,7 +53,7 @@ def open_socket(path: str, fix: str) -> grpc.Channel:
             fix="call as root, or use a context with an address and a certificate",
             metadata={"socket": path},
         )
-    return grpc.insecure_channel(f"unix:{path}", options=_UNIX_OPTIONS)
+    return grpc.insecure_channel(f"unix:{path}", options=[*_UNIX_OPTIONS, *KEEPALIVE])
 
 
 def open_channel(context: Context) -> grpc.Channel:
@@ -70,6 +77,7 @@ def open_channel(context: Context) -> grpc.Channel:
     options = [
         *tls.channel_options(tls.SCHEDULER_TLS_NAME),
         ("grpc.max_receive_message_length", -1),
+        *KEEPALIVE,
     ]
     return grpc.secure_channel(context.address, credentials, options=options)
 
