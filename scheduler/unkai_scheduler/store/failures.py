@@ -63,9 +63,11 @@ def translate(failure: DatabaseFailure) -> UnkaiError:
             "somebody else wrote the same at the same time", reason="DATABASE_UNAVAILABLE"
         )
     return Unavailable(
-        "the scheduler's database does not answer; whether the change was made is unknown",
+        f"the scheduler's database does not answer ({failure}); whether the change was made is "
+        "unknown",
         reason="DATABASE_UNAVAILABLE",
         fix="try again with the same request id",
+        metadata={"error": str(failure)},
     )
 
 

@@ -192,3 +192,4 @@ async def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None
         await open_unit_of_work(store_url(tmp_path), clock=noon, new_id=ids_with_default_project())
 
     assert caught.value.reason == "DATABASE_UNAVAILABLE"
+    assert "file is not a database" in caught.value.message
