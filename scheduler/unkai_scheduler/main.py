@@ -105,7 +105,7 @@ async def opened(settings: Settings) -> AsyncIterator[Daemon]:
     async with AsyncExitStack() as stack:
         uow = await open_unit_of_work(settings.database.url, clock=system_clock, new_id=new_id)
         stack.push_async_callback(uow.close)
-        images = open_image_store(settings.images.url)
+        images = open_image_store(settings.images.url, reserve_bytes=settings.images.reserve_bytes)
         await images.sweep()
         cluster = EtcdCluster(settings.etcd.endpoints, settings.etcd.tls.files(), settings.name)
         stack.push_async_callback(cluster.close)

@@ -13,6 +13,7 @@ import pytest
 from obstore.store import MemoryStore
 
 from tests.support.s3 import Bucket, a_bucket
+from unkai_scheduler.images import obstore_adapter
 from unkai_scheduler.images.obstore_adapter import ObstoreImages, open_image_store
 from unkai_wire.errors import FailedPrecondition, NotFound, Unavailable
 
@@ -126,6 +127,21 @@ async def test_a_missing_key_is_not_found(store: ObstoreImages) -> None:
         await store.size("img-1")
     with pytest.raises(NotFound):
         await content(store, "img-1")
+
+
+async def test_an_upload_leaves_the_disk_its_reserve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_image_store(f"file://{tmp_path}", reserve_bytes=100)
+    free = iter([101, 100, 99])
+    monkeypatch.setattr(obstore_adapter, "_free_bytes", lambda _directory: next(free))
+
+    with pytest.raises(FailedPrecondition) as caught:
+        await store.put("img-1", pieces(*[b"x" * MIB] * 60))
+
+    assert caught.value.reason == "STORE_FULL"
+    assert files_below(tmp_path) == []
+    assert list(free) == []
 
 
 DIES = """

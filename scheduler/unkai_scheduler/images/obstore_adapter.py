@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,9 +46,12 @@ _PARTIAL = "partial"
 class ObstoreImages:
     """Implements `ImageStore` over one obstore store."""
 
-    def __init__(self, store: ObjectStore, *, directory: Path | None = None) -> None:
+    def __init__(
+        self, store: ObjectStore, *, directory: Path | None = None, reserve_bytes: int = 0
+    ) -> None:
         self._store = store
         self._directory = directory
+        self._reserve_bytes = reserve_bytes
 
     async def put(self, key: str, chunks: AsyncIterator[bytes]) -> int:
         """Store the bytes under the key, replacing what was there; return their number."""
@@ -61,7 +65,7 @@ class ObstoreImages:
         partial = f"{_PARTIAL}/{key}.{secrets.token_hex(8)}"
         moved = False
         try:
-            size = await self._write(partial, chunks)
+            size = await self._write(partial, self._leaving_room(directory, chunks))
             await asyncio.to_thread(_fsync, directory / partial)
             with _translated(key):
                 await obstore.rename_async(self._store, partial, key)
@@ -71,6 +75,19 @@ class ObstoreImages:
             if not moved:
                 await asyncio.shield(self._discard(partial))
         return size
+
+    async def _leaving_room(
+        self, directory: Path, chunks: AsyncIterator[bytes]
+    ) -> AsyncIterator[bytes]:
+        """Pass the chunks on; raise STORE_FULL before they take what the disk must keep free."""
+        since_look = _PART_BYTES
+        async for chunk in chunks:
+            since_look += len(chunk)
+            if since_look > _PART_BYTES:
+                since_look = 0
+                if await asyncio.to_thread(_free_bytes, directory) < self._reserve_bytes:
+                    raise _full()
+            yield chunk
 
     async def _write(self, key: str, chunks: AsyncIterator[bytes]) -> int:
         """Write all chunks; when one fails, drop those before it."""
@@ -135,13 +152,18 @@ class ObstoreImages:
         return [key for key in keys if not key.startswith(f"{_PARTIAL}/")]
 
 
-def open_image_store(url: str) -> ObstoreImages:
-    """Open `file:///directory` (made when missing) or `s3://bucket/prefix`."""
+def open_image_store(url: str, *, reserve_bytes: int = 0) -> ObstoreImages:
+    """Open `file:///directory` (made when missing) or `s3://bucket/prefix`.
+
+    `reserve_bytes`: what uploads leave free on the directory's disk.
+    """
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.path:
         directory = Path(unquote(parts.path))
         directory.mkdir(parents=True, exist_ok=True, mode=0o750)
-        return ObstoreImages(LocalStore(prefix=directory), directory=directory)
+        return ObstoreImages(
+            LocalStore(prefix=directory), directory=directory, reserve_bytes=reserve_bytes
+        )
     if parts.scheme == "s3" and parts.netloc:
         try:
             return ObstoreImages(S3Store.from_url(url))
@@ -187,13 +209,21 @@ def _writing() -> Iterator[None]:
 
 def _trouble(error: Exception) -> UnkaiError:
     if "No space left" in str(error) or "StorageFull" in str(error):
-        return FailedPrecondition(
-            "the image store is full",
-            reason="STORE_FULL",
-            fix="remove images that nobody needs, or give the store more room",
-        )
+        return _full()
     _log.warning("image_store_failing", error=str(error).partition("\n")[0])
     return Unavailable("the image store does not answer", reason="IMAGE_STORE_UNAVAILABLE")
+
+
+def _full() -> FailedPrecondition:
+    return FailedPrecondition(
+        "the image store is full",
+        reason="STORE_FULL",
+        fix="remove images that nobody needs, or give the store more room",
+    )
+
+
+def _free_bytes(directory: Path) -> int:
+    return shutil.disk_usage(directory).free
 
 
 def _fsync(path: Path) -> None:
