@@ -53,7 +53,7 @@ class LedgerFiles:
         self.problems: list[LedgerProblem] = []
         self._durable = durable
         self._report = report
-        for name in ("", "machines", "tombstones", "corrupt", "reserve"):
+        for name in ("", "machines", "tombstones", "corrupt"):
             (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in (root, root / "machines", root / "tombstones"):
             for left in folder.glob("*.tmp"):
@@ -121,19 +121,23 @@ class LedgerFiles:
         """Fill the reserve up, as far as there is room."""
         if not self._durable:
             return
-        for number in range(_RESERVE_FILES):
-            path = self.root / "reserve" / str(number)
-            with suppress(OSError):
-                if path.exists() and path.stat().st_size == _RESERVE_BYTES:
-                    continue
-                try:
-                    self._fill(path, "wb", bytes(_RESERVE_BYTES))
-                except OSError:
-                    path.unlink(missing_ok=True)
-                    return
+        reserve = self.root / "reserve"
+        with suppress(OSError):  # later, then
+            reserve.mkdir(mode=0o700, exist_ok=True)
+            kept = set(self._laid_by())
+            for path in (reserve / str(number) for number in range(_RESERVE_FILES)):
+                if path not in kept:
+                    self._lay_by(path)
+
+    def _lay_by(self, path: Path) -> None:
+        try:
+            self._fill(path, "wb", bytes(_RESERVE_BYTES))
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
 
     def _laid_by(self) -> list[Path]:
-        found = sorted((self.root / "reserve").iterdir())
+        found = sorted((self.root / "reserve").glob("*"))
         return [path for path in found if path.stat().st_size == _RESERVE_BYTES]
 
     def _write_anew(self, path: Path, text: bytes) -> None:

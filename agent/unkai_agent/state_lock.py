@@ -1,6 +1,7 @@
 """One agent to a state folder: a second would sweep what the first is making.
 
-The lock is the kernel's, on a file in the folder; it ends with the process, however that ends.
+The lock is the kernel's, on the folder itself: it takes no room on a full disk, and ends with the
+process, however that ends.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _POLL_S = 0.1
 @contextmanager
 def only_agent_of(folder: Path, *, wait_s: float = _WAIT_S) -> Iterator[None]:
     """Hold the folder while the context lasts; `FailedPrecondition` / STATE_IN_USE if one does."""
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         end_s = time.monotonic() + wait_s
         while not _taken(lock):

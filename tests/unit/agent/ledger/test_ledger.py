@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -213,6 +215,27 @@ def test_a_disk_that_went_read_only_is_said_to_be_unwritable(
         ledger.accept(a_fence(a_spec()), a_spec())
     assert reason_of(caught) == "LEDGER_UNWRITABLE"
     assert ledger.entries() == []
+
+
+def test_an_older_agents_ledger_is_read_on_a_full_disk_and_its_reserve_made_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_ledger(tmp_path).accept(a_fence(a_spec()), a_spec())
+    reserve = tmp_path / "ledger" / "reserve"
+    shutil.rmtree(reserve)
+    mkdir = Path.mkdir
+
+    def full(path: Path, *args: Any, **options: Any) -> None:
+        if path == reserve:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        mkdir(path, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    ledger = a_ledger(tmp_path)
+    assert [e.spec for e in ledger.entries()] == [a_spec()]
+    monkeypatch.undo()
+    ledger.sweep(START)
+    assert len(list(reserve.iterdir())) == 4
 
 
 def test_losing_the_file_of_the_term_does_not_lose_the_term(tmp_path: Path) -> None:
