@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
+
 from tests.support.cloud import GIB, Cloud, a_cloud
 from tests.support.store import FaultyStore
+from unkai_scheduler.agents.port import Endpoint, UsageSample
 from unkai_scheduler.domain.instances import InstanceState
 from unkai_scheduler.domain.operations import OperationState
 from unkai_scheduler.store import claims, instances
@@ -156,18 +159,26 @@ async def test_a_claim_that_was_not_committed_is_not_taken_for_a_machine_that_bo
         assert decision.candidates[0].inputs["expected_cpu_cores"] == 0.0
 
 
-async def test_a_host_that_comes_and_goes_does_not_put_off_no_capacity(cloud: Cloud) -> None:
-    flapping = cloud.host_ids[0]
+async def test_a_host_that_comes_again_and_again_does_not_put_off_no_capacity(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flapping, usage = cloud.host_ids[0], cloud.agents.watch_usage
+
+    async def without_its_own(endpoint: Endpoint) -> AsyncGenerator[UsageSample, None]:
+        if endpoint.host_id == flapping:
+            await asyncio.sleep(1000)
+        async for sample in usage(endpoint):
+            yield sample
 
     async def flap() -> None:
         while True:
-            cloud.agents.fail(flapping, Unavailable("the agent restarts", reason="RESTARTING"))
-            await asyncio.sleep(1)
-            cloud.agents.heal(flapping)
+            cloud.agents.hosts[flapping].break_streams()
             await asyncio.sleep(3)
 
+    monkeypatch.setattr(cloud.agents, "watch_usage", without_its_own)
     flaps = asyncio.create_task(flap())
     try:
+        await asyncio.sleep(30)
         made = await cloud.create(memory_bytes=1 << 50)
         ended = await cloud.until_ended(made.operation_id, within_s=40)
     finally:
