@@ -54,6 +54,8 @@ class LiveMethod:
     response: type[Any]
     takes_stream: bool
     gives_stream: bool
+    alone: bool
+    """It is answered here while nobody leads."""
 
 
 def live_methods(
@@ -71,6 +73,7 @@ def live_methods(
                     message_factory.GetMessageClass(method.output_type),
                     method.client_streaming,
                     method.server_streaming,
+                    policy.TABLE[name].alone,
                 )
     return methods
 
@@ -119,6 +122,14 @@ class LeaderRoute:
                 record.address, self._credentials, options=channel_options(SCHEDULER_TLS_NAME)
             )
         return peer_service_pb2_grpc.PeerServiceStub(self._channel)
+
+    async def leads_nowhere(self) -> bool:
+        """Tell whether no leader can be found, here or elsewhere."""
+        try:
+            await self.stub()
+        except Unavailable:
+            return not self.is_here
+        return False
 
     async def _find(self) -> SchedulerRecord | None:
         now_s = self._monotonic()
@@ -287,7 +298,8 @@ async def _decoded(
 class ProxyInterceptor(grpc.aio.ServerInterceptor):
     """Passes calls for live data to the leader when it is elsewhere.
 
-    Reads of hosts are answered here while nobody leads: without live figures, but at once.
+    What does without a leader is answered here while nobody leads: reads of hosts without live
+    figures, consoles by what the database says of the host.
     """
 
     def __init__(self, route: LeaderRoute, methods: dict[str, LiveMethod]) -> None:
@@ -314,6 +326,8 @@ class ProxyInterceptor(grpc.aio.ServerInterceptor):
                     async with aclosing(route) as answers:
                         return method.response.FromString(await anext(answers))
                 except Unavailable:
+                    if not method.alone:
+                        raise
                     return await behaviour(request, context)
 
             return call
@@ -322,7 +336,7 @@ class ProxyInterceptor(grpc.aio.ServerInterceptor):
             behaviour: Callable[..., AsyncIterator[Any]],
         ) -> Callable[..., AsyncIterator[Any]]:
             async def call(request: Any, context: Any) -> Any:
-                if self._route.is_here:
+                if self._route.is_here or (method.alone and await self._route.leads_nowhere()):
                     async for response in behaviour(request, context):
                         yield response
                     return

@@ -33,20 +33,26 @@ class Rule:
     """It changes something: each call is logged."""
     live: bool = False
     """It needs what only the leader knows: other schedulers pass it on."""
+    alone: bool = False
+    """It does without that while nobody leads."""
     waits: bool = False
     """It mostly waits for news: ended at once when the scheduler stops."""
 
 
 def _read(*, live: bool = False) -> Rule:
-    return Rule(USERS, READ_S, live=live)
+    return Rule(USERS, READ_S, live=live, alone=live)
 
 
 def _write() -> Rule:
     return Rule(USERS, WRITE_S, writes=True)
 
 
-def _watch(*, live: bool = False, writes: bool = False) -> Rule:
-    return Rule(USERS, None, live=live, writes=writes, waits=True)
+def _console(*, writes: bool = False) -> Rule:
+    return Rule(USERS, None, live=True, alone=True, writes=writes, waits=True)
+
+
+def _watch(*, live: bool = False) -> Rule:
+    return Rule(USERS, None, live=live, waits=True)
 
 
 TABLE: Mapping[str, Rule] = {
@@ -58,8 +64,8 @@ TABLE: Mapping[str, Rule] = {
     "/unkai.compute.v1.InstanceService/StartInstance": _write(),
     "/unkai.compute.v1.InstanceService/StopInstance": _write(),
     "/unkai.compute.v1.InstanceService/RebootInstance": _write(),
-    "/unkai.compute.v1.InstanceService/ReadConsoleLog": _watch(live=True),
-    "/unkai.compute.v1.InstanceService/AttachConsole": _watch(live=True, writes=True),
+    "/unkai.compute.v1.InstanceService/ReadConsoleLog": _console(),
+    "/unkai.compute.v1.InstanceService/AttachConsole": _console(writes=True),
     "/unkai.compute.v1.FlavorService/CreateFlavor": _write(),
     "/unkai.compute.v1.FlavorService/GetFlavor": _read(),
     "/unkai.compute.v1.FlavorService/ListFlavors": _read(),

@@ -6,13 +6,15 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from unkai_scheduler.agents.port import Agents, Endpoint
+from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.services.checks import Violations, fetch
 from unkai_scheduler.services.context import ServiceContext
 from unkai_scheduler.services.live import LiveView
-from unkai_scheduler.store import instances
-from unkai_wire.errors import FailedPrecondition
+from unkai_scheduler.store import hosts, instances
+from unkai_wire.errors import FailedPrecondition, Unavailable
 
 if TYPE_CHECKING:
+    from unkai_scheduler.domain.hosts import Host
     from unkai_scheduler.domain.instances import Instance
     from unkai_scheduler.store.unit_of_work import Connection
 
@@ -55,10 +57,11 @@ class ConsolesService:
             yield piece
 
     async def _endpoint(self, instance_id: str) -> Endpoint:
-        def read(conn: Connection) -> Instance:
-            return fetch("instance", instance_id, "instance_id", lambda i: instances.get(conn, i))
+        def read(conn: Connection) -> tuple[Instance, Host | None]:
+            row = fetch("instance", instance_id, "instance_id", lambda i: instances.get(conn, i))
+            return row, hosts.get(conn, row.host_id)
 
-        instance = await self._context.uow.read(read)
+        instance, host = await self._context.uow.read(read)
         if not instance.host_id:
             raise FailedPrecondition(
                 f"instance {instance_id} is on no host, so it has no console",
@@ -66,4 +69,10 @@ class ConsolesService:
                 fix="see why with 'unkai instance explain'",
                 metadata={"instance_id": instance_id, "state": instance.state.value},
             )
-        return self._live.endpoint(instance.host_id)
+        try:
+            return self._live.endpoint(instance.host_id)
+        except Unavailable:
+            # Nobody leads, so nobody knows better than the row: consoles go on without.
+            if host is None or host.state is HostState.UNKNOWN:
+                raise
+            return Endpoint(host.id, host.address, host.tls_name)

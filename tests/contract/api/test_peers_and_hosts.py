@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from unkai_scheduler.agents.port import UsageSample
 from unkai_scheduler.api.callers import Caller, calling, principal_of_text
 from unkai_scheduler.api.peers import LeaderRoute, PeerWaker
 from unkai_scheduler.cluster.fake import FakeEtcd
-from unkai_scheduler.domain.hosts import Host
+from unkai_scheduler.domain.hosts import Host, HostState
 from unkai_scheduler.store import hosts
 from unkai_wire.cluster_records import SchedulerRecord
 from unkai_wire.errors import FailedPrecondition, InvalidArgument, PermissionDenied, Unavailable
@@ -147,6 +148,35 @@ async def test_a_console_is_reached_through_a_replica(tmp_path: Path) -> None:
         async with asyncio.timeout(5):
             got = [r.output async for r in replica.instances.AttachConsole(typed())]
     assert got == [b"", b"echo ls\n"]
+
+
+@pytest.mark.parametrize("etcd_is_away", [False, True])
+async def test_consoles_go_on_while_nobody_leads(tmp_path: Path, etcd_is_away: bool) -> None:
+    async with two_schedulers(tmp_path) as (leader, replica, etcd):
+        ident = (await replica.create("web")).instance.id
+        host = await leader.place(ident)
+        leader.leading.is_leading = False
+        leader.live.clear()
+        etcd.leader = None
+        if etcd_is_away:
+            etcd.stop()
+        kind = instance_service_pb2.AttachConsoleRequest
+        read = instance_service_pb2.ReadConsoleLogRequest(instance_id=ident)
+
+        async def typed() -> AsyncIterator[Any]:
+            yield kind(open=kind.Open(instance_id=ident))
+            yield kind(input=b"ls\n")
+
+        for api in (leader, replica):
+            async with asyncio.timeout(5):
+                told = [r.output async for r in api.instances.AttachConsole(typed())]
+                logged = [r.output async for r in api.instances.ReadConsoleLog(read)]
+            assert (told, logged) == ([b"", b"echo ls\n"], [b"login: "])
+
+        silent = replace(host, state=HostState.UNKNOWN)
+        await leader.uow.write(lambda conn: hosts.replace(conn, silent, etag=None))
+        caught = await refused(replica.instances.ReadConsoleLog(read).read())
+    assert (type(caught), caught.reason) == (Unavailable, "HOST_UNREACHABLE")
 
 
 async def test_what_is_typed_at_once_does_not_hide_that_the_leader_refuses(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from unkai.compute.v1 import (
 from unkai.identity.v1 import project_pb2, project_service_pb2
 from unkai.operation.v1 import operation_pb2, operation_service_pb2
 from unkai.storage.v1 import image_pb2, image_service_pb2
+from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.instances import InstanceState, Power
-from unkai_scheduler.store import instances
+from unkai_scheduler.store import hosts, instances
 from unkai_wire.errors import (
     AlreadyExists,
     Conflict,
@@ -397,5 +399,7 @@ async def test_a_host_that_is_away_makes_its_console_unavailable(api: Api) -> No
     ident = (await api.create("web")).instance.id
     host = await api.place(ident)
     api.live.drop_host(host.id)
+    silent = replace(host, state=HostState.UNKNOWN)
+    await api.lead(lambda conn: hosts.replace(conn, silent, etag=None))
     stream = api.instances.ReadConsoleLog(pb.ReadConsoleLogRequest(instance_id=ident))
     assert (await refused(stream.read())).reason == "HOST_UNREACHABLE"
