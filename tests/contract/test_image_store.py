@@ -184,6 +184,26 @@ async def test_s3_keeps_no_parts_of_a_broken_put_and_copies_nothing(bucket: Buck
     assert bucket.copies == []
 
 
+async def test_s3_keeps_no_parts_of_a_put_that_is_cancelled(bucket: Bucket) -> None:
+    store = open_image_store("s3://images")
+    waits = asyncio.Event()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(40):
+            yield b"x" * MIB
+        waits.set()
+        await asyncio.Event().wait()
+
+    putting = asyncio.ensure_future(store.put("img-1", chunks()))
+    await waits.wait()
+    assert bucket.uploads
+    putting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await putting
+
+    assert (bucket.uploads, bucket.objects) == ({}, {})
+
+
 async def test_s3_is_asked_for_no_more_at_once_than_a_slow_reader_takes_in_time(
     bucket: Bucket,
 ) -> None:
