@@ -13,9 +13,10 @@ import numpy as np
 
 from unkai_scheduler.domain.decisions import Candidate, Decision, FilterResult, Term
 from unkai_scheduler.placement.filters import BY_NAME, Filter
-from unkai_scheduler.placement.fleet import FULL, Bools, Fleet, Ints, Sampled, Signal
+from unkai_scheduler.placement.fleet import Bools, Fleet, Ints, Sampled
 from unkai_scheduler.placement.requests import PlacementRequest, Weights
 from unkai_scheduler.placement.scores import EXPECTED_MILLICORES_PER_VCPU
+from unkai_scheduler.placement.signals import FULL, Signal
 from unkai_wire.errors import NoCapacity
 
 MAX_REJECTED_NAMES = 5

@@ -8,7 +8,7 @@ The trap: our own guests are load too. A guest that boots burns whole cores for 
 says little about how its host will be in a minute. So a machine just placed counts with what is
 *expected* of it, and what it shows counts only as that expectation fades (`settling weight`). At
 its beginning and its end a host's sample has its load in it, but no figures of its own: then it
-may account for as much as its virtual CPUs can use.
+may account for as much as its virtual CPUs can use, but for nothing that was there before it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from unkai_scheduler.domain.hosts import Host, HostState, HostUsage, MachineUsage
+from unkai_scheduler.placement import signals
+from unkai_scheduler.placement.signals import FULL, Ours, Signal
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-FULL = 65535
-"""The fixed point's 1.0."""
 MIB_SHIFT = 20
 
 MAX_SAMPLE_AGE_S = 10.0
@@ -44,17 +44,6 @@ SETTLING_S = 60
 BUCKET_S = 5
 _BUCKETS = SETTLING_S // BUCKET_S + 1
 _WORD_BITS = 63
-
-
-class Signal(IntEnum):
-    """The live signals kept of each host, each a ratio in fixed point, less is better."""
-
-    CPU_LOAD = 0
-    CPU_WAIT = 1
-    MEMORY_USED = 2
-    MEMORY_FOREIGN = 3
-    MEMORY_PRESSURE = 4
-    IO_PRESSURE = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,8 +371,8 @@ class Fleet:
             if received_s < sample_s[row]:
                 continue
             figures = (machines or {}).get(host_id, ())
-            signals = self._signals(row, usage, figures, received_s)
-            batch[row] = (received_s, usage.interval_s, signals)
+            ratios = self._signals(row, usage, figures, received_s)
+            batch[row] = (received_s, usage.interval_s, ratios)
             self._columns["sampled"][row] = [getattr(usage, s.name.lower()) for s in Sampled]
             self._columns["total_mib"][row] = max(usage.memory_total_bytes >> MIB_SHIFT, 1)
         self._fold_batch(batch)
@@ -415,39 +404,41 @@ class Fleet:
         self, row: int, usage: HostUsage, machines: Sequence[MachineUsage], now_s: float
     ) -> list[int]:
         cpus = int(self.table("cpus")[row])
-        total = max(usage.memory_total_bytes, 1)
+        ours = self._ours(row, usage, machines, now_s)
+        cpu = signals.cpu_signals(usage, cpus, ours)
+        before = self.table("cpu_before")
+        if now_s - self.floats("sample_s")[row] > self.max_sample_age_s:
+            before[row] = 0
+        if ours.untold_cores:
+            # A guest that comes or goes explains what was not there before it, and nothing else.
+            least = signals.least_cpu_signals(usage, cpus, ours)
+            known = before[row].tolist()
+            cpu = [
+                max(low, min(high, was)) for low, high, was in zip(least, cpu, known, strict=True)
+            ]
+        else:
+            before[row] = cpu
+        return [*cpu, *signals.other_signals(usage, ours)]
+
+    def _ours(
+        self, row: int, usage: HostUsage, machines: Sequence[MachineUsage], now_s: float
+    ) -> Ours:
         told = {machine.instance_id: machine for machine in machines}
-        settling_used = settling_wait = settling_resident = 0.0
+        used = wait = settling_resident = untold = 0.0
         for instance_id, settling in self._settling.get(self.ids[row], {}).items():
             weight = _settling_weight(now_s, settling.bucket) / FULL
             machine = told.get(instance_id)
             if machine is not None:
-                settling_used += weight * machine.cpu_used_cores
-                settling_wait += weight * machine.cpu_wait_cores
+                used += weight * machine.cpu_used_cores
+                wait += weight * machine.cpu_wait_cores
                 settling_resident += weight * machine.memory_resident_bytes
             elif settling.left_s >= now_s - usage.interval_s:
-                settling_used += weight * settling.vcpus
-                settling_wait += weight * settling.vcpus
-        # PSI counts whoever waits; take off the share of it that settling machines explain.
-        ours = min(settling_wait / usage.cpu_wait_cores, 1.0) if usage.cpu_wait_cores > 0 else 0.0
+                untold += weight * settling.vcpus
         resident = sum(machine.memory_resident_bytes for machine in machines)
         if usage.machines_running > len(machines):
             # Some run without figures: they may hold all that is claimed.
             resident = max(resident, int(self.table("claimed_memory")[row]))
-        used_bytes = total - usage.memory_available_bytes
-        return [
-            _quantise((usage.cpu_used_ratio * cpus - settling_used) / cpus),
-            _quantise(
-                max(
-                    (usage.cpu_wait_cores - settling_wait) / cpus,
-                    usage.cpu_pressure_ratio * (1 - ours) / 2,
-                )
-            ),
-            _quantise((used_bytes - settling_resident) / total),
-            _quantise((used_bytes - resident) / total),
-            _quantise(usage.memory_pressure_ratio),
-            _quantise(usage.io_pressure_ratio),
-        ]
+        return Ours(used, wait, untold, settling_resident, resident)
 
     # Columns, as filters and scores read them
 
@@ -544,6 +535,7 @@ _COLUMNS: dict[str, tuple[tuple[int, ...], type]] = {
     "mean": ((len(Signal),), np.int64),
     "ring": ((RECENT_SAMPLES, len(Signal)), np.int64),
     "slot": ((), np.int64),
+    "cpu_before": ((2,), np.int64),
     "recent": ((len(Signal),), np.int64),
 }
 """Shape of one host's value, and its type."""
@@ -560,10 +552,3 @@ def _settling_weight(now_s: float, bucket: int) -> int:
         return FULL
     left_s = SETTLING_S - age_s
     return max(int(left_s * FULL / (SETTLING_S - SETTLING_FULL_S)), 0)
-
-
-def _quantise(ratio: float) -> int:
-    """Return a ratio in fixed point; below 0, and no number, are 0; above 1 is 1."""
-    if not ratio > 0.0:
-        return 0
-    return int(min(ratio, 1.0) * FULL + 0.5)

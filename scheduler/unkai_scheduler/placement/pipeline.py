@@ -1,7 +1,8 @@
 """The pipeline: filters, then scores, then the best host; in a batch, each sees the claims before.
 
 `decide` is the one brain for every placement. It is a function of the fleet, the requests, the
-weights and the time given: the same input gives the same bits. Ties go to the first host by name.
+weights and the time given: the same input gives the same bits. Ties go to the host with the least
+live load, then to the first by name.
 Cost: O(hosts) elementwise a request.
 """
 
@@ -17,7 +18,7 @@ from unkai_scheduler.placement import explain
 from unkai_scheduler.placement.filters import FILTERS
 from unkai_scheduler.placement.fleet import Bools, Fleet, Ints
 from unkai_scheduler.placement.requests import PlacementRequest, Weights
-from unkai_scheduler.placement.scores import SCORES, Loads
+from unkai_scheduler.placement.scores import MOST_STEPS, SCORES, Loads
 
 MAX_CANDIDATES = 6
 """The winner and five runners-up."""
@@ -64,7 +65,7 @@ def _decide_one(
         )
     scores = {name: score(fleet, request, loads, now_s) for name, score in SCORES}
     totals = _totals(scores, weights)
-    best = _best_rows(fleet, fitting, totals)
+    best = _best_rows(fleet, fitting, totals, loads)
     winner = best[0]
     decision = Decision(
         instance_id=request.instance_id,
@@ -121,10 +122,11 @@ def _totals(scores: dict[str, Ints], weights: Weights) -> Ints:
     return total
 
 
-def _best_rows(fleet: Fleet, fitting: Bools, totals: Ints) -> list[int]:
-    """Return the rows of the best hosts that fit, best first; ties by rank."""
+def _best_rows(fleet: Fleet, fitting: Bools, totals: Ints, loads: Loads) -> list[int]:
+    """Return the rows of the best hosts that fit, best first; ties by load, then by rank."""
     # One integer each: no two hosts are equal, so that the row order cannot matter.
-    keys = np.where(fitting, totals * len(fleet) + (len(fleet) - 1 - fleet.rank), -1)
+    merits = totals * MOST_STEPS + (MOST_STEPS - 1 - loads.steps)
+    keys = np.where(fitting, merits * len(fleet) + (len(fleet) - 1 - fleet.rank), -1)
     best: list[int] = []
     # Looking six times for the greatest is quicker than any partial sort of them all.
     while len(best) < MAX_CANDIDATES and keys[row := int(keys.argmax())] >= 0:

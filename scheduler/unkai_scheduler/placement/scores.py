@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from unkai_scheduler.domain.instances import PlacementPolicy
-from unkai_scheduler.placement.fleet import FULL, MIB_SHIFT, Fleet, Ints, Signal
+from unkai_scheduler.placement.fleet import MIB_SHIFT, Fleet, Ints
 from unkai_scheduler.placement.requests import PlacementRequest
+from unkai_scheduler.placement.signals import FULL, Signal
 
 EXPECTED_MILLICORES_PER_VCPU = 300
 """What a virtual CPU of a machine just placed is expected to use: between an idle guest's few
@@ -70,6 +71,12 @@ def claimed_share(fleet: Fleet, request: PlacementRequest) -> Ints:
     return share
 
 
+_TIES = (Signal.CPU_LOAD, Signal.CPU_WAIT, Signal.MEMORY_PRESSURE, Signal.IO_PRESSURE)
+_TIE_SHIFT = 12
+MOST_STEPS = (FULL >> _TIE_SHIFT) + 1
+"""Sixteenths: finer differences are noise."""
+
+
 @dataclass(frozen=True, slots=True)
 class Loads:
     """How bad each host's live figures are, 0..65535: the same for a whole batch."""
@@ -78,6 +85,8 @@ class Loads:
     cpu_wait: Ints
     memory: Ints
     io: Ints
+    steps: Ints
+    """The greatest of the live signals as it is, in sixteenths: what breaks ties."""
 
     @classmethod
     def of(cls, fleet: Fleet) -> Loads:
@@ -89,6 +98,7 @@ class Loads:
             CPU_WAIT(fleet.recent(Signal.CPU_WAIT)),
             np.maximum(foreign, stalled),
             IO_STALLED(fleet.recent(Signal.IO_PRESSURE)),
+            np.maximum.reduce([fleet.recent(signal) for signal in _TIES]) >> _TIE_SHIFT,
         )
 
 

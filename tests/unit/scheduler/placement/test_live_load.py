@@ -180,6 +180,34 @@ def test_a_guest_without_figures_of_its_own_does_not_make_its_host_look_loaded()
     assert inputs[1]["recent_cpu_wait_ratio"] == pytest.approx(0.45, abs=0.01)
 
 
+def test_a_guest_without_figures_hides_no_load_that_was_there_before_it() -> None:
+    fleet = a_fleet([a_host("h1", cpus=2)])
+    sample_for(fleet, {}, from_s=102, until_s=130)
+    burning = a_usage(cpu_used_ratio=0.65, cpu_wait_cores=0.6, cpu_pressure_ratio=0.6)
+    fleet.fold([("hst-h1", burning, 132.0)])
+    for at_s in (132.5, 134.5, 136.5):  # each is gone before the next comes
+        (decision,) = place(fleet, a_request(f"at-{at_s}"), now_s=at_s)
+        fleet.fold([("hst-h1", burning, at_s + 1.5)])
+        fleet.release("hst-h1", 1, GIB, 10 * GIB, instance_id=decision.instance_id)
+
+    (then,) = place(fleet, a_request("then"), now_s=138.5)
+
+    inputs = then.candidates[0].inputs
+    assert inputs["recent_cpu_load_ratio"] == pytest.approx(0.65, abs=0.01)
+    assert inputs["recent_cpu_wait_ratio"] == pytest.approx(0.30, abs=0.01)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_of_hosts_alike_the_one_with_the_least_load_is_chosen(policy: PlacementPolicy) -> None:
+    fleet = a_fleet([a_host("h1"), a_host("h2"), a_host("h3")])
+    some = {name: a_usage(cpu_used_ratio=0.2) for name in ("hst-h1", "hst-h3")}
+    sample_for(fleet, some, from_s=102, until_s=120)
+
+    (decision,) = place(fleet, a_request(policy=policy), now_s=121)
+
+    assert decision.host_name == "h2"
+
+
 def test_memory_of_machines_without_figures_is_not_held_to_be_others() -> None:
     """An agent just restarted, or whose hypervisor hangs, tells how many run, and no more."""
     held = {"claimed_vcpus": 4, "claimed_memory_bytes": 12 * GIB}
