@@ -96,6 +96,22 @@ async def test_defining_and_starting_twice_is_harmless(harness: ComputeHarness) 
     assert (await until_state(harness.driver, spec, DomainState.RUNNING)).off_reason is None
 
 
+async def test_starts_that_overlap_all_succeed(harness: ComputeHarness) -> None:
+    # As when an agent that dies while it starts a guest has a successor that does so, too.
+    for _ in range(3):
+        spec = harness.spec()
+        await harness.driver.define(spec)
+
+        async def start(delay_s: float, instance_id: str = spec.instance_id) -> None:
+            await asyncio.sleep(delay_s)
+            await harness.driver.start(instance_id)
+
+        await asyncio.gather(*(start(0.03 * number) for number in range(12)))
+        domain = await harness.driver.get_domain(spec.instance_id)
+        assert domain is not None
+        assert domain.state is DomainState.RUNNING
+
+
 async def test_a_redefinition_counts_only_when_the_domain_is_off(harness: ComputeHarness) -> None:
     spec = await started(harness)
     newer = replace(spec, generation=2, vcpus=2)

@@ -183,7 +183,8 @@ def _command(pid: int) -> list[str]:
 
 
 def _program(pid: int) -> str:
-    return Path(_command(pid)[0]).name if _command(pid) else ""
+    command = _command(pid)
+    return Path(command[0]).name if command else ""
 
 
 def _only(pids: Iterator[int]) -> int:

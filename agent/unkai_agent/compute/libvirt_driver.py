@@ -115,10 +115,11 @@ class LibvirtDriver:
             libvirt = self._libvirt
             domain = self._must_look_up(connection, instance_id)
             state, _ = domain.state()
+            # Another's start under way shows as a pause, which may be over by now.
             if state == libvirt.VIR_DOMAIN_PAUSED:
-                domain.resume()
+                self._unless_running(domain, domain.resume)
             elif state == libvirt.VIR_DOMAIN_PMSUSPENDED:
-                domain.pMWakeup()
+                self._unless_running(domain, domain.pMWakeup)
             elif state == libvirt.VIR_DOMAIN_SHUTDOWN:
                 raise libvirt_errors.unavailable("the machine is still powering off")
             elif not domain.isActive():
@@ -351,6 +352,14 @@ class LibvirtDriver:
             domain.create()
         except self._libvirt.libvirtError:
             if not domain.isActive():  # else another call was quicker
+                raise
+
+    def _unless_running(self, domain: Any, act: Callable[[], Any]) -> None:
+        """Do `act`; that the domain runs meanwhile is what we wanted."""
+        try:
+            act()
+        except self._libvirt.libvirtError:
+            if domain.state()[0] != self._libvirt.VIR_DOMAIN_RUNNING:
                 raise
 
     def _unless_off(self, domain: Any, act: Callable[[], Any]) -> None:
