@@ -57,6 +57,7 @@ class Case:
         return machine is not None and (
             machine.generation > instance.generation + LEAP
             or machine.run_epoch > instance.run_epoch + LEAP
+            or machine.reboot_serial > instance.reboot_serial + LEAP
         )
 
     @property

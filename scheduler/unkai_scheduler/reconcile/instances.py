@@ -240,10 +240,13 @@ def _ahead(case: Case) -> Action:
 
 def _overtake(case: Case, machine: Machine) -> Instance:
     """Return the row ahead of its host again, so that the host obeys what the user asks now."""
+    # A reboot that the host has done already, as it sees it, would not be done.
+    asked = operations.is_power(case.operation, Verb.REBOOT)
     return replace(
         case.instance,
         generation=max(machine.generation, case.instance.generation) + 1,
         run_epoch=max(machine.run_epoch, case.instance.run_epoch),
+        reboot_serial=max(machine.reboot_serial + asked, case.instance.reboot_serial),
         due_time=case.now,
         attempt=0,
     )
@@ -333,13 +336,22 @@ def _awaiting_permit(case: Case) -> Action:
         return _order(case, _S.PROVISIONING)
     if instance.state is _S.AWAITING_PERMIT or case.operation is not None:
         return _order(case, _S.AWAITING_PERMIT)
-    ran_s = (case.now - instance.start_time).total_seconds() if instance.start_time else None
+    ran_s = _ran_s(case)
     if ran_s is None or ran_s >= case.rules.steady_s or instance.attempt == 0:
         first = replace(case, instance=replace(instance, attempt=0, due_time=None))
         return _order(first, _S.AWAITING_PERMIT)
     wait = backoff(case.rules, instance.id, instance.attempt)
     row = case.observed(state=_S.AWAITING_PERMIT, state_reason=None, due_time=case.now + wait)
     return Settle(row, None)
+
+
+def _ran_s(case: Case) -> float | None:
+    """Return how long the machine ran that asks for its permit; None: unknown."""
+    since = case.instance.start_time
+    if since is not None and case.instance.state is _S.RUNNING:
+        # By its host's clock, which may be late; by ours it ran no longer than its row says so.
+        since = max(since, case.instance.update_time)
+    return None if since is None else (case.now - since).total_seconds()
 
 
 def _lost(case: Case) -> Action:

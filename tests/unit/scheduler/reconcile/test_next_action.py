@@ -323,7 +323,8 @@ class TestPower:
 
         first = decide(row, None, machine)
         again = decide(replace(row, attempt=3), None, machine)
-        steady = replace(row, attempt=3, start_time=NOON - timedelta(seconds=900))
+        long_ago = NOON - timedelta(seconds=900)
+        steady = replace(row, attempt=3, start_time=long_ago, update_time=long_ago)
 
         assert isinstance(first, Ensure)
         assert isinstance(again, Settle)
@@ -339,6 +340,26 @@ class TestPower:
         assert action.instance.state is S.LOST
         assert action.operation is not None
         assert action.operation.state is OperationState.FAILED
+
+    def test_a_host_whose_clock_is_late_does_not_spare_a_crash_its_wait(self) -> None:
+        late = NOON - timedelta(hours=1)
+        row = settled(start_time=late, update_time=NOON - timedelta(seconds=2), attempt=3)
+
+        action = decide(row, None, a_machine(row, M.AWAITING_PERMIT))
+
+        assert isinstance(action, Settle)
+        assert action.instance.due_time is not None
+        assert action.instance.due_time > NOON
+
+    def test_a_reboot_asked_of_a_restored_database_is_done(self) -> None:
+        row = settled(reboot_serial=2)
+        machine = a_machine(row, generation=9, observed_generation=9, reboot_serial=5)
+
+        asked = decide(row, an_operation(verb=Verb.REBOOT), machine)
+        later = decide(row, an_operation(verb=Verb.STOP), machine)
+
+        assert asked.instance.reboot_serial == 6
+        assert later.instance.reboot_serial == 5
 
 
 class TestDelete:
@@ -387,7 +408,7 @@ class TestDelete:
 class TestAbsurdHost:
     """A host that names numbers which no database can have given: nobody follows it there."""
 
-    @pytest.mark.parametrize("field", ["generation", "run_epoch"])
+    @pytest.mark.parametrize("field", ["generation", "run_epoch", "reboot_serial"])
     @pytest.mark.parametrize("state", [M.AWAITING_PERMIT, M.RUNNING, M.FAILED])
     @pytest.mark.parametrize("deletes", [True, False])
     def test_its_numbers_are_not_overtaken(
