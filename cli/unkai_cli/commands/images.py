@@ -161,7 +161,11 @@ def download(session: Session, image: str, file: Path) -> None:
 @waiting
 @common
 def delete(session: Session, image: tuple[str, ...], wait: bool, timeout: float) -> None:
-    """Remove images. Instances made from them go on."""
+    """Remove images: from now on no instance is made from them.
+
+    Instances made before go on, and their hosts may need the bytes: these are kept until the
+    last of those instances is gone. --no-wait does not wait for that.
+    """
     client = session.client
     answers, refusals = attempted(
         resolved(session, "image", image),
