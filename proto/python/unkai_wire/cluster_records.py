@@ -24,8 +24,11 @@ HOST_LEASE_TTL_S = 6
 """A host is missed after this long: with the sweep of the registry well under 10 s."""
 LEADER_LEASE_TTL_S = 3
 """A dead leader's key goes after this long: another leads within 5 s."""
-_MOST = 1 << 60
-"""No figure of a host is larger: 1 EiB."""
+MOST_BYTES = 1 << 56
+"""No host has more bytes of anything, 64 PiB: with the highest ratio they still are a number that a
+database, an array and a message hold."""
+MOST_CPUS = 1 << 16
+"""With the highest ratio, messages (32 bits) hold even the sum of many hosts."""
 _LONG = 4096
 """Characters of the longest text in a record."""
 _MANY = 1024
@@ -118,7 +121,8 @@ def _read(cls: type[T], text: str | bytes) -> T:
 
 
 def _checked(record: str, field: str, wanted: Any, value: Any) -> Any:
-    if wanted is int and type(value) is int and 0 <= value <= _MOST:
+    most = MOST_CPUS if field == "cpus" else MOST_BYTES
+    if wanted is int and type(value) is int and 0 <= value <= most:
         return value
     if wanted is str and _is_text(value):
         return value

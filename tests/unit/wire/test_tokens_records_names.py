@@ -81,6 +81,8 @@ def test_a_record_of_a_newer_version_is_read_without_what_we_do_not_know() -> No
         ("cpus", "2"),
         ("cpus", True),
         ("cpus", -1),
+        ("cpus", (1 << 16) + 1),
+        ("disk_bytes", (1 << 56) + 1),
         ("memory_bytes", 1e30),
         ("memory_bytes", 1 << 80),
         ("disk_bytes", None),

@@ -27,6 +27,7 @@ from unkai_scheduler.placement.pipeline import MAX_CANDIDATES
 from unkai_scheduler.placement.requests import Weights
 from unkai_scheduler.settings import WeightSettings
 from unkai_scheduler.store import decisions
+from unkai_wire.cluster_records import MOST_BYTES, MOST_CPUS
 
 MIB = 1 << 20
 
@@ -311,3 +312,15 @@ def test_a_weight_out_of_range_is_refused(weights: dict[str, int], field: str) -
 )
 def test_amounts_read_well(amount: int, text: str) -> None:
     assert format_bytes(amount) == text
+
+
+def test_the_largest_host_that_is_believed_stops_no_decision_under_the_highest_ratios() -> None:
+    most = {"cpus": MOST_CPUS, "memory_bytes": MOST_BYTES, "disk_bytes": MOST_BYTES}
+    fleet = Fleet()
+    for host in (a_host("h1", **most), a_host("h2")):
+        fleet.upsert_host(host, AllocationRatios(vcpus=64.0, memory=4.0, disk=16.0))
+        fleet.fold([(host.id, a_usage(), 100.0)])
+
+    (decision,) = place(fleet, a_request("a"), now_s=101)
+
+    assert {c.host_name for c in decision.candidates} == {"h1", "h2"}
