@@ -263,10 +263,13 @@ class LibvirtDriver:
         Raises our errors, those of `libvirt_errors` included.
         """
         session = await self._open_session()
+        connection = session.connection
+        if connection is None:  # another call has given it up since
+            raise libvirt_errors.unavailable("the hypervisor cannot be reached")
         pool = self._pool if deadline_s is None else self._slow_pool
         try:
             return await pool.run(
-                lambda: work(session.connection), deadline_s=deadline_s or self._call_deadline_s
+                lambda: work(connection), deadline_s=deadline_s or self._call_deadline_s
             )
         except (CallTimedOut, PoolExhausted) as error:
             self._give_up(session)
@@ -355,10 +358,13 @@ class LibvirtDriver:
                 raise
 
     def _unless_running(self, domain: Any, act: Callable[[], Any]) -> None:
-        """Do `act`; that the domain runs meanwhile is what we wanted."""
+        """Do `act`; that the domain runs meanwhile is what we wanted, that it is off is no refusal:
+        the start that it was paused for has failed."""
         try:
             act()
-        except self._libvirt.libvirtError:
+        except self._libvirt.libvirtError as error:
+            if not domain.isActive():
+                raise libvirt_errors.unavailable("the machine went off meanwhile") from error
             if domain.state()[0] != self._libvirt.VIR_DOMAIN_RUNNING:
                 raise
 
