@@ -16,6 +16,7 @@ from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.instances import InstanceState
 from unkai_scheduler.domain.machines import Fence, Machine, MachineState, Tombstone
 from unkai_scheduler.domain.operations import OperationState
+from unkai_scheduler.reconcile import audit, metrics
 from unkai_scheduler.reconcile.loop import ORDERS_PER_HOST
 from unkai_scheduler.store import claims
 from unkai_wire.errors import FailedPrecondition, Unavailable
@@ -259,6 +260,27 @@ async def test_an_orphan_is_kept_and_reported_once(cloud: Cloud) -> None:
     warnings = [e for e in await cloud.events(stranger.id) if e.type is EventType.WARNING]
     assert [event.reason for event in warnings] == ["ORPHAN"]
     assert cloud.running() == {stranger.id: [host_id]}
+
+
+async def test_a_host_that_invents_machines_fills_no_history(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "MAX_WARNINGS", 3)
+    host_id = cloud.host_ids[0]
+    for _ in range(7):
+        stranger = an_instance(image_id=cloud.image.id)
+        machine = Machine(stranger.id, host_id, 1, 1, 1, MachineState.RUNNING)
+        order = MachineOrder(stranger, cloud.image, 1 << 30, must_exist=True)
+        cloud.agents.plant_machine(host_id, machine, order)
+        await asyncio.sleep(5)
+
+    async def all_counted() -> bool:
+        return metrics.INVARIANT_VIOLATIONS.labels(audit.ORPHAN)._value.get() == 7
+
+    await cloud.until(all_counted, "all are counted", within_s=30)
+    await cloud.until_stamped()
+    warnings = [event for event in await cloud.events() if event.type is EventType.WARNING]
+    assert len(warnings) == 3
 
 
 async def test_a_tombstone_we_never_asked_for_is_deleted_on_host(cloud: Cloud) -> None:

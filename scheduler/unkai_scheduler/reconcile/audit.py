@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 
 SETTLE_S = 0.2
 """A kick waits so long for others, so that a host's machines are audited together."""
+MAX_WARNINGS = 1000
+"""Events about one host in one reign; beyond, the metric alone counts."""
 MAX_CALLS = 32
 """Hosts asked at the same time."""
 ORPHAN = "orphan"
@@ -185,6 +187,7 @@ class Audit:
         self._hosts = hosts
         self._kick = asyncio.Event()
         self._reported: set[Finding] = set()
+        self._warnings: Counter[str] = Counter()
         self._calls = asyncio.Semaphore(MAX_CALLS)
 
     def kick(self) -> None:
@@ -239,9 +242,21 @@ class Audit:
         """Write what hosts remember, and a WARNING for each finding that is new."""
         new = [finding for finding in report.findings if finding not in self._reported]
         self._reported = set(report.findings) - set(new)
-        if new or report.unrecorded:
-            await self._office.lead(lambda conn: self._write(conn, new, report.unrecorded))
+        told = self._bounded(new)
+        if told or report.unrecorded:
+            await self._office.lead(lambda conn: self._write(conn, told, report.unrecorded))
         self._reported |= set(new)
+
+    def _bounded(self, findings: Sequence[Finding]) -> list[Finding]:
+        """Return those that may still be told of: no host fills the history of events."""
+        told = []
+        for finding in findings:
+            self._warnings[finding.host_id] += 1
+            if self._warnings[finding.host_id] <= MAX_WARNINGS:
+                told.append(finding)
+            elif self._warnings[finding.host_id] == MAX_WARNINGS + 1:
+                log.error("audit_findings_without_end", host=finding.host_id)
+        return told
 
     def _write(
         self, conn: Connection, new: list[Finding], unrecorded: tuple[Tombstone, ...]
