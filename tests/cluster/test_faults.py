@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.support.builders import an_id, an_instance
 from tests.support.cloud import Cloud, a_cloud
@@ -377,12 +378,12 @@ async def test_an_instance_that_cannot_be_written_holds_up_no_other(cloud: Cloud
     stuck = await cloud.create(generation=last)
     await cloud.until_ended(stuck.operation_id)
     host_id = (await cloud.instance(stuck.id)).host_id
-    cloud.agents.shut_down_guest(host_id, stuck.id)  # it becomes wanted off: a generation more
-    await asyncio.sleep(15)  # writing a traceback may take longer than figures are fresh
+    with capture_logs() as logs:  # a traceback in colours takes longer than figures are fresh
+        cloud.agents.shut_down_guest(host_id, stuck.id)  # it becomes wanted off: a generation more
+        made = [await cloud.create() for _ in range(4)]
+        await cloud.until_quiet(within_s=40)
 
-    made = [await cloud.create() for _ in range(4)]
-    await cloud.until_quiet(within_s=40)
-
+    assert [line["instance"] for line in logs if line["event"] == "instance_stuck"] == [stuck.id]
     assert {(await cloud.instance(one.id)).state for one in made} == {S.RUNNING}
     assert (await cloud.instance(stuck.id)).generation == last
 
