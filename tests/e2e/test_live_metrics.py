@@ -126,8 +126,20 @@ def _load(lab: Lab, user: User, kind: str, hosts: Sequence[str] = (LOADED,)) -> 
             lab.site.start(host, "load", [sys.executable, "-c", program, str(file), argument])
         ends.callback(file.unlink, missing_ok=True)
         wait_for(lambda: _shows(user, taken, hosts), f"samples show {kind}", SHOWS_IN_S)
-        time.sleep(4)  # two more samples
+        # The first may hold a part of it only: two whole ones are a load.
+        for _ in range(2):
+            before = _sample_times(user, hosts)
+            wait_for(
+                lambda before=before: not before & _sample_times(user, hosts),  # type: ignore[misc]
+                f"a further sample shows {kind}",
+                SHOWS_IN_S,
+            )
         yield
+
+
+def _sample_times(user: User, hosts: Sequence[str]) -> set[tuple[str, str]]:
+    rows = user.hosts()
+    return {(host, rows[host]["usage"]["sample_time"]) for host in hosts}
 
 
 def _shows(user: User, taken: Callable[[Usage], float], hosts: Sequence[str]) -> bool:
