@@ -127,6 +127,24 @@ async def test_a_lost_host_makes_its_instances_unknown_and_its_return_makes_them
     await cloud.until(up, "the host is UP", within_s=10)
 
 
+async def test_a_host_lost_at_the_beginning_of_a_reign_stays_lost(cloud: Cloud) -> None:
+    ident, host_id = await running(cloud)
+    await cloud.kill()
+    await cloud.start()
+    await cloud.until_ended((await cloud.create()).operation_id)  # the new reign knows its hosts
+    before = len(await cloud.events(host_id))
+
+    cloud.lose_host(host_id)
+    await cloud.until_state(ident, S.UNKNOWN, within_s=12)
+    await asyncio.sleep(10)
+    await cloud.until_stamped()
+
+    states = [event.state for event in (await cloud.events(host_id))[before:]]
+    assert states[-1] == HostState.UNKNOWN.value
+    assert HostState.CONNECTING.value not in states[states.index(HostState.UNKNOWN.value) :]
+    assert (await cloud.instance(ident)).state is S.UNKNOWN
+
+
 async def test_a_deletion_waits_for_a_silent_host_and_says_so(cloud: Cloud) -> None:
     ident, host_id = await running(cloud)
     cloud.lose_host(host_id)

@@ -81,6 +81,8 @@ class Hosts:
         self._silence_s = silence_s
         self._members: dict[str, HostRecord] = {}
         self._watched: dict[str, Watched] = {}
+        self._lost: set[str] = set()
+        """Hosts that this reign has followed and follows no longer."""
         self._rows: dict[str, Host] = {}
         self._nameless: set[str] = set()
         self._sweep_soon = asyncio.Event()
@@ -94,9 +96,10 @@ class Hosts:
         watched = self._watched.get(host_id)
         registered = host_id in self._members
         if watched is None:
-            # A new reign knows nobody yet: give them the time to be found.
+            # A new reign knows nobody yet: give them the time to be found, but for those it lost.
             found_yet = now_s - self._began_s >= self._silence_s
-            return HostState.UNKNOWN if found_yet else HostState.CONNECTING
+            is_lost = found_yet or host_id in self._lost
+            return HostState.UNKNOWN if is_lost else HostState.CONNECTING
         patience_s = self._silence_s
         if not registered:
             patience_s = min(patience_s, SILENCE_UNREGISTERED_S) if watched.connected else 0.0
@@ -172,6 +175,7 @@ class Hosts:
             if watched is not None:
                 self._stop(watched)
             watched = self._watched[host_id] = Watched(record, self._loop.time())
+            self._lost.discard(host_id)
             self._learning_s = self._loop.time()
             self._office.live.set_endpoint(watched.endpoint)
             watched.tasks = [
@@ -185,6 +189,7 @@ class Hosts:
             if host_id not in self._members and self.state(host_id) is HostState.UNKNOWN:
                 self._stop(watched)
                 del self._watched[host_id]
+                self._lost.add(host_id)
                 self._office.live.drop_host(host_id)
 
     def _stop(self, watched: Watched) -> None:
