@@ -23,7 +23,6 @@ from unkai_agent.api.hosts import HostServicer
 from unkai_agent.api.interceptors import PolicyInterceptor
 from unkai_agent.api.machines import MachineServicer
 from unkai_agent.api.storage import StorageServicer
-from unkai_wire.errors import FailedPrecondition
 from unkai_wire.rpc_errors import ErrorInterceptor
 from unkai_wire.tls import TlsFiles, server_options
 
@@ -58,15 +57,7 @@ class AgentServer:
 
     def listen(self, address: str, tls: TlsFiles) -> int:
         """Listen for holders of a certificate of our CA; return the port."""
-        try:
-            return self._server.add_secure_port(address, tls.server_credentials())
-        except RuntimeError as error:
-            raise FailedPrecondition(
-                f"cannot listen at {address}: it is in use, or not an address of this machine",
-                reason="ADDRESS_NOT_FREE",
-                fix="stop what listens there, or set another address",
-                metadata={"address": address},
-            ) from error
+        return tls.listen(self._server, address)
 
     def listen_locally(self, socket: Path) -> None:
         """Listen on a unix socket that only root may open.

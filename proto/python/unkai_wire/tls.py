@@ -21,7 +21,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unkai_wire.errors import Unauthenticated
+from unkai_wire.errors import FailedPrecondition, Unauthenticated
 
 if TYPE_CHECKING:
     import ssl
@@ -143,6 +143,21 @@ class TlsFiles:
             root_certificates=self.ca.read_bytes(),
             require_client_auth=True,
         )
+
+    def listen(self, server: grpc.aio.Server, address: str) -> int:
+        """Have a server listen at `HOST:PORT` with these; return the port.
+
+        Raises `FailedPrecondition` / ADDRESS_NOT_FREE.
+        """
+        try:
+            return server.add_secure_port(address, self.server_credentials())
+        except RuntimeError as error:
+            raise FailedPrecondition(
+                f"cannot listen at {address}: it is in use, or not an address of this machine",
+                reason="ADDRESS_NOT_FREE",
+                fix="stop what listens there, or set another address",
+                metadata={"address": address},
+            ) from error
 
     def server_context(self) -> ssl.SSLContext:
         """Return the same for a server that is not gRPC's: TLS 1.2 or newer."""

@@ -122,15 +122,7 @@ class ApiServer:
 
     def listen(self, address: str, tls: TlsFiles) -> int:
         """Listen with mTLS at `HOST:PORT`; return the port."""
-        try:
-            return self._server.add_secure_port(address, tls.server_credentials())
-        except RuntimeError as error:
-            raise FailedPrecondition(
-                f"cannot listen at {address}: it is in use, or not an address of this machine",
-                reason="ADDRESS_NOT_FREE",
-                fix="stop what listens there, or set another address",
-                metadata={"address": address},
-            ) from error
+        return tls.listen(self._server, address)
 
     def listen_locally(self, path: Path) -> None:
         """Listen on a unix socket of mode 0600; call `start` before anything else is awaited."""
