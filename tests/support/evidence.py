@@ -1,41 +1,58 @@
-"""What really is, read behind the product's back: files, sqlite3, virsh, etcdctl and /proc.
+"""What really is in a lab, seen behind the product's back: files, SQL, virsh, etcdctl and /proc.
 
-The checker of the stories in which things are killed. It uses nothing of the product's own
-reading: an id's UUID is decoded here, the database is read as a file, processes by /proc.
-`problems` says in words what does not fit together; an empty list means that nothing is doubled,
-leaked or left half-done.
+It looks, `checker.py` judges: an id's UUID is decoded there, the database is read by
+`raw_rows.py`, processes by /proc. Only simulated hosts, which are nowhere but in their process,
+are asked what they hold. `problems` says in words what does not fit together; an empty list means
+that nothing is doubled, leaked or left half-done.
 """
 
 from __future__ import annotations
 
-import sqlite3
+import base64
+import json
+import sys
 import threading
 import time
-import uuid
+import tomllib
 from collections import Counter
-from contextlib import closing
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import grpc
+
+from tests.support.checker import Finding, Held, HostSight, Rules, Sight, check, uuid_of
+from tests.support.raw_rows import Tables, read_tables
+from unkai.agent.v1 import machine_pb2, machine_service_pb2, machine_service_pb2_grpc
+from unkai_lab.client import open_channel
 from unkai_lab.configuration import etcd_health_command
+from unkai_lab.errors import LabError
 from unkai_lab.lab import Lab
 from unkai_lab.spec import CONTROL, FLEET
 
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
-_LASTING = {"RUNNING", "STOPPED"}
-
-
-def uuid_of(ident: str) -> str:
-    """Decode the UUID in an id: 26 digits of Crockford's base32."""
-    number = 0
-    for digit in ident.partition("-")[2]:
-        number = number * 32 + _ALPHABET.index(digit)
-    return str(uuid.UUID(int=number))
+__all__ = [
+    "Finding",
+    "Rows",
+    "TwinWatch",
+    "findings",
+    "look",
+    "problems",
+    "qemus",
+    "rows_of",
+    "uuid_of",
+    "wait_clean",
+    "wait_settled",
+]
+_ROOT = Path(__file__).parents[2]
+_ASK_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What the database file says."""
+    """What the database says, for stories that ask it themselves."""
 
     instances: dict[str, tuple[str, str]]
     """State by id, and the id of the host that the claim names ("" without a claim)."""
@@ -51,41 +68,54 @@ class Rows:
     term: int
 
 
+def database_url(lab: Lab) -> str:
+    """Return the URL of the lab's database, as its scheduler is told."""
+    settings = tomllib.loads((lab.paths.cell(CONTROL) / "scheduler.toml").read_text())
+    return str(settings["database"]["url"])
+
+
+def tables_of(lab: Lab) -> Tables:
+    """Read the lab's database: a file from here, a server from the cell that reaches it."""
+    url = database_url(lab)
+    if url.startswith("sqlite:"):
+        return read_tables(url)
+    argv = ["env", f"PYTHONPATH={_ROOT}", sys.executable, "-m", "tests.support.raw_rows", url]
+    tables: Tables = json.loads(lab.run(CONTROL, argv).stdout)
+    return tables
+
+
 def rows_of(lab: Lab) -> Rows:
-    """Read the database file."""
-    path = lab.paths.cell(CONTROL) / "unkai.db"
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as db:
-        db.execute("BEGIN")  # one snapshot for all
-        claims = dict(db.execute("SELECT instance_id, host_id FROM claims"))
-        return Rows(
-            instances={
-                ident: (state.upper(), claims.get(ident, ""))
-                for ident, state in db.execute("SELECT id, state FROM instances")
-            },
-            claims=claims,
-            hosts={
-                i: (n, s.upper()) for i, n, s in db.execute("SELECT id, name, state FROM hosts")
-            },
-            active=[
-                f"{verb} {resource}: {message}"
-                for verb, resource, message in db.execute(
-                    "SELECT verb, resource_id, progress_message FROM operations"
-                    " WHERE end_time IS NULL"
-                )
-            ],
-            ended={
-                ident: (verb.upper(), state.upper(), resource)
-                for ident, verb, state, resource in db.execute(
-                    "SELECT id, verb, state, resource_id FROM operations WHERE end_time IS NOT NULL"
-                )
-            },
-            unstamped=db.execute("SELECT count(*) FROM events WHERE number IS NULL").fetchone()[0],
-            term=db.execute("SELECT term FROM leader_term").fetchone()[0],
-        )
+    """Read the lab's database, and put it in the words of stories."""
+    return _rows(tables_of(lab))
+
+
+def _rows(tables: Tables) -> Rows:
+    claims = {row["instance_id"]: row["host_id"] for row in tables["claims"]}
+    active = [row for row in tables["operations"] if row["end_time"] is None]
+    ended = [row for row in tables["operations"] if row["end_time"] is not None]
+    return Rows(
+        instances={
+            row["id"]: (row["state"].upper(), claims.get(row["id"], ""))
+            for row in tables["instances"]
+        },
+        claims=claims,
+        hosts={row["id"]: (row["name"], row["state"].upper()) for row in tables["hosts"]},
+        active=[f"{r['verb']} {r['resource_id']}: {r['progress_message']}" for r in active],
+        ended={
+            row["id"]: (row["verb"].upper(), row["state"].upper(), row["resource_id"])
+            for row in ended
+        },
+        unstamped=sum(row["number"] is None for row in tables["events"]),
+        term=tables["leader_term"][0]["term"],
+    )
 
 
 def qemus(lab: Lab) -> list[tuple[str, int]]:
-    """Return UUID and process of every QEMU of this lab, whatever host it is on."""
+    """Return UUID and process of every QEMU of this lab, whatever host it is on.
+
+    A process is the lab's by its cgroup, or by a file of the lab that it names.
+    """
+    ours = {pid for host in lab.spec.host_names for pid in lab.site.pids(host)}
     found = []
     folder = f"{lab.paths.folder}/".encode()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -93,8 +123,10 @@ def qemus(lab: Lab) -> list[tuple[str, int]]:
             words = path.read_bytes().split(b"\0")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if b"qemu-system" in words[0] and b"-uuid" in words and any(folder in w for w in words):
-            found.append((words[words.index(b"-uuid") + 1].decode(), int(path.parent.name)))
+        if b"qemu-system" in words[0] and b"-uuid" in words:
+            pid = int(path.parent.name)
+            if pid in ours or any(folder in word for word in words):
+                found.append((words[words.index(b"-uuid") + 1].decode(), pid))
     return found
 
 
@@ -124,89 +156,158 @@ class TwinWatch:
             self.twins += [f"{ident}: {n} processes" for ident, n in counts.items() if n > 1]
 
 
+def look(lab: Lab, *, schedulers: int | None = 1) -> Sight:
+    """Look at all of a lab. What moves meanwhile is seen in two states: look again."""
+    tables = tables_of(lab)
+    names = {row["name"]: row["id"] for row in tables["hosts"]}
+    with ThreadPoolExecutor(8) as pool:
+        hosts = list(pool.map(lambda host: _real_host(lab, host), lab.spec.host_names))
+    return Sight(
+        tables,
+        hosts=[*hosts, *_simulated_hosts(lab, names)],
+        processes=qemus(lab),
+        keys=_etcd_keys(lab),
+        schedulers=schedulers,
+    )
+
+
+def findings(
+    lab: Lab,
+    rules: Rules = Rules(),  # noqa: B008 - frozen
+    *,
+    schedulers: int | None = 1,
+) -> list[Finding]:
+    """Look at all of a lab, and judge."""
+    return check(look(lab, schedulers=schedulers), rules)
+
+
 def problems(lab: Lab) -> list[str]:
     """Compare database, hosts, hypervisors, processes and etcd; say all that does not fit."""
-    rows = rows_of(lab)
-    found = [f"operation under way: {text}" for text in rows.active]
-    found += _rows_at_odds(rows)
-    names = {name: ident for ident, (name, _) in rows.hosts.items()}
-    running = {
-        uuid_of(ident): host
-        for ident, (state, host) in rows.instances.items()
-        if state == "RUNNING"
-    }
-    real = {names.get(host, host) for host in lab.spec.host_names}
-    for host in lab.spec.host_names:
-        found += _host_at_odds(lab, host, names.get(host, ""), rows)
-    processes = Counter(ident for ident, _ in qemus(lab))
-    wanted = Counter(ident for ident, host in running.items() if host in real)
-    found += [
-        f"process without an instance: {ident} x{n}" for ident, n in (processes - wanted).items()
-    ]
-    found += [f"instance without a process: {ident}" for ident in wanted - processes]
-    found += _fleet_at_odds(lab, names, rows)
-    found += _etcd_at_odds(lab)
-    return found
+    return [str(finding) for finding in findings(lab)]
+
+
+def wait_clean(
+    lab: Lab,
+    rules: Rules = Rules(),  # noqa: B008 - frozen
+    *,
+    schedulers: int | None = 1,
+    deadline_s: float = 90.0,
+) -> Sight:
+    """Return what was seen once nothing is at odds; fail with what is at the deadline."""
+    end = time.monotonic() + deadline_s
+    while found := check(sight := look(lab, schedulers=schedulers), rules):
+        told = [str(finding) for finding in found]
+        assert time.monotonic() < end, f"after {deadline_s:g} s still at odds: {told}"
+        time.sleep(0.5)
+    return sight
 
 
 def wait_settled(lab: Lab, deadline_s: float = 90.0) -> Rows:
     """Return the rows once nothing is at odds; fail with what is at the deadline."""
-    end = time.monotonic() + deadline_s
-    while found := problems(lab):
-        assert time.monotonic() < end, f"after {deadline_s:g} s still at odds: {found}"
-        time.sleep(0.5)
-    return rows_of(lab)
+    return _rows(wait_clean(lab, deadline_s=deadline_s).tables)
 
 
-def _rows_at_odds(rows: Rows) -> list[str]:
-    found = [f"host {name} is {state}" for name, state in rows.hosts.values() if state != "UP"]
-    for ident, (state, host) in rows.instances.items():
-        if state not in _LASTING:
-            found.append(f"instance {ident} is {state}")
-        elif host not in rows.hosts:
-            found.append(f"instance {ident} is {state} on no known host {host!r}")
-    found += [f"claim without an instance: {i}" for i in rows.claims.keys() - rows.instances.keys()]
-    if rows.unstamped:
-        found.append(f"{rows.unstamped} events without a revision")
+# Hosts.
+
+
+def _real_host(lab: Lab, host: str) -> HostSight:
+    agent = lab.paths.cell(host) / "agent"
+    try:
+        on = set(lab.virsh(host, "list", "--uuid").split())
+        known = set(lab.virsh(host, "list", "--all", "--uuid").split())
+    except LabError as error:
+        return HostSight(host, unseen=str(error))
+    return HostSight(
+        host,
+        ledger=ledger_of(agent / "ledger"),
+        tombstones=_records(agent / "ledger" / "tombstones", lambda record: record),
+        folders=_folders(agent / "machines"),
+        domains={unit: unit in on for unit in on | known},
+        half_made=half_made(agent),
+        corrupt=_names(agent / "ledger" / "corrupt"),
+    )
+
+
+def ledger_of(folder: Path) -> Mapping[str, Held]:
+    """Read the entries of a ledger: what they hold of each machine."""
+    return _records(folder / "machines", lambda record: record["spec"])
+
+
+def half_made(folder: Path) -> list[str]:
+    """Return the files that a crash left half-made below an agent's folder."""
+    return sorted(str(path) for end in ("part", "tmp") for path in folder.rglob(f"*.{end}"))
+
+
+def _records(folder: Path, part: Any) -> dict[str, Held]:
+    found = {}
+    for path in folder.glob("*.json"):
+        with suppress(FileNotFoundError):  # gone since it was listed
+            record = json.loads(path.read_text())
+            values = part(record.get("body", record))
+            found[path.stem] = Held(values["generation"], values["run_epoch"])
     return found
 
 
-def _host_at_odds(lab: Lab, host: str, host_id: str, rows: Rows) -> list[str]:
-    claimed = {ident for ident, claimant in rows.claims.items() if claimant == host_id}
-    cell = lab.paths.cell(host) / "agent"
-    folders = {path.name for path in (cell / "machines").iterdir()}
-    entries = {path.stem for path in (cell / "ledger" / "machines").glob("*.json")}
-    domains = set(lab.virsh(host, "list", "--all", "--uuid").split())
-    parts = [str(path) for path in cell.rglob("*.part")] + [str(p) for p in cell.rglob("*.tmp")]
-    return [
-        *(f"{host}: folder and claims differ by {i}" for i in folders ^ claimed),
-        *(f"{host}: ledger and claims differ by {i}" for i in entries ^ claimed),
-        *(
-            f"{host}: domains and claims differ by {u}"
-            for u in domains ^ set(map(uuid_of, claimed))
-        ),
-        *(f"{host}: half-made file {path}" for path in parts),
-    ]
+def _folders(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
-def _fleet_at_odds(lab: Lab, names: dict[str, str], rows: Rows) -> list[str]:
-    found = []
-    for ledger in (lab.paths.cell(FLEET) / "agent" / "hosts").glob("*/ledger/machines"):
-        name = ledger.parents[1].name
-        claimed = {i for i, claimant in rows.claims.items() if claimant == names.get(name)}
-        entries = {path.stem for path in ledger.glob("*.json")}
-        found += [f"{name}: ledger and claims differ by {i}" for i in entries ^ claimed]
-    return found
+def _names(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.glob("*"))
 
 
-def _etcd_at_odds(lab: Lab) -> list[str]:
+def _simulated_hosts(lab: Lab, ids: Mapping[str, str]) -> Sequence[HostSight]:
+    """Read the ledgers of simulated hosts, and ask their agent what it holds of machines."""
+    if not lab.spec.simulated:
+        return []
+    folders = {p.name: p for p in (lab.paths.cell(FLEET) / "agent" / "hosts").iterdir()}
+    with open_channel(lab.agent_socket(FLEET)) as channel:
+        stub = machine_service_pb2_grpc.MachineServiceStub(channel)
+        return [
+            _simulated_host(stub, name, ids.get(name, ""), folder)
+            for name, folder in sorted(folders.items())
+        ]
+
+
+def _simulated_host(
+    stub: machine_service_pb2_grpc.MachineServiceStub, name: str, host_id: str, folder: Path
+) -> HostSight:
+    request = machine_service_pb2.ListMachinesRequest(host_id=host_id)
+    try:
+        answer = stub.ListMachines(request, timeout=_ASK_S)
+    except grpc.RpcError as error:
+        return HostSight(name, unseen=str(error.code()))
+    states = machine_pb2.Machine.State
+    return HostSight(
+        name,
+        ledger=ledger_of(folder / "ledger"),
+        tombstones=_records(folder / "ledger" / "tombstones", lambda record: record),
+        reported={
+            machine.instance_id: Held(
+                machine.generation,
+                machine.run_epoch,
+                states.Name(machine.state).removeprefix("STATE_"),
+            )
+            for machine in answer.machines
+        },
+        half_made=half_made(folder),
+        corrupt=_names(folder / "ledger" / "corrupt"),
+    )
+
+
+# etcd.
+
+
+def _etcd_keys(lab: Lab) -> dict[str, Any]:
     access = etcd_health_command(lab.spec, lab.paths)[:-2]
     # A client's certificate may read no more than this.
-    keys_of = [*access, "get", "--prefix", "/unkai/v1/", "--keys-only"]
-    done = lab.run(CONTROL, keys_of, check=False)
+    asked = [*access, "get", "--prefix", "/unkai/v1/", "--write-out=json"]
+    done = lab.run(CONTROL, asked, check=False)
     if done.returncode:
-        return [f"etcd: {done.stderr.strip()}"]
-    keys = sorted(line for line in done.stdout.splitlines() if line)
-    kinds = Counter(key.removeprefix("/unkai/v1/").partition("/")[0] for key in keys)
-    wanted = {"hosts": lab.spec.hosts + lab.spec.simulated, "schedulers": 1, "leader": 1}
-    return [] if kinds == wanted else [f"etcd holds {keys}"]
+        return {f"(etcd: {done.stderr.strip()})": None}
+    pairs = json.loads(done.stdout).get("kvs", [])
+    return {_text(pair["key"]): json.loads(_text(pair["value"])) for pair in pairs}
+
+
+def _text(encoded: str) -> str:
+    return base64.b64decode(encoded).decode()

@@ -1,0 +1,105 @@
+"""The database's rows, read as rows: by SQL written here, through none of the product's code.
+
+A SQLite file is read with `sqlite3`, a server by its SQLAlchemy URL. All of one reading is of one
+moment. Run as a program (`python -m tests.support.raw_rows URL`) it prints the rows as JSON, for
+databases that only a lab's cell reaches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
+
+Row = dict[str, Any]
+Tables = dict[str, list[Row]]
+"""Rows by table; moments as text or datetime, as the driver gives them."""
+
+COLUMNS: Mapping[str, str] = {
+    "leader_term": "term",
+    "history": "epoch newest_number pruned_number",
+    "projects": "id name",
+    "images": "id state",
+    "key_pairs": "id",
+    "hosts": "id name state cpus memory_bytes disk_bytes",
+    "instances": (
+        "id project_id name image_id state desired_power generation observed_generation run_epoch"
+        " has_run delete_requested operation_id vcpus memory_bytes disk_bytes labels key_pair_ids"
+    ),
+    "instance_labels": "instance_id name value",
+    "instance_key_pairs": "instance_id key_pair_id",
+    "claims": "instance_id host_id vcpus memory_bytes disk_bytes run_epoch",
+    "tombstones": "instance_id host_id generation run_epoch",
+    "operations": (
+        "id verb state resource_kind resource_id progress_message request_id create_time end_time"
+    ),
+    "events": "sequence id epoch number resource_kind resource_id type reason",
+    "requests": "principal request_id method answer",
+}
+"""What is read. Large columns are left out."""
+_JSON = frozenset({"labels", "key_pair_ids", "answer"})
+_BOOLEAN = frozenset({"has_run", "delete_requested"})
+
+
+def read_tables(url: str) -> Tables:
+    """Read all tables of a database, `sqlite:///PATH` or a server's URL with an async driver."""
+    if url.startswith("sqlite:///"):
+        return _read_file(url.removeprefix("sqlite:///"))
+    # In a thread of its own: the caller's may run a loop already.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: asyncio.run(_read_server(url))).result()
+
+
+def _queries() -> Iterable[tuple[str, list[str], str]]:
+    for table, words in COLUMNS.items():
+        columns = words.split()
+        yield table, columns, f"SELECT {', '.join(columns)} FROM {table}"
+
+
+def _read_file(path: str) -> Tables:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as db:
+        db.execute("BEGIN")
+        return {
+            table: [_row(columns, values) for values in db.execute(query)]
+            for table, columns, query in _queries()
+        }
+
+
+async def _read_server(url: str) -> Tables:
+    from sqlalchemy import text
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    engine = create_async_engine(url, isolation_level="REPEATABLE READ")
+    try:
+        async with engine.connect() as db:
+            found = {}
+            for table, columns, query in _queries():
+                answer = await db.execute(text(query))
+                found[table] = [_row(columns, values) for values in answer]
+            return found
+    finally:
+        await engine.dispose()
+
+
+def _row(columns: list[str], values: Iterable[Any]) -> Row:
+    return {column: _value(column, value) for column, value in zip(columns, values, strict=True)}
+
+
+def _value(column: str, value: Any) -> Any:
+    if column in _JSON and isinstance(value, str | bytes):
+        return json.loads(value)
+    return bool(value) if column in _BOOLEAN else value
+
+
+def main(print_line: Callable[[str], None] = print) -> None:
+    """Print the rows of the database named as the first argument."""
+    print_line(json.dumps(read_tables(sys.argv[1]), default=str))
+
+
+if __name__ == "__main__":
+    main()
