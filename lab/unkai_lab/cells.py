@@ -32,7 +32,7 @@ _READY = "ready"
 _HOLDER_DEADLINE_S = 15.0
 # $1 is the number of groups, then the groups, then the program with its arguments.
 _JOIN = 'n=$1; shift; while [ "$n" -gt 0 ]; do echo 0 >"$1/cgroup.procs"; shift; n=$((n-1)); done; exec "$@"'  # noqa: E501 - one line of shell
-_NAMESPACES = ("--net", "--mount", "--uts", "--pid")
+_NAMESPACES = ("--net", "--mount", "--uts", "--pid", "--ipc")
 _PAUSE_S = 0.002
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from unkai_lab.configuration import ETCD_NAME, SCHEDULER_NAME
+from unkai_lab.configuration import etcd_pki, scheduler_pki
+from unkai_lab.database import folder_of, server_of
 from unkai_lab.spec import CONTROL, FLEET, LabPaths, LabSpec
 from unkai_scheduler import certificates
 
@@ -15,10 +16,16 @@ def make_certificates(spec: LabSpec, paths: LabPaths) -> None:
     """Make all certificates of a new lab. Each cell gets its own only, not the CA's key."""
     authority = certificates.init(paths.pki)
     address = spec.address(CONTROL)
-    authority.issue_scheduler(SCHEDULER_NAME, [address]).write(paths.pki)
-    authority.issue_etcd_client(SCHEDULER_NAME).write(paths.pki)
+    for name in spec.scheduler_names:
+        pki = scheduler_pki(spec, paths, name)
+        own = spec.address(spec.scheduler_cell(name))
+        authority.issue_scheduler(name, [own]).write(pki)
+        authority.issue_etcd_client(name).write(pki)
     authority.issue_client(ADMIN).write(paths.pki)
-    authority.issue_etcd(ETCD_NAME, [address]).write(paths.cell(CONTROL) / "pki")
+    for name in spec.etcd_names:
+        authority.issue_etcd(name, [address]).write(etcd_pki(paths, name))
+    if server_of(spec, paths):
+        authority.issue_database("database", [address]).write(folder_of(paths))
     for host in spec.host_names:
         authority.issue_host(host, [spec.address(host)]).write(paths.cell(host) / "pki")
     if spec.simulated:

@@ -10,7 +10,7 @@ import click
 
 from unkai_cli.commands.options import Size
 from unkai_cli.output import FORMATS, Column, Printer, note
-from unkai_lab.spec import DEFAULT_NAME, LabPaths, LabSpec
+from unkai_lab.spec import DATABASES, DEFAULT_NAME, SQLITE, LabPaths, LabSpec
 
 _COLUMNS = (
     Column("CELL", lambda r: r["name"]),
@@ -51,6 +51,22 @@ def lab() -> None:
     show_default=True,
     help="What runs guests' CPUs; auto: KVM where it is proven to work.",
 )
+@click.option(
+    "--etcd",
+    "etcd_members",
+    type=click.IntRange(1, 3),
+    default=1,
+    show_default=True,
+    help="Members of etcd: 1 or 3.",
+)
+@click.option("--schedulers", default=1, show_default=True, help="Schedulers; one of them leads.")
+@click.option(
+    "--database",
+    type=click.Choice(DATABASES),
+    default=SQLITE,
+    show_default=True,
+    help="Several schedulers need a server.",
+)
 @click.option("--keep", is_flag=True, help="Leave a lab that fails standing, to be looked at.")
 def up(name: str, hosts: int, simulated: int, keep: bool, **limits: Any) -> None:
     """Make a lab and wait until every host takes instances."""
@@ -65,6 +81,9 @@ def up(name: str, hosts: int, simulated: int, keep: bool, **limits: Any) -> None
         cpu_quota_cores=limits["cpu_quota"],
         memory_limit_bytes=limits["memory_limit"],
         accelerator=limits["accelerator"],
+        etcd_members=limits["etcd_members"],
+        schedulers=limits["schedulers"],
+        database=limits["database"],
     )
     Lab.create(spec, note).up(keep_failed=keep)
     option = "" if name == DEFAULT_NAME else f" --name {name}"
@@ -106,7 +125,7 @@ def status(session: Any, name: str, form: str) -> None:
 def env(name: str) -> None:
     """Print shell lines that point the command line at a lab."""
     found = _open(name)
-    values = {"UNKAI_LAB": name, "UNKAI_SOCKET": str(found.paths.scheduler_socket)}
+    values = {"UNKAI_LAB": name, "UNKAI_SOCKET": str(found.socket())}
     for key, value in values.items():
         click.echo(f"export {key}={shlex.quote(value)}")
 
@@ -131,7 +150,7 @@ def execute(name: str, host: str, command: tuple[str, ...]) -> None:
 @click.argument("program")
 @click.option("-f", "--follow", is_flag=True, help="Go on as it grows.")
 def log(name: str, host: str, program: str, follow: bool) -> None:
-    """Print the log of a program on a host: agent, libvirtd, virtlogd, scheduler, etcd."""
+    """Print the log of a program in a cell: agent, libvirtd, virtlogd, scheduler, etcd."""
     found = _open(name)
     found.spec.address(host)
     argv = ["tail", *(["-F"] if follow else ["-n", "+1"]), str(found.paths.log(host, program))]
@@ -164,23 +183,69 @@ def start_agent(name: str, host: str) -> None:
 
 @lab.command(name="kill-scheduler")
 @_name
-def kill_scheduler(name: str) -> None:
-    """End the scheduler with SIGKILL."""
-    _open(name).kill_scheduler()
+@click.argument("scheduler", default="")
+def kill_scheduler(name: str, scheduler: str) -> None:
+    """End a scheduler with SIGKILL; the first one when none is named."""
+    _open(name).kill_scheduler(scheduler)
 
 
 @lab.command(name="start-scheduler")
 @_name
-def start_scheduler(name: str) -> None:
-    """Start the scheduler again."""
-    _open(name).start_scheduler()
+@click.argument("scheduler", default="")
+def start_scheduler(name: str, scheduler: str) -> None:
+    """Start a scheduler again; the first one when none is named."""
+    _open(name).start_scheduler(scheduler)
+
+
+@lab.command(name="kill-etcd")
+@_name
+@click.argument("member", default="")
+def kill_etcd(name: str, member: str) -> None:
+    """End a member of etcd with SIGKILL, or all; their data stay."""
+    _open(name).kill_etcd(member)
+
+
+@lab.command(name="start-etcd")
+@_name
+@click.argument("member", default="")
+def start_etcd(name: str, member: str) -> None:
+    """Start a member of etcd again, or all."""
+    _open(name).start_etcd(member)
+
+
+@lab.command(name="wipe-etcd")
+@_name
+def wipe_etcd(name: str) -> None:
+    """Kill etcd, remove all that it held, and build it anew."""
+    _open(name).control.wipe_etcd()
+
+
+@lab.command(name="kill-database")
+@_name
+def kill_database(name: str) -> None:
+    """End the database server with SIGKILL; its data stay."""
+    _open(name).control.kill_database()
+
+
+@lab.command(name="start-database")
+@_name
+def start_database(name: str) -> None:
+    """Start the database server again."""
+    _open(name).control.start_database()
+
+
+@lab.command()
+@_name
+def restore(name: str) -> None:
+    """Start again whatever does not run, and put every network cable back."""
+    _open(name).restore()
 
 
 @lab.command()
 @_name
 @click.argument("host")
 def cut(name: str, host: str) -> None:
-    """Take a host's network cable out."""
+    """Take the network cable of a host, or of a scheduler's cell, out."""
     _open(name).cut(host)
 
 
@@ -188,7 +253,7 @@ def cut(name: str, host: str) -> None:
 @_name
 @click.argument("host")
 def mend(name: str, host: str) -> None:
-    """Put a host's network cable back."""
+    """Put a network cable back."""
     _open(name).mend(host)
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from unkai_lab.cells import PrivateMount
 from unkai_lab.cgroups import CellGroups
-from unkai_lab.spec import CONTROL, FLEET, LabPaths, LabSpec
+from unkai_lab.database import settings_of
+from unkai_lab.spec import CONTROL, FLEET, SQLITE, LabPaths, LabSpec
 from unkai_wire.tls import ETCD_TLS_NAME
 
 SCHEDULER_PORT = 7443
@@ -22,8 +23,7 @@ SCHEDULER_METRICS_PORT = 9443
 AGENT_METRICS_PORT = 9444
 ETCD_CLIENT_PORT = 2379
 ETCD_PEER_PORT = 2380
-SCHEDULER_NAME = "scheduler"
-ETCD_NAME = "etcd"
+"""Those of the first member; each further one's are ten higher."""
 QEMU_USER = "libvirt-qemu"
 REAL_TRAIT, SIMULATED_TRAIT = "REAL", "SIMULATED"
 """Traits by which an instance can ask for a host of either kind."""
@@ -80,19 +80,19 @@ def host_mounts(folder: Path, *, with_kvm: bool) -> tuple[PrivateMount, ...]:
     return (PrivateMount("/run"), *kept, *kvm)
 
 
-def etcd_command(spec: LabSpec, paths: LabPaths) -> list[str]:
-    """Return etcd's command line: one member, client certificates demanded everywhere."""
-    address, pki = spec.address(CONTROL), paths.cell(CONTROL) / "pki"
-    client = f"https://{address}:{ETCD_CLIENT_PORT}"
-    peer = f"https://{address}:{ETCD_PEER_PORT}"
+def etcd_command(spec: LabSpec, paths: LabPaths, member: str) -> list[str]:
+    """Return the command line of one of etcd's members: it demands certificates everywhere."""
+    pki = etcd_pki(paths, member)
+    client, peer = _etcd_urls(spec, member)
+    cluster = ",".join(f"{name}={_etcd_urls(spec, name)[1]}" for name in spec.etcd_names)
     options = {
-        "name": ETCD_NAME,
-        "data-dir": str(paths.cell(CONTROL) / "etcd"),
+        "name": member,
+        "data-dir": str(etcd_folder(paths, member)),
         "listen-client-urls": client,
         "advertise-client-urls": client,
         "listen-peer-urls": peer,
         "initial-advertise-peer-urls": peer,
-        "initial-cluster": f"{ETCD_NAME}={peer}",
+        "initial-cluster": cluster,
         "client-cert-auth": "true",
         "peer-client-cert-auth": "true",
         # Any certificate of the CA would do otherwise, and a peer asks nobody for permission.
@@ -110,43 +110,79 @@ def etcd_command(spec: LabSpec, paths: LabPaths) -> list[str]:
     return ["etcd", *(f"--{name}={value}" for name, value in options.items())]
 
 
+def etcd_folder(paths: LabPaths, member: str) -> Path:
+    """Return where a member keeps its data."""
+    return paths.cell(CONTROL) / member
+
+
+def etcd_pki(paths: LabPaths, member: str) -> Path:
+    """Return the folder of a member's certificate."""
+    return paths.cell(CONTROL) / ("pki" if member == "etcd" else f"pki-{member}")
+
+
+def etcd_endpoints(spec: LabSpec) -> list[str]:
+    """Return the client addresses of all members, `HOST:PORT`."""
+    return [_etcd_urls(spec, name)[0].removeprefix("https://") for name in spec.etcd_names]
+
+
+def _etcd_urls(spec: LabSpec, member: str) -> tuple[str, str]:
+    """Return a member's URLs for clients and for peers."""
+    address, step = spec.address(CONTROL), 10 * spec.etcd_names.index(member)
+    client, peer = ETCD_CLIENT_PORT + step, ETCD_PEER_PORT + step
+    return f"https://{address}:{client}", f"https://{address}:{peer}"
+
+
 def etcd_secure_command(spec: LabSpec, paths: LabPaths) -> list[str]:
     """Return what follows `unkai-scheduler` to let each certificate write its own keys only."""
-    endpoint = f"{spec.address(CONTROL)}:{ETCD_CLIENT_PORT}"
-    return ["etcd", "secure", "--dir", str(paths.folder), "--endpoint", endpoint]
+    endpoints = [part for each in etcd_endpoints(spec) for part in ("--endpoint", each)]
+    return ["etcd", "secure", "--dir", str(paths.folder), *endpoints]
 
 
-def etcd_health_command(spec: LabSpec, paths: LabPaths) -> list[str]:
-    """Return a command that succeeds once etcd commits."""
+def etcdctl_command(spec: LabSpec, paths: LabPaths, member: str = "") -> list[str]:
+    """Return etcdctl with all it needs to reach a member, or whichever of them answers."""
+    named = [_etcd_urls(spec, member)[0].removeprefix("https://")] if member else []
+    pki = scheduler_pki(spec, paths, spec.scheduler_names[0])
     return [
         "etcdctl",
-        f"--endpoints=https://{spec.address(CONTROL)}:{ETCD_CLIENT_PORT}",
-        f"--cacert={paths.pki / 'ca.crt'}",
-        f"--cert={paths.pki / 'etcd-client.crt'}",
-        f"--key={paths.pki / 'etcd-client.key'}",
+        f"--endpoints={','.join(named or etcd_endpoints(spec))}",
+        f"--cacert={pki / 'ca.crt'}",
+        f"--cert={pki / 'etcd-client.crt'}",
+        f"--key={pki / 'etcd-client.key'}",
         "--command-timeout=2s",
         "--dial-timeout=1s",
-        "endpoint",
-        "health",
     ]
 
 
-def scheduler_settings(spec: LabSpec, paths: LabPaths) -> dict[str, Any]:
-    """Return the scheduler's settings."""
-    address, folder = spec.address(CONTROL), paths.cell(CONTROL)
+def etcd_health_command(spec: LabSpec, paths: LabPaths, member: str = "") -> list[str]:
+    """Return a command that succeeds once a member, or each of them, commits."""
+    return [*etcdctl_command(spec, paths, member), "endpoint", "health"]
+
+
+def scheduler_pki(spec: LabSpec, paths: LabPaths, name: str) -> Path:
+    """Return the folder of a scheduler's certificates: one alone has them beside the CA."""
+    return paths.pki if spec.schedulers == 1 else paths.cell(spec.scheduler_cell(name)) / "pki"
+
+
+def scheduler_settings(spec: LabSpec, paths: LabPaths, name: str) -> dict[str, Any]:
+    """Return the settings of a scheduler. Several share the database and the image store."""
+    cell = spec.scheduler_cell(name)
+    address, pki = spec.address(cell), scheduler_pki(spec, paths, name)
+    database = settings_of(spec, paths)
+    if spec.database != SQLITE:
+        database["tls"] = _tls(pki, "scheduler")
     return {
-        "name": SCHEDULER_NAME,
+        "name": name,
         "listen": f"{address}:{SCHEDULER_PORT}",
         "advertise": f"{address}:{SCHEDULER_PORT}",
-        "socket": str(paths.scheduler_socket),
+        "socket": str(paths.socket(cell)),
         "metrics_listen": f"{address}:{SCHEDULER_METRICS_PORT}",
         "log_format": "console",
-        "tls": _tls(paths.pki, "scheduler"),
-        "database": {"url": f"sqlite:///{folder / 'unkai.db'}"},
-        "images": {"url": f"file://{folder / 'images'}"},
+        "tls": _tls(pki, "scheduler"),
+        "database": database,
+        "images": {"url": f"file://{paths.cell(CONTROL) / 'images'}"},
         "etcd": {
-            "endpoints": [f"{address}:{ETCD_CLIENT_PORT}"],
-            "tls": _tls(paths.pki, "etcd-client"),
+            "endpoints": etcd_endpoints(spec),
+            "tls": _tls(pki, "etcd-client"),
         },
     }
 
@@ -206,7 +242,7 @@ def _agent(spec: LabSpec, folder: Path, cell: str) -> dict[str, Any]:
 
 
 def _agent_etcd(spec: LabSpec) -> dict[str, Any]:
-    return {"endpoints": [f"{spec.address(CONTROL)}:{ETCD_CLIENT_PORT}"]}
+    return {"endpoints": etcd_endpoints(spec)}
 
 
 def _tls(folder: Path, stem: str) -> dict[str, str]:

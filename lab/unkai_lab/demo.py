@@ -55,7 +55,7 @@ class Demo:
         self._unkai = installed("unkai")
         self._environment = {
             **os.environ,
-            "UNKAI_SOCKET": str(lab.paths.scheduler_socket),
+            "UNKAI_SOCKET": str(lab.socket()),
             "NO_COLOR": "1",
         }
 

@@ -1,6 +1,6 @@
 """A lab as its users see it: up, down, and the blows that tests deal it.
 
-`Lab.create` writes down what shall be, `up` makes it: control network and etcd, the scheduler,
+`Lab.create` writes down what shall be, `up` makes it: the control network, then the control plane
 and all hosts side by side. `Lab.open` finds a lab made earlier. Every other method acts on a lab
 that is up, and can be repeated.
 """
@@ -17,8 +17,9 @@ from functools import partial
 from pathlib import Path
 
 from unkai.host.v1 import host_pb2
-from unkai_lab import client, configuration
+from unkai_lab import client
 from unkai_lab.cells import HOLDER
+from unkai_lab.control import ControlPlane
 from unkai_lab.lock import hold
 from unkai_lab.preflight import check_machine
 from unkai_lab.preparation import prepare
@@ -30,7 +31,6 @@ from unkai_wire.errors import AlreadyExists, NotFound
 
 Say = Callable[[str], None]
 _BRIDGE = "unkai0"
-_DAEMON_DEADLINE_S = 20.0
 _REGISTERED_DEADLINE_S = 60.0
 
 
@@ -43,11 +43,12 @@ class Lab:
         self.site = Site(spec, paths)
         self._say = say
         self._start_time = time.monotonic()
+        self.control = ControlPlane(self.site, self._tell)
 
     @classmethod
     def create(cls, spec: LabSpec, say: Say = lambda line: None) -> Lab:
         """Write down a new lab; raise `AlreadyExists` when there is one of that name."""
-        check_machine(lab_root(), with_hosts=spec.hosts > 0)
+        check_machine(lab_root(), with_hosts=spec.hosts > 0, database=spec.database)
         paths = LabPaths.of(spec.name)
         try:
             paths.folder.mkdir(parents=paths.folder.parent == DEFAULT_ROOT)
@@ -100,25 +101,23 @@ class Lab:
         self.site.reap()
         return existed
 
-    # Daemons: what tests kill and start again.
+    # Daemons: what tests kill and start again. `control` has the rest of the control plane's.
 
-    def start_scheduler(self) -> None:
-        """Start the scheduler and wait until it serves."""
-        config = self.paths.cell(CONTROL) / "scheduler.toml"
-        argv = [installed("unkai-scheduler"), "run", "--config", str(config)]
-        process = self.site.start(CONTROL, "scheduler", argv)
-        wait_until(
-            lambda: client.is_serving(self.paths.scheduler_socket),
-            "the scheduler serves",
-            deadline_s=_DAEMON_DEADLINE_S,
-            process=process,
-            log=self.paths.log(CONTROL, "scheduler"),
-        )
-        self._tell("scheduler serves")
+    def start_scheduler(self, name: str = "") -> None:
+        """Start a scheduler, the first when none is named, and wait until it serves."""
+        self.control.start_scheduler(name)
 
-    def kill_scheduler(self, signal_number: int = signal.SIGKILL) -> None:
-        """End the scheduler's process."""
-        self.site.kill(CONTROL, "scheduler", signal_number)
+    def kill_scheduler(self, name: str = "", signal_number: int = signal.SIGKILL) -> None:
+        """End a scheduler's process, the first one's when none is named."""
+        self.control.kill_scheduler(name, signal_number)
+
+    def start_etcd(self, member: str = "") -> None:
+        """Start a member of etcd, or all, and wait until they commit."""
+        self.control.start_etcd(member)
+
+    def kill_etcd(self, member: str = "", signal_number: int = signal.SIGKILL) -> None:
+        """End a member of etcd, or all; their data stay."""
+        self.control.kill_etcd(member, signal_number)
 
     def start_agent(self, host: str) -> None:
         """Start a host's agent and wait until it serves."""
@@ -158,29 +157,6 @@ class Lab:
         """End a host's libvirtd; its guests run on."""
         self.site.kill(host, "libvirtd", signal_number)
 
-    def start_etcd(self) -> None:
-        """Start etcd, wait until it commits, and see that it asks for permission."""
-        process = self.site.start(
-            CONTROL, "etcd", configuration.etcd_command(self.spec, self.paths)
-        )
-        health = configuration.etcd_health_command(self.spec, self.paths)
-        wait_until(
-            lambda: self.site.run(CONTROL, health, check=False).returncode == 0,
-            "etcd commits",
-            deadline_s=_DAEMON_DEADLINE_S,
-            process=process,
-            log=self.paths.log(CONTROL, "etcd"),
-        )
-        secure = configuration.etcd_secure_command(self.spec, self.paths)
-        self.site.run(
-            CONTROL, [installed("unkai-scheduler"), *secure], timeout_s=_DAEMON_DEADLINE_S * 3
-        )
-        self._tell("etcd commits")
-
-    def kill_etcd(self, signal_number: int = signal.SIGKILL) -> None:
-        """End etcd's process; its data stay."""
-        self.site.kill(CONTROL, "etcd", signal_number)
-
     # Hosts: what happens to whole machines.
 
     def reboot(self, host: str) -> None:
@@ -203,17 +179,16 @@ class Lab:
         self._start_host(host)
 
     def cut(self, host: str) -> None:
-        """Take a host's network cable out; its guests and daemons run on."""
+        """Take the network cable of a host, or of a scheduler's cell, out; what runs runs on."""
         self.site.run(CONTROL, ["ip", "link", "set", host, "down"])
 
     def mend(self, host: str) -> None:
-        """Put a host's network cable back."""
+        """Put a network cable back."""
         self.site.run(CONTROL, ["ip", "link", "set", host, "up"])
 
     def restore(self) -> None:
         """Start again whatever does not run, and put every cable back."""
-        self.start_etcd()
-        self.start_scheduler()
+        self._start_control()
         for host in self.spec.host_names:
             self._start_host(host)
             self.mend(host)
@@ -244,17 +219,29 @@ class Lab:
 
     def hosts(self) -> list[host_pb2.Host]:
         """Return the hosts as the scheduler sees them; empty while it does not answer."""
-        return client.list_hosts(self.paths.scheduler_socket)
+        for socket in self.sockets():
+            if found := client.list_hosts(socket):
+                return found
+        return []
+
+    def socket(self, scheduler: str = "") -> Path:
+        """Return the unix socket of a scheduler, of the first one when none is named."""
+        name = scheduler or self.spec.scheduler_names[0]
+        return self.paths.socket(self.spec.scheduler_cell(name))
+
+    def sockets(self) -> list[Path]:
+        """Return the unix sockets of all schedulers."""
+        return [self.socket(name) for name in self.spec.scheduler_names]
 
     def wait_registered(self, deadline_s: float = _REGISTERED_DEADLINE_S) -> None:
         """Wait until the scheduler has every host up, with live figures."""
         wanted = self.spec.hosts + self.spec.simulated
+        first = self.spec.scheduler_cell(self.spec.scheduler_names[0])
         wait_until(
             lambda: sum(map(_takes_instances, self.hosts())) >= wanted,
             f"{wanted} hosts are up and send figures",
             deadline_s=deadline_s,
-            process=self.site.running(CONTROL, "scheduler"),
-            log=self.paths.log(CONTROL, "scheduler"),
+            log=self.paths.log(first, "scheduler"),
         )
         self._tell(f"{wanted} hosts are up")
 
@@ -304,8 +291,11 @@ class Lab:
                 raise
 
     def _start_control(self) -> None:
-        self.start_etcd()
-        self.start_scheduler()
+        if self.spec.schedulers > 1:
+            for name in self.spec.scheduler_names:
+                self.boot(self.spec.scheduler_cell(name))
+                self.mend(self.spec.scheduler_cell(name))
+        self.control.start()
 
     def _start_host(self, host: str) -> None:
         self.boot(host)

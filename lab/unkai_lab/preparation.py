@@ -11,8 +11,9 @@ from typing import Any
 
 from unkai_lab import configuration
 from unkai_lab.certificates import make_certificates
+from unkai_lab.database import prepare_files, server_of
 from unkai_lab.site import Site
-from unkai_lab.spec import CONTROL, FLEET
+from unkai_lab.spec import FLEET
 
 
 def prepare(site: Site) -> None:
@@ -22,8 +23,11 @@ def prepare(site: Site) -> None:
         (paths.cell(name) / "log").mkdir(parents=True)
         site.make_groups(name)
     make_certificates(spec, paths)
-    scheduler = configuration.scheduler_settings(spec, paths)
-    _write(paths.cell(CONTROL) / "scheduler.toml", scheduler)
+    if server := server_of(spec, paths):
+        prepare_files(server, paths)
+    for name in spec.scheduler_names:
+        settings = configuration.scheduler_settings(spec, paths, name)
+        _write(paths.cell(spec.scheduler_cell(name)) / "scheduler.toml", settings)
     for host in spec.host_names:
         groups = site.cell(host).groups
         agent = configuration.agent_settings(spec, paths, host, groups)

@@ -26,7 +26,7 @@ from unkai_lab.configuration import host_mounts
 from unkai_lab.errors import LabError
 from unkai_lab.journal import Journal, ProcessId, StartedProcess
 from unkai_lab.readiness import wait_until
-from unkai_lab.spec import CONTROL, FLEET, LabPaths, LabSpec
+from unkai_lab.spec import FLEET, LabPaths, LabSpec
 
 _KVM = Path("/dev/kvm")
 
@@ -46,7 +46,7 @@ class Site:
         """Return a cell of this lab; raise `InvalidArgument` when it has no such."""
         self.spec.address(name)
         groups = cgroups.CellGroups.of(self._hierarchies, self.paths.group, name)
-        if name in (CONTROL, FLEET):
+        if name not in self.spec.host_names:
             return Cell(name, groups, host_name=f"{self.spec.name}-{name}")
         return Cell(name, groups, host_mounts(self.paths.cell(name), with_kvm=_KVM.exists()))
 

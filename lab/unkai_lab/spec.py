@@ -1,8 +1,9 @@
 """What a lab consists of: its cells, addresses and paths. Pure.
 
-A *cell* is one set of namespaces with a cgroup of its own: `control` (bridge, etcd, scheduler),
-each host (`h1`, `h2`, ...) and, where simulated hosts were asked for, `fleet`. The spec is kept
-in the lab's folder, so that every later command finds the same lab.
+A *cell* is one set of namespaces with a cgroup of its own: `control` (bridge, etcd, database,
+scheduler), each host (`h1`, `h2`, ...) and, where simulated hosts were asked for, `fleet`. Several
+schedulers have a cell each (`s1`, `s2`, ...), so that the network of one can fail alone. The spec
+is kept in the lab's folder, so that every later command finds the same lab.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ FLEET = "fleet"
 MAX_HOSTS = 32
 """Each host is a libvirtd and an agent: beyond this use simulated ones."""
 MAX_SIMULATED = 10_000
+MAX_SCHEDULERS = 5
+SQLITE, POSTGRESQL, MARIADB = "sqlite", "postgresql", "mariadb"
+DATABASES = (SQLITE, POSTGRESQL, MARIADB)
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,14}[a-z0-9])?")
 _SOCKET_PATH_MAX = 107
 """sun_path of sockaddr_un has 108 bytes, one of them the final NUL (unix(7))."""
@@ -53,6 +57,14 @@ class LabSpec:
     """Memory each host's cgroup may take; 0: no limit."""
     accelerator: str = "auto"
     """`auto`, `kvm` or `tcg`; what the agents are told."""
+    etcd_members: int = 1
+    """1, or 3, which go on while one is lost."""
+    schedulers: int = 1
+    database: str = SQLITE
+    """`sqlite`, or a server that several schedulers can share: `postgresql`, `mariadb`."""
+    shares_file: bool = False
+    """Lets several schedulers use one SQLite file: no set-up for users, but tests show by it that
+    the fence holds there too."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -65,6 +77,46 @@ class LabSpec:
             raise InvalidArgument.field("hosts", "a lab needs a host, real or simulated")
         if self.accelerator not in ("auto", "kvm", "tcg"):
             raise InvalidArgument.field("accelerator", "must be auto, kvm or tcg")
+        self._check_control_plane()
+
+    def _check_control_plane(self) -> None:
+        if self.etcd_members not in (1, 3):
+            raise InvalidArgument.field("etcd", "must be 1 or 3: of two, both are needed")
+        _within("schedulers", self.schedulers, 1, MAX_SCHEDULERS)
+        if self.database not in DATABASES:
+            raise InvalidArgument.field("database", f"must be one of {', '.join(DATABASES)}")
+        if self.schedulers > 1 and self.database == SQLITE and not self.shares_file:
+            raise InvalidArgument.field(
+                "schedulers",
+                f"{self.schedulers} schedulers cannot share an SQLite file",
+                reason="DATABASE_NOT_SHARED",
+                fix="add --database postgresql or --database mariadb",
+            )
+
+    @property
+    def etcd_names(self) -> tuple[str, ...]:
+        """Names of etcd's members, which are those of their programs in `control` too."""
+        if self.etcd_members == 1:
+            return ("etcd",)
+        return tuple(f"etcd{number}" for number in range(1, self.etcd_members + 1))
+
+    @property
+    def scheduler_names(self) -> tuple[str, ...]:
+        """Names of the schedulers."""
+        if self.schedulers == 1:
+            return ("scheduler",)
+        return tuple(f"s{number}" for number in range(1, self.schedulers + 1))
+
+    def scheduler_cell(self, name: str) -> str:
+        """Return the cell a scheduler runs in: one alone is in `control`."""
+        if name not in self.scheduler_names:
+            raise InvalidArgument.field(
+                "scheduler",
+                f"{name[:64]!r} is no scheduler of lab {self.name}: it has "
+                f"{', '.join(self.scheduler_names)}",
+                reason="NO_SUCH_SCHEDULER",
+            )
+        return CONTROL if self.schedulers == 1 else name
 
     @property
     def host_names(self) -> tuple[str, ...]:
@@ -74,7 +126,9 @@ class LabSpec:
     @property
     def cells(self) -> tuple[str, ...]:
         """Names of all cells, control first."""
-        return (CONTROL, *self.host_names, *((FLEET,) if self.simulated else ()))
+        schedulers = self.scheduler_names if self.schedulers > 1 else ()
+        fleet = (FLEET,) if self.simulated else ()
+        return (CONTROL, *schedulers, *self.host_names, *fleet)
 
     @property
     def network(self) -> ipaddress.IPv4Network:
@@ -97,6 +151,8 @@ class LabSpec:
             return str(self.network[1])
         if cell == FLEET:
             return str(self.network[2])
+        if cell in self.scheduler_names:
+            return str(self.network[2 + int(cell[1:])])
         return str(self.network[10 + int(cell[1:])])
 
     def to_json(self) -> str:
@@ -141,12 +197,17 @@ class LabPaths:
 
     @property
     def pki(self) -> Path:
-        """The CA, the scheduler's and the administrator's certificates."""
+        """The CA, the administrator's certificates, and those of a scheduler that is alone."""
         return self.folder / "pki"
 
     @property
     def scheduler_socket(self) -> Path:
-        return self.folder / CONTROL / "scheduler.sock"
+        """The socket of the lab's one scheduler; of several each has its own."""
+        return self.socket(CONTROL)
+
+    def socket(self, cell: str) -> Path:
+        """Return the unix socket of the scheduler in a cell."""
+        return self.cell(cell) / "scheduler.sock"
 
     def cell(self, cell: str) -> Path:
         """Return the cell's folder."""

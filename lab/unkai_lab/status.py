@@ -6,17 +6,23 @@ from typing import Any
 
 from unkai.host.v1 import host_pb2
 from unkai_lab.cells import HOLDER
+from unkai_lab.database import server_of
 from unkai_lab.lab import Lab
 from unkai_lab.spec import CONTROL, FLEET
 
-PROGRAMS = {CONTROL: ("etcd", "scheduler"), FLEET: ("agent",)}
-"""Programs of the cells that are no hosts."""
 HOST_PROGRAMS = ("virtlogd", "libvirtd", "agent")
 
 
-def programs_of(cell: str) -> tuple[str, ...]:
+def programs_of(lab: Lab, cell: str) -> tuple[str, ...]:
     """Return the names of a cell's programs, in the order they are started."""
-    return PROGRAMS.get(cell, HOST_PROGRAMS)
+    spec = lab.spec
+    if cell == CONTROL:
+        server = server_of(spec, lab.paths)
+        database = (server.program,) if server else ()
+        return (*spec.etcd_names, *database, *(("scheduler",) if spec.schedulers == 1 else ()))
+    if cell in spec.scheduler_names:
+        return ("scheduler",)
+    return ("agent",) if cell == FLEET else HOST_PROGRAMS
 
 
 def lab_status(lab: Lab) -> dict[str, Any]:
@@ -31,7 +37,8 @@ def lab_status(lab: Lab) -> dict[str, Any]:
         "name": lab.spec.name,
         "state": "UP" if all(cell["state"] == "UP" for cell in cells) else "DEGRADED",
         "folder": str(lab.paths.folder),
-        "socket": str(lab.paths.scheduler_socket),
+        "socket": str(lab.socket()),
+        "sockets": {name: str(lab.socket(name)) for name in lab.spec.scheduler_names},
         "network": str(lab.spec.network),
         "hosts_registered": sum(h.state == host_pb2.Host.STATE_UP for h in registered),
         "hosts_wanted": lab.spec.hosts + lab.spec.simulated,
@@ -42,7 +49,7 @@ def lab_status(lab: Lab) -> dict[str, Any]:
 def _cell_status(lab: Lab, cell: str, registered: list[host_pb2.Host]) -> dict[str, Any]:
     running = {
         program: process.pid
-        for program in programs_of(cell)
+        for program in programs_of(lab, cell)
         if (process := lab.site.running(cell, program))
     }
     host = next((h for h in registered if h.name == cell), None)
@@ -60,4 +67,4 @@ def _cell_status(lab: Lab, cell: str, registered: list[host_pb2.Host]) -> dict[s
 def _state(lab: Lab, cell: str, running: dict[str, int]) -> str:
     if not lab.site.running(cell, HOLDER):
         return "DOWN"
-    return "UP" if set(running) == set(programs_of(cell)) else "DEGRADED"
+    return "UP" if set(running) == set(programs_of(lab, cell)) else "DEGRADED"

@@ -135,6 +135,11 @@ class Authority:
         """Make the certificate a scheduler shows to etcd, whose user is the common name."""
         return self._issue("etcd-client", Principal(Role.SCHEDULER, name))
 
+    def issue_database(self, name: str, addresses: Sequence[str] = ()) -> Bundle:
+        """Make a database server's certificate; clients compare it with the address they call."""
+        principal = Principal(Role.DATABASE, name)
+        return self._issue("database", principal, (name, "localhost"), addresses)
+
     def issue_fleet(self, name: str, addresses: Sequence[str] = ()) -> Bundle:
         """Make the certificate of many simulated hosts in one process."""
         return self._issue("fleet", Principal(Role.FLEET, name), (fleet_tls_name(name),), addresses)

@@ -154,6 +154,16 @@ def cert_etcd(name: str, addresses: tuple[str, ...], out: Path | None, folder: P
     _issue(folder, out or Path(name), lambda ca: ca.issue_etcd(name, addresses))
 
 
+@cert.command("database")
+@click.argument("name")
+@_addresses
+@_out
+@_dir
+def cert_database(name: str, addresses: tuple[str, ...], out: Path | None, folder: Path) -> None:
+    """Make the certificate of a PostgreSQL or MariaDB server, good for NAME and its addresses."""
+    _issue(folder, out or Path(name), lambda ca: ca.issue_database(name, addresses))
+
+
 @cert.command("fleet")
 @click.argument("name")
 @_addresses

@@ -7,10 +7,12 @@ A certificate says who its holder is in one URI subject alternative name:
     unkai://host/HOST_ID/NAME      a host's agent
     unkai://fleet/NAME             the lab's simulated hosts, many in one process
     unkai://etcd/NAME              an etcd member
+    unkai://database/NAME          a database server of the schedulers
 
 Servers are verified by a DNS name that does not depend on their address: every scheduler has
 `scheduler.unkai.internal`, a host has `HOST_ID.host.unkai.internal`, an etcd member has
-`etcd.unkai.internal`. The subject's common name is what etcd knows the holder as.
+`etcd.unkai.internal`. A database server is verified by the address that it is called at. The
+subject's common name is what etcd, and PostgreSQL, know the holder as.
 """
 
 from __future__ import annotations
@@ -66,6 +68,7 @@ class Role(Enum):
     HOST = "host"
     FLEET = "fleet"
     ETCD = "etcd"
+    DATABASE = "database"
     LOCAL = "local"
     """Came in by the 0600 unix socket: root on this machine."""
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from unkai_agent.settings import Settings as AgentSettings
-from unkai_lab import configuration
+from unkai_lab import configuration, database
 from unkai_lab.cgroups import CellGroups
 from unkai_lab.spec import LabPaths, LabSpec
 from unkai_scheduler.settings import Settings as SchedulerSettings
@@ -19,7 +21,7 @@ GROUPS = CellGroups(
 
 
 def test_the_scheduler_accepts_its_settings() -> None:
-    text = configuration.toml_text(configuration.scheduler_settings(SPEC, PATHS))
+    text = configuration.toml_text(configuration.scheduler_settings(SPEC, PATHS, "scheduler"))
     settings = SchedulerSettings(**tomllib.loads(text))
     assert settings.advertise_address == f"{SPEC.address('control')}:7443"
     assert settings.etcd.endpoints == (f"{SPEC.address('control')}:2379",)
@@ -50,11 +52,57 @@ def test_the_fleet_accepts_its_settings() -> None:
     assert settings.traits == (configuration.SIMULATED_TRAIT,)
 
 
-def test_etcd_listens_with_tls_only_and_demands_certificates() -> None:
-    options = dict(
-        option.removeprefix("--").split("=", 1)
-        for option in configuration.etcd_command(SPEC, PATHS)[1:]
+def _options(spec: LabSpec, member: str) -> dict[str, str]:
+    """Read the options on the command line of one of etcd's members."""
+    command = configuration.etcd_command(spec, PATHS, member)
+    return dict(option.removeprefix("--").split("=", 1) for option in command[1:])
+
+
+def test_every_party_knows_all_members_of_etcd() -> None:
+    spec = LabSpec(name="x", hosts=1, simulated=1, etcd_members=3)
+    address = spec.address("control")
+    members = [f"{address}:{port}" for port in (2379, 2389, 2399)]
+    scheduler = configuration.scheduler_settings(spec, PATHS, "scheduler")
+    assert scheduler["etcd"]["endpoints"] == members
+    agent = configuration.agent_settings(spec, PATHS, "h1", GROUPS)
+    assert agent["etcd"]["endpoints"] == members
+    assert configuration.fleet_settings(spec, PATHS)["etcd"]["endpoints"] == members
+
+
+def test_members_of_etcd_agree_on_the_cluster_and_share_nothing_else() -> None:
+    spec = LabSpec(name="x", etcd_members=3)
+    members = [_options(spec, name) for name in spec.etcd_names]
+    assert len({member["initial-cluster"] for member in members}) == 1
+    for option in ("name", "data-dir", "listen-client-urls", "listen-peer-urls", "key-file"):
+        assert len({member[option] for member in members}) == 3, option
+    for member in members:
+        peer = f"{member['name']}={member['initial-advertise-peer-urls']}"
+        assert peer in member["initial-cluster"].split(",")
+
+
+def test_schedulers_share_database_and_images_and_nothing_else() -> None:
+    spec = LabSpec(name="x", schedulers=2, database="mariadb")
+    one, two = (configuration.scheduler_settings(spec, PATHS, name) for name in ("s1", "s2"))
+    assert one["images"] == two["images"]
+    assert one["database"]["url"] == two["database"]["url"]
+    for key in ("name", "listen", "advertise", "socket", "metrics_listen", "tls"):
+        assert one[key] != two[key], key
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_a_database_server_is_no_root_and_ends_idle_transactions(kind: str) -> None:
+    server = database.server_of(LabSpec(name="x", database=kind), PATHS)
+    assert server is not None
+    for command in (*server.making(), server.command()):
+        assert command[:4] == ["setpriv", "--reuid", server.user, "--regid"], command
+    words = " ".join(server.command()).replace("_", "-")
+    assert "idle-in-transaction-session-timeout=3s" in words or (
+        "idle-transaction-timeout=3" in words
     )
+
+
+def test_etcd_listens_with_tls_only_and_demands_certificates() -> None:
+    options = _options(SPEC, "etcd")
     listening = {k: v for k, v in options.items() if k.startswith("listen-")}
     assert set(listening) == {"listen-client-urls", "listen-peer-urls"}
     assert all(url.startswith(f"https://{SPEC.address('control')}:") for url in listening.values())

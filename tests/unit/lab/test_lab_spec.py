@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,18 +20,22 @@ def test_a_name_that_is_no_safe_path_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "numbers",
+    "values",
     [
         {"hosts": -1},
         {"hosts": 33},
         {"simulated": -1},
         {"simulated": 10_001},
         {"hosts": 0, "simulated": 0},
+        {"etcd_members": 2},
+        {"schedulers": 0},
+        {"schedulers": 6, "database": "postgresql"},
+        {"database": "oracle"},
     ],
 )
-def test_numbers_out_of_range_are_refused(numbers: dict[str, int]) -> None:
+def test_values_out_of_range_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument):
-        LabSpec(**numbers)  # type: ignore[arg-type]
+        LabSpec(**values)
 
 
 def test_cells_are_control_hosts_and_a_fleet_where_asked_for() -> None:
@@ -38,8 +43,25 @@ def test_cells_are_control_hosts_and_a_fleet_where_asked_for() -> None:
     assert LabSpec(hosts=1, simulated=5).cells == (CONTROL, "h1", FLEET)
 
 
+def test_several_schedulers_have_a_cell_each_and_one_alone_is_in_control() -> None:
+    spec = LabSpec(hosts=1, schedulers=2, database="postgresql")
+    assert spec.cells == (CONTROL, "s1", "s2", "h1")
+    assert [spec.scheduler_cell(name) for name in spec.scheduler_names] == ["s1", "s2"]
+    assert LabSpec().scheduler_cell("scheduler") == CONTROL
+    with pytest.raises(InvalidArgument, match="it has s1, s2"):
+        spec.scheduler_cell("s3")
+
+
+def test_several_schedulers_without_a_database_server_are_refused_with_the_fix() -> None:
+    with pytest.raises(InvalidArgument, match="cannot share an SQLite file") as caught:
+        LabSpec(schedulers=2)
+    assert caught.value.reason == "DATABASE_NOT_SHARED"
+    assert "--database postgresql" in caught.value.fix
+    assert LabSpec(schedulers=2, shares_file=True).scheduler_names == ("s1", "s2")
+
+
 def test_every_cell_has_an_address_of_its_own_in_the_labs_network() -> None:
-    spec = LabSpec(hosts=32, simulated=1)
+    spec = LabSpec(hosts=32, simulated=1, schedulers=5, database="mariadb")
     addresses = [spec.address(cell) for cell in spec.cells]
     assert len(set(addresses)) == len(spec.cells)
     assert all(address.startswith(str(spec.network[0])[:-1]) for address in addresses)
@@ -53,7 +75,16 @@ def test_a_cell_that_is_not_in_the_lab_is_named_in_the_error(cell: str) -> None:
 
 
 def test_a_spec_survives_its_file() -> None:
-    spec = LabSpec(name="x", hosts=2, simulated=7, cpu_quota_cores=0.5, memory_limit_bytes=1 << 30)
+    spec = LabSpec(
+        name="x",
+        hosts=2,
+        simulated=7,
+        cpu_quota_cores=0.5,
+        memory_limit_bytes=1 << 30,
+        etcd_members=3,
+        schedulers=2,
+        database="postgresql",
+    )
     assert LabSpec.from_json(spec.to_json()) == spec
 
 

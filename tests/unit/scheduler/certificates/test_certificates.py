@@ -63,6 +63,7 @@ def test_a_host_keeps_its_id_when_its_certificate_is_renewed(tmp_path: Path) -> 
         ("issue_client", Role.CLIENT, None),
         ("issue_scheduler", Role.SCHEDULER, SCHEDULER_TLS_NAME),
         ("issue_etcd", Role.ETCD, "localhost"),
+        ("issue_database", Role.DATABASE, "localhost"),
         ("issue_etcd_client", Role.SCHEDULER, None),
         ("issue_fleet", Role.FLEET, fleet_tls_name("x1")),
     ],
