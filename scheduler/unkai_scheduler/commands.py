@@ -30,7 +30,7 @@ def explained(error: UnkaiError) -> click.ClickException:
 
 
 @contextmanager
-def _explaining() -> Iterator[None]:
+def explaining() -> Iterator[None]:
     """Say our errors, and what the file system refuses, as click says errors."""
     try:
         yield
@@ -71,7 +71,7 @@ def init(folder: Path, addresses: tuple[str, ...], name: str) -> None:
     pki = folder / "pki"
     name = name or default_name()
     local = (*addresses, "127.0.0.1", "::1")
-    with _explaining():
+    with explaining():
         try:
             authority = certificates.init(pki)
             click.echo(f"made {pki / 'ca.crt'} and its key")
@@ -175,7 +175,7 @@ def cert_fleet(name: str, addresses: tuple[str, ...], out: Path | None, folder: 
 
 
 def _issue(folder: Path, out: Path, make: certificates.Issue) -> None:
-    with _explaining():
+    with explaining():
         for path in make(certificates.load(folder / "pki")).write(out):
             click.echo(str(path))
 
@@ -232,7 +232,7 @@ def _etcd_root(
     folder: Path, endpoints: tuple[str, ...]
 ) -> Iterator[tuple[certificates.Authority, Sequence[str], grpc.ChannelCredentials]]:
     """Give the CA, the members, and credentials of etcd's root, which no file ever holds."""
-    with _explaining():
+    with explaining():
         authority = certificates.load(folder / "pki")
         root = authority.etcd_root()
         credentials = grpc.ssl_channel_credentials(root.ca, root.key, root.certificate)
@@ -272,7 +272,8 @@ certificate = "{pki}/etcd-client.crt"
 key = "{pki}/etcd-client.key"
 
 [database]
-# url = "sqlite:////var/lib/unkai/scheduler/unkai.db"
+# url = "sqlite:////var/lib/unkai/scheduler/unkai.db"   # or postgresql://USER@HOST:PORT/DATABASE
+# password_file = "/etc/unkai/database.password"        # of a server's user
 
 [images]
 # url = "file:///var/lib/unkai/scheduler/images"   # or s3://BUCKET/PREFIX

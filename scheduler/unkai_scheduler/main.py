@@ -21,7 +21,7 @@ import click
 import structlog
 from prometheus_client import REGISTRY
 
-from unkai_scheduler import commands
+from unkai_scheduler import commands, database_commands
 from unkai_scheduler.agents.client import GrpcAgents
 from unkai_scheduler.agents.port import Agents
 from unkai_scheduler.api.exporter import CloudCollector
@@ -266,6 +266,11 @@ def _check(config: Path | None) -> None:
         for path in (part.ca, part.certificate, part.key)
         if not os.access(path, os.R_OK)
     ]
+    unreadable += [
+        f"{path}: cannot be read; see [database] in the settings"
+        for path in settings.database.files()
+        if not os.access(path, os.R_OK)
+    ]
     for problem in dict.fromkeys(unreadable):
         click.echo(problem, err=True)
     if unreadable:
@@ -284,7 +289,7 @@ def _run(config: Path | None) -> None:
         raise click.ClickException(f"the scheduler cannot start: {error}") from error
 
 
-for _command in (commands.init, commands.cert, commands.etcd):
+for _command in (commands.init, commands.cert, commands.etcd, database_commands.db):
     main.add_command(_command)
 
 if __name__ == "__main__":

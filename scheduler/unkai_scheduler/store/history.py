@@ -32,10 +32,15 @@ def epoch(conn: Connection) -> int:
     return extent(conn).newest.epoch
 
 
-def raise_epoch(conn: Connection) -> int:
-    """Begin a new epoch, after the database was restored from a backup; return it."""
-    conn.execute(update(history).where(history.c.id == _ROW).values(epoch=history.c.epoch + 1))
-    return epoch(conn)
+def raise_epoch(conn: Connection, at_least: int = 0) -> int:
+    """Begin a new epoch, after the database was restored from a backup; return it.
+
+    `at_least`: the same backup may be restored twice, and the epoch that began the first time is
+    not in it; seconds since 1970 are above any that was.
+    """
+    raised = max(epoch(conn) + 1, at_least)
+    conn.execute(update(history).where(history.c.id == _ROW).values(epoch=raised))
+    return raised
 
 
 def set_newest(conn: Connection, number: int) -> None:

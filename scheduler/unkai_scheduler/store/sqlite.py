@@ -58,15 +58,51 @@ def classify(error: BaseException | None) -> Failure | None:
 
 def writer_engine(url: str | URL) -> Engine:
     """Make the engine of the one writer: a single connection that locks as it begins."""
-    engine = _engine(url, connections=1, pragmas=())
+    engine = _engine(url, connections=1)
     event.listen(engine, "begin", begin_immediate)
     event.listen(engine, "commit", refuse_lost_transaction)
     return engine
 
 
+def exclusive_engine(url: str | URL) -> Engine:
+    """Make an engine that has the database for itself: `BUSY` while any other process has it open.
+
+    In WAL mode each connection holds a shared lock on the file for as long as it is open.
+    Source: sqlite.org/wal.html, section 8.
+    """
+    engine = _engine(url, connections=1, first=("PRAGMA locking_mode=EXCLUSIVE",))
+    event.listen(engine, "begin", begin_immediate)
+    event.listen(engine, "commit", refuse_lost_transaction)
+    return engine
+
+
+def inspecting_engine(path: Path) -> Engine:
+    """Make an engine that looks at a file as it is: it creates, sets and writes nothing."""
+
+    def connect() -> sqlite3.Connection:
+        driver = connect_existing(path)
+        driver.execute("PRAGMA query_only=ON")
+        return driver
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool)
+    event.listen(engine, "handle_error", _classified)
+    return engine
+
+
+def connect_existing(path: Path) -> sqlite3.Connection:
+    """Connect to a file that must be there."""
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=rw",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=BUSY_TIMEOUT_S,
+    )
+
+
 def reader_engine(url: str | URL) -> Engine:
     """Make the engine of the readers: each transaction is one snapshot and cannot write."""
-    engine = _engine(url, connections=READERS, pragmas=("PRAGMA query_only=ON",))
+    engine = _engine(url, connections=READERS, last=("PRAGMA query_only=ON",))
     event.listen(engine, "begin", _begin_snapshot)
     return engine
 
@@ -87,7 +123,9 @@ def _begin_snapshot(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN")
 
 
-def _engine(url: str | URL, *, connections: int, pragmas: tuple[str, ...]) -> Engine:
+def _engine(
+    url: str | URL, *, connections: int, first: tuple[str, ...] = (), last: tuple[str, ...] = ()
+) -> Engine:
     parsed = make_url(url)
     _prepare_file(parsed)
     engine = create_engine(
@@ -101,11 +139,12 @@ def _engine(url: str | URL, *, connections: int, pragmas: tuple[str, ...]) -> En
     def configure(driver: sqlite3.Connection, _record: Any) -> None:
         driver.isolation_level = None
         for pragma in (
+            *first,
             "PRAGMA journal_mode=WAL",
             "PRAGMA synchronous=FULL",
             "PRAGMA foreign_keys=ON",
             f"PRAGMA journal_size_limit={_WAL_SIZE_BYTES}",
-            *pragmas,
+            *last,
         ):
             driver.execute(pragma)
 

@@ -47,12 +47,34 @@ def head_revision() -> str:
     return head
 
 
+def knows(revision: str) -> bool:
+    """Tell whether this version can upgrade a database at this revision."""
+    return revision in {script.revision for script in _scripts().walk_revisions()}
+
+
+def steps_from(revision: str | None) -> tuple[tuple[str, str], ...]:
+    """Return the migrations after a revision, in order: each with what it is for."""
+    if revision is not None:
+        _check_known(revision)
+    later: list[tuple[str, str]] = []
+    for script in _scripts().walk_revisions():
+        if script.revision == revision:
+            break
+        later.append((script.revision, (script.doc or "").strip()))
+    return tuple(reversed(later))
+
+
+def revision_on(conn: Connection) -> str | None:
+    """Return the revision of the database of a connection; None when it is empty."""
+    return MigrationContext.configure(conn).get_current_revision()
+
+
 def current_revision(url: str) -> str | None:
     """Return the revision of a database; None when it is empty."""
     engine = sqlite.reader_engine(url)
     try:
         with engine.connect() as conn:
-            return MigrationContext.configure(conn).get_current_revision()
+            return revision_on(conn)
     finally:
         engine.dispose()
 
@@ -75,15 +97,19 @@ def upgrade_on(conn: Connection) -> None:
     with _one_at_a_time:
         made = config()
         made.attributes["connection"] = conn
-        current = MigrationContext.configure(conn).get_current_revision()
+        current = revision_on(conn)
         if current == _scripts().get_current_head():
             return
-        known = {script.revision for script in _scripts().walk_revisions()}
-        if current is not None and current not in known:
-            raise FailedPrecondition(
-                f"the database is at revision {current}, which this version does not know",
-                reason="DATABASE_TOO_NEW",
-                fix="run the version of unkai-scheduler that last used it, or a later one",
-                metadata={"revision": current},
-            )
+        if current is not None:
+            _check_known(current)
         command.upgrade(made, "head")
+
+
+def _check_known(revision: str) -> None:
+    if not knows(revision):
+        raise FailedPrecondition(
+            f"the database is at revision {revision}, which this version does not know",
+            reason="DATABASE_TOO_NEW",
+            fix="run the version of unkai-scheduler that last used it, or a later one",
+            metadata={"revision": revision},
+        )

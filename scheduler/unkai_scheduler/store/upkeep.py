@@ -1,0 +1,75 @@
+"""What an operator does to a database: check it, upgrade it, back it up, declare it restored.
+
+Each kind of database has its own way; `open_upkeep` chooses it. None of this needs a running
+scheduler, and what is not safe beside one refuses while one has the database open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from unkai_scheduler.domain.events import Revision
+from unkai_scheduler.settings import DatabaseSettings
+from unkai_scheduler.store.findings import Finding
+from unkai_wire.errors import FailedPrecondition, Unsupported
+from unkai_wire.ids import NewId
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """What an upgrade does. `steps`: revision and what it is for, in order; none: nothing to do."""
+
+    from_revision: str | None
+    steps: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Where a restored database begins anew."""
+
+    term: int
+    revision: Revision
+
+
+class Upkeep(Protocol):
+    """Upkeep of one database. Methods block, and raise our errors."""
+
+    def check(self) -> list[Finding]:
+        """Return all that was looked at; never raise for what is wrong with the database."""
+
+    def pending(self) -> Upgrade:
+        """Return what `upgrade` would do."""
+
+    def upgrade(self, now: datetime, new_id: NewId) -> Upgrade:
+        """Bring the schema to this version's, and seed a new database."""
+
+    def backup(self, file: Path) -> None:
+        """Write a consistent copy while schedulers go on; `file` must not exist."""
+
+    def restored(self, now: datetime) -> Restored:
+        """Begin a new term and a new history epoch, after a backup was put back."""
+
+
+def open_upkeep(settings: DatabaseSettings) -> Upkeep:
+    """Return the upkeep of the database that the settings name."""
+    from unkai_scheduler.store.sqlite_upkeep import SqliteUpkeep
+
+    if settings.kind != "sqlite":
+        raise Unsupported(
+            f"database {settings.kind} is not supported by this version; use sqlite",
+            reason="DATABASE_UNSUPPORTED",
+            metadata={"backend": settings.kind},
+        )
+    return SqliteUpkeep(settings.url)
+
+
+def in_use(who: str) -> FailedPrecondition:
+    """Make the error for an act that needs the database for itself."""
+    return FailedPrecondition(
+        f"the database is in use: {who}",
+        reason="DATABASE_IN_USE",
+        fix="stop every scheduler, then run this again",
+    )
