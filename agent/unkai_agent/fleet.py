@@ -14,6 +14,7 @@ from pathlib import Path
 
 from unkai_agent import host_facts
 from unkai_agent.compute.fake import FakeCompute
+from unkai_agent.compute.measured import MeasuredCompute
 from unkai_agent.domain.clock import system_clock
 from unkai_agent.domain.hosts import Accelerator, Capacity, HostIdentity
 from unkai_agent.host import HostParts, RunningHost
@@ -57,10 +58,11 @@ def _make_host(
     storage = FakeStorage(
         folder, fetch if fleet.fetch_images else None, capacity_bytes=fleet.disk_bytes
     )
+    measured = MeasuredCompute(compute, system="simulated")
     usage = Sampler(
         read_counters=_counters(offered, compute, fleet),
         capacity=offered,
-        compute=compute,
+        compute=measured,
         storage=storage,
         clock=system_clock,
         sleep=_Spread(random.Random(identity.host_id)),  # noqa: S311 - not a secret
@@ -77,7 +79,7 @@ def _make_host(
     parts = HostParts(
         record=record,
         ledger_dir=folder / "ledger",
-        compute=compute,
+        compute=measured,
         storage=storage,
         usage=usage,
         converge=settings.converge,

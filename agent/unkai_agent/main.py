@@ -26,6 +26,7 @@ from unkai_agent.api.images_client import ImagesClient
 from unkai_agent.api.server import AgentServer
 from unkai_agent.compute.driver import ComputeDriver
 from unkai_agent.compute.libvirt_driver import LibvirtDriver
+from unkai_agent.compute.measured import MeasuredCompute
 from unkai_agent.domain.clock import system_clock
 from unkai_agent.domain.hosts import Accelerator
 from unkai_agent.host import HostParts, RunningHost
@@ -35,6 +36,7 @@ from unkai_agent.settings import InvalidSettings, Settings, load_settings
 from unkai_agent.state_lock import only_agent_of
 from unkai_agent.storage.driver import FetchImage
 from unkai_agent.storage.qcow2 import Qcow2Storage
+from unkai_wire import tracing
 from unkai_wire.errors import FailedPrecondition, UnkaiError
 from unkai_wire.tls import Role, host_tls_name
 
@@ -80,9 +82,10 @@ async def make_host(settings: Settings, fetch: FetchImage) -> RunningHost:
     identity = host_facts.host_identity(settings.tls.certificate)
     boot = host_facts.boot_id(settings.boot_id_file)
     libvirt = settings.libvirt
-    compute = LibvirtDriver(
+    driver = LibvirtDriver(
         libvirt.uri, qemu_user=libvirt.qemu_user, call_deadline_s=libvirt.timeout_s
     )
+    compute = MeasuredCompute(driver, system="libvirt")
     storage = Qcow2Storage(settings.state_dir, fetch, libvirt.qemu_user, system_clock)
     sampler = settings.sampler
     paths = SamplerPaths(
@@ -153,6 +156,9 @@ async def serve(settings: Settings, *, simulated: bool) -> None:
         rng=random.Random(),  # noqa: S311 - which scheduler is asked first is no secret
     )
     async with AsyncExitStack() as closing:
+        if settings.tracing.endpoint:
+            end = tracing.start(_traces(settings))
+            closing.push_async_callback(asyncio.to_thread, end)
         closing.push_async_callback(images.close)
         hosts = await _make_hosts(settings, images.fetch, simulated=simulated)
         directory = HostDirectory()
@@ -169,6 +175,17 @@ async def serve(settings: Settings, *, simulated: bool) -> None:
             closing.push_async_callback(asyncio.to_thread, stop)
         await _run_until_stopped(hosts, registry)
     _LOG.info("agent_stopped", machines="untouched")
+
+
+def _traces(settings: Settings) -> tracing.Options:
+    return tracing.Options(
+        service="unkai-agent",
+        name=host_facts.principal_of_certificate(settings.tls.certificate).name,
+        version=host_facts.agent_version(),
+        endpoint=settings.tracing.endpoint,
+        sample_ratio=0.0,  # no trace begins here
+        tls=settings.tls.files(),
+    )
 
 
 async def _make_hosts(

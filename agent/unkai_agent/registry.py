@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 import grpc
 import structlog
+from prometheus_client import Gauge
 
 from unkai_wire.cluster_records import (
     HOST_LEASE_TTL_S,
@@ -36,6 +37,7 @@ from unkai_wire.errors import Unavailable
 from unkai_wire.tls import TlsFiles
 
 _LOG = structlog.get_logger("unkai.agent.registry")
+REGISTERED = Gauge("unkai_agent_registered", "1 while this agent's hosts are registered in etcd.")
 _RENEW_S = 2.0
 """A third of the lease: two renewals may be lost."""
 _RETRY_S = 0.5
@@ -118,6 +120,7 @@ class EtcdRegistry:
         self._written = asyncio.Event()
         self._changed = asyncio.Event()
         self._rounds = 0
+        REGISTERED.set(0)
 
     def put(self, record: HostRecord) -> None:
         """Keep this record registered."""
@@ -143,6 +146,7 @@ class EtcdRegistry:
                 try:
                     await self._round()
                     failing = False
+                    REGISTERED.set(1)
                 except Unavailable as error:
                     if not failing:
                         _LOG.warning(
@@ -152,6 +156,7 @@ class EtcdRegistry:
                             fix=error.fix,
                         )
                     failing = True
+                    REGISTERED.set(0)
                 with suppress(TimeoutError):
                     wait_s = _RETRY_S if failing else _RENEW_S
                     async with asyncio.timeout(wait_s * self._rng.uniform(0.8, 1.0)):

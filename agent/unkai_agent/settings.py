@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 
 from unkai_wire.tls import TlsFiles
+from unkai_wire.tracing import check_endpoint
 
 DEFAULT_FILE = Path("/etc/unkai/agent.toml")
 ENV_PREFIX = "UNKAI_AGENT_"
@@ -164,6 +165,14 @@ class FleetSettings(_Part):
     """Really fetch image bytes, to be checked and thrown away, once for each host."""
 
 
+class TracingSettings(_Part):
+    """This host's part of the traces that schedulers begin; needs `unkai[tracing]`."""
+
+    endpoint: Annotated[str, AfterValidator(check_endpoint)] = ""
+    """`https://HOST:PORT` of the collector (OTLP over gRPC, our certificates), or `http://` on this
+    machine; empty: no traces, at no cost."""
+
+
 class Settings(BaseSettings):
     """All settings of the agent."""
 
@@ -208,6 +217,8 @@ class Settings(BaseSettings):
     """How machines are brought to what they shall be."""
     fleet: FleetSettings = FleetSettings()
     """Simulated hosts."""
+    tracing: TracingSettings = TracingSettings()
+    """Traces of API calls."""
 
     @classmethod
     def settings_customise_sources(

@@ -6,6 +6,7 @@ A mutation carries a request_id, so that repeating it after UNAVAILABLE is safe.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import random
 import time
@@ -66,13 +67,16 @@ class Client:
         *,
         all_projects: bool = False,
         patience: Patience | None = None,
+        traceparent: str = "",
     ) -> None:
+        """`traceparent`: the trace that all calls belong to (W3C Trace Context); empty: none."""
         self.context = context
         self._project = project or context.project or DEFAULT_PROJECT
         self._all_projects = all_projects
         self._patience = patience or Patience()
         self._channel: grpc.Channel | None = None
         self._project_id = ""
+        self._metadata = (("traceparent", traceparent),) if traceparent else ()
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -96,7 +100,8 @@ class Client:
         area = _SERVICES[service]
         noun = _snake(service.removesuffix("Service"))
         module = importlib.import_module(f"unkai.{area}.v1.{noun}_service_pb2_grpc")
-        return getattr(getattr(module, f"{service}Stub")(self.channel), method)
+        stub = getattr(getattr(module, f"{service}Stub")(self.channel), method)
+        return functools.partial(stub, metadata=self._metadata) if self._metadata else stub
 
     def call(
         self, service: str, method: str, *, timeout_s: float | None = None, **fields: Any

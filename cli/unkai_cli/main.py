@@ -127,9 +127,16 @@ def _complete_projects(
 )
 @click.option("-o", "--output", "form", default="table", help=f"Format: {', '.join(FORMATS)}.")
 @click.option("--no-headers", is_flag=True, help="Leave the titles of tables out.")
+@click.option(
+    "--trace",
+    is_flag=True,
+    help="Have the calls traced, and say under which id. $TRACEPARENT names a trace to join.",
+)
 @click.version_option(__version__, "-V", "--version", prog_name="unkai")
 @click.pass_context
-def cli(ctx: click.Context, context: str, project: str, form: str, no_headers: bool) -> None:
+def cli(
+    ctx: click.Context, *, context: str, project: str, form: str, no_headers: bool, trace: bool
+) -> None:
     """unkai: a private cloud that one person can understand.
 
     Things are named by their name, their id, or a unique beginning of their id.
@@ -138,7 +145,17 @@ def cli(ctx: click.Context, context: str, project: str, form: str, no_headers: b
     state; 5 no capacity or quota; 6 unavailable, or took too long; 7 not permitted; 130
     interrupted.
     """
-    ctx.obj = Session(context=context, project=project, form=form, headers=not no_headers)
+    traceparent = os.environ.get("TRACEPARENT", "")
+    if trace:
+        traceparent = f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-01"
+        click.echo(f"trace {traceparent.split('-')[1]}", err=True)
+    ctx.obj = Session(
+        context=context,
+        project=project,
+        form=form,
+        headers=not no_headers,
+        traceparent=traceparent,
+    )
     ctx.call_on_close(ctx.obj.close)
 
 

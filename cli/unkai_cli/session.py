@@ -24,6 +24,7 @@ class Session:
         form: str = "table",
         headers: bool = True,
         hurried: bool = False,
+        traceparent: str = "",
     ) -> None:
         self.context_name = context
         self.project = project
@@ -32,6 +33,7 @@ class Session:
         self.form = form
         self.headers = headers
         self._hurried = hurried
+        self._traceparent = traceparent
         self._client: Client | None = None
 
     @property
@@ -49,7 +51,11 @@ class Session:
             context = settings.chosen(settings.load(), self.context_name)
             patience = Patience(tries=1, timeout_s=1.0) if self._hurried else Patience()
             self._client = Client(
-                context, self.project, all_projects=self.all_projects, patience=patience
+                context,
+                self.project,
+                all_projects=self.all_projects,
+                patience=patience,
+                traceparent=self._traceparent,
             )
         return self._client
 

@@ -11,15 +11,16 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import click
 import structlog
-from prometheus_client import REGISTRY
+from prometheus_client import CollectorRegistry
 
 from unkai_scheduler import commands, database_commands
 from unkai_scheduler.agents.client import GrpcAgents
@@ -28,9 +29,12 @@ from unkai_scheduler.api.exporter import CloudCollector
 from unkai_scheduler.api.peers import LeaderRoute, PeerWaker
 from unkai_scheduler.api.rpc_metrics import RpcMetrics
 from unkai_scheduler.api.server import ApiServer, Services, claim_socket
+from unkai_scheduler.api.targets import targets
 from unkai_scheduler.cluster.etcd import EtcdCluster
+from unkai_scheduler.cluster.measured import MeasuredCluster
 from unkai_scheduler.cluster.port import Cluster
 from unkai_scheduler.domain.clock import system_clock
+from unkai_scheduler.images.measured import MeasuredImageStore
 from unkai_scheduler.images.obstore_adapter import open_image_store
 from unkai_scheduler.images.port import ImageStore
 from unkai_scheduler.reconcile.leader import Leader
@@ -48,8 +52,11 @@ from unkai_scheduler.services.operations import OperationsService
 from unkai_scheduler.services.placement import PlacementService
 from unkai_scheduler.services.projects import ProjectsService
 from unkai_scheduler.settings import InvalidSettings, Settings, load_settings, split_address
-from unkai_scheduler.store.unit_of_work import open_unit_of_work
+from unkai_scheduler.store.measured import MeasuredUnitOfWork
+from unkai_scheduler.store.unit_of_work import UnitOfWork, open_unit_of_work
+from unkai_wire import tracing
 from unkai_wire.cluster_records import SchedulerRecord
+from unkai_wire.daemon_figures import DaemonCollector
 from unkai_wire.errors import Unavailable, UnkaiError
 from unkai_wire.ids import new_id
 from unkai_wire.metrics_server import MetricsServer
@@ -103,11 +110,21 @@ async def opened(settings: Settings) -> AsyncIterator[Daemon]:
     tls = settings.tls.files()
     claim_socket(settings.socket)  # first of all: another scheduler's files are not ours to open
     async with AsyncExitStack() as stack:
-        uow = await open_unit_of_work(settings.database.url, clock=system_clock, new_id=new_id)
+        if settings.tracing.endpoint:
+            stop = tracing.start(_traces(settings))
+            stack.push_async_callback(asyncio.to_thread, stop)
+        uow = MeasuredUnitOfWork(
+            await open_unit_of_work(settings.database.url, clock=system_clock, new_id=new_id)
+        )
         stack.push_async_callback(uow.close)
-        images = open_image_store(settings.images.url, reserve_bytes=settings.images.reserve_bytes)
-        await images.sweep()
-        cluster = EtcdCluster(settings.etcd.endpoints, settings.etcd.tls.files(), settings.name)
+        bytes_store = open_image_store(
+            settings.images.url, reserve_bytes=settings.images.reserve_bytes
+        )
+        await bytes_store.sweep()
+        images = MeasuredImageStore(bytes_store)
+        cluster = MeasuredCluster(
+            EtcdCluster(settings.etcd.endpoints, settings.etcd.tls.files(), settings.name)
+        )
         stack.push_async_callback(cluster.close)
         agents = GrpcAgents(tls)
         stack.push_async_callback(agents.close)
@@ -144,12 +161,52 @@ async def opened(settings: Settings) -> AsyncIterator[Daemon]:
         stack.callback(settings.socket.unlink, missing_ok=True)
         stack.push_async_callback(server.stop, settings.shutdown_grace_s)
         if settings.metrics_listen:
-            REGISTRY.register(CloudCollector(uow, live, leader, asyncio.get_running_loop()))
-            host, port = split_address(settings.metrics_listen)
-            endpoint = MetricsServer(host, port, tls, REGISTRY)
+            endpoint = _metrics_server(settings, uow, live, leader, cluster)
             stack.push_async_callback(asyncio.to_thread, endpoint.close)
         await _register(cluster, settings)
         yield Daemon(leader, waker, follower)
+
+
+def _metrics_server(
+    settings: Settings, uow: UnitOfWork, live: LiveState, leader: Leader, cluster: MeasuredCluster
+) -> MetricsServer:
+    """Serve `/metrics` and `/targets`."""
+    loop, tls = asyncio.get_running_loop(), settings.tls.files()
+    registry = CollectorRegistry()
+    registry.register(CloudCollector(uow, live, leader, loop, etcd=cluster, disks=_disks(settings)))
+    shown = (tls.certificate, tls.ca, settings.etcd.tls.certificate)
+    registry.register(DaemonCollector("scheduler", version("unkai"), shown))
+
+    def page() -> list[dict[str, Any]]:
+        reading = asyncio.run_coroutine_threadsafe(cluster.read(), loop)
+        return targets(reading.result())
+
+    host, port = split_address(settings.metrics_listen)
+    return MetricsServer(host, port, tls, registry, {"/targets": page})
+
+
+def _disks(settings: Settings) -> Mapping[str, Path]:
+    """Return where what we keep on disks of this machine lies."""
+    places = (
+        ("database", settings.database.url, "sqlite:///"),
+        ("images", settings.images.url, "file://"),
+    )
+    return {
+        holds: Path(url.removeprefix(scheme))
+        for holds, url, scheme in places
+        if url.startswith(scheme)
+    }
+
+
+def _traces(settings: Settings) -> tracing.Options:
+    return tracing.Options(
+        service="unkai-scheduler",
+        name=settings.name,
+        version=version("unkai"),
+        endpoint=settings.tracing.endpoint,
+        sample_ratio=settings.tracing.sample_ratio,
+        tls=settings.tls.files(),
+    )
 
 
 async def _register(cluster: Cluster, settings: Settings) -> None:
@@ -158,7 +215,7 @@ async def _register(cluster: Cluster, settings: Settings) -> None:
         name=settings.name,
         address=settings.advertise_address,
         version=version("unkai"),
-        metrics_address=settings.metrics_listen,
+        metrics_address=settings.advertise_metrics_address,
     )
     try:
         await cluster.register(record)

@@ -32,6 +32,7 @@ from pydantic_settings import (
 )
 
 from unkai_wire.tls import TlsFiles
+from unkai_wire.tracing import check_endpoint
 
 DEFAULT_FILE = Path("/etc/unkai/scheduler.toml")
 ENV_PREFIX = "UNKAI_SCHEDULER_"
@@ -298,6 +299,16 @@ class RetentionSettings(_Part):
     kept and reported, never removed. So as long as a host may be away."""
 
 
+class TracingSettings(_Part):
+    """Traces of API calls, sent to an OpenTelemetry collector; needs `unkai[tracing]`."""
+
+    endpoint: Annotated[str, AfterValidator(check_endpoint)] = ""
+    """`https://HOST:PORT` of the collector (OTLP over gRPC, our certificates), or `http://` on this
+    machine; empty: no traces, at no cost."""
+    sample_ratio: float = Field(default=1.0, ge=0, le=1)
+    """Share of the calls without a trace of their own that begin one."""
+
+
 class Settings(BaseSettings):
     """All settings of the scheduler."""
 
@@ -330,6 +341,8 @@ class Settings(BaseSettings):
     """The leader's rhythm."""
     retention: RetentionSettings = RetentionSettings()
     """How long histories are kept."""
+    tracing: TracingSettings = TracingSettings()
+    """Traces of API calls."""
     log_format: Literal["json", "console"] = "json"
     """How log lines look on standard error."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -348,6 +361,16 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Let the environment win over the file, which arrives as init arguments."""
         return env_settings, init_settings
+
+    @property
+    def advertise_metrics_address(self) -> str:
+        """`HOST:PORT` at which Prometheus reaches us; empty when it does not."""
+        if not self.metrics_listen:
+            return ""
+        host, port = split_address(self.metrics_listen)
+        if host in ("0.0.0.0", "::"):
+            host, _ = split_address(self.advertise_address)
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     @property
     def advertise_address(self) -> str:

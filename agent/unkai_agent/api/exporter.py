@@ -1,7 +1,8 @@
-"""Figures for Prometheus, over mTLS: `unkai_host_*` and `unkai_instance_*`.
+"""Figures for Prometheus, over mTLS: `unkai_host_*`, `unkai_instance_*` and `unkai_agent_*`.
 
 Collected when asked: the scraper's thread asks the event loop, under a deadline. Series of single
-instances come from here alone; their names join by `unkai_instance_info`.
+instances come from here alone; their names join by `unkai_instance_info`. The label `host` is the
+host's name, as in the scheduler's series; its id joins by `unkai_host_info`.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from unkai_agent.api.directory import Host, HostDirectory
 from unkai_agent.compute.driver import DomainUsage
 from unkai_agent.domain.hosts import HostUsage
 from unkai_agent.domain.machines import Machine, MachineState
+from unkai_agent.host_facts import agent_version
 from unkai_agent.settings import split_address
 from unkai_agent.storage.driver import CachedImage
+from unkai_wire.daemon_figures import DaemonCollector
 from unkai_wire.errors import UnkaiError
 from unkai_wire.metrics_server import MetricsServer
 from unkai_wire.tls import TlsFiles
@@ -92,6 +95,7 @@ def serve(directory: HostDirectory, address: str, tls: TlsFiles) -> Callable[[],
     """Serve `/metrics` to administrators and schedulers; return what stops it."""
     registry = CollectorRegistry()
     registry.register(HostCollector(directory, asyncio.get_running_loop()))
+    registry.register(DaemonCollector("agent", agent_version(), (tls.certificate, tls.ca)))
     host, port = split_address(address)
     return MetricsServer(host, port, tls, registry).close
 
@@ -132,30 +136,34 @@ def _host_metrics(readings: Sequence[_Reading]) -> Iterable[Metric]:
     problems = GaugeMetricFamily(
         "unkai_host_ledger_problems", "Ledger files that could not be read", labels=["host"]
     )
+    watched = GaugeMetricFamily(
+        "unkai_host_leader_watches", "1 while a leader watches this host", labels=["host"]
+    )
     unknown = GaugeMetricFamily(
         "unkai_host_unknown", "Found here, not in the ledger; kept", labels=["host", "kind"]
     )
     for reading in readings:
         record, converger = reading.host.record, reading.host.converger
-        facts = {"name": record.name, "accelerator": record.accelerator}
-        info.add_metric([record.host_id], facts | {"version": record.agent_version})
+        facts = {"host_id": record.host_id, "accelerator": record.accelerator}
+        info.add_metric([record.name], facts | {"version": record.agent_version})
         for name, family in capacity.items():
-            family.add_metric([record.host_id], float(getattr(record, name)))
+            family.add_metric([record.name], float(getattr(record, name)))
         states = Counter(machine.state for machine in reading.machines)
         for state in MachineState:
-            machines.add_metric([record.host_id, state.value], states[state])
+            machines.add_metric([record.name, state.value], states[state])
         if reading.images is not None:
             held = sum(image.size_bytes for image in reading.images)
-            cache.add_metric([record.host_id], held)
-        problems.add_metric([record.host_id], converger.ledger_problems)
-        unknown.add_metric([record.host_id, "domain"], len(converger.unknown.domains))
-        unknown.add_metric([record.host_id, "disk"], len(converger.unknown.disks))
-    yield from (info, *capacity.values(), machines, cache, problems, unknown)
+            cache.add_metric([record.name], held)
+        problems.add_metric([record.name], converger.ledger_problems)
+        watched.add_metric([record.name], float(converger.contact.is_watched))
+        unknown.add_metric([record.name, "domain"], len(converger.unknown.domains))
+        unknown.add_metric([record.name, "disk"], len(converger.unknown.disks))
+    yield from (info, *capacity.values(), machines, cache, problems, watched, unknown)
     for name, text, value in _HOST_GAUGES:
         family = GaugeMetricFamily(f"unkai_host_{name}", text, labels=["host"])
         for reading in readings:
             if reading.usage is not None:
-                family.add_metric([reading.host.record.host_id], value(reading.usage))
+                family.add_metric([reading.host.record.name], value(reading.usage))
         yield family
 
 
@@ -186,4 +194,4 @@ def _instance_metrics(readings: Sequence[_Reading]) -> Iterable[Metric]:
 
 def _labels(host: Host, machine: Machine) -> list[str]:
     project_id = instance_pb2.Instance.FromString(machine.instance).project_id
-    return [host.record.host_id, project_id, machine.instance_id]
+    return [host.record.name, project_id, machine.instance_id]

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import grpc
 import structlog
+from prometheus_client import Counter
 
 from unkai.storage.v1 import image_service_pb2 as pb
 from unkai.storage.v1 import image_service_pb2_grpc
@@ -20,6 +21,12 @@ from unkai_wire.rpc_errors import from_rpc_error
 from unkai_wire.tls import SCHEDULER_TLS_NAME, TlsFiles, channel_options
 
 _LOG = structlog.get_logger("unkai.agent.images")
+FETCHED = Counter("unkai_agent_image_fetched_bytes_total", "Bytes of images fetched.")
+BROKEN = Counter(
+    "unkai_agent_image_fetch_failures_total",
+    "Fetches from a scheduler that broke off, by reason.",
+    ["reason"],
+)
 _SILENCE_S = 15.0
 """A scheduler that sends nothing for so long is given up."""
 _FINAL = (NotFound, FailedPrecondition)
@@ -47,10 +54,13 @@ class ImagesClient:
             try:
                 async for chunk in self._download(address, image_id, offset):
                     offset += len(chunk)
+                    FETCHED.inc(len(chunk))
                     yield chunk
-            except _FINAL:
+            except _FINAL as error:
+                BROKEN.labels(error.reason).inc()
                 raise
             except UnkaiError as error:
+                BROKEN.labels(error.reason).inc()
                 _LOG.info("image_fetch_broke_off", scheduler=address, reason=error.reason)
                 last = error
             else:

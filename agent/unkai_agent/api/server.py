@@ -23,6 +23,7 @@ from unkai_agent.api.hosts import HostServicer
 from unkai_agent.api.interceptors import PolicyInterceptor
 from unkai_agent.api.machines import MachineServicer
 from unkai_agent.api.storage import StorageServicer
+from unkai_wire import tracing
 from unkai_wire.rpc_errors import ErrorInterceptor
 from unkai_wire.tls import TlsFiles, server_options
 
@@ -40,7 +41,12 @@ class AgentServer:
     def __init__(self, directory: HostDirectory) -> None:
         """Make the server; `listen` and `listen_locally`, then `start`."""
         self._server = grpc.aio.server(
-            interceptors=[ErrorInterceptor(), PolicyInterceptor()], options=server_options()
+            interceptors=[
+                ErrorInterceptor(),
+                *tracing.server_interceptors(begins=False),
+                PolicyInterceptor(),
+            ],
+            options=server_options(),
         )
         self._health = HealthServicer(frozenset(SERVICES))
         self._socket: Path | None = None

@@ -35,6 +35,11 @@ class LeaderContact:
             self._watching -= 1
             self.heard()
 
+    @property
+    def is_watched(self) -> bool:
+        """Tell whether a leader watches this host's machines now."""
+        return self._watching > 0
+
     def silent_since(self, moment_s: float) -> bool:
         """Tell whether no leader was heard since then."""
         return not self._watching and self._heard_s < moment_s

@@ -12,14 +12,29 @@ the undoing: what a later step made may still stand on the earlier ones, as a gu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
+from prometheus_client import Counter, Histogram
 
+from unkai_wire import tracing
 from unkai_wire.errors import Unavailable, UnkaiError
 
 _LOG = structlog.get_logger("unkai.agent.converge")
+STEP_SECONDS = Histogram(
+    "unkai_agent_step_seconds",
+    "Time the steps to a machine took, by step; waiting for a slot included.",
+    ["step"],
+    buckets=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0),
+)
+STEP_FAILURES = Counter(
+    "unkai_agent_step_failures_total",
+    "Steps to a machine that failed, by step and reason.",
+    ["step", "reason"],
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +66,28 @@ async def run_steps(
     try:
         for step in steps:
             on_step(step.name)
-            done = await step.measure()
-            if step.undo is not None and (undo_all or not done):
-                armed.append((step.name, step.undo))
-            if not done:
-                await _bring_about(step, slots)
+            with _measured(step.name):
+                done = await step.measure()
+                if step.undo is not None and (undo_all or not done):
+                    armed.append((step.name, step.undo))
+                if not done:
+                    await _bring_about(step, slots)
     except Exception:
         await _undo(armed)
         raise
+
+
+@contextmanager
+def _measured(step: str) -> Iterator[None]:
+    started_s = time.perf_counter()
+    try:
+        with tracing.span(f"step {step}"):
+            yield
+    except UnkaiError as error:
+        STEP_FAILURES.labels(step, error.reason).inc()
+        raise
+    finally:
+        STEP_SECONDS.labels(step).observe(time.perf_counter() - started_s)
 
 
 async def _bring_about(step: Step, slots: asyncio.Semaphore) -> None:

@@ -35,6 +35,7 @@ from unkai_agent.domain.machines import (
     Power,
     Tombstone,
 )
+from unkai_wire import tracing
 from unkai_wire.errors import InvalidArgument, UnkaiError, Unsupported
 from unkai_wire.rpc_errors import internal_error
 
@@ -60,6 +61,8 @@ class Worker:
             context.settings, context.rng, lambda: asyncio.get_running_loop().time()
         )
         self._resumes = False
+        self._trace = ""
+        """Of the newest order, until what it asks for is so: then what follows is no part of it."""
         self._logged: dict[str, Any] = {}
         self._scope: asyncio.Timeout | None = None
         self.buried: Tombstone | None = None
@@ -75,6 +78,7 @@ class Worker:
 
     def ordered(self, entry: LedgerEntry) -> Machine:
         """Take note of an order that the ledger accepted: it is a leave to run, too."""
+        self._trace = tracing.traceparent()
         self._permit.give()
         given_up = self.machine.state is MachineState.FAILED and self.machine.retry_time is None
         self._retries.ordered(entry.spec.generation)
@@ -90,6 +94,7 @@ class Worker:
     def removing(self, entry: LedgerEntry) -> Machine:
         """Take note of a removal. A fetch under way is cut short; drivers' calls are bounded
         and are let end, since one that is left alone might act after the removal."""
+        self._trace = tracing.traceparent() or self._trace
         if self.machine.state is not MachineState.REMOVING:
             self._retries.forget()
             fetching = self.machine.step == FETCH
@@ -115,7 +120,11 @@ class Worker:
             except TimeoutError:
                 pass
             self._woken.clear()
-            wait_s = await self._turn()
+            trace = self._trace
+            with tracing.continued(trace), tracing.span("turn", instance_id=self._ident):
+                wait_s = await self._turn()
+            if wait_s is None and self._trace == trace:
+                self._trace = ""
 
     async def _turn(self) -> float | None:
         """Take one turn; return after how many seconds to look again (None: when woken)."""

@@ -8,17 +8,33 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from prometheus_client import Counter, Histogram
+
 from unkai_agent.domain.machines import ImageFormat
 from unkai_agent.storage.refusals import disk_full, storage_failed
+from unkai_wire import tracing
+from unkai_wire.errors import UnkaiError
 
 _TIMEOUT_S = 30.0
 """Making an overlay takes about 20 ms; a disk that needs longer is not well."""
 _LIMITS = ("--cpu=20", "--as=1073741824", "--core=0", "--nofile=64")
 """Seconds of CPU, bytes of address space, no core dump, open files (prlimit(1))."""
 _ENVIRONMENT = {"LC_ALL": "C"}
+SECONDS = Histogram(
+    "unkai_agent_qemu_img_seconds",
+    "Time calls of qemu-img took, by command.",
+    ["command"],
+    buckets=(0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
+)
+FAILURES = Counter(
+    "unkai_agent_qemu_img_failures_total",
+    "Calls of qemu-img that failed, by command and reason.",
+    ["command", "reason"],
+)
 
 
 async def create_overlay(
@@ -34,6 +50,18 @@ async def create_overlay(
 
 
 async def _run(what: str, arguments: Sequence[str]) -> None:
+    command, started_s = arguments[0], time.perf_counter()
+    try:
+        with tracing.span(f"qemu-img {command}"):
+            await _execute(what, arguments)
+    except UnkaiError as error:
+        FAILURES.labels(command, error.reason).inc()
+        raise
+    finally:
+        SECONDS.labels(command).observe(time.perf_counter() - started_s)
+
+
+async def _execute(what: str, arguments: Sequence[str]) -> None:
     environment = _ENVIRONMENT | {"PATH": os.environ.get("PATH", os.defpath)}
     try:
         process = await asyncio.create_subprocess_exec(

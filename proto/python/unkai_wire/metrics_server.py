@@ -1,5 +1,8 @@
 """The HTTPS server behind both daemons' `/metrics`: for administrators and schedulers alone.
 
+Beside the figures it may show pages of JSON, such as a scheduler's `/targets`: what there is to
+scrape, as Prometheus's `http_sd_configs` reads it.
+
 A host's certificate is not enough: the scheduler's figures name every instance. The trap that
 `prometheus_client`'s own server falls into: it shakes hands where it accepts, so that one silent
 connection stops it for all. Here each connection has a thread, a deadline and a place among few.
@@ -7,9 +10,11 @@ connection stops it for all. Here each connection has a thread, a deadline and a
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
 import threading
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from socketserver import ThreadingMixIn
 from typing import Any
@@ -17,6 +22,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
+from unkai_wire.errors import UnkaiError
 from unkai_wire.tls import Role, TlsFiles, principal_of_uri
 
 READERS = frozenset({Role.CLIENT, Role.SCHEDULER})
@@ -26,18 +32,30 @@ MAX_CALLERS = 32
 """Connections at once; more are closed as they come."""
 POLL_S = 0.5
 """How often the server looks whether it shall close."""
+Page = Callable[[], Any]
+"""Returns what JSON can hold; raises `UnkaiError` when it cannot be known now."""
 
 
 class MetricsServer:
     """Serves `/metrics` until it is closed."""
 
-    def __init__(self, host: str, port: int, tls: TlsFiles, registry: CollectorRegistry) -> None:
-        """Listen at once; port 0 takes any. Raises OSError when that cannot be."""
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        tls: TlsFiles,
+        registry: CollectorRegistry,
+        pages: Mapping[str, Page] | None = None,
+    ) -> None:
+        """Listen at once; port 0 takes any. Raises OSError when that cannot be.
+
+        `pages`: JSON by path; each is made on the caller's thread.
+        """
         self._server = _Server((host, port))
         self._server.socket = tls.server_context().wrap_socket(
             self._server.socket, server_side=True, do_handshake_on_connect=False
         )
-        self._server.set_app(make_wsgi_app(registry))
+        self._server.set_app(_app(make_wsgi_app(registry), pages or {}))
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(POLL_S,), daemon=True
         )
@@ -49,6 +67,26 @@ class MetricsServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(timeout=2)
+
+
+def _app(figures: Any, pages: Mapping[str, Page]) -> Any:
+    """Return the WSGI application: a page where there is one, else the figures."""
+
+    def app(environ: Any, start_response: Any) -> Iterable[bytes]:
+        page = pages.get(environ.get("PATH_INFO", ""))
+        if page is None:
+            answer: Iterable[bytes] = figures(environ, start_response)
+            return answer
+        status = "200 OK"
+        try:
+            body = page()
+        except UnkaiError as error:
+            # Prometheus keeps the targets that it knows when it is told of an error.
+            status, body = "503 Service Unavailable", {"error": error.message}
+        start_response(status, [("Content-Type", "application/json")])
+        return [json.dumps(body).encode()]
+
+    return app
 
 
 class _Server(ThreadingMixIn, WSGIServer):

@@ -40,6 +40,7 @@ from unkai_scheduler.agents import convert
 from unkai_scheduler.agents.limits import Limits
 from unkai_scheduler.agents.port import Endpoint, MachineChange, MachineOrder, UsageSample
 from unkai_scheduler.domain.machines import Fence, HostDescription, Machine, Tombstone
+from unkai_wire import tracing
 from unkai_wire.errors import Unavailable
 from unkai_wire.rpc_errors import from_rpc_error
 from unkai_wire.tls import TlsFiles, channel_options
@@ -268,7 +269,10 @@ class GrpcAgents:
         if shared is None:
             shared = self._channels[key] = _Channel(
                 grpc.aio.secure_channel(
-                    endpoint.address, self._credentials, channel_options(endpoint.tls_name)
+                    endpoint.address,
+                    self._credentials,
+                    channel_options(endpoint.tls_name),
+                    interceptors=tracing.client_interceptors(),
                 )
             )
         shared.calls += 1

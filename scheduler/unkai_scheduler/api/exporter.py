@@ -9,20 +9,25 @@ thread; it asks the event loop for the rows and waits.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from unkai_scheduler.domain.clock import Clock, system_clock
 from unkai_scheduler.domain.hosts import Host, HostState
 from unkai_scheduler.domain.instances import Instance, InstanceState
-from unkai_scheduler.domain.operations import OperationState
+from unkai_scheduler.domain.operations import Operation, OperationState, Verb
 from unkai_scheduler.services.live import LiveView
-from unkai_scheduler.store import hosts, instances, operations
+from unkai_scheduler.store import events, hosts, instances, operations
 from unkai_scheduler.store.unit_of_work import UnitOfWork
+from unkai_wire.errors import Unavailable
 
 if TYPE_CHECKING:
     from unkai_scheduler.store.unit_of_work import Connection
@@ -30,6 +35,13 @@ if TYPE_CHECKING:
 _READ_S = 5.0
 """Seconds a scrape waits for the rows; Prometheus itself gives up after 10."""
 _PAGE = 1000
+
+
+class Etcd(Protocol):
+    """What the exporter needs of the cluster."""
+
+    async def answers(self) -> bool:
+        """Tell whether etcd answers."""
 
 
 class Reign(Protocol):
@@ -45,15 +57,30 @@ class Snapshot:
 
     hosts: list[Host]
     instances: list[Instance]
-    active_operations: Counter[str]
+    active: list[Operation]
+    """Operations that have not ended."""
+    unstamped: tuple[int, datetime | None]
+    """Events that wait for their revision, and since when the oldest does."""
 
 
 class CloudCollector(Collector):
     """Makes the figures of the cloud from the store and the live state at each scrape."""
 
     def __init__(
-        self, uow: UnitOfWork, live: LiveView, reign: Reign, loop: asyncio.AbstractEventLoop
+        self,
+        uow: UnitOfWork,
+        live: LiveView,
+        reign: Reign,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        etcd: Etcd | None = None,
+        disks: Mapping[str, Path] | None = None,
+        clock: Clock = system_clock,
     ) -> None:
+        """`disks`: what lies where on this machine's disks, by what it is."""
+        self._etcd = etcd
+        self._disks = dict(disks or {})
+        self._clock = clock
         self._uow = uow
         self._live = live
         self._reign = reign
@@ -69,15 +96,29 @@ class CloudCollector(Collector):
         yield _gauge("unkai_leader", "1 where this scheduler leads.", float(leading))
         yield _gauge("unkai_term", "Number of the reign, where this scheduler leads.",
                      float(self._reign.term if leading else 0))  # fmt: skip
-        reading = asyncio.run_coroutine_threadsafe(self._uow.read(read_snapshot), self._loop)
-        snapshot = reading.result(_READ_S)
+        yield from _of_disks(self._disks)
+        if self._etcd is not None:
+            answers = asyncio.run_coroutine_threadsafe(self._etcd.answers(), self._loop)
+            yield _gauge("unkai_etcd_up", "1 while etcd answers this scheduler.",
+                         float(answers.result(_READ_S)))  # fmt: skip
+        snapshot = self._snapshot()
+        up = "1 while the database answers this scheduler."
+        yield _gauge("unkai_database_up", up, float(snapshot is not None))
+        if snapshot is None:
+            return
         yield from _of_hosts(snapshot.hosts, self._live)
         yield from _of_instances(snapshot.instances)
-        counts = snapshot.active_operations
-        states = [state.value for state in OperationState if not state.ended]
-        yield _by_state(
-            "unkai_operations", "Operations that have not ended, by state.", states, counts
-        )
+        yield from _of_operations(snapshot.active, self._clock())
+        yield from _of_events(snapshot.unstamped, self._clock())
+
+    def _snapshot(self) -> Snapshot | None:
+        """Read the rows; None when the database does not answer, which costs its figures alone."""
+        reading = asyncio.run_coroutine_threadsafe(self._uow.read(read_snapshot), self._loop)
+        try:
+            return reading.result(_READ_S)
+        except (Unavailable, TimeoutError):
+            reading.cancel()
+            return None
 
 
 def read_snapshot(conn: Connection) -> Snapshot:
@@ -87,12 +128,12 @@ def read_snapshot(conn: Connection) -> Snapshot:
     while page := instances.list_page(conn, after=after, limit=_PAGE):
         found += page
         after = (page[-1].spec.name, page[-1].id)
-    active: Counter[str] = Counter()
+    active: list[Operation] = []
     after_operation = None
     while rows := operations.list_page(conn, after=after_operation, limit=_PAGE, active_only=True):
-        active.update(row.state.value for row in rows)
+        active += rows
         after_operation = (rows[-1].id,)
-    return Snapshot(hosts.list_all(conn), found, active)
+    return Snapshot(hosts.list_all(conn), found, active, events.unstamped(conn))
 
 
 _HOST_FIGURES: tuple[tuple[str, str, Callable[[Host], float]], ...] = (
@@ -118,11 +159,21 @@ def _of_hosts(rows: list[Host], live: LiveView) -> Iterator[Metric]:
     ages = GaugeMetricFamily(
         "unkai_metric_age_seconds", "Age of the host's newest sample.", labels=["host"]
     )
+    skews = GaugeMetricFamily(
+        "unkai_host_clock_skew_seconds",
+        "How far the host's clock is behind this scheduler's, by its newest sample.",
+        labels=["host"],
+    )
+    samples = live.samples()
     for row in rows:
-        age_s = live.age_s(row.id)
+        age_s, received = live.age_s(row.id), samples.get(row.id)
         if age_s is not None:
             ages.add_metric([row.name], age_s)
+        if received is not None:
+            behind = received.received_time - received.sample.host.sample_time
+            skews.add_metric([row.name], behind.total_seconds())
     yield ages
+    yield skews
 
 
 def _of_instances(rows: list[Instance]) -> Iterator[Metric]:
@@ -142,6 +193,57 @@ def _of_instances(rows: list[Instance]) -> Iterator[Metric]:
     for row in rows:
         named.add_metric([row.id, row.project_id, row.host_name], {"name": row.spec.name})
     yield named
+
+
+def _of_operations(rows: list[Operation], now: datetime) -> Iterator[Metric]:
+    states = [state.value for state in OperationState if not state.ended]
+    counts = Counter(row.state.value for row in rows)
+    yield _by_state("unkai_operations", "Operations that have not ended, by state.", states, counts)
+    oldest = GaugeMetricFamily(
+        "unkai_operations_oldest_seconds",
+        "Age of the oldest operation that has not ended and waits for no capacity, by verb; or 0.",
+        labels=["verb"],
+    )
+    for verb in Verb:
+        ages = [_age_s(r, now) for r in rows if r.verb is verb and not r.queue_position]
+        oldest.add_metric([verb.value], max(ages, default=0.0))
+    yield oldest
+    overdue = sum(row.deadline_time < now for row in rows)
+    yield _gauge("unkai_operations_overdue", "Operations past their deadline.", float(overdue))
+    waits = [_age_s(row, now) for row in rows if row.queue_position]
+    yield _gauge("unkai_capacity_queue_length", "Operations that wait for capacity.", len(waits))
+    yield _gauge(
+        "unkai_capacity_queue_oldest_seconds", "Longest such wait, or 0.", max(waits, default=0.0)
+    )
+
+
+def _age_s(row: Operation, now: datetime) -> float:
+    return max(0.0, (now - row.create_time).total_seconds())
+
+
+def _of_events(unstamped: tuple[int, datetime | None], now: datetime) -> Iterator[Metric]:
+    count, oldest = unstamped
+    lag_s = max(0.0, (now - oldest).total_seconds()) if oldest is not None else 0.0
+    yield _gauge("unkai_events_unstamped", "Events that wait for their revision.", count)
+    yield _gauge("unkai_events_lag_seconds", "How long the oldest of them waits, or 0.", lag_s)
+
+
+def _of_disks(disks: Mapping[str, Path]) -> Iterator[Metric]:
+    size = GaugeMetricFamily(
+        "unkai_scheduler_disk_size_bytes", "Size of the disk, by what it holds.", labels=["holds"]
+    )
+    free = GaugeMetricFamily(
+        "unkai_scheduler_disk_available_bytes", "Room on the disk.", labels=["holds"]
+    )
+    for holds, path in disks.items():
+        try:
+            disk = os.statvfs(path)
+        except OSError:
+            continue
+        size.add_metric([holds], disk.f_blocks * disk.f_frsize)
+        free.add_metric([holds], disk.f_bavail * disk.f_frsize)
+    yield size
+    yield free
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

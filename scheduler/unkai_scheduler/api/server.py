@@ -68,6 +68,7 @@ from unkai_scheduler.services.key_pairs import KeyPairsService
 from unkai_scheduler.services.operations import OperationsService
 from unkai_scheduler.services.placement import PlacementService
 from unkai_scheduler.services.projects import ProjectsService
+from unkai_wire import tracing
 from unkai_wire.errors import FailedPrecondition
 from unkai_wire.rpc_errors import ErrorInterceptor
 from unkai_wire.tls import TlsFiles, server_options
@@ -104,6 +105,7 @@ class ApiServer:
         self._server = grpc.aio.server(
             interceptors=[
                 ErrorInterceptor(),
+                *tracing.server_interceptors(begins=True),
                 AccessInterceptor(metrics, self._calls),
                 ProxyInterceptor(route, methods),
             ],

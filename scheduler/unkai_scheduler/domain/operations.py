@@ -72,6 +72,8 @@ class Operation:
     cancel_requested_time: datetime | None = None
     request_id: str = ""
     end_time: datetime | None = None
+    traceparent: str = ""
+    """The trace of the call that began it, as W3C Trace Context writes it; empty: none."""
 
 
 def check_move(operation: Operation, state: OperationState) -> None:

@@ -7,6 +7,7 @@ for what other schedulers wrote.
 from __future__ import annotations
 
 import asyncio
+import time
 
 from unkai_scheduler.reconcile import metrics
 from unkai_scheduler.reconcile.office import Office, growing_s, wait_for
@@ -29,12 +30,15 @@ class Sequencer:
         office, failures = self._office, 0
         pause_s = office.settings.reconcile.sequencer_s
         while True:
-            work = self._look
-            if await wait_for(office.written, pause_s):
+            work, hinted = self._look, await wait_for(office.written, pause_s)
+            began_s = time.perf_counter()
+            if hinted:
                 await asyncio.sleep(GATHER_S)
                 office.written.clear()
                 work = self._stamp_all
             went_well = await office.attempt("sequencer", work)
+            if hinted and went_well:
+                metrics.EVENT_LAG_SECONDS.observe(time.perf_counter() - began_s)
             failures = 0 if went_well else failures + 1
             if failures:
                 await asyncio.sleep(growing_s(failures))

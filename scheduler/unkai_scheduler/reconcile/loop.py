@@ -13,6 +13,7 @@ the row's due time brings it back.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
@@ -51,6 +52,7 @@ from unkai_scheduler.reconcile.placing import Placer
 from unkai_scheduler.store import claims, images, instances, key_pairs
 from unkai_scheduler.store import hosts as host_rows
 from unkai_scheduler.store.unit_of_work import Connection
+from unkai_wire import tracing
 from unkai_wire.errors import FailedPrecondition, Unavailable, UnkaiError
 
 log = structlog.get_logger(__name__)
@@ -259,6 +261,7 @@ class InstanceLoop:
             return [changes.write(conn, change, office, now) for change in batch]
 
         ids = [c.action.operation.id for c in batch if c.action.operation is not None]
+        began_s = time.perf_counter()
         try:
             kept = await office.lead(work, operation_ids=ids)
         except (ReignEnded, Unavailable):
@@ -268,8 +271,12 @@ class InstanceLoop:
                 self._stuck(batch[0].seen.instance.id, error)
                 return [None]
             return [(await self._commit([change], now))[0] for change in batch]
+        took_s = time.perf_counter() - began_s
         for change in batch:
             self._failing.pop(change.seen.instance.id, None)
+            if (operation := change.seen.operation) is not None:
+                what = {"instance_id": change.seen.instance.id, "changes": str(len(batch))}
+                tracing.record("transaction", operation.traceparent, took_s, what)
         return kept
 
     def _stuck(self, instance_id: str, error: Exception) -> None:
@@ -303,15 +310,17 @@ class InstanceLoop:
     async def _order(self, action: Action) -> None:
         instance = action.instance
         kind = "remove" if isinstance(action, Remove) else "ensure"
-        result = "ok"
+        result, began_s = "ok", time.perf_counter()
+        trace = action.operation.traceparent if action.operation else ""
         try:
             async with self._host_slots[instance.host_id], self._slots:
-                if self._hosts.state(instance.host_id) is not HostState.UP:
-                    result = "HOST_SILENT"  # since it was decided; the row says when to look again
-                elif kind == "remove":
-                    await self._send_removal(instance)
-                else:
-                    await self._send_ensure(instance)
+                with tracing.continued(trace), tracing.span(f"order {kind}"):
+                    if self._hosts.state(instance.host_id) is not HostState.UP:
+                        result = "HOST_SILENT"  # since it was decided; due again by its row
+                    elif kind == "remove":
+                        await self._send_removal(instance)
+                    else:
+                        await self._send_ensure(instance)
         except UnkaiError as error:
             result = error.reason
             self._office.check_still_leading(instance.host_id, error)
@@ -321,6 +330,7 @@ class InstanceLoop:
             log.exception("order_bug", order=kind, instance=instance.id, host=instance.host_id)
         finally:
             metrics.AGENT_ORDERS.labels(kind, result).inc()
+            metrics.AGENT_ORDER_SECONDS.labels(kind).observe(time.perf_counter() - began_s)
             self._ordered.discard(instance.id)
             self.mark([instance.id])
 

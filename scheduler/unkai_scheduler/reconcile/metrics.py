@@ -9,6 +9,11 @@ DECISION_SECONDS = Histogram(
     "Time one batch of placement decisions took.",
     buckets=(0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
 )
+DECISION_BATCH = Histogram(
+    "unkai_scheduler_decision_batch_size",
+    "Placement decisions made together.",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+)
 DECISIONS = Counter(
     "unkai_scheduler_decisions_total", "Placement decisions, by result.", ["result"]
 )
@@ -30,5 +35,16 @@ AGENT_ORDERS = Counter(
     "Orders sent to agents, by kind and result.",
     ["order", "result"],
 )
+AGENT_ORDER_SECONDS = Histogram(
+    "unkai_scheduler_agent_order_seconds",
+    "Time from an order's turn to the agent's answer, waiting for a slot included, by kind.",
+    ["order"],
+    buckets=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
+)
 REIGNS = Counter("unkai_scheduler_reigns_total", "Times this scheduler took office.")
+EVENT_LAG_SECONDS = Histogram(
+    "unkai_scheduler_event_lag_seconds",
+    "Time from a hint that events were written to their revision.",
+    buckets=(0.01, 0.03, 0.05, 0.1, 0.3, 1.0, 3.0, 10.0),
+)
 EVENTS_STAMPED = Counter("unkai_scheduler_events_stamped_total", "Events given their revision.")

@@ -29,6 +29,7 @@ from unkai_scheduler.reconcile.hosts import LEARNING_S
 from unkai_scheduler.reconcile.instances import fail_create
 from unkai_scheduler.reconcile.live import ReceivedSample
 from unkai_scheduler.settings import Settings
+from unkai_wire import tracing
 from unkai_wire.errors import UnkaiError
 
 _LEARNING_PAUSE = timedelta(seconds=0.3)
@@ -156,10 +157,15 @@ class Placer:
             now=now,
             now_s=self._now_s(),
         )
-        metrics.DECISION_SECONDS.observe(time.perf_counter() - started_s)
+        took_s = time.perf_counter() - started_s
+        metrics.DECISION_SECONDS.observe(took_s)
+        metrics.DECISION_BATCH.observe(len(queue))
         changes: list[Change] = []
         for (seen, _), decision in zip(queue, decisions, strict=True):
             _count(decision)
+            if seen.operation is not None:
+                what = {"instance_id": seen.instance.id, "host": decision.host_name}
+                tracing.record("placement", seen.operation.traceparent, took_s, what)
             if decision.host_id:
                 self.leave_queue(seen.instance.id)
                 changes.append(self._placed(seen, decision, now))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from unkai_scheduler.domain.clock import Clock
 from unkai_scheduler.store.unit_of_work import UnitOfWork
+from unkai_wire import tracing
 from unkai_wire.ids import NewId
 from unkai_wire.tls import Principal
 
@@ -41,6 +42,8 @@ class Call:
     request_id: str = ""
     digest: str = ""
     """Of the whole request: the same id with another digest is refused."""
+    traceparent: str = field(default_factory=tracing.traceparent, compare=False)
+    """The trace that it came in; taken here, since work in the store runs in other threads."""
 
     @property
     def actor(self) -> str:

@@ -209,6 +209,7 @@ class ImagesService:
                 deadline_time=now + timedelta(seconds=DELETE_DEADLINE_S),
                 capacity_deadline_time=now,
                 request_id=call.request_id,
+                traceparent=call.traceparent,
             )
             images.replace(conn, new, etag=None)
             operations.insert(conn, operation)

@@ -339,6 +339,7 @@ class InstancesService:
             deadline_time=now + timedelta(seconds=longest_s),
             capacity_deadline_time=now + timedelta(seconds=wait_s),
             request_id=call.request_id,
+            traceparent=call.traceparent,
         )
 
     def _cancel(self, conn: Connection, call: Call, operation: Operation, name: str) -> None:

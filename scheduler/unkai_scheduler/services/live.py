@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping
+from datetime import datetime
 from typing import Protocol
 
 from unkai_scheduler.agents.port import Endpoint, UsageSample
@@ -13,6 +14,9 @@ class Received(Protocol):
 
     @property
     def sample(self) -> UsageSample: ...
+
+    @property
+    def received_time(self) -> datetime: ...
 
 
 class LiveView(Protocol):

@@ -8,9 +8,10 @@ events alone. The key of a page is `[str(event.revision)]`.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, select
+from sqlalchemy import ColumnElement, Connection, bindparam, func, select
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import insert as sql_insert
 from sqlalchemy import update as sql_update
@@ -61,6 +62,13 @@ def any_unstamped(conn: Connection) -> bool:
     """Tell whether some event waits for its number, without locking anything."""
     query = select(events.c.sequence).where(events.c.number.is_(None)).limit(1)
     return conn.execute(query).first() is not None
+
+
+def unstamped(conn: Connection) -> tuple[int, datetime | None]:
+    """Return how many events wait for their number, and when the oldest was inserted."""
+    query = select(func.count(), func.min(events.c.create_time)).where(events.c.number.is_(None))
+    count, oldest = conn.execute(query).one()
+    return int(count), oldest
 
 
 def after(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +18,7 @@ from unkai_scheduler.store.tables import operations
 _KIND = "operation"
 _QUERY = select(operations)
 _IDS_AT_ONCE = 500
+_tally: ContextVar[list[Operation] | None] = ContextVar("ended_operations", default=None)
 _ACTIVE = and_(
     operations.c.state.in_(sorted(s.value for s in OperationState if not s.ended)),
     operations.c.end_time.is_(None),  # says the same, and has an index: most have ended
@@ -89,6 +92,19 @@ def replace(conn: Connection, row: Operation, *, etag: str | None = None) -> Non
     if etag is not None:
         raise ValueError("operations have no etag")
     rows.replace_row(conn, operations, _KIND, _values(row), None)
+    tally = _tally.get()
+    if tally is not None and row.state.ended:
+        tally.append(row)
+
+
+@contextmanager
+def tallied(ended: list[Operation]) -> Iterator[None]:
+    """Put each operation that is written as ended into the list, while this lasts."""
+    token = _tally.set(ended)
+    try:
+        yield
+    finally:
+        _tally.reset(token)
 
 
 def delete(conn: Connection, ident: str) -> None:
@@ -120,6 +136,7 @@ def _values(row: Operation) -> dict[str, Any]:
         "capacity_deadline_time": row.capacity_deadline_time,
         "cancel_requested_time": row.cancel_requested_time,
         "end_time": row.end_time,
+        "traceparent": row.traceparent or None,
     }
 
 
@@ -127,4 +144,5 @@ def _operation(row: rows.AnyRow) -> Operation:
     values = dict(row._mapping)
     values["verb"] = Verb(values["verb"])
     values["state"] = OperationState(values["state"])
+    values["traceparent"] = values["traceparent"] or ""
     return Operation(**values)

@@ -275,6 +275,7 @@ operations = Table(
     Column("capacity_deadline_time", UtcTime, nullable=False),
     Column("cancel_requested_time", UtcTime),
     Column("end_time", UtcTime),
+    Column("traceparent", Name),
     Index(None, "resource_id"),
     Index(None, "project_id"),
     Index(None, "end_time", "deadline_time"),

@@ -20,6 +20,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from prometheus_client import Histogram
 from sqlalchemy import Connection, Engine
 
 from unkai_scheduler.store.failures import (
@@ -41,6 +42,12 @@ ATTEMPTS = 5
 _BACKOFF_S = 0.02
 
 _jitter = random.SystemRandom()
+
+GROUPED = Histogram(
+    "unkai_database_group_size",
+    "Changes that shared one transaction.",
+    buckets=(1, 2, 4, 8, 16, 32, 64),
+)
 
 
 def run_with_retries(attempt: Callable[[], T]) -> T:
@@ -130,6 +137,7 @@ class Writer:
     def _run(self) -> None:
         while jobs := self._next():
             begun = [job for job in jobs if job.future.set_running_or_notify_cancel()]
+            GROUPED.observe(len(begun))
             if len(begun) > 1:
                 self._run_group(begun)
             elif begun:
