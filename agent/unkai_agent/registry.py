@@ -41,6 +41,8 @@ REGISTERED = Gauge("unkai_agent_registered", "1 while this agent's hosts are reg
 _RENEW_S = 2.0
 """A third of the lease: two renewals may be lost."""
 _RETRY_S = 0.5
+_CALLS_A_ROUND = 3
+"""Calls at most on one endpoint, each with its own deadline, before the next one is tried."""
 _RECORDS_AT_ONCE = 100
 """etcd takes 128 acts in a transaction unless told otherwise (--max-txn-ops)."""
 _CHECK_ROUNDS = 3
@@ -110,11 +112,12 @@ class EtcdRegistry:
         rng: random.Random | None = None,
     ) -> None:
         """`endpoints`: `HOST:PORT` each; `remember`: file for the schedulers' addresses."""
-        self._session = _Session(endpoints, tls, timeout_s)
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="etcd")
-        self._timeout_s = timeout_s
-        self._remember = remember
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
+        # Hosts spread over the members: a lost one concerns its share of them alone.
+        self._session = _Session(endpoints, tls, timeout_s, self._rng.randrange(len(endpoints)))
+        self._round_s = timeout_s * _CALLS_A_ROUND * max(2, len(endpoints))
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="etcd")
+        self._remember = remember
         self._records: dict[str, HostRecord] = {}
         self._schedulers = _recall(remember)
         self._written = asyncio.Event()
@@ -172,8 +175,7 @@ class EtcdRegistry:
         loop = asyncio.get_running_loop()
         call = loop.run_in_executor(self._executor, self._session.keep, records, check)
         try:
-            # Three calls at most, each with its own deadline, on each of two endpoints.
-            async with asyncio.timeout(self._timeout_s * 6):
+            async with asyncio.timeout(self._round_s):
                 schedulers = await asyncio.shield(call)
         except TimeoutError as error:
             call.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -189,12 +191,14 @@ class EtcdRegistry:
 class _Session:
     """One client and one lease at a time; lives on the registry's thread."""
 
-    def __init__(self, endpoints: Sequence[str], tls: TlsFiles | None, timeout_s: float) -> None:
+    def __init__(
+        self, endpoints: Sequence[str], tls: TlsFiles | None, timeout_s: float, first: int = 0
+    ) -> None:
         self._endpoints = [endpoint.rpartition(":") for endpoint in endpoints]
         self._credentials = tls.channel_credentials() if tls else None
         self._timeout_s = timeout_s
         self._client: Any = None
-        self._turn = 0
+        self._turn = first
         self._lease = 0
         self._believed_until_s = 0.0
         self._put: dict[str, HostRecord] = {}
@@ -209,7 +213,8 @@ class _Session:
 
         unanswered = (etcd3.exceptions.Etcd3Exception, grpc.RpcError, ValueError)
         failure: Exception | None = None
-        for _ in range(min(2, len(self._endpoints))):
+        # One endpoint alone is tried twice: the first connection may be one that died meanwhile.
+        for _ in range(max(2, len(self._endpoints))):
             try:
                 return self._keep(self._connected(), records, check)
             except unanswered as error:

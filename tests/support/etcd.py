@@ -110,24 +110,37 @@ def _builder(
 
 
 class EtcdServer:
-    """One etcd member as a child process."""
+    """One etcd member as a child process; alone, or with peers that are named to it."""
 
-    def __init__(self, folder: Path, *, server: TlsFiles | None = None) -> None:
+    def __init__(self, folder: Path, *, server: TlsFiles | None = None, name: str = "one") -> None:
+        folder.mkdir(exist_ok=True)
         self._folder = folder
         self._server = server
+        self._name = name
         self._port = free_port()
-        self._peer_port = free_port()
+        self._peer = f"http://127.0.0.1:{free_port()}"
         self._process: subprocess.Popen[bytes] | None = None
         self.endpoint = f"127.0.0.1:{self._port}"
+        self.cluster = self.as_peer
+
+    @property
+    def as_peer(self) -> str:
+        """How other members are told of this one."""
+        return f"{self._name}={self._peer}"
 
     def start(self) -> None:
         """Start it and wait until it answers."""
+        self.launch()
+        self.await_answer()
+
+    def launch(self) -> None:
+        """Start it; a member of several answers only once most of them run."""
         scheme = "https" if self._server else "http"
-        url, peer = f"{scheme}://{self.endpoint}", f"http://127.0.0.1:{self._peer_port}"
-        command = ["etcd", "--name", "one", "--data-dir", str(self._folder / "etcd")]
+        url, peer = f"{scheme}://{self.endpoint}", self._peer
+        command = ["etcd", "--name", self._name, "--data-dir", str(self._folder / "etcd")]
         command += ["--listen-client-urls", url, "--advertise-client-urls", url]
         command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
-        command += ["--initial-cluster", f"one={peer}", "--unsafe-no-fsync"]
+        command += ["--initial-cluster", self.cluster, "--unsafe-no-fsync"]
         command += ["--log-level", "error", "--logger", "zap"]
         if self._server:
             command += ["--cert-file", str(self._server.certificate)]
@@ -135,6 +148,9 @@ class EtcdServer:
             command += ["--trusted-ca-file", str(self._server.ca)]
         with (self._folder / "etcd.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def await_answer(self) -> None:
+        """Wait until it answers; stop it and raise when it does not."""
         until = time.monotonic() + START_S
         while time.monotonic() < until:
             if self._answers():
@@ -163,9 +179,13 @@ class EtcdServer:
 
     def wipe(self) -> None:
         """Kill it, remove its data, start it anew."""
+        self.forget()
+        self.start()
+
+    def forget(self) -> None:
+        """Kill it and remove its data."""
         self.stop()
         shutil.rmtree(self._folder / "etcd")
-        self.start()
 
     def freeze(self) -> None:
         """Let it answer nothing while its connections stay open."""
@@ -199,6 +219,59 @@ class EtcdServer:
         """Delete a key."""
         with contextlib.closing(self.client()) as client:
             client.delete(key)
+
+
+class EtcdTrio:
+    """Three members, of which any two go on."""
+
+    def __init__(self, folder: Path) -> None:
+        names = ("one", "two", "three")
+        self.members = [EtcdServer(folder / name, name=name) for name in names]
+        for member in self.members:
+            member.cluster = ",".join(each.as_peer for each in self.members)
+
+    @property
+    def endpoints(self) -> list[str]:
+        """Client addresses of all members."""
+        return [member.endpoint for member in self.members]
+
+    def start(self) -> None:
+        """Start all and wait until each answers."""
+        for member in self.members:
+            member.launch()
+        for member in self.members:
+            member.await_answer()
+
+    def stop(self) -> None:
+        """Kill all; their data stay."""
+        for member in self.members:
+            member.stop()
+
+    def wipe(self) -> None:
+        """Kill all, remove all they held, and build them anew."""
+        for member in self.members:
+            member.forget()
+        self.start()
+
+    def leader(self) -> EtcdServer:
+        """Return the member that the members have elected."""
+        for member in self.members:
+            with contextlib.closing(member.client()) as client:
+                answer = client.maintenancestub.Status(etcd3.etcdrpc.StatusRequest(), timeout=5)
+            if answer.leader == answer.header.member_id:
+                return member
+        raise RuntimeError("etcd has no leader")
+
+
+@contextlib.contextmanager
+def running_trio(folder: Path) -> Iterator[EtcdTrio]:
+    """Run three members for the time of a test."""
+    trio = EtcdTrio(folder)
+    try:
+        trio.start()
+        yield trio
+    finally:
+        trio.stop()
 
 
 @contextlib.contextmanager

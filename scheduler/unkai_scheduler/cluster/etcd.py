@@ -7,7 +7,9 @@ that is our own clock's business. A watch is a hint alone, the membership is alw
 
 Traps of the module: an endpoint that failed is shunned for 300 s unless told otherwise; a watch
 that breaks ends with one error event and is then silent; keepalive of a lease that is gone is no
-error but a time to live of 0; a client must be closed on the thread that uses it.
+error but a time to live of 0; a client must be closed on the thread that uses it. A member that is
+cut off from the others, or hangs, keeps a watch open and silent: who lists a change that no hint
+told of opens the watch anew on the next member.
 """
 
 from __future__ import annotations
@@ -144,6 +146,11 @@ class _Lane:
         with suppress(RuntimeError):  # closed already
             self._executor.submit(self.drop)
 
+    def move_on(self) -> None:
+        """Leave the endpoint in use, once the call under way has ended, for the next one."""
+        self._turn += 1
+        self.reset()
+
     def close(self) -> None:
         """Stop the thread once its call has ended; never waits for it."""
         self.reset()
@@ -172,13 +179,19 @@ class _Hints:
             except Unavailable:
                 self._broken = True
 
-    async def wait(self, timeout_s: float) -> None:
-        """Return after a hint, or when the time has passed."""
+    async def wait(self, timeout_s: float) -> bool:
+        """Return True after a hint, False when the time has passed without one."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._changed.wait()
                 # Changes come in swarms: one listing for all of them.
                 await asyncio.sleep(GATHER_S)
+        return self._changed.is_set()
+
+    def deaf(self) -> None:
+        """Open the watch anew, elsewhere, at the next `listen`: changes happen without a hint."""
+        self._broken = True
+        self._lane.move_on()
 
     def _open(self, client: Any, watch: int) -> None:
         client.add_watch_prefix_callback(PREFIX, lambda answer: self._heard(watch, answer))
@@ -406,14 +419,20 @@ class EtcdCluster:
     async def watch(self) -> AsyncGenerator[Membership, None]:
         """Yield the membership now, after each hint, and at least every 5 s."""
         hints = _Hints(self._hints)
+        last: Membership | None = None
+        heard = True
         try:
             while True:
                 await hints.listen()
                 wait_s = RETRY_S
                 with suppress(Unavailable):
-                    yield await self.read()
-                    wait_s = RELIST_S
-                await hints.wait(wait_s)
+                    seen = await self.read()
+                    yield seen
+                    # A hint may be on its way still.
+                    if not heard and seen != last and not await hints.wait(RETRY_S):
+                        hints.deaf()
+                    last, wait_s = seen, RELIST_S
+                heard = await hints.wait(wait_s)
         finally:
             self._hints.reset()
 
