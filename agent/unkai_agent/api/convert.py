@@ -114,7 +114,7 @@ def tombstone(message: machine_pb2.Tombstone) -> Tombstone:
         instance_id=message.instance_id,
         generation=message.generation,
         run_epoch=message.run_epoch,
-        remove_time=message.remove_time.ToDatetime(tzinfo=UTC),
+        remove_time=_moment(message.remove_time, "tombstones.remove_time"),
     )
 
 
@@ -223,6 +223,13 @@ def _disk(message: machine_pb2.DiskSpec, path: str) -> DiskSpec:
 def _check(right: object, path: str, problem: str) -> None:
     if not right:
         raise InvalidArgument.field(path, problem)
+
+
+def _moment(message: Timestamp, path: str) -> datetime:
+    try:
+        return message.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidArgument.field(path, "is not a time of the years 1 to 9999") from error
 
 
 def _timestamp(moment: datetime | None) -> Timestamp | None:

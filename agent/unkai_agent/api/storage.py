@@ -26,8 +26,8 @@ class StorageServicer(storage_service_pb2_grpc.StorageServiceServicer):
     ) -> pb.PrefetchImageResponse:
         """Have the image in the cache."""
         host = self._directory.find(request.host_id)
-        await host.converger.announce_term(request.fence.term)
         image = convert.image_ref(request.image, "image")
+        await host.converger.announce_term(request.fence.term)
         await host.storage.ensure_image(image)
         for cached in await host.storage.list_images():
             if cached.sha256 == image.sha256:
@@ -50,6 +50,7 @@ class StorageServicer(storage_service_pb2_grpc.StorageServiceServicer):
     ) -> pb.EvictImageResponse:
         """Drop an image from the cache."""
         host = self._directory.find(request.host_id)
+        sha256 = convert.sha256(request.sha256, "sha256")
         await host.converger.announce_term(request.fence.term)
-        await host.storage.evict_image(convert.sha256(request.sha256, "sha256"))
+        await host.storage.evict_image(sha256)
         return pb.EvictImageResponse()

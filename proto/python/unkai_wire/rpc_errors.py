@@ -246,13 +246,15 @@ def _expected(error: Exception) -> errors.UnkaiError:
 class _Undecodable:
     """Stands for a request whose bytes are no message of the method's type."""
 
-    def error(self) -> errors.InvalidArgument:
-        return errors.InvalidArgument.field(
-            "request",
-            "its bytes are not a message of this method, or hold text that is not UTF-8",
-            reason="UNDECODABLE_REQUEST",
-            fix="make the client from the contracts of this version",
-        )
+
+def undecodable() -> errors.InvalidArgument:
+    """Make the error for a request whose bytes are no message of the method's type."""
+    return errors.InvalidArgument.field(
+        "request",
+        "its bytes are not a message of this method, or hold text that is not UTF-8",
+        reason="UNDECODABLE_REQUEST",
+        fix="make the client from the contracts of this version",
+    )
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
@@ -308,7 +310,7 @@ def wrap_handler(
 def _checked(request: Any) -> Any:
     """Return a decoded request, or a stream of them; raise `InvalidArgument` for a broken one."""
     if isinstance(request, _Undecodable):
-        raise request.error()
+        raise undecodable()
     return _each_checked(request) if hasattr(request, "__aiter__") else request
 
 

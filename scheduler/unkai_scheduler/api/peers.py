@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import grpc
 import structlog
 from google.protobuf import descriptor, message_factory
+from google.protobuf.message import DecodeError
 
 from unkai.scheduler.v1 import peer_service_pb2, peer_service_pb2_grpc
 from unkai_scheduler.api import policy
@@ -25,8 +26,8 @@ from unkai_scheduler.api.interceptors import Continuation
 from unkai_scheduler.cluster.port import Cluster
 from unkai_wire.cluster_records import SchedulerRecord
 from unkai_wire.deadlines import READ_S
-from unkai_wire.errors import PermissionDenied, Unavailable, UnkaiError
-from unkai_wire.rpc_errors import from_rpc_error, wrap_handler
+from unkai_wire.errors import DeadlineExceeded, PermissionDenied, Unavailable, UnkaiError
+from unkai_wire.rpc_errors import from_rpc_error, undecodable, wrap_handler
 from unkai_wire.tls import SCHEDULER_TLS_NAME, TlsFiles, channel_options
 
 MAX_HOPS = 1
@@ -275,16 +276,34 @@ async def _answer(
     method: LiveMethod, first: bytes, rest: AsyncIterator[bytes], context: Any
 ) -> AsyncGenerator[bytes, None]:
     """Run a method of our own on messages that came by a peer."""
-    request: Any = method.request.FromString(first)
+    request: Any = _message(method, first)
     if method.takes_stream:
         request = _decoded(method, request, rest)
     if method.gives_stream:
         async for response in method.behaviour(request, context):
             yield response.SerializeToString()
     else:
-        async with asyncio.timeout(READ_S):
-            response = await method.behaviour(request, context)
+        response = await _in_time(method.behaviour(request, context))
         yield response.SerializeToString()
+
+
+def _message(method: LiveMethod, raw: bytes) -> Any:
+    try:
+        return method.request.FromString(raw)
+    except DecodeError as error:
+        raise undecodable() from error
+
+
+async def _in_time(answer: Awaitable[Any]) -> Any:
+    try:
+        async with asyncio.timeout(READ_S) as limit:
+            return await answer
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise DeadlineExceeded(
+            f"the leader's answer did not come in {READ_S:g} s", fix="call again"
+        ) from error
 
 
 async def _decoded(
@@ -292,7 +311,7 @@ async def _decoded(
 ) -> AsyncIterator[Any]:
     yield first
     async for raw in rest:
-        yield method.request.FromString(raw)
+        yield _message(method, raw)
 
 
 class ProxyInterceptor(grpc.aio.ServerInterceptor):

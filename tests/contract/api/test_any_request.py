@@ -1,58 +1,45 @@
-"""Whatever a client sends to a public method, it is told exactly what is wrong, or is served.
+"""Whatever is sent to any method of ours, it is served or told exactly what is wrong.
 
-Requests are drawn from the contracts (`tests.support.any_request`). No answer is INTERNAL or
-UNKNOWN, every refusal is one of ours with all its details, and a refused call changed nothing.
+Requests are drawn from the contracts (`tests.support.any_request`) for every method there is: the
+public API, the schedulers' own, and the agents'. No answer is INTERNAL or UNKNOWN, every refusal is
+one of ours with all its details, and a refused call changed nothing. That the search finds what it
+looks for is shown by bugs planted for it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.descriptor import MethodDescriptor
-from google.protobuf.message_factory import GetMessageClass
-from hypothesis import HealthCheck, Phase, assume, given, settings
-from hypothesis import strategies as st
 
-from tests.support.acceptance import count
-from tests.support.any_request import any_requests
-from tests.support.api import Api, an_ssh_key
+from tests.support.acceptance import Shows, count, seeded
+from tests.support.agent import IMAGE, an_instance_id
+from tests.support.any_call import OURS, Target, check_refusal, search, send
+from tests.support.any_request import Known
+from tests.support.api import Api, an_ssh_key, tls_files
+from tests.support.contracts import AGENT, PEERS, methods
+from tests.support.served_agent import HOST_ID, ServedAgent
 from tests.support.served_api import ServedApi
-from tests.unit.scheduler.api.test_policy_table import CONTRACTS
 from unkai.compute.v1 import flavor_pb2, flavor_service_pb2, key_pair_pb2, key_pair_service_pb2
+from unkai.host.v1 import host_service_pb2
 from unkai.identity.v1 import project_pb2, project_service_pb2
+from unkai_scheduler.api.policy import TABLE
 from unkai_scheduler.store.tables import metadata
-from unkai_wire.errors import InvalidArgument
-from unkai_wire.rpc_errors import STATUS_KEY, from_rpc_error
+from unkai_wire.ids import encode, uuid7
+from unkai_wire.tls import SCHEDULER_TLS_NAME, channel_options
 
-PATIENCE_S = 20.0
-"""A call that takes longer hangs."""
-STREAM_S = 0.5
-"""How long a stream that says nothing is listened to."""
-LARGEST_BYTES = 4 << 20
-"""gRPC refuses larger messages by itself, before any code of ours."""
-METHODS: dict[str, MethodDescriptor] = {
-    f"{service.name}.{method.name}": method
-    for contract in CONTRACTS
-    for service in contract.DESCRIPTOR.services_by_name.values()
-    for method in service.methods
-    if service.name != "PeerService"
-}
-OURS = frozenset(
-    {
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.NOT_FOUND,
-        grpc.StatusCode.ALREADY_EXISTS,
-        grpc.StatusCode.FAILED_PRECONDITION,
-        grpc.StatusCode.ABORTED,
-        grpc.StatusCode.UNAVAILABLE,
-    }
-)
+PUBLIC = methods(but=(AGENT, PEERS))
+THEIR_OWN = methods(PEERS)
+AGENTS = methods(AGENT)
+NO_MESSAGE = b"\x0a\xff\xff\xff\xff\x7f\x01"
+LIVE = sorted(name for name, rule in TABLE.items() if rule.live)
+WAITS = frozenset(name.rpartition(".")[2].replace("/", ".") for name in TABLE if TABLE[name].waits)
+FILES_KEPT = frozenset({"ImageService.UploadImage"})
+"""A refused file makes its image FAILED, and says so."""
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +50,61 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedApi]:
 
 
 @pytest.fixture(scope="module")
-def known(served: ServedApi) -> dict[str, Sequence[str]]:
-    """Make one of each resource; return texts that a field may hold, by the end of its name."""
-    return dict(served.do(_furnish(served)))
+def public(served: ServedApi) -> Iterator[Target]:
+    """The public API on its unix socket, with one of each resource."""
+    with grpc.insecure_channel(f"unix:{served.socket}") as channel:
+        known = dict(served.do(furnish(served)))
+        yield public_target(channel, known, served)
 
 
-async def _furnish(served: ServedApi) -> dict[str, Sequence[str]]:
+@pytest.fixture(scope="module")
+def peers(served: ServedApi, public: Target) -> Iterator[Target]:
+    """What schedulers say to each other, said by one of them."""
+    known = dict(public.known)
+    known["=method"] = [*LIVE, "/unkai.identity.v1.ProjectService/GetProject", "", "/x"]
+    known["=principal"] = ["local", "client:admin", "client:", "host:h1", ":", "king:x"]
+    known["message bytes"] = [
+        host_service_pb2.GetHostRequest(host_id=served.host.id).SerializeToString(),
+        host_service_pb2.GetHostRequest(host_id="hst-x").SerializeToString(),
+        NO_MESSAGE,
+    ]
+    credentials = tls_files(served.api.pki, "scheduler").channel_credentials()
+    options = channel_options(SCHEDULER_TLS_NAME)
+    address = f"127.0.0.1:{served.api.port}"
+    with grpc.secure_channel(address, credentials, options) as channel:
+        codes = OURS | {grpc.StatusCode.UNAUTHENTICATED}  # who is named must be somebody
+        yield Target(channel, known, lambda: everything(served), codes=codes)
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[Target]:
+    """An agent on fake drivers, ordered about by a scheduler."""
+    known: dict[str, Sequence[Any]] = {
+        "host_id": [HOST_ID],
+        "instance_id": [an_instance_id(n) for n in range(1, 4)],
+        "id": [an_instance_id(1), an_instance_id(2), IMAGE.image_id],
+        "sha256": [IMAGE.sha256],
+        "name": ["root", "web-1"],
+        # One huge term would have all that follows refused.
+        "=term": [-1, 0, 1, 2],
+        "generation": [1, 2, 3],
+        "run_epoch": [1, 2],
+        "project_id": [encode("prj", uuid7(0, 1))],
+        "vcpus": [1, 2],
+        "memory_bytes": [64 << 20],
+        "size_bytes": [1 << 20],
+    }
+    with ServedAgent(tmp_path / "agent") as served, served.channel() as channel:
+        yield Target(channel, known, served.kept)
+
+
+def public_target(channel: grpc.Channel, known: Known, served: ServedApi) -> Target:
+    """Return the public API as what the search is given."""
+    return Target(channel, known, lambda: everything(served), keep_notes=FILES_KEPT, waits=WAITS)
+
+
+async def furnish(served: ServedApi) -> dict[str, Sequence[Any]]:
+    """Make one of each resource; return what a field may hold, by the end of its name."""
     api = served.api
     image = await api.a_ready_image("tiny")
     flavor = await api.flavors.CreateFlavor(
@@ -106,54 +142,13 @@ async def _furnish(served: ServedApi) -> dict[str, Sequence[str]]:
         "public_key": [an_ssh_key("two")],
         "name": ["db", "web", "tiny"],
         "request_id": ["one", "two"],
+        "vcpus": [1, 2],
+        "memory_bytes": [64 << 20, 128 << 20],
+        "disk_bytes": [0, 1 << 30],
     }
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
-@settings(
-    max_examples=count(200),
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.target],
-    database=None,
-    print_blob=True,
-)
-@given(choice=st.data())
-def test_any_request_is_served_or_refused_exactly(
-    served: ServedApi, known: dict[str, Sequence[str]], name: str, choice: st.DataObject
-) -> None:
-    method = METHODS[name]
-    requests = choice.draw(any_requests(method, known))
-    assume(all(request.ByteSize() < LARGEST_BYTES for request in requests))
-    before = served.do(_everything(served.api))
-    error = _send(served, method, requests)
-    if error is None:
-        return
-    _check_refusal(error)
-    if not name.startswith("ImageService.Upload"):  # a refused file makes its image FAILED
-        assert served.do(_everything(served.api)) == before, "a refused call changed something"
-
-
-@pytest.mark.parametrize("name", sorted(METHODS))
-def test_bytes_that_are_no_message_are_an_invalid_argument(served: ServedApi, name: str) -> None:
-    error = _send(served, METHODS[name], [b"\x0a\xff\xff\xff\xff\x7f\x01"])
-    assert error is not None
-    _check_refusal(error)
-    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-
-
-def _check_refusal(error: Any) -> None:
-    said = f"{error.code()}: {str(error.details())[:300]}"
-    assert error.code() in OURS, said
-    assert STATUS_KEY in dict(error.trailing_metadata() or ()), f"no details with {said}"
-    ours = from_rpc_error(error)
-    assert ours.reason, said
-    if isinstance(ours, InvalidArgument):
-        assert ours.violations, said
-        assert all(field and problem for field, problem in ours.violations), said
-
-
-async def _everything(api: Api) -> str:
+def everything(served: ServedApi) -> str:
     """Return a digest of every row there is."""
 
     def read(conn: Any) -> str:
@@ -163,35 +158,55 @@ async def _everything(api: Api) -> str:
             digest.update(repr([tuple(row) for row in rows]).encode())
         return digest.hexdigest()
 
+    return str(served.do(_read(served.api, read)))
+
+
+async def _read(api: Api, read: Any) -> str:
     return await api.uow.read(read)
 
 
-def _send(served: ServedApi, method: MethodDescriptor, requests: list[Any]) -> Any:
-    """Call a method; return its error or None. Of a stream, what comes at once is read."""
-    path = f"/{method.containing_service.full_name}/{method.name}"
-    with grpc.insecure_channel(f"unix:{served.socket}") as channel:
-        make = {
-            (False, False): channel.unary_unary,
-            (False, True): channel.unary_stream,
-            (True, False): channel.stream_unary,
-            (True, True): channel.stream_stream,
-        }[method.client_streaming, method.server_streaming]
-        stub = make(
-            path,
-            request_serializer=_serialized,
-            response_deserializer=GetMessageClass(method.output_type).FromString,
-        )
-        sent: Any = iter(requests) if method.client_streaming else requests[0]
-        try:
-            if method.server_streaming:
-                deque(islice(stub(sent, timeout=STREAM_S), 3))
-            else:
-                stub(sent, timeout=PATIENCE_S)
-        except grpc.RpcError as error:
-            silent = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            return None if method.server_streaming and silent else error
-    return None
+def _search(target: Target, name: str, method: Any, shows: Shows) -> None:
+    begun = target.calls, target.refused
+    start = seeded(f"fuzz {name}").getrandbits(64)
+    search(target, method, examples=count(200), start=start)
+    calls, refused = target.calls - begun[0], target.refused - begun[1]
+    shows(f"solid 7 fuzz {name}", f"{calls} calls, {refused} refused exactly, start {start}")
 
 
-def _serialized(message: Any) -> bytes:
-    return message if isinstance(message, bytes) else bytes(message.SerializeToString())
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_any_request_is_served_or_refused_exactly(public: Target, name: str, shows: Shows) -> None:
+    _search(public, name, PUBLIC[name], shows)
+
+
+@pytest.mark.parametrize("name", sorted(THEIR_OWN))
+def test_any_request_of_a_peer_is_served_or_refused_exactly(
+    peers: Target, name: str, shows: Shows
+) -> None:
+    _search(peers, name, THEIR_OWN[name], shows)
+
+
+@pytest.mark.parametrize("name", sorted(AGENTS))
+def test_any_order_to_an_agent_is_served_or_refused_exactly(
+    agent: Target, name: str, shows: Shows
+) -> None:
+    _search(agent, name, AGENTS[name], shows)
+
+
+@pytest.mark.parametrize("name", sorted({**PUBLIC, **THEIR_OWN}))
+def test_bytes_that_are_no_message_are_an_invalid_argument(
+    public: Target, peers: Target, name: str
+) -> None:
+    target = peers if name in THEIR_OWN else public
+    _check_undecodable(target, {**PUBLIC, **THEIR_OWN}[name])
+
+
+def test_bytes_that_are_no_order_are_an_invalid_argument(agent: Target) -> None:
+    for method in AGENTS.values():
+        _check_undecodable(agent, method)
+
+
+def _check_undecodable(target: Target, method: Any) -> None:
+    error = send(target.channel, method, [NO_MESSAGE]).error
+    assert error is not None
+    check_refusal(error)
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.support.agent import IMAGE, a_spec, an_instance_id
+from tests.support.served_agent import HOST_ID, a_host_on_fakes, host_tls
 from unkai.agent.v1 import (
     host_service_pb2,
     host_service_pb2_grpc,
@@ -33,14 +34,8 @@ from unkai_agent.api.directory import HostDirectory
 from unkai_agent.api.policy import POLICY
 from unkai_agent.api.server import SERVICES, AgentServer
 from unkai_agent.compute.fake import FakeCompute
-from unkai_agent.domain.clock import system_clock
-from unkai_agent.domain.hosts import Capacity
-from unkai_agent.host import HostParts, RunningHost
-from unkai_agent.metrics import Sampler, SimulatedHost
-from unkai_agent.settings import ConvergeSettings
-from unkai_agent.storage.fake import FakeStorage
+from unkai_agent.host import RunningHost
 from unkai_scheduler.certificates import Authority, init
-from unkai_wire.cluster_records import HostRecord
 from unkai_wire.errors import (
     Conflict,
     FailedPrecondition,
@@ -53,7 +48,6 @@ from unkai_wire.ids import encode, uuid7
 from unkai_wire.rpc_errors import from_rpc_error
 from unkai_wire.tls import Role, TlsFiles, channel_options, host_tls_name
 
-HOST_ID = encode("hst", uuid7(0, 1))
 OTHER_ID = encode("hst", uuid7(0, 2))
 M = machine_service_pb2
 ID = an_instance_id()
@@ -106,46 +100,12 @@ class Site:
             yield machine_service_pb2_grpc.MachineServiceStub(channel)
 
 
-def _host(folder: Path, host_id: str, compute: FakeCompute) -> RunningHost:
-    capacity = Capacity(4, 8 << 30, 100 << 30)
-    storage = FakeStorage(folder / host_id)
-    record = HostRecord(
-        host_id=host_id,
-        name=f"h-{host_id[-1]}",
-        address="127.0.0.1:1",
-        tls_name=host_tls_name(host_id),
-        cpus=4,
-        memory_bytes=8 << 30,
-        disk_bytes=100 << 30,
-        accelerator="tcg",
-        accelerator_reason="simulated",
-        traits=("CPU_X86_64",),
-        boot_id="boot-1",
-        agent_version="1",
-    )
-    usage = Sampler(
-        read_counters=SimulatedHost(capacity, compute),
-        capacity=capacity,
-        compute=compute,
-        storage=storage,
-        clock=system_clock,
-        interval_s=0.1,
-    )
-    converge = ConvergeSettings(poll_s=0.05)
-    return RunningHost(
-        HostParts(record, folder / host_id / "ledger", compute, storage, usage, converge, False)
-    )
-
-
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
     authority = init(tmp_path / "ca")
-    bundle = authority.issue_host("h-1", ("127.0.0.1",), HOST_ID)
-    (tmp_path / "pki").mkdir()
-    bundle.write(tmp_path / "pki")
-    tls = TlsFiles(*(tmp_path / "pki" / name for name in ("ca.crt", "host.crt", "host.key")))
+    tls = host_tls(tmp_path / "pki", authority)
     computes = {ident: FakeCompute(write_console_logs=True) for ident in (HOST_ID, OTHER_ID)}
-    hosts = {ident: _host(tmp_path, ident, computes[ident]) for ident in computes}
+    hosts = {ident: a_host_on_fakes(tmp_path, ident, computes[ident]) for ident in computes}
     directory = HostDirectory({ident: host.host for ident, host in hosts.items()})
     server = AgentServer(directory)
     port = server.listen("127.0.0.1:0", tls)
