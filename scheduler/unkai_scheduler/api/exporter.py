@@ -144,6 +144,7 @@ _HOST_FIGURES: tuple[tuple[str, str, Callable[[Host], float]], ...] = (
     ("unkai_host_claimed_memory_bytes", "Memory claimed.", lambda h: h.claimed_memory_bytes),
     ("unkai_host_claimed_disk_bytes", "Disk claimed.", lambda h: h.claimed_disk_bytes),
     ("unkai_host_instances", "Instances the host holds.", lambda h: h.instance_count),
+    ("unkai_host_up", "1 where the host is UP.", lambda h: h.state is HostState.UP),
     ("unkai_host_cordoned", "1 where nothing new is placed.", lambda h: h.cordoned),
 )
 
