@@ -1,4 +1,4 @@
-"""Every rule is right by promtool, every alert has a case that fires, one that does not, and help."""
+"""Every rule is right by promtool; every alert has cases for and against it, and help."""
 
 from __future__ import annotations
 
@@ -57,11 +57,13 @@ def test_every_alert_says_what_and_where_the_help_is(rule: dict[str, Any]) -> No
     assert rule["for"]
     assert all(rule["annotations"][key] for key in ("summary", "description"))
     assert rule["annotations"]["runbook"] == f"docs/howto/alerts.md#{name.lower()}"
-    section = re.search(rf"^### {name}\n(.*?)(?=^##|\Z)", HELP, re.M | re.S)
+    section = re.search(rf"^### {name}\n(.*?)(?=^##|\Z)", HELP, re.MULTILINE | re.DOTALL)
     assert section, f"docs/howto/alerts.md has no section {name}"
     assert "**Means:**" in section[1]
     assert "**Do:**" in section[1]
 
 
 def test_the_help_has_no_alert_that_there_is_not() -> None:
-    assert set(re.findall(r"^### (\w+)$", HELP, re.M)) == {rule["alert"] for rule in rules()}
+    assert set(re.findall(r"^### (\w+)$", HELP, re.MULTILINE)) == {
+        rule["alert"] for rule in rules()
+    }
