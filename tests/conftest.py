@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 
 import pytest
 
-from tests.support import acceptance
+from tests.support import acceptance, databases
 
 
 @pytest.fixture
 def shows() -> acceptance.Shows:
     """Record what a line of the acceptance table showed."""
     return acceptance.show
+
+
+@pytest.fixture(autouse=True)
+def _databases() -> Iterator[None]:
+    """Give back the databases that a test has taken of a server."""
+    yield
+    databases.release_all()
+
+
+def pytest_sessionfinish() -> None:
+    """End the database servers of the session."""
+    databases.stop_all()
 
 
 def pytest_collection_finish() -> None:

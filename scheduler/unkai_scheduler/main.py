@@ -114,7 +114,7 @@ async def opened(settings: Settings) -> AsyncIterator[Daemon]:
             stop = tracing.start(_traces(settings))
             stack.push_async_callback(asyncio.to_thread, stop)
         uow = MeasuredUnitOfWork(
-            await open_unit_of_work(settings.database.url, clock=system_clock, new_id=new_id)
+            await open_unit_of_work(settings.database, clock=system_clock, new_id=new_id)
         )
         stack.push_async_callback(uow.close)
         bytes_store = open_image_store(

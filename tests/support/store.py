@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
+from tests.support import databases
 from tests.support.builders import DEFAULT_PROJECT_ID, NOON, an_id
 from unkai_scheduler.domain.clock import Clock
 from unkai_scheduler.store.unit_of_work import Connection, UnitOfWork, open_unit_of_work
@@ -56,15 +57,15 @@ async def _new_database() -> bytes:
 
 
 async def open_store(folder: Path, *, clock: Clock = noon) -> UnitOfWork:
-    """Open the database in a folder, new or not; the caller closes it.
+    """Open the database of a folder, new or not; the caller closes it.
 
     The builders' default project is the seeded one, so `an_instance()` can be inserted as it is. A
     new one is a copy of the first that this process made: migrating costs more than most tests.
     """
-    url = store_url(folder)
-    if clock is noon and not (folder / "unkai.db").exists():
+    settings = databases.settings_of(folder)
+    if settings.kind == "sqlite" and clock is noon and not (folder / "unkai.db").exists():
         (folder / "unkai.db").write_bytes(await _new_database())
-    return await open_unit_of_work(url, clock=clock, new_id=ids_with_default_project())
+    return await open_unit_of_work(settings, clock=clock, new_id=ids_with_default_project())
 
 
 @asynccontextmanager

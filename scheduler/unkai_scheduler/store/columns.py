@@ -45,7 +45,12 @@ def shortened(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-Short = String(SHORT)
-Name = String(NAME)
-Text = String(TEXT)
-LongText = String(LONG_TEXT)
+def _string(length: int) -> String:
+    """Return text that compares and sorts byte by byte, whatever PostgreSQL's locale is."""
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
+Short = _string(SHORT)
+Name = _string(NAME)
+Text = _string(TEXT)
+LongText = _string(LONG_TEXT)

@@ -26,10 +26,16 @@ class Failure(Enum):
     """A lock was not to be had in time; nothing was written."""
     FULL = "FULL"
     """No room on the disk."""
+    LOST = "LOST"
+    """The connection broke; what was not committed by then is undone."""
+    UNKNOWN = "UNKNOWN"
+    """COMMIT was not answered, and whether it was done could not be found out in time."""
     UNAVAILABLE = "UNAVAILABLE"
     """The database cannot be read or written now."""
 
 
+PASSING = frozenset({Failure.BUSY, Failure.LOST})
+"""Failures after which the same transaction may be tried again: nothing was written."""
 HARMLESS = frozenset({Failure.UNIQUE, Failure.REFERENCE})
 """Failures of one statement that leave the transaction around it whole."""
 

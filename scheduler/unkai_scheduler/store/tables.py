@@ -321,3 +321,13 @@ requests = Table(
     Index(None, "create_time"),
     **MARIADB,
 )
+
+settlements = Table(
+    "settlements",
+    metadata,
+    Column("slot", Short, primary_key=True),
+    Column("token", Int64, nullable=False),
+    Column("update_time", UtcTime, nullable=False),
+    **MARIADB,
+)
+"""The last transaction of each writer's slot, for one whose COMMIT was never answered."""

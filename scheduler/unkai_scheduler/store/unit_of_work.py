@@ -2,7 +2,7 @@
 
 `work` may run more than once (a busy database, a failing group), so it must be free of effects
 other than on the connection, and it must end when a repository has raised. It runs in a thread of
-the store: never await, lock or call out from it.
+the store (SQLite) or on the event loop (servers): never await, lock or call out from it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import Connection, Engine
 
 from unkai_scheduler.domain.clock import Clock
+from unkai_scheduler.settings import DatabaseSettings
 from unkai_scheduler.store import migrations, seed, sqlite, terms
 from unkai_scheduler.store.failures import closed, overloaded
 from unkai_scheduler.store.writer import Writer, run_with_retries
-from unkai_wire.errors import InvalidArgument, Unsupported
+from unkai_wire.errors import InvalidArgument
 from unkai_wire.ids import NewId
 
 __all__ = ["Connection", "SqliteUnitOfWork", "UnitOfWork", "open_unit_of_work"]
@@ -51,22 +51,32 @@ class UnitOfWork(Protocol):
         """Finish what is queued and let the database go. More work is `Unavailable`."""
 
 
-async def open_unit_of_work(url: str, *, clock: Clock, new_id: NewId) -> UnitOfWork:
-    """Open a database, made if missing: migrate it, and seed it when it is new."""
+async def open_unit_of_work(
+    database: DatabaseSettings | str, *, clock: Clock, new_id: NewId
+) -> UnitOfWork:
+    """Open a database: migrate it, and seed it when it is new. A SQLite file is made if missing.
+
+    `database`: settings, or their URL alone.
+    """
+    settings = _settings(database)
+    if settings.kind == "sqlite":
+        return await asyncio.to_thread(_open_sqlite, settings.url, clock, new_id)
+    # Only here: a scheduler on SQLite has no use for the servers' drivers and pays nothing.
+    from unkai_scheduler.store.server_unit_of_work import open_on_server
+
+    return await open_on_server(settings, clock=clock, new_id=new_id)
+
+
+def _settings(database: DatabaseSettings | str) -> DatabaseSettings:
+    if isinstance(database, DatabaseSettings):
+        return database
     try:
-        backend = make_url(url).get_backend_name()
-    except ArgumentError as error:
+        return DatabaseSettings(url=database)
+    except ValueError as error:
         raise InvalidArgument(
             "the database's URL cannot be read; write sqlite:////path/to/unkai.db",
             reason="INVALID_DATABASE_URL",
         ) from error
-    if backend != "sqlite":
-        raise Unsupported(
-            f"database {backend} is not supported by this version; use sqlite",
-            reason="DATABASE_UNSUPPORTED",
-            metadata={"backend": backend},
-        )
-    return await asyncio.to_thread(_open_sqlite, url, clock, new_id)
 
 
 def _open_sqlite(url: str, clock: Clock, new_id: NewId) -> SqliteUnitOfWork:

@@ -11,6 +11,7 @@ goes away never leaves a transaction open.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import threading
 import time
@@ -58,8 +59,13 @@ def run_with_retries(attempt: Callable[[], T]) -> T:
         except DatabaseFailure as failure:
             if failure.kind is not Failure.BUSY or tries == ATTEMPTS:
                 raise translate(failure) from failure
-        time.sleep(_jitter.uniform(0.5, 1.0) * _BACKOFF_S * 2**tries)
+        time.sleep(pause_s(tries))
     raise AssertionError("unreachable")
+
+
+def pause_s(tries: int) -> float:
+    """Return how long to wait after this many tries: longer each time, never the same for two."""
+    return float(_jitter.uniform(0.5, 1.0) * _BACKOFF_S * 2**tries)
 
 
 @dataclass(slots=True, eq=False)
@@ -73,13 +79,14 @@ class _Job:
 
 
 @dataclass(slots=True)
-class _Outcome:
+class Outcome:
     """What became of one work in a group."""
 
     result: Any = None
     error: Exception | None = None
 
-    def tell(self, future: Future[Any]) -> None:
+    def tell(self, future: Future[Any] | asyncio.Future[Any]) -> None:
+        """Give it to who awaits the future."""
         if isinstance(self.error, StopIteration):
             # Python 3.11's asyncio cannot carry one: its caller would wait for ever.
             wrapped = RuntimeError("work raised StopIteration")
@@ -168,9 +175,9 @@ class Writer:
 
     def _run_alone(self, job: _Job) -> None:
         try:
-            outcome = _Outcome(result=run_with_retries(lambda: self._transact(job.work)))
+            outcome = Outcome(result=run_with_retries(lambda: self._transact(job.work)))
         except Exception as error:  # noqa: BLE001 - it is the caller's, who awaits the future
-            outcome = _Outcome(error=error)
+            outcome = Outcome(error=error)
         outcome.tell(job.future)
 
     def _transact(self, work: Callable[[Connection], Any]) -> Any:
@@ -181,7 +188,7 @@ class Writer:
         try:
             with self._engine.connect() as conn:
                 transaction = conn.begin()
-                outcomes = [_run_in_savepoint(conn, job) for job in jobs]
+                outcomes = [run_in_savepoint(conn, job.work) for job in jobs]
                 outcomes = _commit(transaction.commit, outcomes)
         except Exception:  # noqa: BLE001 - each work meets it again alone, and reports it
             for job in jobs:
@@ -191,7 +198,7 @@ class Writer:
             outcome.tell(job.future)
 
 
-def _run_in_savepoint(conn: Connection, job: _Job) -> _Outcome:
+def run_in_savepoint(conn: Connection, work: Callable[[Connection], Any]) -> Outcome:
     """Run one work of a group; raise only what spoils the whole transaction.
 
     An error of the savepoint itself is such: SQLite has ended the transaction, and the next
@@ -199,16 +206,16 @@ def _run_in_savepoint(conn: Connection, job: _Job) -> _Outcome:
     """
     savepoint = conn.begin_nested()
     try:
-        result = job.work(conn)
+        result = work(conn)
     except DatabaseFailure as failure:
         if failure.kind not in HARMLESS:
             raise
-        outcome = _Outcome(error=_caused(failure))
+        outcome = Outcome(error=_caused(failure))
     except Exception as error:  # noqa: BLE001 - it is the caller's, who awaits the future
-        outcome = _Outcome(error=error)
+        outcome = Outcome(error=error)
     else:
         savepoint.commit()
-        return _Outcome(result=result)
+        return Outcome(result=result)
     savepoint.rollback()
     return outcome
 
@@ -219,12 +226,12 @@ def _caused(failure: DatabaseFailure) -> UnkaiError:
     return error
 
 
-def _commit(commit: Callable[[], None], outcomes: list[_Outcome]) -> list[_Outcome]:
+def _commit(commit: Callable[[], None], outcomes: list[Outcome]) -> list[Outcome]:
     """Commit a group. A failure with an unknown outcome is told to each work that succeeded."""
     try:
         commit()
     except DatabaseFailure as failure:
         if failure.kind is Failure.BUSY:
             raise
-        return [o if o.error else _Outcome(error=_caused(failure)) for o in outcomes]
+        return [o if o.error else Outcome(error=_caused(failure)) for o in outcomes]
     return outcomes

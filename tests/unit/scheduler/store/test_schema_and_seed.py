@@ -35,7 +35,7 @@ from unkai_scheduler.store import (
 )
 from unkai_scheduler.store.tables import metadata
 from unkai_scheduler.store.unit_of_work import UnitOfWork, open_unit_of_work
-from unkai_wire.errors import FailedPrecondition, InvalidArgument, Unavailable, Unsupported
+from unkai_wire.errors import FailedPrecondition, InvalidArgument, Unavailable
 
 
 def test_migrations_make_exactly_the_tables(tmp_path: Path) -> None:
@@ -177,12 +177,16 @@ async def test_a_failed_migration_leaves_the_file_empty(
         ("no url", InvalidArgument),
         ("sqlite://", InvalidArgument),
         ("sqlite:///:memory:", InvalidArgument),
-        ("postgresql+asyncpg://db/unkai", Unsupported),
+        ("postgresql+asyncpg://unkai@localhost/unkai", InvalidArgument),
+        ("postgresql://unkai:secret@localhost/unkai", InvalidArgument),
+        ("postgresql://unkai@db.example/unkai", InvalidArgument),
+        ("mariadb://localhost/unkai", InvalidArgument),
     ],
 )
 async def test_a_url_that_cannot_serve_is_refused(url: str, error: type[Exception]) -> None:
-    with pytest.raises(error):
+    with pytest.raises(error) as caught:
         await open_unit_of_work(url, clock=noon, new_id=ids_with_default_project())
+    assert "secret" not in str(caught.value)
 
 
 async def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
