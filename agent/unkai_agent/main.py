@@ -19,7 +19,7 @@ from pathlib import Path
 import click
 import structlog
 
-from unkai_agent import fleet, host_facts
+from unkai_agent import commands, fleet, host_facts
 from unkai_agent.api import exporter
 from unkai_agent.api.directory import HostDirectory
 from unkai_agent.api.images_client import ImagesClient
@@ -306,6 +306,8 @@ def simulate(
     """Run a fleet of simulated hosts."""
     _start(config or outer, check_config, simulated=True, hosts=hosts)
 
+
+main.add_command(commands.init)
 
 if __name__ == "__main__":
     main()

@@ -6,7 +6,6 @@ ours; `etcd` alone talks to anybody, as etcd's root with a certificate that live
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import click
 import grpc
 
-from unkai_scheduler import certificates
+from unkai_scheduler import certificates, templates
 from unkai_scheduler.cluster import etcd_auth
 from unkai_scheduler.settings import InvalidSettings, default_name, load_settings
 from unkai_wire.errors import AlreadyExists, NotFound, UnkaiError
@@ -66,7 +65,11 @@ _addresses = click.option(
 @_addresses
 @click.option("--name", default="", help="Name of this scheduler; the host name by default.")
 def init(folder: Path, addresses: tuple[str, ...], name: str) -> None:
-    """Make the CA, the first certificates and a settings file; keep what exists."""
+    """Make the CA, the first certificates, settings and a systemd unit; keep what exists.
+
+    The first address is where this machine's scheduler and etcd are reached. What is left to do
+    is printed at the end.
+    """
     folder = folder.resolve()
     pki = folder / "pki"
     name = name or default_name()
@@ -85,7 +88,11 @@ def init(folder: Path, addresses: tuple[str, ...], name: str) -> None:
             authority.issue_etcd_client(name),
         ):
             _write_or_keep(bundle, pki)
-        _write_settings(folder / "scheduler.toml", name, pki)
+        address = addresses[0] if addresses else ""
+        _write_text(folder / "scheduler.toml", templates.settings(name, pki, address))
+        _write_text(folder / templates.ETCD, templates.etcd(address))
+        _write_text(folder / templates.UNIT, templates.unit(folder))
+        click.echo(_next_steps(folder, address))
 
 
 def _write_or_keep(bundle: certificates.Bundle, folder: Path) -> None:
@@ -97,14 +104,27 @@ def _write_or_keep(bundle: certificates.Bundle, folder: Path) -> None:
         click.echo(f"kept {path}: it exists")
 
 
-def _write_settings(path: Path, name: str, pki: Path) -> None:
+def _write_text(path: Path, text: str) -> None:
     if path.exists():
         click.echo(f"kept {path}: it exists")
         return
-    # JSON's escapes are TOML's, whatever the folder's name holds.
-    escaped = json.dumps(str(pki), ensure_ascii=False)[1:-1]
-    path.write_text(_SETTINGS.format(name=name, pki=escaped))
+    path.write_text(text)
     click.echo(f"made {path}")
+
+
+def _next_steps(folder: Path, address: str) -> str:
+    endpoint = f"--endpoint {address}:2379" if address and ":" not in address else ""
+    return f"""
+next, as root:
+  apt install --no-install-recommends etcd-server
+  install -d -o etcd -g etcd -m 0700 /etc/etcd/pki
+  install -o etcd -g etcd -m 0600 {folder}/pki/{{ca.crt,etcd.crt,etcd.key}} /etc/etcd/pki/
+  cp {folder}/{templates.ETCD} /etc/default/etcd && systemctl restart etcd
+  unkai-scheduler etcd secure {endpoint}
+  cp {folder}/{templates.UNIT} /etc/systemd/system/
+  systemctl enable --now unkai-scheduler
+then make each host's certificate: unkai-scheduler cert host NAME --address ADDRESS
+keep a copy of {folder}/pki/ca.key offline: it makes every other certificate"""
 
 
 @click.group()
@@ -244,45 +264,3 @@ def _members(folder: Path) -> Sequence[str]:
         return load_settings(folder / "scheduler.toml").etcd.endpoints
     except InvalidSettings as error:
         raise click.ClickException(f"{error}; or name a member with --endpoint") from error
-
-
-_SETTINGS = """\
-# Settings of unkai's scheduler. What is commented out shows the default.
-# The environment wins: UNKAI_SCHEDULER_LISTEN, UNKAI_SCHEDULER_ETCD__ENDPOINTS='["h:2379"]' ...
-# Check with: unkai-scheduler --check-config
-
-name = "{name}"                         # unique among schedulers
-# listen = "0.0.0.0:7443"               # gRPC (mTLS), HOST:PORT
-# advertise = ""                        # HOST:PORT others reach us at; empty: listen, or host name
-# socket = "/run/unkai/scheduler.sock"  # for root on this machine, mode 0600
-# metrics_listen = "0.0.0.0:9443"       # Prometheus (mTLS); empty: none
-# log_format = "json"                   # or "console"
-# log_level = "info"                    # debug, info, warning, error
-
-[tls]
-ca = "{pki}/ca.crt"
-certificate = "{pki}/scheduler.crt"
-key = "{pki}/scheduler.key"
-
-[etcd]
-# endpoints = ["127.0.0.1:2379"]        # HOST:PORT of each member
-[etcd.tls]
-ca = "{pki}/ca.crt"
-certificate = "{pki}/etcd-client.crt"
-key = "{pki}/etcd-client.key"
-
-[database]
-# url = "sqlite:////var/lib/unkai/scheduler/unkai.db"   # or postgresql://USER@HOST:PORT/DATABASE
-# password_file = "/etc/unkai/database.password"        # of a server's user
-
-[images]
-# url = "file:///var/lib/unkai/scheduler/images"   # or s3://BUCKET/PREFIX
-# max_size_bytes = 68719476736          # largest upload, 64 GiB
-
-[placement]
-# policy = "spread"                     # or "pack", for instances that name none
-[placement.ratios]
-# cpu = 4.0                             # virtual CPUs claimed for each CPU
-# memory = 1.0
-# disk = 1.0
-"""

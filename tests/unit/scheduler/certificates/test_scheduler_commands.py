@@ -100,7 +100,7 @@ def test_init_makes_what_check_config_wants_and_keeps_it_when_repeated(tmp_path:
                                    "--check-config"])  # fmt: skip
 
     assert again.exit_code == 0
-    assert again.output.count("kept") == 6
+    assert again.output.count("kept") == 8
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
     assert (checked.exit_code, checked.output) == (0, "ok\n")
 
