@@ -9,8 +9,8 @@ from alembic import op
 
 from unkai_scheduler.store.columns import Int64, Short, UtcTime
 
-revision: str = "0003"
-down_revision: str | None = "0002"
+revision: str = "0004"
+down_revision: str | None = "0003"
 branch_labels: str | None = None
 depends_on: str | None = None
 
