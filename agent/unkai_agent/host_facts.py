@@ -14,10 +14,9 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from cryptography import x509
-
 from unkai_agent.domain.hosts import Accelerator, Capacity, HostIdentity
 from unkai_agent.metrics import GroupLimits
+from unkai_agent.own_certificate import uris_of
 from unkai_agent.settings import CapacitySettings, Settings, split_address
 from unkai_wire.cluster_records import HostRecord
 from unkai_wire.errors import FailedPrecondition
@@ -40,11 +39,11 @@ def agent_version() -> str:
 def principal_of_certificate(path: Path) -> Principal:
     """Read who a certificate says its holder is."""
     try:
-        certificate = x509.load_pem_x509_certificate(path.read_bytes())
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+        uris = uris_of(path.read_text(encoding="ascii"))
+        if not uris:
+            raise ValueError("it has no URI among its names")
         return principal_of_uri(uris[0])
-    except (OSError, ValueError, IndexError, x509.ExtensionNotFound) as error:
+    except (OSError, ValueError) as error:
         raise FailedPrecondition(
             f"certificate {path} does not say who this is: {error}",
             reason="NO_IDENTITY",

@@ -36,7 +36,7 @@ from unkai_agent.settings import InvalidSettings, Settings, load_settings
 from unkai_agent.state_lock import only_agent_of
 from unkai_agent.storage.driver import FetchImage
 from unkai_agent.storage.qcow2 import Qcow2Storage
-from unkai_wire import tracing
+from unkai_wire import small_process, tracing
 from unkai_wire.errors import FailedPrecondition, UnkaiError
 from unkai_wire.tls import Role, host_tls_name
 
@@ -216,6 +216,7 @@ async def _run_until_stopped(hosts: Sequence[RunningHost], registry: EtcdRegistr
                 tasks.create_task(host.run())
                 host.converger.ready()
             tasks.create_task(registry.run())
+            tasks.create_task(small_process.give_memory_back())
             await registry.registered()
             _LOG.info("agent_registered", hosts=len(hosts))
 
@@ -252,6 +253,7 @@ def _start(config: Path | None, check: bool, *, simulated: bool, hosts: int | No
     if check:
         _check_files(settings)
         return
+    small_process.share_memory_among_threads()
     configure_logs(settings)
     try:
         settings.state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)

@@ -54,7 +54,7 @@ from unkai_scheduler.services.projects import ProjectsService
 from unkai_scheduler.settings import InvalidSettings, Settings, load_settings, split_address
 from unkai_scheduler.store.measured import MeasuredUnitOfWork
 from unkai_scheduler.store.unit_of_work import UnitOfWork, open_unit_of_work
-from unkai_wire import tracing
+from unkai_wire import small_process, tracing
 from unkai_wire.cluster_records import SchedulerRecord
 from unkai_wire.daemon_figures import DaemonCollector
 from unkai_wire.errors import Unavailable, UnkaiError
@@ -78,6 +78,7 @@ class Daemon:
             tasks.create_task(self.leader.run(), name="leader")
             tasks.create_task(self.waker.run(), name="waker")
             tasks.create_task(self.follower.run(), name="follower")
+            tasks.create_task(small_process.give_memory_back(), name="memory")
 
 
 def build_services(
@@ -337,6 +338,7 @@ def _check(config: Path | None) -> None:
 
 def _run(config: Path | None) -> None:
     settings = _load(config)
+    small_process.share_memory_among_threads()
     configure_logging(settings.log_format, settings.log_level)
     try:
         asyncio.run(serve(settings))

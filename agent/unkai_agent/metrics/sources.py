@@ -12,6 +12,7 @@ whether a throttled task counts as stalled.
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from collections.abc import Callable
@@ -183,6 +184,9 @@ def _names(folder: Path) -> frozenset[str]:
 def _text(path: Path) -> str:
     """Return the file's text; empty when it cannot be read (EOPNOTSUPP: PSI is switched off)."""
     try:
-        return path.read_text(encoding="ascii", errors="replace")
+        with io.FileIO(
+            path
+        ) as file:  # a buffer and a decoder for each file would cost more than it
+            return file.readall().decode("ascii", "replace")
     except OSError:
         return ""
