@@ -253,7 +253,7 @@ def _start(config: Path | None, check: bool, *, simulated: bool, hosts: int | No
     if check:
         _check_files(settings)
         return
-    small_process.share_memory_among_threads()
+    small_process.share_memory_among_threads(arenas=1)
     configure_logs(settings)
     try:
         settings.state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)

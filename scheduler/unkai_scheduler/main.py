@@ -338,7 +338,7 @@ def _check(config: Path | None) -> None:
 
 def _run(config: Path | None) -> None:
     settings = _load(config)
-    small_process.share_memory_among_threads()
+    small_process.share_memory_among_threads(arenas=2)
     configure_logging(settings.log_format, settings.log_level)
     try:
         asyncio.run(serve(settings))

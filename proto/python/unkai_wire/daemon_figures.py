@@ -14,6 +14,8 @@ from prometheus_client import REGISTRY
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from unkai_wire.own_certificate import end_of
+
 
 class DaemonCollector(Collector):
     """Version, end of each certificate, and what the process's own objects have counted."""
@@ -48,13 +50,10 @@ class DaemonCollector(Collector):
 
 def _ends(certificates: Iterable[Path]) -> Mapping[str, float]:
     """Return the end of the first certificate in each file, by the file's stem."""
-    from cryptography import x509
-
     ends: dict[str, float] = {}
     for path in certificates:
         try:
-            certificate = x509.load_pem_x509_certificate(path.read_bytes())
+            ends[path.stem] = end_of(path.read_text(encoding="ascii")).timestamp()
         except (OSError, ValueError):
             continue
-        ends[path.stem] = certificate.not_valid_after_utc.timestamp()
     return ends

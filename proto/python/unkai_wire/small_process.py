@@ -13,7 +13,6 @@ import sys
 
 _M_ARENA_MAX = -8
 """mallopt(3); the number is from glibc's malloc.h."""
-ARENAS = 2
 GIVE_BACK_S = 30.0
 """Seconds between looks for memory that is free: a look takes 1 to 3 ms of a thread of its own."""
 
@@ -28,8 +27,8 @@ def _import_structlog_plainly() -> None:
         del sys.modules["rich"]
 
 
-def share_memory_among_threads() -> None:
-    """Let few threads have an arena of their own; call it before any is started.
+def share_memory_among_threads(arenas: int) -> None:
+    """Let all threads have so many arenas among them; call it before any is started.
 
     glibc gives out eight for each CPU, and each keeps what its threads have freed. A daemon's many
     threads mostly wait, so they do not get into each other's way. Elsewhere it does nothing.
@@ -37,7 +36,7 @@ def share_memory_among_threads() -> None:
     import ctypes
 
     with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, ARENAS)
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, arenas)
 
 
 async def give_memory_back(every_s: float = GIVE_BACK_S) -> None:

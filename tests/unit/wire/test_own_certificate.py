@@ -1,7 +1,8 @@
-"""The agent reads who it is without a library for certificates, as that library would."""
+"""Daemons read their own certificates without a library for that, as the library would."""
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import ipaddress
 import ssl
@@ -16,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unkai_agent import host_facts
-from unkai_agent.own_certificate import uris_of
 from unkai_scheduler import certificates
 from unkai_wire.errors import FailedPrecondition
+from unkai_wire.own_certificate import end_of, uris_of
 from unkai_wire.tls import Role
 
 KEYS = {
@@ -28,9 +29,9 @@ KEYS = {
 }
 
 
-def a_certificate(*names: x509.GeneralName, key: str = "ec", subject: str = "h1") -> str:
+def a_certificate(*names: x509.GeneralName, key: str = "ec", years: int = 1) -> str:
     private = KEYS[key]()
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "h1")])
     now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     builder = (
         x509.CertificateBuilder()
@@ -39,7 +40,7 @@ def a_certificate(*names: x509.GeneralName, key: str = "ec", subject: str = "h1"
         .public_key(private.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now)
-        .not_valid_after(now + dt.timedelta(days=1))
+        .not_valid_after(now.replace(year=now.year + years))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     )
     if names:
@@ -70,6 +71,13 @@ def test_a_certificate_without_names_has_no_uris() -> None:
     assert uris_of(a_certificate()) == []
 
 
+@pytest.mark.parametrize("years", [1, 10, 23, 24, 100])
+def test_the_end_is_read_in_either_century(years: int) -> None:
+    pem = a_certificate(years=years)
+    wanted = x509.load_pem_x509_certificate(pem.encode()).not_valid_after_utc
+    assert end_of(pem) == wanted == dt.datetime(2026 + years, 1, 1, tzinfo=dt.UTC)
+
+
 def test_a_host_s_own_certificate_says_which_host_it_is(tmp_path: Path) -> None:
     certificates.init(tmp_path / "ca").issue_host("h1", ["10.0.0.1"]).write(tmp_path)
     principal = host_facts.principal_of_certificate(tmp_path / "host.crt")
@@ -98,7 +106,6 @@ def test_a_damaged_certificate_is_unreadable_or_read_and_nothing_else(
     at: int, byte: int, length: int
 ) -> None:
     damaged = (WHOLE[:at] + bytes((byte,)) + WHOLE[at + 1 :])[:length]
-    try:
-        uris_of(ssl.DER_cert_to_PEM_cert(damaged))
-    except ValueError:
-        return
+    for read in (uris_of, end_of):
+        with contextlib.suppress(ValueError):
+            read(ssl.DER_cert_to_PEM_cert(damaged))

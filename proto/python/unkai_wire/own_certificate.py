@@ -1,21 +1,26 @@
-"""The URIs in a certificate of our own, read from its DER.
+"""What a certificate of our own says, read from its DER: its URIs, and when it ends.
 
-The `cryptography` package reads all of X.509, and costs an idle agent 9 MiB for the one name that
-it wants to know. This reads just the way to that name: certificate, extensions, subject
-alternative names (RFC 5280, sections 4.1 and 4.2.1.6; lengths as X.690, section 8.1.3). It checks
-nothing, since whoever we show the certificate to will. So never give it a stranger's.
+The `cryptography` package reads all of X.509, and costs an idle agent 9 MiB for these. This goes
+just the way to them: certificate, validity, extensions, subject alternative names (RFC 5280,
+sections 4.1 and 4.2.1.6; lengths as X.690, section 8.1.3). It checks nothing, since whoever we show
+the certificate to will. So never give it a stranger's.
 """
 
 from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 _SEQUENCE, _OCTETS, _OBJECT_ID = 0x30, 0x04, 0x06
 _EXTENSIONS = 0xA3
 """The field `extensions [3]` of a TBSCertificate."""
+_VALIDITY = 2
+"""Of a TBSCertificate's fields that are sequences: signature, issuer, validity, subject, key."""
 _URI = 0x86
 """The choice `uniformResourceIdentifier [6]` of a GeneralName."""
+_TIMES = {0x17: "%y%m%d%H%M%SZ", 0x18: "%Y%m%d%H%M%SZ"}
+"""UTCTime, until 2049, and GeneralizedTime."""
 _SUBJECT_ALT_NAME = bytes((0x55, 0x1D, 0x11))
 """2.5.29.17"""
 _END = "-----END CERTIFICATE-----"
@@ -26,15 +31,29 @@ def uris_of(pem: str) -> list[str]:
 
     There are none where it has no subject alternative names.
     """
-    first, end, _ = pem.partition(_END)
-    der = ssl.PEM_cert_to_DER_cert(first[first.find("-----BEGIN") :].strip() + end)
-    certificate = _only(der, _SEQUENCE)
     names: list[str] = []
-    for tag, extensions in _elements(_only(certificate, _SEQUENCE)):
+    for tag, extensions in _fields(pem):
         if tag == _EXTENSIONS:
             for _, extension in _elements(_only(extensions, _SEQUENCE)):
                 names += _uris_in(extension)
     return names
+
+
+def end_of(pem: str) -> datetime:
+    """Return when the first certificate of a PEM file ends; ValueError when unreadable."""
+    sequences = [content for tag, content in _fields(pem) if tag == _SEQUENCE]
+    times = list(_elements(sequences[_VALIDITY])) if len(sequences) > _VALIDITY else []
+    if len(times) != 2 or times[1][0] not in _TIMES:
+        raise ValueError("it does not say when it ends")
+    tag, text = times[1]
+    return datetime.strptime(text.decode("ascii"), _TIMES[tag]).replace(tzinfo=UTC)
+
+
+def _fields(pem: str) -> Iterator[tuple[int, bytes]]:
+    """Yield the fields of the first certificate's TBSCertificate."""
+    first, end, _ = pem.partition(_END)
+    der = ssl.PEM_cert_to_DER_cert(first[max(0, first.find("-----BEGIN")) :].strip() + end)
+    return _elements(_only(_only(der, _SEQUENCE), _SEQUENCE))
 
 
 def _uris_in(extension: bytes) -> Iterator[str]:
