@@ -29,7 +29,7 @@ from unkai_scheduler.api.exporter import CloudCollector
 from unkai_scheduler.api.peers import LeaderRoute, PeerWaker
 from unkai_scheduler.api.rpc_metrics import RpcMetrics
 from unkai_scheduler.api.server import ApiServer, Services, claim_socket
-from unkai_scheduler.api.targets import targets
+from unkai_scheduler.api.targets import Targets
 from unkai_scheduler.cluster.etcd import EtcdCluster
 from unkai_scheduler.cluster.measured import MeasuredCluster
 from unkai_scheduler.cluster.port import Cluster
@@ -178,9 +178,11 @@ def _metrics_server(
     shown = (tls.certificate, tls.ca, settings.etcd.tls.certificate)
     registry.register(DaemonCollector("scheduler", version("unkai"), shown))
 
+    targets = Targets()
+
     def page() -> list[dict[str, Any]]:
         reading = asyncio.run_coroutine_threadsafe(cluster.read(), loop)
-        return targets(reading.result())
+        return targets.page(reading.result())
 
     host, port = split_address(settings.metrics_listen)
     return MetricsServer(host, port, tls, registry, {"/targets": page})

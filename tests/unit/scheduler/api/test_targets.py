@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from unkai_scheduler.api.targets import targets
+from unkai_scheduler.api.targets import REMEMBERED_S, Targets
 from unkai_scheduler.cluster.port import Membership
 from unkai_scheduler.settings import Settings
 from unkai_wire.cluster_records import HostRecord, SchedulerRecord
@@ -28,10 +28,12 @@ H1 = HostRecord(
 
 def found(*hosts: HostRecord) -> list[tuple[str, str, str]]:
     scheduler = SchedulerRecord("s1", "192.0.2.9:7443", "1", "192.0.2.9:9443")
-    membership = Membership({h.host_id: h for h in hosts}, {"s1": scheduler}, None)
-    return [
-        (t["labels"]["job"], t["labels"]["instance"], *t["targets"]) for t in targets(membership)
-    ]
+    return shown(Targets(), Membership({h.host_id: h for h in hosts}, {"s1": scheduler}, None))
+
+
+def shown(targets: Targets, membership: Membership) -> list[tuple[str, str, str]]:
+    page = targets.page(membership)
+    return [(t["labels"]["job"], t["labels"]["instance"], *t["targets"]) for t in page]
 
 
 def test_hosts_and_schedulers_are_targets_under_their_names() -> None:
@@ -57,3 +59,13 @@ def test_a_scheduler_that_listens_everywhere_is_known_by_where_it_is_reached() -
     settings = Settings(metrics_listen="[2001:db8::1]:1", advertise="192.0.2.9:7443")
     assert settings.advertise_metrics_address == "[2001:db8::1]:1"
     assert Settings(metrics_listen="").advertise_metrics_address == ""
+
+
+def test_who_is_lost_is_shown_for_a_day_so_that_it_is_missed() -> None:
+    now_s = 0.0
+    targets, nobody = Targets(monotonic=lambda: now_s), Membership({}, {}, None)
+    shown(targets, Membership({"host-1": H1}, {}, None))
+    now_s = REMEMBERED_S - 1
+    assert [t[1] for t in shown(targets, nobody)] == ["h1"]
+    now_s = REMEMBERED_S
+    assert shown(targets, nobody) == []
