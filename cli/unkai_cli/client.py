@@ -37,6 +37,7 @@ _SERVICES = {
     "ImageService": "storage",
     "HostService": "host",
     "PlacementService": "host",
+    "AuditService": "host",
     "OperationService": "operation",
     "EventService": "event",
     "ProjectService": "identity",

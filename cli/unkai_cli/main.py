@@ -32,6 +32,7 @@ COMMANDS = {
     "flavor": ("flavors:flavor", "Flavors: named sizes."),
     "key": ("keys:key", "Public SSH keys that guests get on first boot."),
     "host": ("hosts:host", "Hosts: state, live figures, cordon."),
+    "audit": ("audits:audit", "What does not fit: drift, orphans."),
     "operation": ("operations:operation", "Long-running work: list, wait, cancel."),
     "event": ("events:event", "What happened, and what happens now."),
     "project": ("projects:project", "Projects: what owns your things."),

@@ -39,6 +39,8 @@ from unkai_scheduler.images.obstore_adapter import open_image_store
 from unkai_scheduler.images.port import ImageStore
 from unkai_scheduler.reconcile.leader import Leader
 from unkai_scheduler.reconcile.live import LiveState
+from unkai_scheduler.services.adoptions import AdoptionsService
+from unkai_scheduler.services.audits import AuditsService
 from unkai_scheduler.services.consoles import ConsolesService
 from unkai_scheduler.services.context import ServiceContext
 from unkai_scheduler.services.events import EventsService
@@ -48,6 +50,7 @@ from unkai_scheduler.services.hosts import HostsService
 from unkai_scheduler.services.images import ImagesService
 from unkai_scheduler.services.instances import InstancesService
 from unkai_scheduler.services.key_pairs import KeyPairsService
+from unkai_scheduler.services.live import LeaderView
 from unkai_scheduler.services.operations import OperationsService
 from unkai_scheduler.services.placement import PlacementService
 from unkai_scheduler.services.projects import ProjectsService
@@ -85,6 +88,7 @@ def build_services(
     *,
     context: ServiceContext,
     follower: Follower,
+    leader: LeaderView,
     live: LiveState,
     agents: Agents,
     images: ImageStore,
@@ -93,11 +97,20 @@ def build_services(
     """Make all use cases."""
     return Services(
         instances=InstancesService(context),
+        adoptions=AdoptionsService(
+            context,
+            leader,
+            live=live,
+            agents=agents,
+            images=images,
+            ratios=settings.placement.ratios,
+        ),
         consoles=ConsolesService(context, live, agents),
         flavors=FlavorsService(context),
         key_pairs=KeyPairsService(context),
         images=ImagesService(context, images, settings.images),
         hosts=HostsService(context, live, settings.placement.ratios),
+        audits=AuditsService(leader),
         placement=PlacementService(context),
         operations=OperationsService(context, follower),
         events=EventsService(context, follower),
@@ -150,6 +163,7 @@ async def opened(settings: Settings) -> AsyncIterator[Daemon]:
         services = build_services(
             context=context,
             follower=follower,
+            leader=leader,
             live=live,
             agents=agents,
             images=images,

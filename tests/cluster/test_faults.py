@@ -13,6 +13,7 @@ from tests.support.builders import an_id, an_instance
 from tests.support.cloud import Cloud, a_cloud
 from unkai_scheduler.agents.port import Endpoint, MachineOrder
 from unkai_scheduler.domain.events import EventType
+from unkai_scheduler.domain.findings import FindingKind
 from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.instances import InstanceState
 from unkai_scheduler.domain.machines import Fence, Machine, MachineState, Tombstone
@@ -294,7 +295,7 @@ async def test_a_host_that_invents_machines_fills_no_history(
         await asyncio.sleep(5)
 
     async def all_counted() -> bool:
-        return metrics.INVARIANT_VIOLATIONS.labels(audit.ORPHAN)._value.get() == 7
+        return metrics.INVARIANT_VIOLATIONS.labels(FindingKind.ORPHAN.value)._value.get() == 7
 
     await cloud.until(all_counted, "all are counted", within_s=30)
     await cloud.until_stamped()
@@ -330,7 +331,7 @@ async def test_a_tombstone_nobody_recorded_is_recorded_and_acknowledged(cloud: C
     assert [t.generation for t in await cloud.tombstones(ident)] == [4]
 
 
-async def test_a_host_ahead_of_a_restored_database_is_observed_then_obeys_the_user(
+async def test_a_host_ahead_of_a_restored_database_is_relearned_then_obeys_the_user(
     cloud: Cloud,
 ) -> None:
     ident, host_id = await running(cloud)
@@ -339,7 +340,7 @@ async def test_a_host_ahead_of_a_restored_database_is_observed_then_obeys_the_us
     cloud.agents.plant_machine(host_id, ahead, held.order)
     await asyncio.sleep(5)
     assert cloud.running() == {ident: [host_id]}
-    assert (await cloud.instance(ident)).generation == 1
+    assert (await cloud.instance(ident)).generation == 9
 
     ended = await cloud.until_ended((await cloud.stop(ident)).id)
 

@@ -13,11 +13,11 @@ from tests.support.builders import an_instance
 from tests.support.cloud import Cloud, a_cloud
 from unkai_scheduler.agents.port import MachineOrder
 from unkai_scheduler.cluster.fake import FakeCluster
+from unkai_scheduler.domain.findings import FindingKind
 from unkai_scheduler.domain.instances import InstanceState
 from unkai_scheduler.domain.machines import Machine, MachineState
 from unkai_scheduler.domain.operations import OperationState
 from unkai_scheduler.reconcile import metrics
-from unkai_scheduler.reconcile.audit import ORPHAN
 from unkai_scheduler.reconcile.hearsay import BELIEVED_TIMES
 from unkai_scheduler.store import instances
 from unkai_wire.errors import Conflict, Unavailable
@@ -234,7 +234,7 @@ async def test_a_campaign_that_breaks_is_begun_anew(
 
 async def test_what_was_found_amiss_is_no_longer_told_by_who_does_not_lead(cloud: Cloud) -> None:
     def told() -> float:
-        return metrics.INVARIANT_VIOLATIONS.labels(ORPHAN)._value.get()
+        return metrics.INVARIANT_VIOLATIONS.labels(FindingKind.ORPHAN.value)._value.get()
 
     async def is_told() -> bool:
         return told() == 1

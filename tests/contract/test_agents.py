@@ -127,6 +127,37 @@ async def test_an_order_arrives_as_it_was_sent(world: World) -> None:
     assert held == order
 
 
+async def test_a_host_tells_what_a_machine_was_ordered_to_be(world: World) -> None:
+    order = an_order(
+        labels={"tier": "web"},
+        key_pair_ids=(an_id("key_pair"),),
+        required_traits=("CPU_X86_64",),
+        desired_power=Power.OFF,
+        reboot_serial=3,
+        stop_grace_s=7.0,
+        flavor_id=an_id("flavor"),
+    )
+    await world.agents.ensure_machine(world.endpoint, a_fence(4, 2), order)
+
+    held = await world.agents.machine_spec(world.endpoint, order.instance.id)
+
+    assert (held.machine.generation, held.machine.run_epoch) == (4, 2)
+    assert held.machine.wants_power is False
+    told, sent = held.order, order
+    assert told.instance.spec == sent.instance.spec
+    for field in ("id", "project_id", "desired_power", "reboot_serial", "stop_grace_s"):
+        assert getattr(told.instance, field) == getattr(sent.instance, field), field
+    for field in ("id", "format", "sha256", "size_bytes", "virtual_size_bytes"):
+        assert getattr(told.image, field) == getattr(sent.image, field), field
+    assert (told.user_data, told.public_keys) == (sent.user_data, sent.public_keys)
+    assert (told.disk_bytes, told.must_exist) == (sent.disk_bytes, True)
+
+
+async def test_what_is_not_held_was_not_ordered(world: World) -> None:
+    with pytest.raises(NotFound):
+        await world.agents.machine_spec(world.endpoint, an_id("instance"))
+
+
 async def test_an_ordered_machine_runs(world: World) -> None:
     order = an_order()
     accepted = await world.agents.ensure_machine(world.endpoint, a_fence(), order)

@@ -133,7 +133,18 @@ def machine_message(machine: Machine) -> machine_pb2.Machine:
         reboot_serial=machine.reboot_serial,
         accelerator=machine.accelerator,
         start_time=convert.timestamp(machine.start_time),
-        instance=instance_pb2.Instance(name=machine.name, project_id=machine.project_id),
+        instance=instance_pb2.Instance(
+            name=machine.name,
+            project_id=machine.project_id,
+            vcpus=machine.vcpus,
+            memory_bytes=machine.memory_bytes,
+            disk_bytes=machine.disk_bytes,
+            desired_power={
+                None: instance_pb2.Instance.POWER_UNSPECIFIED,
+                True: instance_pb2.Instance.POWER_ON,
+                False: instance_pb2.Instance.POWER_OFF,
+            }[machine.wants_power],
+        ),
     )
 
 
@@ -206,6 +217,14 @@ class AgentServicer(
             tombstone = convert.tombstone_message(left)
             return machine_service_pb2.RemoveMachineResponse(tombstone=tombstone)
         return machine_service_pb2.RemoveMachineResponse(machine=machine_message(left))
+
+    async def GetMachineSpec(
+        self, request: machine_service_pb2.GetMachineSpecRequest, context: Context
+    ) -> machine_service_pb2.GetMachineSpecResponse:
+        held = await self._agents.machine_spec(self._endpoint(request.host_id), request.instance_id)
+        return machine_service_pb2.GetMachineSpecResponse(
+            machine=machine_message(held.machine), spec=convert.spec_message(held.order)
+        )
 
     async def WatchMachines(
         self, request: machine_service_pb2.WatchMachinesRequest, context: Context

@@ -27,7 +27,11 @@ from unkai.compute.v1 import (
     key_pair_service_pb2_grpc,
 )
 from unkai.event.v1 import event_service_pb2_grpc
-from unkai.host.v1 import host_service_pb2_grpc, placement_service_pb2_grpc
+from unkai.host.v1 import (
+    audit_service_pb2_grpc,
+    host_service_pb2_grpc,
+    placement_service_pb2_grpc,
+)
 from unkai.identity.v1 import project_service_pb2_grpc
 from unkai.operation.v1 import operation_service_pb2_grpc
 from unkai.storage.v1 import image_pb2, image_service_pb2, image_service_pb2_grpc
@@ -38,7 +42,9 @@ from unkai_scheduler.api.rpc_metrics import RpcMetrics
 from unkai_scheduler.api.server import ApiServer, Services
 from unkai_scheduler.cluster.fake import FakeEtcd
 from unkai_scheduler.cluster.port import Cluster
+from unkai_scheduler.domain.findings import Audited, Finding
 from unkai_scheduler.domain.hosts import Host
+from unkai_scheduler.domain.machines import Machine
 from unkai_scheduler.domain.operations import OperationState
 from unkai_scheduler.images.obstore_adapter import open_image_store
 from unkai_scheduler.main import build_services
@@ -48,7 +54,7 @@ from unkai_scheduler.services.follower import Follower
 from unkai_scheduler.settings import ImageSettings, Settings
 from unkai_scheduler.store import claims, events, hosts, instances, operations
 from unkai_scheduler.store.unit_of_work import UnitOfWork
-from unkai_wire.errors import UnkaiError
+from unkai_wire.errors import Unavailable, UnkaiError
 from unkai_wire.rpc_errors import from_rpc_error
 from unkai_wire.tls import TlsFiles
 
@@ -64,6 +70,22 @@ class FakeLeading:
     term: int = 1
     wakes: int = 0
     woken: asyncio.Event = field(default_factory=asyncio.Event)
+    findings: list[Finding] = field(default_factory=list)
+    unseen_hosts: list[str] = field(default_factory=list)
+    machines: list[Machine] = field(default_factory=list)
+
+    @property
+    def audit(self) -> FakeLeading:
+        """It is its own audit, of what a test says."""
+        if not self.is_leading:
+            raise Unavailable("this scheduler does not lead", reason="NOT_LEADER")
+        return self
+
+    async def look(self) -> Audited:
+        return Audited(noon(), tuple(self.findings), tuple(self.unseen_hosts))
+
+    def holders(self, instance_id: str) -> list[Machine]:
+        return [machine for machine in self.machines if machine.instance_id == instance_id]
 
     def wake(self) -> None:
         self.wakes += 1
@@ -113,6 +135,7 @@ class Api:
         self.key_pairs = key_pair_service_pb2_grpc.KeyPairServiceStub(self.channel)
         self.images = image_service_pb2_grpc.ImageServiceStub(self.channel)
         self.hosts = host_service_pb2_grpc.HostServiceStub(self.channel)
+        self.audits = audit_service_pb2_grpc.AuditServiceStub(self.channel)
         self.placement = placement_service_pb2_grpc.PlacementServiceStub(self.channel)
         self.operations = operation_service_pb2_grpc.OperationServiceStub(self.channel)
         self.events = event_service_pb2_grpc.EventServiceStub(self.channel)
@@ -241,6 +264,7 @@ async def an_api(
         services = build_services(
             context=ServiceContext(uow, noon, an_id, lambda ids: leading.wake()),
             follower=follower,
+            leader=leading,
             live=live,
             agents=stated,
             images=open_image_store(settings.images.url),

@@ -166,6 +166,7 @@ class Cloud:
                 traits=told.traits,
                 boot_id=told.boot_id,
                 agent_version=told.agent_version,
+                features=told.features,
             )
         )
 

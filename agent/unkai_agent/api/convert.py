@@ -21,6 +21,7 @@ from unkai_agent.domain.machines import (
     Fence,
     ImageFormat,
     ImageRef,
+    LedgerEntry,
     Machine,
     MachineSpec,
     Power,
@@ -139,6 +140,43 @@ def machine_message(machine: Machine) -> machine_pb2.Machine:
         message.error.CopyFrom(to_status(UnkaiError.from_record(machine.error)))
     message.instance.ParseFromString(machine.instance)
     return message
+
+
+def spec_message(entry: LedgerEntry) -> machine_pb2.MachineSpec:
+    """Write an order as the ledger keeps it; what may hold somebody's data must exist."""
+    spec, disk = entry.spec, machine_pb2.DiskSpec
+    message = machine_pb2.MachineSpec(
+        disks=[
+            disk(
+                name=wanted.name,
+                size_bytes=wanted.size_bytes,
+                image=_image_message(wanted.image),
+                existence=disk.EXISTENCE_CREATE if entry.is_new else disk.EXISTENCE_MUST_EXIST,
+            )
+            for wanted in spec.disks
+        ],
+        seed=machine_pb2.SeedSpec(
+            hostname=spec.seed.hostname,
+            public_keys=spec.seed.public_keys,
+            user_data=spec.seed.user_data,
+        ),
+        reboot_serial=spec.reboot_serial,
+        reboot_force=spec.reboot_force,
+    )
+    message.instance.ParseFromString(spec.instance)
+    message.stop_grace.FromMilliseconds(int(spec.stop_grace_s * 1000))
+    return message
+
+
+def _image_message(image: ImageRef) -> image_pb2.Image:
+    formats = {ours: theirs for theirs, ours in _FORMATS.items()}
+    return image_pb2.Image(
+        id=image.image_id,
+        sha256=image.sha256,
+        size_bytes=image.size_bytes,
+        virtual_size_bytes=image.virtual_size_bytes,
+        format=formats[image.format],
+    )
 
 
 def tombstone_message(stone: Tombstone) -> machine_pb2.Tombstone:

@@ -62,6 +62,17 @@ class MachineServicer(machine_service_pb2_grpc.MachineServiceServicer):
             tombstones=[convert.tombstone_message(t) for t in converger.tombstones()],
         )
 
+    async def GetMachineSpec(
+        self, request: pb.GetMachineSpecRequest, context: Context
+    ) -> pb.GetMachineSpecResponse:
+        """Return a machine with what it was last ordered to be."""
+        converger = self._directory.find(request.host_id).converger
+        machine = converger.machine(request.instance_id)
+        entry = converger.order_of(request.instance_id)
+        return pb.GetMachineSpecResponse(
+            machine=convert.machine_message(machine), spec=convert.spec_message(entry)
+        )
+
     async def WatchMachines(
         self, request: pb.WatchMachinesRequest, context: Context
     ) -> AsyncIterator[pb.WatchMachinesResponse]:

@@ -24,6 +24,7 @@ POLICY: Mapping[str, frozenset[Role]] = {
     _MACHINE + "EnsureMachine": _SCHEDULER,
     _MACHINE + "RemoveMachine": _SCHEDULER,
     _MACHINE + "ListMachines": _READERS,
+    _MACHINE + "GetMachineSpec": _SCHEDULER,
     _MACHINE + "WatchMachines": _READERS,
     _MACHINE + "AcknowledgeTombstones": _SCHEDULER,
     _MACHINE + "ReadConsoleLog": _READERS,

@@ -165,6 +165,13 @@ class Converger:
             raise NotFound.of("machine", instance_id)
         return worker.machine
 
+    def order_of(self, instance_id: str) -> LedgerEntry:
+        """Return what a machine was last ordered to be; `NotFound` when it is not held."""
+        entry = self._ledger.entry(instance_id)
+        if entry is None:
+            raise NotFound.of("machine", instance_id)
+        return entry
+
     def holds(self, instance_id: str) -> bool:
         """Tell whether this host holds the machine."""
         return instance_id in self._workers

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unkai_cli.commands.acting import attempted, awaited, confirmed, raise_first, resolved
+from unkai_cli.commands.audits import complete_orphans, on_host
 from unkai_cli.commands.options import (
     Count,
     Label,
@@ -359,6 +360,44 @@ def update(
         update_mask=field_mask_pb2.FieldMask(paths=paths),
     )
     session.printer.rows([record(answer.instance)], COLUMNS)
+
+
+@instance.command("adopt")
+@click.argument("orphans", metavar="[ID...]", nargs=-1, shell_complete=complete_orphans())
+@click.option("--all", "every", is_flag=True, help="All orphans; taken names get a new end.")
+@on_host
+@click.option("--name", "new_name", default="", help="Name it shall have.")
+@click.option("--rename", is_flag=True, help="Where its name is taken, put its id's end behind it.")
+@common
+def adopt(
+    session: Session,
+    *,
+    orphans: tuple[str, ...],
+    every: bool,
+    host: str | None,
+    new_name: str,
+    rename: bool,
+) -> int:
+    """Take machines that the database does not know into it, as their hosts remember them.
+
+    For what 'unkai audit orphans' lists, as after a database was restored from a backup. Guests
+    notice nothing. They come into the project that they were of, or into that of -p.
+
+    \b
+    unkai instance adopt --all
+    unkai instance adopt ins-01m4k2 --name web
+    """
+    from unkai_cli.commands import adoptions
+
+    return adoptions.adopt(
+        session,
+        orphans,
+        COLUMNS,
+        every=every,
+        host=host,
+        new_name=new_name,
+        rename=rename,
+    )
 
 
 @instance.command("logs")

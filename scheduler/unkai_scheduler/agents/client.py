@@ -36,9 +36,15 @@ from unkai.agent.v1 import (
     storage_service_pb2,
     storage_service_pb2_grpc,
 )
-from unkai_scheduler.agents import convert
+from unkai_scheduler.agents import convert, remembered
 from unkai_scheduler.agents.limits import Limits
-from unkai_scheduler.agents.port import Endpoint, MachineChange, MachineOrder, UsageSample
+from unkai_scheduler.agents.port import (
+    Endpoint,
+    HeldMachine,
+    MachineChange,
+    MachineOrder,
+    UsageSample,
+)
 from unkai_scheduler.domain.machines import Fence, HostDescription, Machine, Tombstone
 from unkai_wire import tracing
 from unkai_wire.errors import Unavailable
@@ -112,6 +118,19 @@ class GrpcAgents:
                 request, timeout=self._limits.order_s
             ),
             lambda answer: convert.machine_of(answer.machine, endpoint.host_id),
+        )
+
+    async def machine_spec(self, endpoint: Endpoint, instance_id: str) -> HeldMachine:
+        """Return a machine with what it was last ordered to be."""
+        request = machine_service_pb2.GetMachineSpecRequest(
+            host_id=endpoint.host_id, instance_id=instance_id
+        )
+        return await self._call(
+            endpoint,
+            lambda channel: machine_service_pb2_grpc.MachineServiceStub(channel).GetMachineSpec(
+                request, timeout=self._limits.order_s
+            ),
+            lambda answer: remembered.held_of(answer, endpoint.host_id),
         )
 
     async def remove_machine(

@@ -52,6 +52,10 @@ _POLICIES = {
     PlacementPolicy.PACK: instance_pb2.Instance.PLACEMENT_POLICY_PACK,
     PlacementPolicy.SPREAD: instance_pb2.Instance.PLACEMENT_POLICY_SPREAD,
 }
+_WANTS_POWER = {
+    int(instance_pb2.Instance.POWER_ON): True,
+    int(instance_pb2.Instance.POWER_OFF): False,
+}
 _SETTLED = {
     InstanceState.RUNNING,
     InstanceState.STOPPED,
@@ -216,6 +220,10 @@ def machine_of(message: machine_pb2.Machine, host_id: str) -> Machine:
         start_time=moment_of(message.start_time) if message.HasField("start_time") else None,
         name=message.instance.name[:_TEXT],
         project_id=message.instance.project_id[:_TEXT],
+        wants_power=_WANTS_POWER.get(message.instance.desired_power),
+        vcpus=max(0, message.instance.vcpus),
+        memory_bytes=max(0, message.instance.memory_bytes),
+        disk_bytes=max(0, message.instance.disk_bytes),
     )
 
 

@@ -22,10 +22,13 @@ from unkai_scheduler.agents.fake_host import (
     check_generation,
     idle_usage,
     put,
+    remembered,
 )
 from unkai_scheduler.agents.limits import Limits
 from unkai_scheduler.agents.port import (
+    MACHINE_SPECS,
     Endpoint,
+    HeldMachine,
     MachineChange,
     MachineOrder,
     Synced,
@@ -85,7 +88,7 @@ class FakeAgents:
             accelerator="tcg",
             accelerator_reason="simulated",
             traits=("CPU_X86_64",),
-            features=(),
+            features=(MACHINE_SPECS,),
             highest_term=0,
         )
         self.hosts[host_id] = FakeHost(
@@ -214,8 +217,7 @@ class FakeAgents:
                 observed_generation=0,
                 run_epoch=fence.run_epoch,
                 state=MachineState.CONVERGING,
-                name=order.instance.spec.name,
-                project_id=order.instance.project_id,
+                **remembered(order),
             )
             held = host.machines[ident] = Held(order, machine, self._due())
             host.tombstones.pop(ident, None)
@@ -230,10 +232,17 @@ class FakeAgents:
             state=MachineState.CONVERGING,
             generation=fence.generation,
             run_epoch=fence.run_epoch,
-            name=order.instance.spec.name,
+            **remembered(order),
         )
         self.tick()
         return accepted
+
+    async def machine_spec(self, endpoint: Endpoint, instance_id: str) -> HeldMachine:
+        """Return a machine with what it was last ordered to be."""
+        host = await self._reach(endpoint, self._limits.order_s)
+        held = host.held(instance_id)
+        must_exist = held.order.must_exist or held.has_disk
+        return HeldMachine(held.machine, replace(held.order, must_exist=must_exist))
 
     async def remove_machine(
         self, endpoint: Endpoint, fence: Fence, instance_id: str

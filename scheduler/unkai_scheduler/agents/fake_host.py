@@ -217,6 +217,19 @@ def check_generation(held: Held, fence: Fence, *, to_run: bool) -> None:
             )
 
 
+def remembered(order: MachineOrder) -> dict[str, Any]:
+    """Return what a host tells of an order with each word about its machine."""
+    instance = order.instance
+    return {
+        "name": instance.spec.name,
+        "project_id": instance.project_id,
+        "wants_power": instance.desired_power is Power.ON,
+        "vcpus": instance.spec.vcpus,
+        "memory_bytes": instance.spec.memory_bytes,
+        "disk_bytes": instance.spec.disk_bytes,
+    }
+
+
 def put(queue: asyncio.Queue[Any], item: object) -> None:
     """Put an item; a watcher that does not keep up loses its stream, as on a real host."""
     if queue.full():

@@ -16,6 +16,9 @@ from unkai_scheduler.domain.images import Image
 from unkai_scheduler.domain.instances import Instance
 from unkai_scheduler.domain.machines import Fence, HostDescription, Machine, Tombstone
 
+MACHINE_SPECS = "machine_specs.v1"
+"""Feature of agents that tell what a machine was last ordered to be."""
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -38,6 +41,15 @@ class MachineOrder:
     """True once the instance has run: a missing disk is LOST, never made anew."""
     public_keys: tuple[str, ...] = ()
     user_data: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldMachine:
+    """What a host holds, and its ledger's copy of the order. All of it is the host's word."""
+
+    machine: Machine
+    order: MachineOrder
+    """Of the image only id, format, sizes and digest are known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +87,12 @@ class Agents(Protocol):
         self, endpoint: Endpoint, fence: Fence, order: MachineOrder
     ) -> Machine:
         """Order a machine to be; also the permit to run it."""
+
+    async def machine_spec(self, endpoint: Endpoint, instance_id: str) -> HeldMachine:
+        """Return a machine with what it was last ordered to be; `NotFound` when it is not held.
+
+        Only of agents with the feature `MACHINE_SPECS`.
+        """
 
     async def remove_machine(
         self, endpoint: Endpoint, fence: Fence, instance_id: str

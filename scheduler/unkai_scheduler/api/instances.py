@@ -11,6 +11,7 @@ from unkai_scheduler.api.callers import call_of
 from unkai_scheduler.api.fields import enum_of, seconds_of
 from unkai_scheduler.api.operations import operation_message
 from unkai_scheduler.domain.instances import InstanceState, PlacementPolicy
+from unkai_scheduler.services.adoptions import AdoptionDraft, AdoptionsService
 from unkai_scheduler.services.consoles import ConsolesService
 from unkai_scheduler.services.instance_drafts import InstanceDraft
 from unkai_scheduler.services.instances import InstanceFilter, InstancesService
@@ -31,8 +32,14 @@ _STATES = {
 class InstanceServicer(instance_service_pb2_grpc.InstanceServiceServicer):
     """Instances over gRPC."""
 
-    def __init__(self, instances: InstancesService, consoles: ConsolesService) -> None:
+    def __init__(
+        self,
+        instances: InstancesService,
+        adoptions: AdoptionsService,
+        consoles: ConsolesService,
+    ) -> None:
         self._instances = instances
+        self._adoptions = adoptions
         self._consoles = consoles
 
     async def CreateInstance(
@@ -126,6 +133,21 @@ class InstanceServicer(instance_service_pb2_grpc.InstanceServiceServicer):
         return instance_service_pb2.RebootInstanceResponse(
             instance=instance_message(accepted.instance),
             operation=operation_message(accepted.operation),
+        )
+
+    async def AdoptInstance(
+        self, request: instance_service_pb2.AdoptInstanceRequest, context: Any
+    ) -> instance_service_pb2.AdoptInstanceResponse:
+        draft = AdoptionDraft(
+            instance_id=request.instance_id,
+            host_id=request.host_id,
+            project_id=request.project_id,
+            name=request.name,
+            rename_if_taken=request.rename_if_taken,
+        )
+        adopted = await self._adoptions.adopt(call_of(request), draft)
+        return instance_service_pb2.AdoptInstanceResponse(
+            instance=instance_message(adopted.instance), warnings=adopted.warnings
         )
 
     async def ReadConsoleLog(

@@ -43,8 +43,8 @@ def _read(*, live: bool = False) -> Rule:
     return Rule(USERS, READ_S, live=live, alone=live)
 
 
-def _write() -> Rule:
-    return Rule(USERS, WRITE_S, writes=True)
+def _write(*, live: bool = False) -> Rule:
+    return Rule(USERS, WRITE_S, writes=True, live=live)
 
 
 def _console(*, writes: bool = False) -> Rule:
@@ -64,6 +64,7 @@ TABLE: Mapping[str, Rule] = {
     "/unkai.compute.v1.InstanceService/StartInstance": _write(),
     "/unkai.compute.v1.InstanceService/StopInstance": _write(),
     "/unkai.compute.v1.InstanceService/RebootInstance": _write(),
+    "/unkai.compute.v1.InstanceService/AdoptInstance": _write(live=True),
     "/unkai.compute.v1.InstanceService/ReadConsoleLog": _console(),
     "/unkai.compute.v1.InstanceService/AttachConsole": _console(writes=True),
     "/unkai.compute.v1.FlavorService/CreateFlavor": _write(),
@@ -86,6 +87,7 @@ TABLE: Mapping[str, Rule] = {
     "/unkai.host.v1.HostService/CordonHost": _write(),
     "/unkai.host.v1.HostService/UncordonHost": _write(),
     "/unkai.host.v1.HostService/WatchUsage": _watch(live=True),
+    "/unkai.host.v1.AuditService/ListFindings": Rule(USERS, READ_S, live=True),
     "/unkai.host.v1.PlacementService/Explain": _read(),
     "/unkai.operation.v1.OperationService/GetOperation": _read(),
     "/unkai.operation.v1.OperationService/ListOperations": _read(),

@@ -28,6 +28,8 @@ from unkai.compute.v1 import (
 )
 from unkai.event.v1 import event_service_pb2, event_service_pb2_grpc
 from unkai.host.v1 import (
+    audit_service_pb2,
+    audit_service_pb2_grpc,
     host_service_pb2,
     host_service_pb2_grpc,
     placement_service_pb2,
@@ -37,6 +39,7 @@ from unkai.identity.v1 import project_service_pb2, project_service_pb2_grpc
 from unkai.operation.v1 import operation_service_pb2, operation_service_pb2_grpc
 from unkai.scheduler.v1 import peer_service_pb2_grpc
 from unkai.storage.v1 import image_service_pb2, image_service_pb2_grpc
+from unkai_scheduler.api.audits import AuditServicer
 from unkai_scheduler.api.events import EventServicer
 from unkai_scheduler.api.flavors import FlavorServicer
 from unkai_scheduler.api.health import SERVICE_NAME as HEALTH_NAME
@@ -58,6 +61,8 @@ from unkai_scheduler.api.placement import PlacementServicer
 from unkai_scheduler.api.projects import ProjectServicer
 from unkai_scheduler.api.rpc_metrics import RpcMetrics
 from unkai_scheduler.api.stopping import Calls
+from unkai_scheduler.services.adoptions import AdoptionsService
+from unkai_scheduler.services.audits import AuditsService
 from unkai_scheduler.services.consoles import ConsolesService
 from unkai_scheduler.services.events import EventsService
 from unkai_scheduler.services.flavors import FlavorsService
@@ -82,11 +87,13 @@ class Services:
     """All use cases that the server offers."""
 
     instances: InstancesService
+    adoptions: AdoptionsService
     consoles: ConsolesService
     flavors: FlavorsService
     key_pairs: KeyPairsService
     images: ImagesService
     hosts: HostsService
+    audits: AuditsService
     placement: PlacementService
     operations: OperationsService
     events: EventsService
@@ -192,7 +199,7 @@ def _offered(services: Services) -> list[tuple[Any, Any, Any]]:
     return [
         (
             compute.services_by_name["InstanceService"],
-            InstanceServicer(services.instances, services.consoles),
+            InstanceServicer(services.instances, services.adoptions, services.consoles),
             instance_service_pb2_grpc.add_InstanceServiceServicer_to_server,
         ),
         (
@@ -214,6 +221,11 @@ def _offered(services: Services) -> list[tuple[Any, Any, Any]]:
             host.services_by_name["HostService"],
             HostServicer(services.hosts),
             host_service_pb2_grpc.add_HostServiceServicer_to_server,
+        ),
+        (
+            audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"],
+            AuditServicer(services.audits),
+            audit_service_pb2_grpc.add_AuditServiceServicer_to_server,
         ),
         (
             placement_service_pb2.DESCRIPTOR.services_by_name["PlacementService"],

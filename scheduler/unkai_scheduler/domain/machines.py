@@ -8,6 +8,10 @@ from datetime import datetime
 from enum import Enum
 from typing import Any
 
+LEAP = 1 << 32
+"""No restored database is behind its hosts by so many changes. Who says so is not overtaken: the
+database's numbers end at 2^63."""
+
 
 class MachineState(Enum):
     """What a host observes; meanings in agent/v1/machine.proto."""
@@ -43,6 +47,12 @@ class Machine:
     name: str = ""
     """Name in the ledger's copy of the instance, for reports about orphans."""
     project_id: str = ""
+    wants_power: bool | None = None
+    """Power it was last ordered to have; None: its host does not say."""
+    vcpus: int = 0
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    """Figures in the ledger's copy of the instance; 0: its host does not say."""
 
 
 @dataclass(frozen=True, slots=True)

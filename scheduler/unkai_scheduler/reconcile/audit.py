@@ -14,19 +14,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import structlog
 
 from unkai_scheduler.domain.events import EventType
+from unkai_scheduler.domain.findings import Audited, Finding, FindingKind, Remedy
 from unkai_scheduler.domain.hosts import HostState
-from unkai_scheduler.domain.instances import Instance, InstanceState
-from unkai_scheduler.domain.machines import Machine, MachineState, Tombstone
+from unkai_scheduler.domain.machines import Machine, Tombstone
+from unkai_scheduler.placement.fleet import AllocationRatios
 from unkai_scheduler.reconcile import metrics
+from unkai_scheduler.reconcile.findings import Books, Report, examine, is_stray
 from unkai_scheduler.reconcile.hosts import Hosts
 from unkai_scheduler.reconcile.office import Office, wait_for
-from unkai_scheduler.store import events, instances, tombstones
+from unkai_scheduler.store import events, hosts, instances, tombstones
 from unkai_scheduler.store.unit_of_work import Connection
 from unkai_wire.errors import UnkaiError
 
@@ -38,145 +40,21 @@ MAX_WARNINGS = 1000
 """Events about one host in one reign; beyond, the metric alone counts."""
 MAX_CALLS = 32
 """Hosts asked at the same time."""
-ORPHAN = "orphan"
-UNCLAIMED = "unclaimed_machine"
-MISSING = "claim_without_machine"
-AHEAD = "machine_ahead"
-KINDS = (ORPHAN, UNCLAIMED, MISSING, AHEAD)
-_SETTLED = frozenset(
+PATIENCE_S = 30.0
+"""What the leader mends is counted once it has been found for so long."""
+_WARNED_OF = frozenset(
     {
-        InstanceState.RUNNING,
-        InstanceState.STOPPED,
-        InstanceState.AWAITING_PERMIT,
+        FindingKind.ORPHAN,
+        FindingKind.UNCLAIMED_MACHINE,
+        FindingKind.CLAIM_WITHOUT_MACHINE,
+        FindingKind.MACHINE_AHEAD,
+        FindingKind.SPEC_MISMATCH,
     }
 )
+"""Kinds of which an event tells; the others have events of their own, or are mended at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that does not fit."""
-
-    kind: str
-    host_id: str
-    instance_id: str
-    name: str
-    project_id: str
-    generation: int
-    message: str
-
-    @property
-    def reason(self) -> str:
-        """Its name in events."""
-        return self.kind.upper()
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What an audit found, and what follows from it."""
-
-    findings: tuple[Finding, ...] = ()
-    removals: tuple[tuple[Machine, Tombstone], ...] = ()
-    """Machines that may go, each with the tombstone that says so."""
-    recorded: tuple[Tombstone, ...] = ()
-    """Tombstones of hosts that the store has; they may be acknowledged."""
-    unrecorded: tuple[Tombstone, ...] = ()
-    """Tombstones of hosts to record first."""
-
-
-def examine(
-    machines: Sequence[Machine],
-    buried: Sequence[Tombstone],
-    synced: frozenset[str],
-    rows: Mapping[str, Instance],
-    known: Mapping[str, Sequence[Tombstone]],
-) -> Report:
-    """Compare what hosts hold with the database; pure.
-
-    `rows`: by id, all claimed instances, and what exists of the other ids that hosts name.
-    `known`: by id, the store's tombstones of machines and tombstones without a claim.
-    """
-    findings: list[Finding] = []
-    removals: list[tuple[Machine, Tombstone]] = []
-    held = {(machine.host_id, machine.instance_id) for machine in machines}
-    for machine in machines:
-        row = rows.get(machine.instance_id)
-        if row is not None and not _stray(machine, rows):
-            if machine.generation > row.generation or machine.run_epoch > row.run_epoch:
-                findings.append(_of_machine(AHEAD, machine, "is newer than the database knows"))
-            continue
-        right = _right_to_remove(machine, known.get(machine.instance_id, ()))
-        if right is not None:
-            removals.append((machine, right))
-        elif row is None:
-            findings.append(_of_machine(ORPHAN, machine, "is not in the database; it is kept"))
-        else:
-            findings.append(_of_machine(UNCLAIMED, machine, "is not claimed there; it is kept"))
-    lasting = [tombstone for tombstone in buried if _stray(tombstone, rows)]
-    remembered = {(t.host_id, t.instance_id) for t in buried}
-    for row in rows.values():
-        place = (row.host_id, row.id)
-        if row.host_id in synced and place not in held and place not in remembered:
-            findings += _missing(row)
-    have, lack = _split(lasting, known)
-    return Report(tuple(findings), tuple(removals), have, lack)
-
-
-def _of_machine(kind: str, machine: Machine, what: str) -> Finding:
-    name = machine.name or machine.instance_id
-    return Finding(
-        kind=kind,
-        host_id=machine.host_id,
-        instance_id=machine.instance_id,
-        name=machine.name,
-        project_id=machine.project_id,
-        generation=machine.generation,
-        message=f"machine {name} on host {machine.host_id} {what}",
-    )
-
-
-def _missing(row: Instance) -> list[Finding]:
-    if row.state not in _SETTLED or row.operation_id:
-        return []
-    return [
-        Finding(
-            kind=MISSING,
-            host_id=row.host_id,
-            instance_id=row.id,
-            name=row.spec.name,
-            project_id=row.project_id,
-            generation=row.generation,
-            message=f"host {row.host_name} does not hold instance {row.spec.name}, which it claims",
-        )
-    ]
-
-
-def _right_to_remove(machine: Machine, known: Sequence[Tombstone]) -> Tombstone | None:
-    for tombstone in known:
-        if (
-            # What one host says of its own removals is no leave to remove anything elsewhere.
-            tombstone.host_id == machine.host_id
-            and tombstone.generation >= machine.generation
-            and tombstone.run_epoch >= machine.run_epoch
-            and machine.state is not MachineState.REMOVING
-        ):
-            return tombstone
-    return None
-
-
-def _split(
-    buried: Iterable[Tombstone], known: Mapping[str, Sequence[Tombstone]]
-) -> tuple[tuple[Tombstone, ...], tuple[Tombstone, ...]]:
-    have: list[Tombstone] = []
-    lack: list[Tombstone] = []
-    for tombstone in buried:
-        recorded = any(
-            t.host_id == tombstone.host_id
-            and t.generation >= tombstone.generation
-            and t.run_epoch >= tombstone.run_epoch
-            for t in known.get(tombstone.instance_id, ())
-        )
-        (have if recorded else lack).append(tombstone)
-    return tuple(have), tuple(lack)
+_Key = tuple[str, str, str, int]
 
 
 class Audit:
@@ -186,7 +64,9 @@ class Audit:
         self._office = office
         self._hosts = hosts
         self._kick = asyncio.Event()
-        self._reported: set[Finding] = set()
+        self._reported: set[_Key] = set()
+        self._found_s: dict[_Key, float] = {}
+        """When each finding of the newest audit was first found."""
         self._warnings: Counter[str] = Counter()
         self._calls = asyncio.Semaphore(MAX_CALLS)
 
@@ -204,27 +84,52 @@ class Audit:
                 await self._office.attempt("audit", self._round)
         finally:
             # Who leads next finds it again; what we found is no longer ours to say.
-            for kind in KINDS:
-                metrics.INVARIANT_VIOLATIONS.labels(kind).set(0)
+            for kind in FindingKind:
+                metrics.INVARIANT_VIOLATIONS.labels(kind.value).set(0)
+
+    # What others ask.
+
+    async def look(self) -> Audited:
+        """Compare now, and change nothing."""
+        report = await self._compare()
+        return Audited(self._office.clock(), report.findings, report.unseen_hosts)
+
+    def holders(self, instance_id: str) -> list[Machine]:
+        """Return the machines of an instance on all hosts that are in sync."""
+        found = (self._office.live.machine(host_id, instance_id) for host_id in self._synced())
+        return [machine for machine in found if machine is not None]
+
+    # Rounds.
+
+    def _synced(self) -> list[str]:
+        live = self._office.live
+        return [i for i in live.hosts() if self._hosts.state(i) is HostState.UP]
 
     async def _round(self) -> None:
-        live = self._office.live
-        synced = frozenset(
-            host_id for host_id in live.hosts() if self._hosts.state(host_id) is HostState.UP
-        )
-        machines = [machine for host_id in synced for machine in live.machines(host_id)]
-        buried = [tombstone for host_id in synced for tombstone in live.tombstones(host_id)]
-        report = await self._compare(machines, buried, synced)
-        counts = Counter(finding.kind for finding in report.findings)
-        for kind in KINDS:
-            metrics.INVARIANT_VIOLATIONS.labels(kind).set(counts[kind])
+        report = await self._compare()
+        self._count(report.findings)
         await self._record(report)
         await self._remove(report.removals)
         await self._acknowledge(report.recorded + report.unrecorded)
 
-    async def _compare(
-        self, machines: list[Machine], buried: list[Tombstone], synced: frozenset[str]
-    ) -> Report:
+    def _count(self, findings: Sequence[Finding]) -> None:
+        now_s = self._office.live.now_s()
+        self._found_s = {f.key: self._found_s.get(f.key, now_s) for f in findings}
+        counts = Counter(
+            finding.kind
+            for finding in findings
+            if finding.remedy is Remedy.OPERATOR or now_s - self._found_s[finding.key] >= PATIENCE_S
+        )
+        for kind in FindingKind:
+            metrics.INVARIANT_VIOLATIONS.labels(kind.value).set(counts[kind])
+
+    async def _compare(self) -> Report:
+        live, synced = self._office.live, frozenset(self._synced())
+        machines = [machine for host_id in synced for machine in live.machines(host_id)]
+        buried = [tombstone for host_id in synced for tombstone in live.tombstones(host_id)]
+        given = self._office.settings.placement.ratios
+        ratios = AllocationRatios(given.cpu, given.memory, given.disk)
+
         def work(conn: Connection) -> Report:
             rows = {row.id: row for row in instances.all_claimed(conn)}
             named: list[Machine | Tombstone] = [*machines, *buried]
@@ -232,20 +137,22 @@ class Audit:
                 row = instances.get(conn, ident)
                 if row is not None:
                     rows[ident] = row
-            strays = {x.instance_id for x in named if _stray(x, rows)}
+            strays = {x.instance_id for x in named if is_stray(x, rows)}
             known = {ident: tombstones.of_instance(conn, ident) for ident in strays}
-            return examine(machines, buried, synced, rows, known)
+            known_hosts = {host.id: host for host in hosts.list_all(conn)}
+            return examine(Books(machines, buried, synced, rows, known, known_hosts, ratios))
 
         return await self._office.uow.read(work)
 
     async def _record(self, report: Report) -> None:
         """Write what hosts remember, and a WARNING for each finding that is new."""
-        new = [finding for finding in report.findings if finding not in self._reported]
-        self._reported = set(report.findings) - set(new)
+        findings = [f for f in report.findings if f.kind in _WARNED_OF]
+        new = [finding for finding in findings if finding.key not in self._reported]
+        self._reported &= {finding.key for finding in findings}
         told = self._bounded(new)
         if told or report.unrecorded:
             await self._office.lead(lambda conn: self._write(conn, told, report.unrecorded))
-        self._reported |= set(new)
+        self._reported |= {finding.key for finding in new}
 
     def _bounded(self, findings: Sequence[Finding]) -> list[Finding]:
         """Return those that may still be told of: no host fills the history of events."""
@@ -281,7 +188,7 @@ class Audit:
                     },
                 )
                 events.insert(conn, warning)
-                log.warning("audit_finding", kind=finding.kind, message=finding.message)
+                log.warning("audit_finding", kind=finding.kind.value, message=finding.message)
 
     async def _remove(self, removals: Sequence[tuple[Machine, Tombstone]]) -> None:
         by_host: defaultdict[str, list[tuple[Machine, Tombstone]]] = defaultdict(list)
@@ -334,11 +241,6 @@ class Audit:
             return
         for tombstone in recorded:
             office.live.drop_tombstone(tombstone)
-
-
-def _stray(found: Machine | Tombstone, rows: Mapping[str, Instance]) -> bool:
-    row = rows.get(found.instance_id)
-    return row is None or row.host_id != found.host_id
 
 
 def _told_before(conn: Connection, finding: Finding) -> bool:

@@ -13,16 +13,13 @@ from typing import Any
 
 from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.instances import Instance, InstanceState, Power
-from unkai_scheduler.domain.machines import Machine, MachineState, Tombstone
+from unkai_scheduler.domain.machines import LEAP, Machine, MachineState, Tombstone
 from unkai_scheduler.domain.operations import Operation
 from unkai_scheduler.reconcile import operations
 from unkai_scheduler.reconcile.actions import Rules, backoff, is_due
 from unkai_wire.errors import Internal
 
 _S = InstanceState
-LEAP = 1 << 32
-"""No restored database is behind its hosts by so many changes. Who says so is not overtaken: the
-database's numbers end at 2^63."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,6 +128,8 @@ def _write_instance(conn: Connection, change: Change, office: Office, now: datet
     if replace(after, due_time=before.due_time, attempt=before.attempt) != before:
         after = replace(after, etag=change.etag, update_time=now)
     instances.replace(conn, after, etag=None)
+    if after.run_epoch != before.run_epoch:
+        claims.set_run_epoch(conn, after.id, after.run_epoch)
     if (before.state, before.desired_power, before.host_id) != (
         after.state,
         after.desired_power,

@@ -14,8 +14,9 @@ again. In the order of the table:
  5. **Leaving** a host that failed it before it first ran: removed there, then released. The mark
     is durable: `state_reason` names the claiming host while the instance is PROVISIONING.
  6. **A tombstone we never asked for** makes it DELETED_ON_HOST.
- 7. **A host ahead of the database** (restored from a backup) is observed, and overtaken only when
-    the user asks for something, or the machine asks whether it may run.
+ 7. **A host ahead of the database** (restored from a backup): what it was last told is taken over
+    into the row, and nothing is ordered. It is overtaken when the user asks for something, or the
+    machine asks whether it may run.
  8. **A host behind**, or without the machine, gets `Ensure`.
  9. Otherwise the machine's state is settled by the table `OBSERVED`.
 
@@ -233,9 +234,28 @@ def _ahead(case: Case) -> Action:
         # It asks, so it shall run: what our older row says of its power is out of date.
         row = replace(_overtake(case, case.machine), desired_power=Power.ON)
         return Settle(row, None)
-    state = _STATE_AHEAD.get(case.machine.state, case.instance.state)
-    reason = case.machine.error if state is _S.LOST else None
-    return Settle(case.observed(state=state, state_reason=reason, due_time=None), None)
+    return Settle(_relearned(case, case.machine), None)
+
+
+def _relearned(case: Case, machine: Machine) -> Instance:
+    """Return the row with what its host was last told: the database has forgotten it.
+
+    Nothing is ordered; from now on host and database agree, and the next look settles the rest.
+    """
+    state = _STATE_AHEAD.get(machine.state, case.instance.state)
+    is_on = machine.wants_power
+    if is_on is None:
+        is_on = machine.state is not MachineState.STOPPED
+    return case.observed(
+        state=state,
+        state_reason=machine.error if state is _S.LOST else None,
+        desired_power=Power.ON if is_on else Power.OFF,
+        generation=max(machine.generation, case.instance.generation),
+        run_epoch=max(machine.run_epoch, case.instance.run_epoch),
+        reboot_serial=max(machine.reboot_serial, case.instance.reboot_serial),
+        due_time=case.now,
+        attempt=0,
+    )
 
 
 def _overtake(case: Case, machine: Machine) -> Instance:

@@ -42,7 +42,7 @@ from unkai_scheduler.reconcile.retention import Retention
 from unkai_scheduler.settings import Settings
 from unkai_scheduler.store.unit_of_work import UnitOfWork
 from unkai_wire.deadlines import DESCRIBE_S
-from unkai_wire.errors import FailedPrecondition, UnkaiError
+from unkai_wire.errors import FailedPrecondition, Unavailable, UnkaiError
 from unkai_wire.ids import NewId
 
 log = structlog.get_logger(__name__)
@@ -86,6 +86,7 @@ class Leader:
         self._audience = audience or Nobody()
         self._hearsay = Hearsay(live.now_s)
         self._wakers: list[Callable[[], None]] = []
+        self._audit: Audit | None = None
         self._seen_term = 0
         """Highest term an agent refused us with: the next one must be above it."""
 
@@ -93,6 +94,18 @@ class Leader:
         """Look at once: something was written. A hint, so it never waits or fails."""
         for wake in self._wakers:
             wake()
+
+    @property
+    def audit(self) -> Audit:
+        """Return the audit of the reign; raise `Unavailable` / NOT_LEADER when there is none."""
+        if self._audit is None or not self.is_leading:
+            raise Unavailable(
+                "this scheduler does not lead",
+                reason="NOT_LEADER",
+                fix="try again in a few seconds",
+                retry_after_s=1.0,
+            )
+        return self._audit
 
     async def run(self) -> None:
         """Campaign, lead, and again, until cancelled."""
@@ -219,6 +232,7 @@ class Leader:
         finally:
             self.is_leading = False
             self._wakers = []
+            self._audit = None
             self._live.clear()
 
     async def _run_loops(self, office: Office) -> None:
@@ -240,6 +254,7 @@ class Leader:
         )
         loop = InstanceLoop(office, hosts, placer, rules)
         audit, images = Audit(office, hosts), ImageLoop(office)
+        self._audit = audit
         deadlines = Deadlines(office, lambda ids: loop.mark(ids, urgent=True))
         self._wakers = [loop.wake, images.wake, office.written.set]
         async with asyncio.TaskGroup() as group:

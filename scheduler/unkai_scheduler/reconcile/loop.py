@@ -174,6 +174,8 @@ class InstanceLoop:
             return [changes.read(conn, row) for row in rows.values()]
 
         seen = await self._office.uow.read(work)
+        # What was adopted has a claim that this loop did not write.
+        self._claims |= {s.instance.id: s.instance.host_id for s in seen if s.instance.host_id}
         return [s for s in seen if s.instance.id not in self._ordered]
 
     async def _decide(self, seen: list[Seen], urgent: set[str], now: datetime) -> list[Change]:

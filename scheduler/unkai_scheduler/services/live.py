@@ -7,6 +7,30 @@ from datetime import datetime
 from typing import Protocol
 
 from unkai_scheduler.agents.port import Endpoint, UsageSample
+from unkai_scheduler.domain.findings import Audited
+from unkai_scheduler.domain.machines import Machine
+
+
+class AuditView(Protocol):
+    """What the leader's audit knows of the hosts that are in sync."""
+
+    async def look(self) -> Audited:
+        """Compare database and hosts now."""
+
+    def holders(self, instance_id: str) -> list[Machine]:
+        """Return the machines of an instance on all hosts."""
+
+
+class LeaderView(Protocol):
+    """The leader's part of this process."""
+
+    @property
+    def term(self) -> int:
+        """Return the term of the reign; what it was when there is none."""
+
+    @property
+    def audit(self) -> AuditView:
+        """Return the audit; raise `Unavailable` / NOT_LEADER when this process does not lead."""
 
 
 class Received(Protocol):

@@ -17,6 +17,7 @@ from unkai_scheduler.domain.events import Event, EventType
 from unkai_scheduler.domain.names import check_request_id
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.store import events, requests
+from unkai_wire.errors import Conflict, Unavailable
 
 if TYPE_CHECKING:
     from unkai_scheduler.store.unit_of_work import Connection
@@ -42,25 +43,25 @@ async def mutate(
     work: Callable[[Connection], A],
     *,
     grouped: bool = False,
+    term: int | None = None,
     wakes: Sequence[str] | None = None,
 ) -> A:
     """Run `work` in one transaction, or return what it answered to this request id before.
 
-    `grouped`: share the transaction with other changes that arrive now. `wakes`: ids that the
-    leader shall look at once the change is committed; None: it has nothing to do.
+    `grouped`: share the transaction with other changes that arrive now. `term`: write under this
+    term, as the leader alone may; `Unavailable` / NOT_LEADER when it is over. `wakes`: ids that
+    the leader shall look at once the change is committed; None: it has nothing to do.
     """
     check_request_id(call.request_id)
 
     def once(conn: Connection) -> A:
         if not call.request_id:
             return work(conn)
-        kind: Any = answer_type
-        answers: TypeAdapter[A] = _adapter(kind)
-        known = requests.recall(conn, call.request_id, call.actor, call.method, call.digest)
+        known = _recall(conn, call, answer_type)
         if known is not None:
-            return answers.validate_python(known)
+            return known
         answer = work(conn)
-        snapshot = answers.dump_python(answer, mode="json")
+        snapshot = _answers(answer_type).dump_python(answer, mode="json")
         requests.remember(
             conn,
             call.request_id,
@@ -72,11 +73,51 @@ async def mutate(
         )
         return answer
 
-    write = context.uow.write_grouped if grouped else context.uow.write
-    answer = await write(once)
+    if term is not None:
+        answer = await _lead(context, term, once)
+    else:
+        answer = await (context.uow.write_grouped if grouped else context.uow.write)(once)
     if wakes is not None:
         context.wake(wakes)
     return answer
+
+
+async def recalled(context: ServiceContext, call: Call, answer_type: type[A]) -> A | None:
+    """Return what was answered to this request id before; None when it is new.
+
+    For what asks others before it writes: a repetition then needs none of them.
+    """
+    check_request_id(call.request_id)
+    if not call.request_id:
+        return None
+    return await context.uow.read(lambda conn: _recall(conn, call, answer_type))
+
+
+def _recall(conn: Connection, call: Call, answer_type: type[A]) -> A | None:
+    known = requests.recall(conn, call.request_id, call.actor, call.method, call.digest)
+    if known is None:
+        return None
+    answer: A = _answers(answer_type).validate_python(known)
+    return answer
+
+
+def _answers(answer_type: Any) -> TypeAdapter[Any]:
+    return _adapter(answer_type)
+
+
+async def _lead(context: ServiceContext, term: int, work: Callable[[Connection], A]) -> A:
+    try:
+        return await context.uow.lead(term, work)
+    except Conflict as error:
+        if error.reason != "NOT_LEADER":
+            raise
+        raise Unavailable(
+            error.message,
+            reason="NOT_LEADER",
+            fix="try again in a few seconds",
+            metadata=error.metadata,
+            retry_after_s=1.0,
+        ) from error
 
 
 def record(

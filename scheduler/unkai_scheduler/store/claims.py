@@ -55,6 +55,12 @@ def delete(conn: Connection, ident: str) -> None:
     conn.execute(sql_delete(claims).where(claims.c.instance_id == ident))
 
 
+def set_run_epoch(conn: Connection, ident: str, run_epoch: int) -> None:
+    """Let the claim on an instance bear its run epoch; without a claim nothing happens."""
+    of_instance = claims.c.instance_id == ident
+    conn.execute(update(claims).where(of_instance).values(run_epoch=run_epoch))
+
+
 def list_all(conn: Connection) -> list[Claim]:
     """Return all claims in the order of their instances' ids."""
     query = select(claims).order_by(claims.c.instance_id)

@@ -218,15 +218,33 @@ class TestHost:
 
         assert isinstance(decide(row, None, a_machine(row, run_epoch=2)), Ensure)
 
-    def test_a_host_ahead_is_observed(self) -> None:
-        row = settled(S.UNKNOWN, generation=2)
+    @pytest.mark.parametrize(
+        ("state", "wants_power", "power"),
+        [
+            (M.STOPPED, None, Power.OFF),
+            (M.STOPPED, False, Power.OFF),
+            (M.STOPPED, True, Power.ON),
+            (M.RUNNING, None, Power.ON),
+            (M.RUNNING, True, Power.ON),
+            (M.STOPPING, False, Power.OFF),
+        ],
+    )
+    def test_what_a_host_ahead_was_last_told_is_taken_over_and_nothing_is_ordered(
+        self, state: M, wants_power: bool | None, power: Power
+    ) -> None:
+        row = settled(S.UNKNOWN, generation=2, run_epoch=1, desired_power=Power.OFF)
+        machine = a_machine(row, state, generation=9, observed_generation=9, run_epoch=3)
+        machine = replace(machine, wants_power=wants_power, reboot_serial=4)
 
-        action = decide(row, None, a_machine(row, M.STOPPED, generation=9, observed_generation=9))
+        action = decide(row, None, machine)
 
-        assert not isinstance(action, Ensure | Remove)
-        assert action.instance.state is S.STOPPED
-        assert action.instance.generation == row.generation
-        assert action.instance.desired_power is Power.ON
+        assert isinstance(action, Settle)
+        assert action.instance.state.value == state.value
+        assert (action.instance.generation, action.instance.run_epoch) == (9, 3)
+        assert action.instance.reboot_serial == 4
+        assert action.instance.desired_power is power
+        if (state, power) in {(M.STOPPED, Power.OFF), (M.RUNNING, Power.ON)}:
+            assert isinstance(decide(action.instance, None, machine), Settle), "it stays so"
 
     @pytest.mark.parametrize("power", list(Power))
     def test_a_host_ahead_that_asks_whether_to_run_is_answered(self, power: Power) -> None:

@@ -26,7 +26,7 @@ from unkai.agent.v1 import fence_pb2 as unkai_dot_agent_dot_v1_dot_fence__pb2
 from unkai.agent.v1 import machine_pb2 as unkai_dot_agent_dot_v1_dot_machine__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$unkai/agent/v1/machine_service.proto\x12\x0eunkai.agent.v1\x1a\x1aunkai/agent/v1/fence.proto\x1a\x1cunkai/agent/v1/machine.proto\"x\n\x14\x45nsureMachineRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12$\n\x05\x66\x65nce\x18\x02 \x01(\x0b\x32\x15.unkai.agent.v1.Fence\x12)\n\x04spec\x18\x03 \x01(\x0b\x32\x1b.unkai.agent.v1.MachineSpec\"A\n\x15\x45nsureMachineResponse\x12(\n\x07machine\x18\x01 \x01(\x0b\x32\x17.unkai.agent.v1.Machine\"b\n\x14RemoveMachineRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12$\n\x05\x66\x65nce\x18\x02 \x01(\x0b\x32\x15.unkai.agent.v1.Fence\x12\x13\n\x0binstance_id\x18\x03 \x01(\t\"o\n\x15RemoveMachineResponse\x12(\n\x07machine\x18\x01 \x01(\x0b\x32\x17.unkai.agent.v1.Machine\x12,\n\ttombstone\x18\x02 \x01(\x0b\x32\x19.unkai.agent.v1.Tombstone\"&\n\x13ListMachinesRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\"p\n\x14ListMachinesResponse\x12)\n\x08machines\x18\x01 \x03(\x0b\x32\x17.unkai.agent.v1.Machine\x12-\n\ntombstones\x18\x02 \x03(\x0b\x32\x19.unkai.agent.v1.Tombstone\"\'\n\x14WatchMachinesRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\"\xa0\x01\n\x15WatchMachinesResponse\x12*\n\x07machine\x18\x01 \x01(\x0b\x32\x17.unkai.agent.v1.MachineH\x00\x12.\n\ttombstone\x18\x02 \x01(\x0b\x32\x19.unkai.agent.v1.TombstoneH\x00\x12\x10\n\x06synced\x18\x03 \x01(\x08H\x00\x12\x0f\n\x05\x61live\x18\x04 \x01(\x08H\x00\x42\x08\n\x06\x63hange\"\x84\x01\n\x1c\x41\x63knowledgeTombstonesRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12$\n\x05\x66\x65nce\x18\x02 \x01(\x0b\x32\x15.unkai.agent.v1.Fence\x12-\n\ntombstones\x18\x03 \x03(\x0b\x32\x19.unkai.agent.v1.Tombstone\"\x1f\n\x1d\x41\x63knowledgeTombstonesResponse\"a\n\x15ReadConsoleLogRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x12\n\ntail_bytes\x18\x03 \x01(\x03\x12\x0e\n\x06\x66ollow\x18\x04 \x01(\x08\"(\n\x16ReadConsoleLogResponse\x12\x0e\n\x06output\x18\x01 \x01(\x0c\"\xa9\x01\n\x14\x41ttachConsoleRequest\x12\x39\n\x04open\x18\x01 \x01(\x0b\x32).unkai.agent.v1.AttachConsoleRequest.OpenH\x00\x12\x0f\n\x05input\x18\x02 \x01(\x0cH\x00\x1a;\n\x04Open\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\x42\x08\n\x06\x61\x63tion\"\'\n\x15\x41ttachConsoleResponse\x12\x0e\n\x06output\x18\x01 \x01(\x0c\x32\xc2\x05\n\x0eMachineService\x12\\\n\rEnsureMachine\x12$.unkai.agent.v1.EnsureMachineRequest\x1a%.unkai.agent.v1.EnsureMachineResponse\x12\\\n\rRemoveMachine\x12$.unkai.agent.v1.RemoveMachineRequest\x1a%.unkai.agent.v1.RemoveMachineResponse\x12Y\n\x0cListMachines\x12#.unkai.agent.v1.ListMachinesRequest\x1a$.unkai.agent.v1.ListMachinesResponse\x12^\n\rWatchMachines\x12$.unkai.agent.v1.WatchMachinesRequest\x1a%.unkai.agent.v1.WatchMachinesResponse0\x01\x12t\n\x15\x41\x63knowledgeTombstones\x12,.unkai.agent.v1.AcknowledgeTombstonesRequest\x1a-.unkai.agent.v1.AcknowledgeTombstonesResponse\x12\x61\n\x0eReadConsoleLog\x12%.unkai.agent.v1.ReadConsoleLogRequest\x1a&.unkai.agent.v1.ReadConsoleLogResponse0\x01\x12`\n\rAttachConsole\x12$.unkai.agent.v1.AttachConsoleRequest\x1a%.unkai.agent.v1.AttachConsoleResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$unkai/agent/v1/machine_service.proto\x12\x0eunkai.agent.v1\x1a\x1aunkai/agent/v1/fence.proto\x1a\x1cunkai/agent/v1/machine.proto\"x\n\x14\x45nsureMachineRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12$\n\x05\x66\x65nce\x18\x02 \x01(\x0b\x32\x15.unkai.agent.v1.Fence\x12)\n\x04spec\x18\x03 \x01(\x0b\x32\x1b.unkai.agent.v1.MachineSpec\"A\n\x15\x45nsureMachineResponse\x12(\n\x07machine\x18\x01 \x01(\x0b\x32\x17.unkai.agent.v1.Machine\"b\n\x14RemoveMachineRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12$\n\x05\x66\x65nce\x18\x02 \x01(\x0b\x32\x15.unkai.agent.v1.Fence\x12\x13\n\x0binstance_id\x18\x03 \x01(\t\"o\n\x15RemoveMachineResponse\x12(\n\x07machine\x18\x01 \x01(\x0b\x32\x17.unkai.agent.v1.Machine\x12,\n\ttombstone\x18\x02 \x01(\x0b\x32\x19.unkai.agent.v1.Tombstone\"&\n\x13ListMachinesRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\"p\n\x14ListMachinesResponse\x12)\n\x08machines\x18\x01 \x03(\x0b\x32\x17.unkai.agent.v1.Machine\x12-\n\ntombstones\x18\x02 \x03(\x0b\x32\x19.unkai.agent.v1.Tombstone\"=\n\x15GetMachineSpecRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\"m\n\x16GetMachineSpecResponse\x12(\n\x07machine\x18\x01 \x01(\x0b\x32\x17.unkai.agent.v1.Machine\x12)\n\x04spec\x18\x02 \x01(\x0b\x32\x1b.unkai.agent.v1.MachineSpec\"\'\n\x14WatchMachinesRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\"\xa0\x01\n\x15WatchMachinesResponse\x12*\n\x07machine\x18\x01 \x01(\x0b\x32\x17.unkai.agent.v1.MachineH\x00\x12.\n\ttombstone\x18\x02 \x01(\x0b\x32\x19.unkai.agent.v1.TombstoneH\x00\x12\x10\n\x06synced\x18\x03 \x01(\x08H\x00\x12\x0f\n\x05\x61live\x18\x04 \x01(\x08H\x00\x42\x08\n\x06\x63hange\"\x84\x01\n\x1c\x41\x63knowledgeTombstonesRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12$\n\x05\x66\x65nce\x18\x02 \x01(\x0b\x32\x15.unkai.agent.v1.Fence\x12-\n\ntombstones\x18\x03 \x03(\x0b\x32\x19.unkai.agent.v1.Tombstone\"\x1f\n\x1d\x41\x63knowledgeTombstonesResponse\"a\n\x15ReadConsoleLogRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x12\n\ntail_bytes\x18\x03 \x01(\x03\x12\x0e\n\x06\x66ollow\x18\x04 \x01(\x08\"(\n\x16ReadConsoleLogResponse\x12\x0e\n\x06output\x18\x01 \x01(\x0c\"\xa9\x01\n\x14\x41ttachConsoleRequest\x12\x39\n\x04open\x18\x01 \x01(\x0b\x32).unkai.agent.v1.AttachConsoleRequest.OpenH\x00\x12\x0f\n\x05input\x18\x02 \x01(\x0cH\x00\x1a;\n\x04Open\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\x42\x08\n\x06\x61\x63tion\"\'\n\x15\x41ttachConsoleResponse\x12\x0e\n\x06output\x18\x01 \x01(\x0c\x32\xa3\x06\n\x0eMachineService\x12\\\n\rEnsureMachine\x12$.unkai.agent.v1.EnsureMachineRequest\x1a%.unkai.agent.v1.EnsureMachineResponse\x12\\\n\rRemoveMachine\x12$.unkai.agent.v1.RemoveMachineRequest\x1a%.unkai.agent.v1.RemoveMachineResponse\x12Y\n\x0cListMachines\x12#.unkai.agent.v1.ListMachinesRequest\x1a$.unkai.agent.v1.ListMachinesResponse\x12_\n\x0eGetMachineSpec\x12%.unkai.agent.v1.GetMachineSpecRequest\x1a&.unkai.agent.v1.GetMachineSpecResponse\x12^\n\rWatchMachines\x12$.unkai.agent.v1.WatchMachinesRequest\x1a%.unkai.agent.v1.WatchMachinesResponse0\x01\x12t\n\x15\x41\x63knowledgeTombstones\x12,.unkai.agent.v1.AcknowledgeTombstonesRequest\x1a-.unkai.agent.v1.AcknowledgeTombstonesResponse\x12\x61\n\x0eReadConsoleLog\x12%.unkai.agent.v1.ReadConsoleLogRequest\x1a&.unkai.agent.v1.ReadConsoleLogResponse0\x01\x12`\n\rAttachConsole\x12$.unkai.agent.v1.AttachConsoleRequest\x1a%.unkai.agent.v1.AttachConsoleResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,24 +45,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMACHINESREQUEST']._serialized_end=554
   _globals['_LISTMACHINESRESPONSE']._serialized_start=556
   _globals['_LISTMACHINESRESPONSE']._serialized_end=668
-  _globals['_WATCHMACHINESREQUEST']._serialized_start=670
-  _globals['_WATCHMACHINESREQUEST']._serialized_end=709
-  _globals['_WATCHMACHINESRESPONSE']._serialized_start=712
-  _globals['_WATCHMACHINESRESPONSE']._serialized_end=872
-  _globals['_ACKNOWLEDGETOMBSTONESREQUEST']._serialized_start=875
-  _globals['_ACKNOWLEDGETOMBSTONESREQUEST']._serialized_end=1007
-  _globals['_ACKNOWLEDGETOMBSTONESRESPONSE']._serialized_start=1009
-  _globals['_ACKNOWLEDGETOMBSTONESRESPONSE']._serialized_end=1040
-  _globals['_READCONSOLELOGREQUEST']._serialized_start=1042
-  _globals['_READCONSOLELOGREQUEST']._serialized_end=1139
-  _globals['_READCONSOLELOGRESPONSE']._serialized_start=1141
-  _globals['_READCONSOLELOGRESPONSE']._serialized_end=1181
-  _globals['_ATTACHCONSOLEREQUEST']._serialized_start=1184
-  _globals['_ATTACHCONSOLEREQUEST']._serialized_end=1353
-  _globals['_ATTACHCONSOLEREQUEST_OPEN']._serialized_start=1284
-  _globals['_ATTACHCONSOLEREQUEST_OPEN']._serialized_end=1343
-  _globals['_ATTACHCONSOLERESPONSE']._serialized_start=1355
-  _globals['_ATTACHCONSOLERESPONSE']._serialized_end=1394
-  _globals['_MACHINESERVICE']._serialized_start=1397
-  _globals['_MACHINESERVICE']._serialized_end=2103
+  _globals['_GETMACHINESPECREQUEST']._serialized_start=670
+  _globals['_GETMACHINESPECREQUEST']._serialized_end=731
+  _globals['_GETMACHINESPECRESPONSE']._serialized_start=733
+  _globals['_GETMACHINESPECRESPONSE']._serialized_end=842
+  _globals['_WATCHMACHINESREQUEST']._serialized_start=844
+  _globals['_WATCHMACHINESREQUEST']._serialized_end=883
+  _globals['_WATCHMACHINESRESPONSE']._serialized_start=886
+  _globals['_WATCHMACHINESRESPONSE']._serialized_end=1046
+  _globals['_ACKNOWLEDGETOMBSTONESREQUEST']._serialized_start=1049
+  _globals['_ACKNOWLEDGETOMBSTONESREQUEST']._serialized_end=1181
+  _globals['_ACKNOWLEDGETOMBSTONESRESPONSE']._serialized_start=1183
+  _globals['_ACKNOWLEDGETOMBSTONESRESPONSE']._serialized_end=1214
+  _globals['_READCONSOLELOGREQUEST']._serialized_start=1216
+  _globals['_READCONSOLELOGREQUEST']._serialized_end=1313
+  _globals['_READCONSOLELOGRESPONSE']._serialized_start=1315
+  _globals['_READCONSOLELOGRESPONSE']._serialized_end=1355
+  _globals['_ATTACHCONSOLEREQUEST']._serialized_start=1358
+  _globals['_ATTACHCONSOLEREQUEST']._serialized_end=1527
+  _globals['_ATTACHCONSOLEREQUEST_OPEN']._serialized_start=1458
+  _globals['_ATTACHCONSOLEREQUEST_OPEN']._serialized_end=1517
+  _globals['_ATTACHCONSOLERESPONSE']._serialized_start=1529
+  _globals['_ATTACHCONSOLERESPONSE']._serialized_end=1568
+  _globals['_MACHINESERVICE']._serialized_start=1571
+  _globals['_MACHINESERVICE']._serialized_end=2374
 # @@protoc_insertion_point(module_scope)

@@ -193,6 +193,64 @@ class ListMachinesResponse(_message.Message):
 Global___ListMachinesResponse: _TypeAlias = ListMachinesResponse  # noqa: Y015
 
 @_typing.final
+class GetMachineSpecRequest(_message.Message):
+    """GetMachineSpecRequest names the machine."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_ID_FIELD_NUMBER: _builtins.int
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    host_id: _builtins.str
+    """Host addressed, by id."""
+    instance_id: _builtins.str
+    """Id of the instance."""
+    def __init__(
+        self,
+        *,
+        host_id: _builtins.str = ...,
+        instance_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_id", b"host_id", "instance_id", b"instance_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetMachineSpecRequest: _TypeAlias = GetMachineSpecRequest  # noqa: Y015
+
+@_typing.final
+class GetMachineSpecResponse(_message.Message):
+    """GetMachineSpecResponse carries a machine with its order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MACHINE_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def machine(self) -> _machine_pb2.Machine:
+        """The machine as observed now."""
+
+    @_builtins.property
+    def spec(self) -> _machine_pb2.MachineSpec:
+        """What it was last ordered to be; of images the figures alone, without their names. A disk
+        that somebody's data may be on is MUST_EXIST, whatever the order said.
+        """
+
+    def __init__(
+        self,
+        *,
+        machine: _machine_pb2.Machine | None = ...,
+        spec: _machine_pb2.MachineSpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["machine", b"machine", "spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["machine", b"machine", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetMachineSpecResponse: _TypeAlias = GetMachineSpecResponse  # noqa: Y015
+
+@_typing.final
 class WatchMachinesRequest(_message.Message):
     """WatchMachinesRequest names the host."""
 

@@ -55,6 +55,11 @@ class MachineServiceStub:
                 request_serializer=unkai_dot_agent_dot_v1_dot_machine__service__pb2.ListMachinesRequest.SerializeToString,
                 response_deserializer=unkai_dot_agent_dot_v1_dot_machine__service__pb2.ListMachinesResponse.FromString,
                 _registered_method=True)
+        self.GetMachineSpec = channel.unary_unary(
+                '/unkai.agent.v1.MachineService/GetMachineSpec',
+                request_serializer=unkai_dot_agent_dot_v1_dot_machine__service__pb2.GetMachineSpecRequest.SerializeToString,
+                response_deserializer=unkai_dot_agent_dot_v1_dot_machine__service__pb2.GetMachineSpecResponse.FromString,
+                _registered_method=True)
         self.WatchMachines = channel.unary_stream(
                 '/unkai.agent.v1.MachineService/WatchMachines',
                 request_serializer=unkai_dot_agent_dot_v1_dot_machine__service__pb2.WatchMachinesRequest.SerializeToString,
@@ -109,6 +114,14 @@ class MachineServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetMachineSpec(self, request, context):
+        """GetMachineSpec returns what a machine was last ordered to be, as the ledger keeps it: all
+        that an adoption needs. Feature `machine_specs.v1`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchMachines(self, request, context):
         """WatchMachines sends all machines and tombstones, then `synced`, then each change.
         """
@@ -156,6 +169,11 @@ def add_MachineServiceServicer_to_server(servicer, server):
                     servicer.ListMachines,
                     request_deserializer=unkai_dot_agent_dot_v1_dot_machine__service__pb2.ListMachinesRequest.FromString,
                     response_serializer=unkai_dot_agent_dot_v1_dot_machine__service__pb2.ListMachinesResponse.SerializeToString,
+            ),
+            'GetMachineSpec': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMachineSpec,
+                    request_deserializer=unkai_dot_agent_dot_v1_dot_machine__service__pb2.GetMachineSpecRequest.FromString,
+                    response_serializer=unkai_dot_agent_dot_v1_dot_machine__service__pb2.GetMachineSpecResponse.SerializeToString,
             ),
             'WatchMachines': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchMachines,
@@ -265,6 +283,33 @@ class MachineService:
             '/unkai.agent.v1.MachineService/ListMachines',
             unkai_dot_agent_dot_v1_dot_machine__service__pb2.ListMachinesRequest.SerializeToString,
             unkai_dot_agent_dot_v1_dot_machine__service__pb2.ListMachinesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMachineSpec(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/unkai.agent.v1.MachineService/GetMachineSpec',
+            unkai_dot_agent_dot_v1_dot_machine__service__pb2.GetMachineSpecRequest.SerializeToString,
+            unkai_dot_agent_dot_v1_dot_machine__service__pb2.GetMachineSpecResponse.FromString,
             options,
             channel_credentials,
             insecure,

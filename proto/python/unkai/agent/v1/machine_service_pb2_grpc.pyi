@@ -49,6 +49,10 @@ class MachineServiceStub:
     """
     ListMachines: _grpc.UnaryUnaryMultiCallable[_machine_service_pb2.ListMachinesRequest, _machine_service_pb2.ListMachinesResponse]
     """ListMachines returns all machines and tombstones."""
+    GetMachineSpec: _grpc.UnaryUnaryMultiCallable[_machine_service_pb2.GetMachineSpecRequest, _machine_service_pb2.GetMachineSpecResponse]
+    """GetMachineSpec returns what a machine was last ordered to be, as the ledger keeps it: all
+    that an adoption needs. Feature `machine_specs.v1`.
+    """
     WatchMachines: _grpc.UnaryStreamMultiCallable[_machine_service_pb2.WatchMachinesRequest, _machine_service_pb2.WatchMachinesResponse]
     """WatchMachines sends all machines and tombstones, then `synced`, then each change."""
     AcknowledgeTombstones: _grpc.UnaryUnaryMultiCallable[_machine_service_pb2.AcknowledgeTombstonesRequest, _machine_service_pb2.AcknowledgeTombstonesResponse]
@@ -83,6 +87,10 @@ class MachineServiceAsyncStub(MachineServiceStub):
     """
     ListMachines: _aio.UnaryUnaryMultiCallable[_machine_service_pb2.ListMachinesRequest, _machine_service_pb2.ListMachinesResponse]  # type: ignore[assignment]
     """ListMachines returns all machines and tombstones."""
+    GetMachineSpec: _aio.UnaryUnaryMultiCallable[_machine_service_pb2.GetMachineSpecRequest, _machine_service_pb2.GetMachineSpecResponse]  # type: ignore[assignment]
+    """GetMachineSpec returns what a machine was last ordered to be, as the ledger keeps it: all
+    that an adoption needs. Feature `machine_specs.v1`.
+    """
     WatchMachines: _aio.UnaryStreamMultiCallable[_machine_service_pb2.WatchMachinesRequest, _machine_service_pb2.WatchMachinesResponse]  # type: ignore[assignment]
     """WatchMachines sends all machines and tombstones, then `synced`, then each change."""
     AcknowledgeTombstones: _aio.UnaryUnaryMultiCallable[_machine_service_pb2.AcknowledgeTombstonesRequest, _machine_service_pb2.AcknowledgeTombstonesResponse]  # type: ignore[assignment]
@@ -132,6 +140,16 @@ class MachineServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_machine_service_pb2.ListMachinesResponse, _abc.Awaitable[_machine_service_pb2.ListMachinesResponse]]:
         """ListMachines returns all machines and tombstones."""
+
+    @_abc_1.abstractmethod
+    def GetMachineSpec(
+        self,
+        request: _machine_service_pb2.GetMachineSpecRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_machine_service_pb2.GetMachineSpecResponse, _abc.Awaitable[_machine_service_pb2.GetMachineSpecResponse]]:
+        """GetMachineSpec returns what a machine was last ordered to be, as the ledger keeps it: all
+        that an adoption needs. Feature `machine_specs.v1`.
+        """
 
     @_abc_1.abstractmethod
     def WatchMachines(

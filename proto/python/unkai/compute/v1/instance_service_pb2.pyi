@@ -553,6 +553,84 @@ class RebootInstanceResponse(_message.Message):
 Global___RebootInstanceResponse: _TypeAlias = RebootInstanceResponse  # noqa: Y015
 
 @_typing.final
+class AdoptInstanceRequest(_message.Message):
+    """AdoptInstanceRequest names the machine."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    HOST_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    RENAME_IF_TAKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    instance_id: _builtins.str
+    """Id of the instance that the machine was made for; it keeps it."""
+    host_id: _builtins.str
+    """Host that holds it, by id; needed only where several hosts say so."""
+    project_id: _builtins.str
+    """Project it shall belong to, by id; empty means the one its host remembers, or `default`
+    when that is gone.
+    """
+    name: _builtins.str
+    """Name it shall have; empty means the one its host remembers."""
+    rename_if_taken: _builtins.bool
+    """Where the name its host remembers is taken, take `NAME-` and the last 6 characters of the id;
+    else the call fails with ALREADY_EXISTS.
+    """
+    request_id: _builtins.str
+    """Idempotency key, 1 to 64 characters; a UUID is advised."""
+    def __init__(
+        self,
+        *,
+        instance_id: _builtins.str = ...,
+        host_id: _builtins.str = ...,
+        project_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        rename_if_taken: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_id", b"host_id", "instance_id", b"instance_id", "name", b"name", "project_id", b"project_id", "rename_if_taken", b"rename_if_taken", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptInstanceRequest: _TypeAlias = AdoptInstanceRequest  # noqa: Y015
+
+@_typing.final
+class AdoptInstanceResponse(_message.Message):
+    """AdoptInstanceResponse carries the instance."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def instance(self) -> _instance_pb2.Instance:
+        """The instance."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is not as its host remembers it, or needs somebody's eye: another name, another project,
+        an image without bytes, a host that is oversold now.
+        """
+
+    def __init__(
+        self,
+        *,
+        instance: _instance_pb2.Instance | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptInstanceResponse: _TypeAlias = AdoptInstanceResponse  # noqa: Y015
+
+@_typing.final
 class ReadConsoleLogRequest(_message.Message):
     """ReadConsoleLogRequest names the instance and the part of its log."""
 

@@ -77,6 +77,11 @@ class InstanceServiceStub:
                 request_serializer=unkai_dot_compute_dot_v1_dot_instance__service__pb2.RebootInstanceRequest.SerializeToString,
                 response_deserializer=unkai_dot_compute_dot_v1_dot_instance__service__pb2.RebootInstanceResponse.FromString,
                 _registered_method=True)
+        self.AdoptInstance = channel.unary_unary(
+                '/unkai.compute.v1.InstanceService/AdoptInstance',
+                request_serializer=unkai_dot_compute_dot_v1_dot_instance__service__pb2.AdoptInstanceRequest.SerializeToString,
+                response_deserializer=unkai_dot_compute_dot_v1_dot_instance__service__pb2.AdoptInstanceResponse.FromString,
+                _registered_method=True)
         self.ReadConsoleLog = channel.unary_stream(
                 '/unkai.compute.v1.InstanceService/ReadConsoleLog',
                 request_serializer=unkai_dot_compute_dot_v1_dot_instance__service__pb2.ReadConsoleLogRequest.SerializeToString,
@@ -152,6 +157,15 @@ class InstanceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AdoptInstance(self, request, context):
+        """AdoptInstance takes a machine that a host holds and the database does not know (an orphan of
+        host.v1.AuditService) into the database, as its host remembers it. Nothing is ordered of
+        the host: the guest is neither stopped nor started. UNAVAILABLE while nobody leads.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReadConsoleLog(self, request, context):
         """ReadConsoleLog sends what the instance wrote to its serial console.
         """
@@ -209,6 +223,11 @@ def add_InstanceServiceServicer_to_server(servicer, server):
                     servicer.RebootInstance,
                     request_deserializer=unkai_dot_compute_dot_v1_dot_instance__service__pb2.RebootInstanceRequest.FromString,
                     response_serializer=unkai_dot_compute_dot_v1_dot_instance__service__pb2.RebootInstanceResponse.SerializeToString,
+            ),
+            'AdoptInstance': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdoptInstance,
+                    request_deserializer=unkai_dot_compute_dot_v1_dot_instance__service__pb2.AdoptInstanceRequest.FromString,
+                    response_serializer=unkai_dot_compute_dot_v1_dot_instance__service__pb2.AdoptInstanceResponse.SerializeToString,
             ),
             'ReadConsoleLog': grpc.unary_stream_rpc_method_handler(
                     servicer.ReadConsoleLog,
@@ -440,6 +459,33 @@ class InstanceService:
             '/unkai.compute.v1.InstanceService/RebootInstance',
             unkai_dot_compute_dot_v1_dot_instance__service__pb2.RebootInstanceRequest.SerializeToString,
             unkai_dot_compute_dot_v1_dot_instance__service__pb2.RebootInstanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdoptInstance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/unkai.compute.v1.InstanceService/AdoptInstance',
+            unkai_dot_compute_dot_v1_dot_instance__service__pb2.AdoptInstanceRequest.SerializeToString,
+            unkai_dot_compute_dot_v1_dot_instance__service__pb2.AdoptInstanceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,11 @@ class InstanceServiceStub:
     """StopInstance powers an instance off, by asking the guest first."""
     RebootInstance: _grpc.UnaryUnaryMultiCallable[_instance_service_pb2.RebootInstanceRequest, _instance_service_pb2.RebootInstanceResponse]
     """RebootInstance restarts an instance."""
+    AdoptInstance: _grpc.UnaryUnaryMultiCallable[_instance_service_pb2.AdoptInstanceRequest, _instance_service_pb2.AdoptInstanceResponse]
+    """AdoptInstance takes a machine that a host holds and the database does not know (an orphan of
+    host.v1.AuditService) into the database, as its host remembers it. Nothing is ordered of
+    the host: the guest is neither stopped nor started. UNAVAILABLE while nobody leads.
+    """
     ReadConsoleLog: _grpc.UnaryStreamMultiCallable[_instance_service_pb2.ReadConsoleLogRequest, _instance_service_pb2.ReadConsoleLogResponse]
     """ReadConsoleLog sends what the instance wrote to its serial console."""
     AttachConsole: _grpc.StreamStreamMultiCallable[_instance_service_pb2.AttachConsoleRequest, _instance_service_pb2.AttachConsoleResponse]
@@ -87,6 +92,11 @@ class InstanceServiceAsyncStub(InstanceServiceStub):
     """StopInstance powers an instance off, by asking the guest first."""
     RebootInstance: _aio.UnaryUnaryMultiCallable[_instance_service_pb2.RebootInstanceRequest, _instance_service_pb2.RebootInstanceResponse]  # type: ignore[assignment]
     """RebootInstance restarts an instance."""
+    AdoptInstance: _aio.UnaryUnaryMultiCallable[_instance_service_pb2.AdoptInstanceRequest, _instance_service_pb2.AdoptInstanceResponse]  # type: ignore[assignment]
+    """AdoptInstance takes a machine that a host holds and the database does not know (an orphan of
+    host.v1.AuditService) into the database, as its host remembers it. Nothing is ordered of
+    the host: the guest is neither stopped nor started. UNAVAILABLE while nobody leads.
+    """
     ReadConsoleLog: _aio.UnaryStreamMultiCallable[_instance_service_pb2.ReadConsoleLogRequest, _instance_service_pb2.ReadConsoleLogResponse]  # type: ignore[assignment]
     """ReadConsoleLog sends what the instance wrote to its serial console."""
     AttachConsole: _aio.StreamStreamMultiCallable[_instance_service_pb2.AttachConsoleRequest, _instance_service_pb2.AttachConsoleResponse]  # type: ignore[assignment]
@@ -165,6 +175,17 @@ class InstanceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_instance_service_pb2.RebootInstanceResponse, _abc.Awaitable[_instance_service_pb2.RebootInstanceResponse]]:
         """RebootInstance restarts an instance."""
+
+    @_abc_1.abstractmethod
+    def AdoptInstance(
+        self,
+        request: _instance_service_pb2.AdoptInstanceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_instance_service_pb2.AdoptInstanceResponse, _abc.Awaitable[_instance_service_pb2.AdoptInstanceResponse]]:
+        """AdoptInstance takes a machine that a host holds and the database does not know (an orphan of
+        host.v1.AuditService) into the database, as its host remembers it. Nothing is ordered of
+        the host: the guest is neither stopped nor started. UNAVAILABLE while nobody leads.
+        """
 
     @_abc_1.abstractmethod
     def ReadConsoleLog(

@@ -1,0 +1,241 @@
+"""What an adoption writes: the rows that a host's memory comes to, checked like a user's request.
+
+A restored database may lack what the instance stands on, too. Its image and its key pairs get their
+rows back from the order, so that the instance can be stopped and started as any other.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from unkai_scheduler.agents.port import HeldMachine
+from unkai_scheduler.domain.images import Image, ImageState, Visibility
+from unkai_scheduler.domain.instances import Instance, InstanceState, Power
+from unkai_scheduler.domain.machines import LEAP, Machine, MachineState
+from unkai_scheduler.domain.names import check_name
+from unkai_scheduler.domain.resources import KeyPair, Project
+from unkai_scheduler.services.instance_drafts import InstanceDraft, check_draft
+from unkai_scheduler.services.projects import resolve_project
+from unkai_scheduler.services.public_keys import parse_public_key
+from unkai_scheduler.store import flavors, images, instances, key_pairs, projects
+from unkai_wire.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from unkai_wire.ids import is_id
+
+if TYPE_CHECKING:
+    from unkai_scheduler.store.unit_of_work import Connection
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_LONGEST_NAME = 56
+"""Characters of a name that has `-` and six more to take."""
+_STATES = {
+    MachineState.RUNNING: InstanceState.RUNNING,
+    MachineState.STOPPING: InstanceState.STOPPING,
+    MachineState.STOPPED: InstanceState.STOPPED,
+    MachineState.AWAITING_PERMIT: InstanceState.AWAITING_PERMIT,
+    MachineState.LOST: InstanceState.LOST,
+}
+_STANDS_IN = "adopted"
+"""Name that a bad one is replaced by while the rest is checked."""
+
+
+def instance_of(held: HeldMachine, project_id: str, now: datetime, etag: str) -> Instance:
+    """Return the row, under the name its host remembers; raise when no user could have made it."""
+    machine, order = held.machine, held.order
+    _check(held)
+    told = order.instance
+    spec = replace(
+        told.spec, disk_bytes=told.spec.disk_bytes or order.disk_bytes, user_data=order.user_data
+    )
+    is_on = told.desired_power is Power.ON
+    busy = InstanceState.STARTING if is_on else InstanceState.STOPPING
+    made = told.create_time
+    return replace(
+        told,
+        project_id=project_id,
+        spec=spec,
+        state=_STATES.get(machine.state, busy),
+        state_reason=machine.error if machine.state is MachineState.LOST else None,
+        generation=machine.generation,
+        run_epoch=machine.run_epoch,
+        observed_generation=machine.observed_generation,
+        reboot_serial=max(told.reboot_serial, machine.reboot_serial),
+        has_run=order.must_exist or _ran(machine),
+        accelerator=machine.accelerator,
+        start_time=machine.start_time,
+        etag=etag,
+        create_time=made if datetime(2020, 1, 1, tzinfo=UTC) < made <= now else now,
+        update_time=now,
+        due_time=now,
+    )
+
+
+def _ran(machine: Machine) -> bool:
+    """Tell whether somebody's data may be on its disk: then it must exist from now on."""
+    return (
+        machine.start_time is not None
+        or machine.guest_shutdown
+        or machine.state in {MachineState.RUNNING, MachineState.AWAITING_PERMIT, MachineState.LOST}
+    )
+
+
+def _check(held: HeldMachine) -> None:
+    """Raise `FailedPrecondition` / ORPHAN_ABSURD for what our own order cannot have said."""
+    machine, told, image = held.machine, held.order.instance, held.order.image
+    spec = told.spec
+    draft = InstanceDraft(
+        # The name may be given anew; whether the one remembered is good is looked at then.
+        name=_STANDS_IN,
+        image_id=spec.image_id,
+        vcpus=spec.vcpus,
+        memory_bytes=spec.memory_bytes,
+        disk_bytes=spec.disk_bytes or held.order.disk_bytes,
+        key_pair_ids=spec.key_pair_ids,
+        user_data=held.order.user_data,
+        required_traits=spec.required_traits,
+        placement_policy=spec.placement_policy,
+        labels=spec.labels,
+    )
+    try:
+        check_draft(draft, 0.0)
+    except InvalidArgument as error:
+        raise _absurd(machine, error.message) from error
+    for holds, problem in (
+        (0 < machine.generation <= LEAP, f"generation {machine.generation}"),
+        (0 < machine.run_epoch <= LEAP, f"run epoch {machine.run_epoch}"),
+        (0 <= machine.observed_generation <= machine.generation, "an observed generation above it"),
+        (max(told.reboot_serial, machine.reboot_serial) <= LEAP, "endless reboots"),
+        (image.id == spec.image_id, "a disk of another image"),
+        (_SHA256.fullmatch(image.sha256) and image.format, "an image without digest or format"),
+        (0 < image.size_bytes <= LEAP << 20, f"an image of {image.size_bytes} bytes"),
+        (0 < image.virtual_size_bytes <= LEAP << 20, "an image without a size"),
+    ):
+        if not holds:
+            raise _absurd(machine, problem)
+
+
+def _absurd(machine: Machine, problem: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"what host {machine.host_id} remembers of machine {machine.instance_id} was never "
+        f"ordered: {problem[:255]}",
+        reason="ORPHAN_ABSURD",
+        fix="mistrust the host; on it, the machine's disk can be copied and uploaded as an image",
+        metadata={"instance_id": machine.instance_id, "host_id": machine.host_id},
+    )
+
+
+def project_of(
+    conn: Connection, project_id: str, held: HeldMachine, warnings: list[str]
+) -> Project:
+    """Return the project asked for, the one remembered, or `default` where that is gone."""
+    if project_id:
+        return resolve_project(conn, project_id)
+    remembered = held.order.instance.project_id
+    known = projects.get(conn, remembered) if is_id("project", remembered) else None
+    if known is not None:
+        return known
+    default = resolve_project(conn, "")
+    warnings.append(f"its project {remembered[:64]!r} is gone: it belongs to {default.name} now")
+    return default
+
+
+def name_of(
+    conn: Connection, row: Instance, given: str, warnings: list[str], *, rename_if_taken: bool
+) -> str:
+    """Return the name it gets; raise `AlreadyExists` when that is taken."""
+    wanted = given or row.spec.name
+    try:
+        check_name(wanted, "name")
+    except InvalidArgument as error:
+        raise FailedPrecondition(
+            f"its host remembers it by {wanted[:64]!r}, which is no name",
+            reason="ORPHAN_NAMELESS",
+            fix="give it a name: 'unkai instance adopt --name NAME'",
+            metadata={"instance_id": row.id},
+        ) from error
+    if instances.find(conn, row.project_id, wanted) is None:
+        return wanted
+    other = f"{wanted[:_LONGEST_NAME].rstrip('-')}-{row.id[-6:]}"
+    if rename_if_taken and not given and instances.find(conn, row.project_id, other) is None:
+        warnings.append(f"its name {wanted} is taken: it is called {other} now")
+        return other
+    raise AlreadyExists(
+        f"an instance {wanted} is there already in its project",
+        reason="INSTANCE_EXISTS",
+        fix="give it another name: 'unkai instance adopt --name NAME', or '--rename'",
+        metadata={"resource_kind": "instance", "resource": wanted, "instance_id": row.id},
+        resource_kind="instance",
+        resource=wanted,
+    )
+
+
+def flavor_of(conn: Connection, row: Instance) -> str:
+    """Return the flavor remembered, when there is one that has the same figures still."""
+    flavor = flavors.get(conn, row.spec.flavor_id) if row.spec.flavor_id else None
+    same = flavor is not None and (flavor.vcpus, flavor.memory_bytes) == (
+        row.spec.vcpus,
+        row.spec.memory_bytes,
+    )
+    return row.spec.flavor_id if same else ""
+
+
+def restore_image(
+    conn: Connection,
+    held: HeldMachine,
+    project_id: str,
+    now: datetime,
+    warnings: list[str],
+    *,
+    has_bytes: bool,
+) -> None:
+    """Give the image its row back, if it has none: without it nothing can be ordered."""
+    image = held.order.image
+    if images.get(conn, image.id) is not None:
+        return
+    name = f"image-{image.id[-6:]}"
+    if images.find(conn, project_id, name) is not None:
+        name = image.id
+    lost = FailedPrecondition(
+        f"the bytes of image {image.id} are gone",
+        reason="IMAGE_BYTES_GONE",
+        fix="delete it once its instances are gone; upload the file again under another name",
+        metadata={"image_id": image.id},
+    )
+    row = Image(
+        id=image.id,
+        project_id=project_id,
+        name=name,
+        visibility=Visibility.PRIVATE,
+        state=ImageState.READY if has_bytes else ImageState.FAILED,
+        state_reason=None if has_bytes else lost.to_record(),
+        etag=image.id[-16:],
+        create_time=now,
+        update_time=now,
+        format=image.format,
+        size_bytes=image.size_bytes,
+        virtual_size_bytes=image.virtual_size_bytes,
+        sha256=image.sha256,
+    )
+    images.insert(conn, row)
+    kept = "its bytes are there" if has_bytes else "its bytes are gone"
+    warnings.append(f"its image {image.id} was not known: it is called {name} now, and {kept}")
+
+
+def restore_key_pairs(conn: Connection, held: HeldMachine, project_id: str, now: datetime) -> None:
+    """Give key pairs their rows back, where the order tells which key is whose."""
+    idents, keys = held.order.instance.spec.key_pair_ids, held.order.public_keys
+    if len(idents) != len(keys):
+        return
+    for ident, public_key in zip(idents, keys, strict=True):
+        name = f"key-{ident[-6:]}"
+        if key_pairs.get(conn, ident) or key_pairs.find(conn, project_id, name):
+            continue
+        try:
+            line, fingerprint = parse_public_key(public_key)
+        except InvalidArgument:
+            continue
+        etag = ident[-16:]
+        row = KeyPair(ident, project_id, name, line, fingerprint, etag=etag, create_time=now)
+        key_pairs.insert(conn, row)

@@ -1,0 +1,272 @@
+"""Adoption: a machine that a host holds and the database does not know becomes an instance.
+
+Runs where the leader is: only it knows what hosts hold. Nothing is ordered of the host. The row
+gets the generation and run epoch that the host has, so that the leader finds nothing to do, and
+all is written in one transaction under the leader's term: of two callers one adopts, and a leader
+that has lost writes nothing.
+
+The trap: all that is known of the machine is its host's word. `adopted_rows.py` believes no more
+of it than a user could have asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from unkai_scheduler.agents.port import MACHINE_SPECS, Agents, HeldMachine
+from unkai_scheduler.domain.events import EventType
+from unkai_scheduler.domain.instances import Claim, Instance
+from unkai_scheduler.domain.machines import Machine, MachineState
+from unkai_scheduler.domain.names import check_name
+from unkai_scheduler.images.port import ImageStore
+from unkai_scheduler.placement.fleet import AllocationRatios, claimable
+from unkai_scheduler.services import adopted_rows
+from unkai_scheduler.services.checks import Violations, found
+from unkai_scheduler.services.context import Call, ServiceContext
+from unkai_scheduler.services.live import LeaderView, LiveView
+from unkai_scheduler.services.mutations import Subject, mutate, recalled, record
+from unkai_scheduler.settings import RatioSettings
+from unkai_scheduler.store import claims, hosts, images, instances, tombstones
+from unkai_wire.errors import FailedPrecondition, NotFound
+from unkai_wire.ids import check_id
+
+if TYPE_CHECKING:
+    from unkai_scheduler.store.unit_of_work import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptionDraft:
+    """Which machine to adopt, and what shall be otherwise than its host remembers."""
+
+    instance_id: str
+    host_id: str = ""
+    project_id: str = ""
+    name: str = ""
+    rename_if_taken: bool = False
+
+    def check(self) -> None:
+        """Raise `InvalidArgument` for what names nothing."""
+        with Violations() as wrong:
+            with wrong.collect():
+                check_id("instance", self.instance_id, "instance_id")
+            if self.host_id:
+                with wrong.collect():
+                    check_id("host", self.host_id, "host_id")
+            if self.project_id:
+                with wrong.collect():
+                    check_id("project", self.project_id, "project_id")
+            if self.name:
+                with wrong.collect():
+                    check_name(self.name, "name")
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """The instance, and what is not as its host remembers it or needs somebody's eye."""
+
+    instance: Instance
+    warnings: tuple[str, ...]
+
+
+class AdoptionsService:
+    """The use case of adoption."""
+
+    def __init__(
+        self,
+        context: ServiceContext,
+        leader: LeaderView,
+        *,
+        live: LiveView,
+        agents: Agents,
+        images: ImageStore,
+        ratios: RatioSettings,
+    ) -> None:
+        self._context = context
+        self._leader = leader
+        self._live = live
+        self._agents = agents
+        self._images = images
+        self._ratios = AllocationRatios(ratios.cpu, ratios.memory, ratios.disk)
+
+    async def adopt(self, call: Call, draft: AdoptionDraft) -> Adopted:
+        """Take a machine into the database as its host remembers it."""
+        draft.check()
+        audit, term = self._leader.audit, self._leader.term
+        first = await recalled(self._context, call, Adopted)
+        if first is not None:
+            return first
+        await self._context.uow.read(lambda conn: _check_unknown(conn, draft.instance_id))
+        machine = _the_one(audit.holders(draft.instance_id), draft)
+        held = await self._ask(machine)
+        has_bytes = await self._has_bytes(held)
+
+        def work(conn: Connection) -> Adopted:
+            return self._write(conn, call, draft, held, has_bytes=has_bytes)
+
+        return await mutate(
+            self._context, call, Adopted, work, term=term, wakes=[draft.instance_id]
+        )
+
+    async def _ask(self, machine: Machine) -> HeldMachine:
+        """Ask the host what it remembers of the machine."""
+        host_id = machine.host_id
+        host = found("host", host_id, await self._context.uow.read(lambda c: hosts.get(c, host_id)))
+        if MACHINE_SPECS not in host.features:
+            raise FailedPrecondition(
+                f"the agent of host {host.name} ({host.agent_version}) is too old to tell what "
+                "its machines were ordered to be",
+                reason="AGENT_TOO_OLD",
+                fix="bring the agent to the scheduler's version; guests run on meanwhile",
+                metadata={"host": host.name, "feature": MACHINE_SPECS},
+            )
+        endpoint = self._live.endpoint(host_id)
+        return await self._agents.machine_spec(endpoint, machine.instance_id)
+
+    async def _has_bytes(self, held: HeldMachine) -> bool:
+        """Tell whether the bytes of an image that has no row are there all the same."""
+        image = held.order.image
+        known = await self._context.uow.read(lambda conn: images.get(conn, image.id))
+        if known is not None:
+            return True
+        try:
+            return await self._images.size(image.id) == image.size_bytes
+        except NotFound:
+            return False
+
+    def _write(
+        self,
+        conn: Connection,
+        call: Call,
+        draft: AdoptionDraft,
+        held: HeldMachine,
+        *,
+        has_bytes: bool,
+    ) -> Adopted:
+        machine, now = held.machine, self._context.clock()
+        _check_unknown(conn, draft.instance_id)
+        _check_not_buried(conn, machine)
+        host = found("host", machine.host_id, hosts.get(conn, machine.host_id))
+        warnings: list[str] = []
+        project = adopted_rows.project_of(conn, draft.project_id, held, warnings)
+        row = adopted_rows.instance_of(held, project.id, now, self._context.new_etag())
+        name = adopted_rows.name_of(
+            conn, row, draft.name, warnings, rename_if_taken=draft.rename_if_taken
+        )
+        flavor_id = adopted_rows.flavor_of(conn, row)
+        row = replace(row, spec=replace(row.spec, name=name, flavor_id=flavor_id))
+        adopted_rows.restore_image(conn, held, project.id, now, warnings, has_bytes=has_bytes)
+        adopted_rows.restore_key_pairs(conn, held, project.id, now)
+        instances.insert(conn, row)
+        spec = row.spec
+        claim = Claim(
+            row.id, host.id, spec.vcpus, spec.memory_bytes, spec.disk_bytes, row.run_epoch, now
+        )
+        claims.insert(conn, [claim])
+        warnings += self._oversold(conn, host.id)
+        adopted = replace(
+            row, host_id=host.id, host_name=host.name, spec=replace(spec, user_data=b"")
+        )
+        self._record(conn, call, adopted)
+        return Adopted(adopted, tuple(warnings))
+
+    def _oversold(self, conn: Connection, host_id: str) -> list[str]:
+        host = found("host", host_id, hosts.get(conn, host_id))
+        most = claimable(host, self._ratios)
+        over = [
+            what
+            for what, claimed, allowed in (
+                ("CPUs", host.claimed_vcpus, most.vcpus),
+                ("memory", host.claimed_memory_bytes, most.memory_bytes),
+                ("disk", host.claimed_disk_bytes, most.disk_bytes),
+            )
+            if claimed > allowed
+        ]
+        if not over:
+            return []
+        return [f"host {host.name} holds more {' and '.join(over)} now than may be claimed of it"]
+
+    def _record(self, conn: Connection, call: Call, row: Instance) -> None:
+        record(
+            conn,
+            self._context,
+            call,
+            Subject("instance", row.id, row.spec.name, row.project_id, row.state.value),
+            EventType.CREATED,
+            reason="ADOPTED",
+            message=f"instance {row.spec.name} was adopted from host {row.host_name}",
+            attributes={
+                "host_id": row.host_id,
+                "host_name": row.host_name,
+                "generation": str(row.generation),
+                "run_epoch": str(row.run_epoch),
+            },
+        )
+
+
+def _the_one(machines: Sequence[Machine], draft: AdoptionDraft) -> Machine:
+    """Return the machine meant; raise when there is none, or more than one."""
+    ident = draft.instance_id
+    wanted = [m for m in machines if not draft.host_id or m.host_id == draft.host_id]
+    if not wanted:
+        where = f"host {draft.host_id}, as far as it is known," if draft.host_id else "no host"
+        raise NotFound(
+            f"{where} holds {'no' if draft.host_id else 'a'} machine {ident}",
+            reason="ORPHAN_NOT_FOUND",
+            fix="see 'unkai audit orphans'; a silent host tells of its machines once it is back",
+            metadata={"instance_id": ident, "host_id": draft.host_id},
+            resource_kind="machine",
+            resource=ident,
+        )
+    if len(wanted) > 1:
+        holders = ", ".join(sorted(m.host_id for m in wanted)[:4])
+        raise FailedPrecondition(
+            f"{len(wanted)} hosts hold a machine {ident}: {holders}",
+            reason="ORPHAN_ON_SEVERAL_HOSTS",
+            fix="see which one is right and name its host; the others are kept, and reported as "
+            "unclaimed",
+            metadata={"instance_id": ident, "hosts": holders},
+        )
+    machine = wanted[0]
+    if machine.state is MachineState.REMOVING:
+        raise FailedPrecondition(
+            f"host {machine.host_id} is removing machine {ident}",
+            reason="MACHINE_REMOVING",
+            fix="it was ordered away, and cannot be had back",
+            metadata={"instance_id": ident, "host_id": machine.host_id},
+        )
+    return machine
+
+
+def _check_unknown(conn: Connection, instance_id: str) -> None:
+    row = instances.get(conn, instance_id)
+    if row is None:
+        return
+    where = f"on host {row.host_name}" if row.host_id else "on no host"
+    raise FailedPrecondition(
+        f"instance {instance_id} is in the database: {row.spec.name}, {where}",
+        reason="INSTANCE_KNOWN",
+        fix="there is nothing to adopt; of what does not fit, see 'unkai audit drift'",
+        metadata={"instance_id": instance_id, "host": row.host_name},
+    )
+
+
+def _check_not_buried(conn: Connection, machine: Machine) -> None:
+    for tombstone in tombstones.of_instance(conn, machine.instance_id):
+        if (
+            tombstone.host_id == machine.host_id
+            and tombstone.generation >= machine.generation
+            and tombstone.run_epoch >= machine.run_epoch
+        ):
+            raise FailedPrecondition(
+                f"machine {machine.instance_id} was removed by right at generation "
+                f"{tombstone.generation}; the leader removes what is left of it",
+                reason="TOMBSTONED",
+                fix="what was deleted cannot be adopted; copy its disk on the host if need be",
+                metadata={
+                    "instance_id": machine.instance_id,
+                    "generation": str(tombstone.generation),
+                    "run_epoch": str(tombstone.run_epoch),
+                },
+            )
