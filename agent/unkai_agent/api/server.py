@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import grpc
@@ -24,6 +23,7 @@ from unkai_agent.api.interceptors import PolicyInterceptor
 from unkai_agent.api.machines import MachineServicer
 from unkai_agent.api.storage import StorageServicer
 from unkai_wire import tracing
+from unkai_wire.lasting_server import LastingServer
 from unkai_wire.rpc_errors import ErrorInterceptor
 from unkai_wire.tls import TlsFiles, server_options
 
@@ -40,46 +40,41 @@ class AgentServer:
 
     def __init__(self, directory: HostDirectory) -> None:
         """Make the server; `listen` and `listen_locally`, then `start`."""
-        self._server = grpc.aio.server(
-            interceptors=[
-                ErrorInterceptor(),
-                *tracing.server_interceptors(begins=False),
-                PolicyInterceptor(),
-            ],
-            options=server_options(),
-        )
         self._health = HealthServicer(frozenset(SERVICES))
         self._socket: Path | None = None
-        server = self._server
-        host_service_pb2_grpc.add_HostServiceServicer_to_server(HostServicer(directory), server)
-        machine_service_pb2_grpc.add_MachineServiceServicer_to_server(
-            MachineServicer(directory), server
-        )
-        storage_service_pb2_grpc.add_StorageServiceServicer_to_server(
-            StorageServicer(directory), server
-        )
-        add_health(self._health, server)
-        enable_server_reflection((*SERVICES, HEALTH, REFLECTION), server)
+
+        def make() -> grpc.aio.Server:
+            server = grpc.aio.server(
+                interceptors=[
+                    ErrorInterceptor(),
+                    *tracing.server_interceptors(begins=False),
+                    PolicyInterceptor(),
+                ],
+                options=server_options(),
+            )
+            host_service_pb2_grpc.add_HostServiceServicer_to_server(HostServicer(directory), server)
+            machine_service_pb2_grpc.add_MachineServiceServicer_to_server(
+                MachineServicer(directory), server
+            )
+            storage_service_pb2_grpc.add_StorageServiceServicer_to_server(
+                StorageServicer(directory), server
+            )
+            add_health(self._health, server)
+            enable_server_reflection((*SERVICES, HEALTH, REFLECTION), server)
+            return server
+
+        self._server = LastingServer(make)
 
     def listen(self, address: str, tls: TlsFiles) -> int:
         """Listen for holders of a certificate of our CA; return the port."""
-        return tls.listen(self._server, address)
+        return self._server.listen(address, tls)
 
     def listen_locally(self, socket: Path) -> None:
-        """Listen on a unix socket that only root may open.
-
-        The socket is made before its mode can be set, so it is made where the umask lets nobody
-        else in.
-        """
+        """Listen on a unix socket that only root may open."""
         socket.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         socket.unlink(missing_ok=True)
         self._socket = socket
-        before = os.umask(0o177)
-        try:
-            self._server.add_insecure_port(f"unix:{socket}")
-        finally:
-            os.umask(before)
-        socket.chmod(0o600)
+        self._server.listen_locally(socket)
 
     async def start(self) -> None:
         """Serve."""

@@ -6,10 +6,7 @@ somebody serves.
 
 from __future__ import annotations
 
-import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +72,7 @@ from unkai_scheduler.services.placement import PlacementService
 from unkai_scheduler.services.projects import ProjectsService
 from unkai_wire import tracing
 from unkai_wire.errors import FailedPrecondition
+from unkai_wire.lasting_server import LastingServer
 from unkai_wire.rpc_errors import ErrorInterceptor
 from unkai_wire.tls import TlsFiles, server_options
 
@@ -109,35 +107,39 @@ class ApiServer:
         offered = _offered(services)
         self._calls = Calls()
         methods = live_methods([(service, servicer) for service, servicer, _ in offered])
-        self._server = grpc.aio.server(
-            interceptors=[
-                ErrorInterceptor(),
-                *tracing.server_interceptors(begins=True),
-                AccessInterceptor(metrics, self._calls),
-                ProxyInterceptor(route, methods),
-            ],
-            options=server_options(),
-        )
-        for _, servicer, add in offered:
-            add(servicer, self._server)
-        peer_service_pb2_grpc.add_PeerServiceServicer_to_server(
-            PeerServicer(leading, route, methods), self._server
-        )
         names = [service.full_name for service, _, _ in offered]
         self.health = HealthServicer(names)
-        health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
-        shown = (*names, HEALTH_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(shown, self._server)
+
+        def make() -> grpc.aio.Server:
+            server = grpc.aio.server(
+                interceptors=[
+                    ErrorInterceptor(),
+                    *tracing.server_interceptors(begins=True),
+                    AccessInterceptor(metrics, self._calls),
+                    ProxyInterceptor(route, methods),
+                ],
+                options=server_options(),
+            )
+            for _, servicer, add in offered:
+                add(servicer, server)
+            peer_service_pb2_grpc.add_PeerServiceServicer_to_server(
+                PeerServicer(leading, route, methods), server
+            )
+            health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
+            shown = (*names, HEALTH_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(shown, server)
+            return server
+
+        self._server = LastingServer(make)
 
     def listen(self, address: str, tls: TlsFiles) -> int:
         """Listen with mTLS at `HOST:PORT`; return the port."""
-        return tls.listen(self._server, address)
+        return self._server.listen(address, tls)
 
     def listen_locally(self, path: Path) -> None:
         """Listen on a unix socket of mode 0600; call `start` before anything else is awaited."""
         claim_socket(path)
-        with _narrow_umask():
-            self._server.add_insecure_port(f"unix:{path}")
+        self._server.listen_locally(path)
 
     async def start(self) -> None:
         """Serve."""
@@ -149,8 +151,7 @@ class ApiServer:
         self.health.end()
         self._calls.stop()
         await self._calls.work_done(grace_s)
-        # What is left are answers on their way, some to callers that do not read. The trap: two
-        # calls of the library's `stop` at the same time crash the process (grpcio 1.85).
+        # What is left are answers on their way, some to callers that do not read.
         await self._server.stop(min(grace_s, LAST_ANSWERS_S))
 
 
@@ -181,16 +182,6 @@ def _is_served(path: Path) -> bool:
         except OSError:
             return True
     return True
-
-
-@contextmanager
-def _narrow_umask() -> Iterator[None]:
-    """Make what is made in the block ours alone, from its first moment on."""
-    before = os.umask(0o177)
-    try:
-        yield
-    finally:
-        os.umask(before)
 
 
 def _offered(services: Services) -> list[tuple[Any, Any, Any]]:
