@@ -17,8 +17,18 @@ from tests.support.etcd import Authority, EtcdServer
 from unkai_scheduler.cluster.etcd import EtcdCluster
 from unkai_scheduler.cluster.fake import FakeEtcd
 from unkai_scheduler.cluster.port import Cluster, Membership
-from unkai_wire.cluster_records import LEADER_KEY, HostRecord, SchedulerRecord, host_key
+from unkai_wire.cluster_records import (
+    LEADER_KEY,
+    LEADER_LEASE_TTL_S,
+    HostRecord,
+    SchedulerRecord,
+    host_key,
+)
 from unkai_wire.errors import Unavailable
+
+
+LATE_S = LEADER_LEASE_TTL_S + 2.0
+"""An event loop so late would have lost the lead, if it renewed its lease."""
 
 
 class World(Protocol):
@@ -256,6 +266,52 @@ async def test_a_frozen_etcd_costs_the_lead_before_its_lease_could_end(tmp_path:
                     await s1.read()
                 real.etcd.thaw()
                 await campaign.until(leads=True)
+    finally:
+        real.stop()
+
+
+@pytest.mark.real
+async def test_a_leader_whose_machine_refuses_is_followed_before_its_lease_ends(
+    tmp_path: Path,
+) -> None:
+    real = await asyncio.to_thread(RealWorld, tmp_path)
+    api = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
+    address = f"127.0.0.1:{api.sockets[0].getsockname()[1]}"
+    try:
+        async with a_member(real, "s1") as s1, a_member(real, "s2") as s2:
+            await s1.register(dataclasses.replace(a_scheduler("s1"), address=address))
+            await s2.register(a_scheduler("s2"))
+            async with campaigning(s1) as first, campaigning(s2) as second:
+                await first.until(leads=True)
+                with pytest.raises(TimeoutError):
+                    await second.until(leads=True, within_s=4)
+                api.close()
+                await api.wait_closed()
+                await second.until(leads=True)
+                await first.until(leads=False)
+                # It led all the time and would again; but s2 never let it in, so nobody is gone.
+                with pytest.raises(TimeoutError):
+                    await first.until(leads=True, within_s=4)
+                assert second.said == [True]
+    finally:
+        api.close()
+        real.stop()
+
+
+@pytest.mark.real
+async def test_a_leader_whose_loop_is_late_keeps_the_lead(tmp_path: Path) -> None:
+    real = await asyncio.to_thread(RealWorld, tmp_path)
+    try:
+        async with a_member(real, "s1") as s1:
+            await s1.register(a_scheduler("s1"))
+            async with campaigning(s1) as campaign:
+                await campaign.until(leads=True)
+                time.sleep(LATE_S)  # noqa: ASYNC251 - the loop is what is late
+                await asyncio.sleep(1.5)
+
+                assert campaign.said == [True]
+                seen = await s1.read()
+                assert seen.leader == a_scheduler("s1")
     finally:
         real.stop()
 

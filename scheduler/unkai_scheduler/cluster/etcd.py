@@ -19,6 +19,8 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import etcd3
@@ -26,8 +28,10 @@ import etcd3.exceptions
 import grpc
 import structlog
 
+from unkai_scheduler.cluster.held_lead import LEASE_MARGIN_S, HeldLead
 from unkai_scheduler.cluster.port import Membership
 from unkai_scheduler.cluster.records import membership_of
+from unkai_scheduler.cluster.witness import Witness
 from unkai_wire.cluster_records import (
     HOST_LEASE_TTL_S,
     LEADER_KEY,
@@ -48,9 +52,8 @@ ANSWER_S = 1.9
 """After so long a caller hears that etcd does not answer."""
 MAX_PENDING = 32
 """Calls that may wait for one lane."""
-LEASE_MARGIN_S = 0.5
-"""So much before the lease can end, by our clock, we stop to believe in it."""
-RENEW_LEAD_S = 0.8
+LOOK_S = 1.0
+"""How often the event loop shows that it does not hang, while it leads."""
 RENEW_RECORD_S = 2.0
 CAMPAIGN_S = 0.3
 """How often a scheduler that does not lead looks whether anybody does."""
@@ -100,6 +103,17 @@ class _Lane:
                 return await asyncio.shield(future)
         except TimeoutError as error:
             raise _unavailable(f"etcd has not answered within {within_s:.1f} s") from error
+
+    def occupy(self, work: Callable[[], None]) -> asyncio.Future[None]:
+        """Run work on the lane's thread until it returns; it calls by `attempt`, others wait."""
+        self._pending += 1
+        future = asyncio.get_running_loop().run_in_executor(self._executor, work)
+        future.add_done_callback(self._settled)
+        return future
+
+    def attempt(self, call: Callable[[Any], T], *, within_s: float) -> T:
+        """Do what `run` does, from the lane's thread."""
+        return self._try(call, time.monotonic() + min(within_s, ANSWER_S))
 
     def _settled(self, future: asyncio.Future[Any]) -> None:
         self._pending -= 1
@@ -207,6 +221,23 @@ class _Hints:
             self._changed.set()
 
 
+@dataclass(frozen=True, slots=True)
+class _Won:
+    """The lead is ours."""
+
+    lease: int
+    ttl_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Led:
+    """The lead is another's. `revision`: of its key."""
+
+    name: str
+    address: str
+    revision: int
+
+
 class EtcdCluster:
     """A scheduler's place in the cluster. Use and close it on one event loop."""
 
@@ -223,6 +254,7 @@ class EtcdCluster:
         self._election = _Lane("election", endpoints, tls)
         self._records = _Lane("records", endpoints, tls)
         self._hints = _Lane("watch", endpoints, tls)
+        self._witness = Witness()
         self._name = name
         self._clock = clock
         self._record: SchedulerRecord | None = None
@@ -331,24 +363,29 @@ class EtcdCluster:
 
     async def _campaign(self) -> float:
         """Win the lead; return until when, by our clock, it may be believed."""
+        gone = 0
         while True:
             started_s = self._clock()
             with suppress(Unavailable):
-                won = await self._election.run(self._try_to_win)
-                if won is not None:
-                    lease, ttl_s = won
-                    believed_s = started_s + ttl_s - LEASE_MARGIN_S
+                won = await self._election.run(partial(self._try_to_win, gone))
+                if isinstance(won, _Won):
+                    believed_s = started_s + won.ttl_s - LEASE_MARGIN_S
                     if self._clock() < believed_s:
-                        self._leader_lease = lease
+                        self._leader_lease = won.lease
                         self._has_led = True
                         self._resigning.clear()
                         return believed_s
+                elif won is not None and await self._witness.is_gone(won.revision, won.address):
+                    gone = won.revision
+                    _LOG.info("leader_gone", leader=won.name, address=won.address)
+                    continue
             await asyncio.sleep(CAMPAIGN_S)
 
-    def _try_to_win(self, client: Any) -> tuple[int, float] | None:
+    def _try_to_win(self, gone: int, client: Any) -> _Won | _Led | None:
+        """Take the lead if nobody has it, or one who is `gone`; tell who has it."""
         value, meta = client.get(LEADER_KEY)
-        if value is not None and not self._is_of_former_life(value):
-            return None
+        if value is not None and meta.mod_revision != gone and not self._is_of_former_life(value):
+            return _led(value, int(meta.mod_revision))
         record = self._record
         assert record is not None
         lease = client.lease(LEADER_LEASE_TTL_S)
@@ -360,7 +397,7 @@ class EtcdCluster:
         if not won:
             client.revoke_lease(lease.id)
             return None
-        return int(lease.id), float(lease.ttl)
+        return _Won(int(lease.id), float(lease.ttl))
 
     def _is_of_former_life(self, value: bytes) -> bool:
         """Tell whether the lead is held by this scheduler before it died and was started again.
@@ -368,38 +405,32 @@ class EtcdCluster:
         Then there is no lease to wait for: the term fences whatever is left of it. Only until we
         have led once, so that two processes of one name do not take the lead from each other.
         """
-        leader = membership_of([(LEADER_KEY.encode(), value)]).leader
+        leader = _leader(value)
         return not self._has_led and leader is not None and leader.name == self._name
 
     async def _hold(self, believed_s: float) -> None:
         """Renew the lead; return once it is lost, resigned, or no longer to be believed."""
-        lease = self._leader_lease
+        lease, lane = self._leader_lease, self._election
 
         def renew(client: Any) -> float:
             ttl_s = _refreshed(client, lease)
             return ttl_s if ttl_s and _holder(client, LEADER_KEY) == lease else 0.0
 
-        wait_s = RENEW_LEAD_S
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(wait_s, max(believed_s - self._clock(), 0))):
-                    await self._resigning.wait()
-                return
-            started_s = self._clock()
-            if started_s >= believed_s:
-                _LOG.warning("lead_not_renewed", scheduler=self._name)
-                return
-            try:
-                ttl_s = await self._election.run(
-                    renew, within_s=min(ANSWER_S, believed_s - started_s)
-                )
-            except Unavailable:
-                wait_s = CAMPAIGN_S
-                continue
-            if not ttl_s:
-                _LOG.warning("lead_lost", scheduler=self._name)
-                return
-            believed_s, wait_s = started_s + ttl_s - LEASE_MARGIN_S, RENEW_LEAD_S
+        lead = HeldLead(believed_s, self._clock)
+        keeping = lane.occupy(
+            lambda: lead.keep(lambda left_s: lane.attempt(renew, within_s=left_s))
+        )
+        try:
+            while not keeping.done() and (left_s := lead.left_s()) > 0:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(left_s, LOOK_S)):
+                        await _first_of(keeping, self._resigning)
+                if self._resigning.is_set():
+                    return
+            event = "lead_lost" if lead.is_lost else "lead_not_renewed"
+            _LOG.warning(event, scheduler=self._name)
+        finally:
+            lead.end()
 
     async def _give_up_lease(self) -> None:
         lease, self._leader_lease = self._leader_lease, 0
@@ -448,8 +479,28 @@ class EtcdCluster:
             lease, self._record_lease = self._record_lease, 0
             with suppress(Unavailable):
                 await self._records.run(lambda client: _revoke(client, lease))
+        self._witness.close()
         for lane in (self._election, self._records, self._hints):
             lane.close()
+
+
+async def _first_of(future: asyncio.Future[None], event: asyncio.Event) -> None:
+    """Return once either has come."""
+    waiting = asyncio.ensure_future(event.wait())
+    either: set[asyncio.Future[Any]] = {future, waiting}
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+
+
+def _leader(value: bytes) -> SchedulerRecord | None:
+    return membership_of([(LEADER_KEY.encode(), value)]).leader
+
+
+def _led(value: bytes, revision: int) -> _Led | None:
+    leader = _leader(value)
+    return None if leader is None else _Led(leader.name, leader.address, revision)
 
 
 def _unavailable(message: str) -> Unavailable:
