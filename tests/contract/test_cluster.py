@@ -26,7 +26,6 @@ from unkai_wire.cluster_records import (
 )
 from unkai_wire.errors import Unavailable
 
-
 LATE_S = LEADER_LEASE_TTL_S + 2.0
 """An event loop so late would have lost the lead, if it renewed its lease."""
 
