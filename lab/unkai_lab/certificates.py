@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 
 from unkai_lab.configuration import etcd_pki, scheduler_pki
 from unkai_lab.database import folder_of, server_of
 from unkai_lab.spec import CONTROL, FLEET, LabPaths, LabSpec
 from unkai_scheduler import certificates
+from unkai_scheduler.domain.clock import system_clock
 
 ADMIN = "admin"
 
 
+def _yesterday() -> dt.datetime:
+    """Return the time of issue: a program whose clock a test sets back can use them too."""
+    return system_clock() - dt.timedelta(days=1)
+
+
 def make_certificates(spec: LabSpec, paths: LabPaths) -> None:
     """Make all certificates of a new lab. Each cell gets its own only, not the CA's key."""
-    authority = certificates.init(paths.pki)
+    authority = certificates.init(paths.pki, clock=_yesterday)
     address = spec.address(CONTROL)
     for name in spec.scheduler_names:
         pki = scheduler_pki(spec, paths, name)

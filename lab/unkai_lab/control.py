@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from unkai_lab import client, configuration
@@ -133,12 +133,15 @@ class ControlPlane:
             with ThreadPoolExecutor(max_workers=len(others)) as pool:
                 list(pool.map(self.start_scheduler, others))
 
-    def start_scheduler(self, name: str = "") -> None:
-        """Start a scheduler and wait until it serves; the first one when none is named."""
+    def start_scheduler(self, name: str = "", wrapper: Sequence[str] = ()) -> None:
+        """Start a scheduler and wait until it serves; the first one when none is named.
+
+        `wrapper`: the beginning of its command line: a program that becomes, or runs, the rest.
+        """
         name = name or self._spec.scheduler_names[0]
         cell = self._spec.scheduler_cell(name)
         config = self._paths.cell(cell) / "scheduler.toml"
-        argv = [installed("unkai-scheduler"), "run", "--config", str(config)]
+        argv = [*wrapper, installed("unkai-scheduler"), "run", "--config", str(config)]
         process = self._site.start(cell, "scheduler", argv)
         wait_until(
             lambda: client.is_serving(self._paths.socket(cell)),

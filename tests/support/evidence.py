@@ -28,7 +28,7 @@ from tests.support.checker import Finding, Held, HostSight, Rules, Sight, check,
 from tests.support.raw_rows import Tables, read_tables
 from unkai.agent.v1 import machine_pb2, machine_service_pb2, machine_service_pb2_grpc
 from unkai_lab.client import open_channel
-from unkai_lab.configuration import etcd_health_command
+from unkai_lab.configuration import etcdctl_command
 from unkai_lab.errors import LabError
 from unkai_lab.lab import Lab
 from unkai_lab.spec import CONTROL, FLEET
@@ -38,6 +38,7 @@ __all__ = [
     "Rows",
     "TwinWatch",
     "findings",
+    "leader_of",
     "look",
     "problems",
     "qemus",
@@ -68,19 +69,20 @@ class Rows:
     term: int
 
 
-def database_url(lab: Lab) -> str:
-    """Return the URL of the lab's database, as its scheduler is told."""
-    settings = tomllib.loads((lab.paths.cell(CONTROL) / "scheduler.toml").read_text())
-    return str(settings["database"]["url"])
+def database_settings(lab: Lab) -> Mapping[str, Any]:
+    """Return what the lab's first scheduler is told of its database."""
+    cell = lab.spec.scheduler_cell(lab.spec.scheduler_names[0])
+    settings = tomllib.loads((lab.paths.cell(cell) / "scheduler.toml").read_text())
+    return dict(settings["database"])
 
 
 def tables_of(lab: Lab) -> Tables:
     """Read the lab's database: a file from here, a server from the cell that reaches it."""
-    url = database_url(lab)
-    if url.startswith("sqlite:"):
-        return read_tables(url)
-    argv = ["env", f"PYTHONPATH={_ROOT}", sys.executable, "-m", "tests.support.raw_rows", url]
-    tables: Tables = json.loads(lab.run(CONTROL, argv).stdout)
+    settings = database_settings(lab)
+    if settings["url"].startswith("sqlite:"):
+        return read_tables(settings["url"])
+    module = [sys.executable, "-m", "tests.support.raw_rows", json.dumps(settings)]
+    tables: Tables = json.loads(lab.run(CONTROL, ["env", f"PYTHONPATH={_ROOT}", *module]).stdout)
     return tables
 
 
@@ -156,8 +158,11 @@ class TwinWatch:
             self.twins += [f"{ident}: {n} processes" for ident, n in counts.items() if n > 1]
 
 
-def look(lab: Lab, *, schedulers: int | None = 1) -> Sight:
-    """Look at all of a lab. What moves meanwhile is seen in two states: look again."""
+def look(lab: Lab, *, schedulers: int | None = None) -> Sight:
+    """Look at all of a lab. What moves meanwhile is seen in two states: look again.
+
+    `schedulers`: how many there must be; as many as the lab has, unless a story took some away.
+    """
     tables = tables_of(lab)
     names = {row["name"]: row["id"] for row in tables["hosts"]}
     with ThreadPoolExecutor(8) as pool:
@@ -167,7 +172,7 @@ def look(lab: Lab, *, schedulers: int | None = 1) -> Sight:
         hosts=[*hosts, *_simulated_hosts(lab, names)],
         processes=qemus(lab),
         keys=_etcd_keys(lab),
-        schedulers=schedulers,
+        schedulers=lab.spec.schedulers if schedulers is None else schedulers,
     )
 
 
@@ -175,7 +180,7 @@ def findings(
     lab: Lab,
     rules: Rules = Rules(),  # noqa: B008 - frozen
     *,
-    schedulers: int | None = 1,
+    schedulers: int | None = None,
 ) -> list[Finding]:
     """Look at all of a lab, and judge."""
     return check(look(lab, schedulers=schedulers), rules)
@@ -190,7 +195,7 @@ def wait_clean(
     lab: Lab,
     rules: Rules = Rules(),  # noqa: B008 - frozen
     *,
-    schedulers: int | None = 1,
+    schedulers: int | None = None,
     deadline_s: float = 90.0,
 ) -> Sight:
     """Return what was seen once nothing is at odds; fail with what is at the deadline."""
@@ -298,8 +303,14 @@ def _simulated_host(
 # etcd.
 
 
+def leader_of(lab: Lab) -> str:
+    """Return the name of the scheduler that etcd says leads; empty while none does."""
+    leader = _etcd_keys(lab).get("/unkai/v1/leader")
+    return str(leader["name"]) if leader else ""
+
+
 def _etcd_keys(lab: Lab) -> dict[str, Any]:
-    access = etcd_health_command(lab.spec, lab.paths)[:-2]
+    access = etcdctl_command(lab.spec, lab.paths)
     # A client's certificate may read no more than this.
     asked = [*access, "get", "--prefix", "/unkai/v1/", "--write-out=json"]
     done = lab.run(CONTROL, asked, check=False)

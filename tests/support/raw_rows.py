@@ -1,8 +1,8 @@
 """The database's rows, read as rows: by SQL written here, through none of the product's code.
 
 A SQLite file is read with `sqlite3`, a server by its SQLAlchemy URL. All of one reading is of one
-moment. Run as a program (`python -m tests.support.raw_rows URL`) it prints the rows as JSON, for
-databases that only a lab's cell reaches.
+moment. Run as a program (`python -m tests.support.raw_rows SETTINGS`, a scheduler's of its database
+as JSON) it prints the rows as JSON, for databases that only a lab's cell reaches.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import ssl
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 Row = dict[str, Any]
 Tables = dict[str, list[Row]]
@@ -46,13 +49,27 @@ _JSON = frozenset({"labels", "key_pair_ids", "answer"})
 _BOOLEAN = frozenset({"has_run", "delete_requested"})
 
 
-def read_tables(url: str) -> Tables:
+def read_tables(url: str, trust: ssl.SSLContext | None = None) -> Tables:
     """Read all tables of a database, `sqlite:///PATH` or a server's URL with an async driver."""
     if url.startswith("sqlite:///"):
         return _read_file(url.removeprefix("sqlite:///"))
     # In a thread of its own: the caller's may run a loop already.
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(lambda: asyncio.run(_read_server(url))).result()
+        return pool.submit(lambda: asyncio.run(_read_server(url, trust))).result()
+
+
+def read_by_settings(settings: Mapping[str, Any]) -> Tables:
+    """Read all tables of a server as a scheduler's settings name it."""
+    scheme, _, rest = settings["url"].partition("://")
+    user, _, place = rest.partition("@")
+    if file := settings.get("password_file"):
+        user = f"{user}:{quote(Path(file).read_text().strip(), safe='')}"
+    driver = {"postgresql": "postgresql+asyncpg", "mariadb": "mysql+asyncmy"}[scheme]
+    trust = None
+    if tls := settings.get("tls"):
+        trust = ssl.create_default_context(cafile=tls["ca"])
+        trust.load_cert_chain(tls["certificate"], tls["key"])
+    return read_tables(f"{driver}://{user}@{place}", trust)
 
 
 def _queries() -> Iterable[tuple[str, list[str], str]]:
@@ -70,11 +87,13 @@ def _read_file(path: str) -> Tables:
         }
 
 
-async def _read_server(url: str) -> Tables:
+async def _read_server(url: str, trust: ssl.SSLContext | None) -> Tables:
     from sqlalchemy import text
     from sqlalchemy.ext.asyncio import create_async_engine
 
-    engine = create_async_engine(url, isolation_level="REPEATABLE READ")
+    engine = create_async_engine(
+        url, isolation_level="REPEATABLE READ", connect_args={"ssl": trust} if trust else {}
+    )
     try:
         async with engine.connect() as db:
             found = {}
@@ -97,8 +116,8 @@ def _value(column: str, value: Any) -> Any:
 
 
 def main(print_line: Callable[[str], None] = print) -> None:
-    """Print the rows of the database named as the first argument."""
-    print_line(json.dumps(read_tables(sys.argv[1]), default=str))
+    """Print the rows of the database whose settings are the first argument."""
+    print_line(json.dumps(read_by_settings(json.loads(sys.argv[1])), default=str))
 
 
 if __name__ == "__main__":

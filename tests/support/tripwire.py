@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-_EFFECTS = frozenset(
+EFFECTS = frozenset(
     {
         "read",
         "lead",
@@ -23,6 +23,7 @@ _EFFECTS = frozenset(
         "evict_image",
     }
 )
+"""What a scheduler does to its store and its agents."""
 
 
 class Tripwire:
@@ -56,7 +57,7 @@ class _Wired:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._target, name)
-        return self._guarded(name, found) if name in _EFFECTS else found
+        return self._guarded(name, found) if name in EFFECTS else found
 
     def _guarded(
         self, name: str, effect: Callable[..., Awaitable[Any]]

@@ -108,6 +108,11 @@ class Hosts:
         synced = watched.connected and self._office.live.is_synced(host_id)
         return HostState.UP if synced else HostState.CONNECTING
 
+    def hears_nobody(self) -> bool:
+        """Tell whether hosts are registered and none of them speaks to us."""
+        states = map(self.state, self._members)
+        return bool(self._members) and all(state is HostState.UNKNOWN for state in states)
+
     def is_learning(self) -> bool:
         """Tell whether some host that is registered may soon take what none can take now."""
         if self._loop.time() - self._learning_s > LEARNING_S:

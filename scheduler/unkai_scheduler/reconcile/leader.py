@@ -24,6 +24,7 @@ from unkai_scheduler.reconcile.actions import Rules
 from unkai_scheduler.reconcile.audit import Audit
 from unkai_scheduler.reconcile.deadlines import Deadlines
 from unkai_scheduler.reconcile.events import Sequencer
+from unkai_scheduler.reconcile.fitness import Fitness
 from unkai_scheduler.reconcile.hearsay import Hearsay, believable
 from unkai_scheduler.reconcile.hosts import Hosts
 from unkai_scheduler.reconcile.images import ImageLoop
@@ -85,8 +86,11 @@ class Leader:
         self._new_id = new_id
         self._audience = audience or Nobody()
         self._hearsay = Hearsay(live.now_s)
+        self._fitness = Fitness(name, cluster, live.now_s)
         self._wakers: list[Callable[[], None]] = []
         self._audit: Audit | None = None
+        self._is_elected = False
+        self._office: Office | None = None
         self._seen_term = 0
         """Highest term an agent refused us with: the next one must be above it."""
 
@@ -125,17 +129,32 @@ class Leader:
             office: asyncio.Task[None] | None = None
             try:
                 async for won in election:
-                    await _ended(office)
+                    await self._end(office)
                     office = None
                     if won:
+                        self._is_elected = True
                         office = group.create_task(self._hold_office())
             finally:
-                await _ended(office)
+                await self._end(office)
+
+    async def _end(self, office: asyncio.Task[None] | None) -> None:
+        """End the office we hold and wait until all of it is over.
+
+        A task group whose tasks fail at this very moment swallows the cancellation (CPython
+        gh-116720, mended in 3.13), so the word is given too: who has been replaced learns of it
+        from the election and from the database at once.
+        """
+        self._is_elected = False
+        if self._office is not None:
+            self._office.is_over = True
+        if office is not None:
+            office.cancel()
+            await asyncio.wait([office])
 
     async def _hold_office(self) -> None:
         """Reign; should the reign end while we are still elected, take office anew."""
         failures = 0
-        while True:
+        while self._is_elected:
             began_s = asyncio.get_running_loop().time()
             try:
                 await self._reign(await self._take_office())
@@ -224,6 +243,7 @@ class Leader:
             hearsay=self._hearsay,
             audience=self._audience,
         )
+        self._office = office
         self._live.clear()
         try:
             self.term, self.is_leading = term, True
@@ -266,6 +286,7 @@ class Leader:
                 Sequencer(office).run(),
                 Retention(office).run(),
                 audit.run(),
+                self._fitness.watch(office, hosts),
                 _fold(placer),
             ):
                 group.create_task(work)
@@ -276,13 +297,6 @@ async def _fold(placer: Placer) -> None:
     while True:
         await asyncio.sleep(FOLD_S)
         placer.fold()
-
-
-async def _ended(office: asyncio.Task[None] | None) -> None:
-    """Cancel the office and wait until all of it is over."""
-    if office is not None:
-        office.cancel()
-        await asyncio.wait([office])
 
 
 def _leaves(group: BaseExceptionGroup[ReignEnded]) -> Iterator[ReignEnded]:

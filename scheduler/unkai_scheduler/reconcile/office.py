@@ -83,6 +83,8 @@ class Office:
     audience: Audience = field(default_factory=Nobody)
     written: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when events may wait for their revision."""
+    is_over: bool = False
+    """The reign is being ended from outside."""
     _failing: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -147,6 +149,8 @@ class Office:
             ended = group.subgroup(ReignEnded)
             if ended is not None:
                 raise ended from None
+            if self.is_over:  # a group that fails swallows the cancellation: see `Leader._end`
+                raise asyncio.CancelledError from None
             self._failed(loop, repr(group), group)
         except Exception as error:  # noqa: BLE001 - a bug in one round must not end the reign
             self._failed(loop, repr(error), error)
