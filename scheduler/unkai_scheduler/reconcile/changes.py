@@ -65,7 +65,10 @@ def differs(change: Change) -> bool:
 
 
 def write(conn: Connection, change: Change, office: Office, now: datetime) -> bool:
-    """Write one change; False when the rows are not what the decision was made on."""
+    """Write one change; False when the rows are not what the decision was made on.
+
+    The caller has locked the instance.
+    """
     seen, action = change.seen, change.action
     stored = instances.get(conn, seen.instance.id)
     if stored is None or not _same(stored, seen.instance):

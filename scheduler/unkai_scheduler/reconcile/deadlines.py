@@ -57,7 +57,7 @@ class Deadlines:
 
     def _end(self, conn: Connection, late: list[Operation], now: datetime) -> None:
         for seen in late:
-            operation = operations.get(conn, seen.id)
+            operation = operations.locked(conn, seen.id)
             if operation is None or operation.state.ended:
                 continue
             why = progress.too_late(operation).to_record()

@@ -357,7 +357,7 @@ def _write_row(
     etag: str,
 ) -> Host | None:
     """Write one host's row and its event; None when it cannot have one."""
-    row = hosts.get(conn, host_id)
+    row = hosts.locked(conn, host_id)
     if row is None:
         if record is None or hosts.find(conn, record.name) is not None:
             return None

@@ -80,12 +80,13 @@ class ImageLoop:
         now = office.clock()
 
         def work(conn: Connection) -> None:
+            stored = images.locked(conn, image.id)
             current = operations.active_for(conn, image.id)
             while current is not None:
                 ended = progress.end(current, OperationState.SUCCEEDED, now)
                 write_operation(conn, current, ended, name=image.name, office=office, now=now)
                 current = operations.active_for(conn, image.id)
-            if images.get(conn, image.id) is None:
+            if stored is None:
                 return
             images.delete(conn, image.id)
             gone = office.event(
@@ -114,7 +115,7 @@ class ImageLoop:
             return
 
         def work(conn: Connection) -> None:
-            current = operations.get(conn, operation.id)
+            current = operations.locked(conn, operation.id)
             if current is not None and not current.state.ended:
                 after = replace(shown, cancel_requested_time=current.cancel_requested_time)
                 write_operation(conn, current, after, name=image.name, office=self._office, now=now)

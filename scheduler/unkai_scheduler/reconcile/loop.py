@@ -260,6 +260,7 @@ class InstanceLoop:
         office = self._office
 
         def work(conn: Connection) -> list[bool | None]:
+            instances.lock(conn, *(change.seen.instance.id for change in batch))
             return [changes.write(conn, change, office, now) for change in batch]
 
         ids = [c.action.operation.id for c in batch if c.action.operation is not None]

@@ -122,7 +122,7 @@ class FlavorsService:
             _check_words(wrong, draft, fields)
 
         def work(conn: Connection) -> Flavor:
-            old = fetch("flavor", flavor_id, "flavor.id", lambda i: flavors.get(conn, i))
+            old = fetch("flavor", flavor_id, "flavor.id", lambda i: flavors.locked(conn, i))
             new = replace(
                 old,
                 name=draft.name if "name" in fields else old.name,
@@ -140,7 +140,7 @@ class FlavorsService:
         """Remove a flavor that no instance names."""
 
         def work(conn: Connection) -> Flavor:
-            row = fetch("flavor", flavor_id, "flavor_id", lambda i: flavors.get(conn, i))
+            row = fetch("flavor", flavor_id, "flavor_id", lambda i: flavors.locked(conn, i))
             check_etag("flavor", row.id, row.etag, etag)
             count = instances.count_by_flavor(conn, row.id)
             if count:

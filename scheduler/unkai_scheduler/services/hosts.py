@@ -86,7 +86,7 @@ class HostsService:
 
     async def _set_cordon(self, call: Call, host_id: str, *, cordoned: bool, reason: str) -> Host:
         def work(conn: Connection) -> Host:
-            row = fetch("host", host_id, "host_id", lambda i: hosts.get(conn, i))
+            row = fetch("host", host_id, "host_id", lambda i: hosts.locked(conn, i))
             if row.cordoned == cordoned and row.cordon_reason == reason:
                 return row
             changed = replace(

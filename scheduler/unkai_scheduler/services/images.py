@@ -184,7 +184,7 @@ class ImagesService:
         operation_id = self._context.new_id("operation")
 
         def work(conn: Connection) -> ImageDeletion:
-            old = fetch("image", image_id, "image_id", lambda i: images.get(conn, i))
+            old = fetch("image", image_id, "image_id", lambda i: images.locked(conn, i))
             check_etag("image", old.id, old.etag, etag)
             active = operations.active_for(conn, old.id)
             if old.state is ImageState.DELETING and active is not None:
@@ -278,7 +278,7 @@ class ImagesService:
         assert header is not None
 
         def work(conn: Connection) -> Image | None:
-            now = images.get(conn, image.id)
+            now = images.locked(conn, image.id)
             if now is None or now.state is not ImageState.UPLOADING:
                 return None
             ready = replace(
@@ -303,7 +303,7 @@ class ImagesService:
 
     async def _fail(self, call: Call, image: Image, error: InvalidArgument) -> None:
         def work(conn: Connection) -> None:
-            now = images.get(conn, image.id)
+            now = images.locked(conn, image.id)
             if now is None or now.state is not ImageState.UPLOADING:
                 return
             failed = replace(

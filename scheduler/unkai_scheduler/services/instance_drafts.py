@@ -131,11 +131,11 @@ def settle(conn: Connection, project_id: str, draft: InstanceDraft) -> InstanceS
     """Turn a checked draft into a spec: references exist and may be used, figures are copied."""
     flavor = None
     if draft.flavor_id:
-        flavor = found("flavor", draft.flavor_id, flavors.get(conn, draft.flavor_id))
+        flavor = found("flavor", draft.flavor_id, flavors.held(conn, draft.flavor_id))
         _check_agrees(draft, flavor)
     image = _usable_image(conn, project_id, draft.image_id)
     for ident in draft.key_pair_ids:
-        key = key_pairs.get(conn, ident)
+        key = key_pairs.held(conn, ident)
         if key is None or key.project_id != project_id:
             raise NotFound.of("key_pair", ident)
     return InstanceSpec(
@@ -169,7 +169,7 @@ def _check_agrees(draft: InstanceDraft, flavor: Flavor) -> None:
 
 
 def _usable_image(conn: Connection, project_id: str, image_id: str) -> Image:
-    image = images.get(conn, image_id)
+    image = images.held(conn, image_id)
     if image is None or (image.visibility is Visibility.PRIVATE and image.project_id != project_id):
         raise NotFound.of("image", image_id)
     if image.state is not ImageState.READY:

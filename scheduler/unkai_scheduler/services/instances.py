@@ -398,7 +398,7 @@ def _key(instance: Instance) -> Sequence[str]:
 
 
 def _fetch(conn: Connection, instance_id: str, path: str = "instance_id") -> Instance:
-    return fetch("instance", instance_id, path, lambda i: instances.get(conn, i))
+    return fetch("instance", instance_id, path, lambda i: instances.locked(conn, i))
 
 
 def _fetch_idle(

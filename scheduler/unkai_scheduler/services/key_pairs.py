@@ -96,7 +96,7 @@ class KeyPairsService:
         """Remove a key pair that no instance names."""
 
         def work(conn: Connection) -> KeyPair:
-            row = fetch("key_pair", key_pair_id, "key_pair_id", lambda i: key_pairs.get(conn, i))
+            row = fetch("key_pair", key_pair_id, "key_pair_id", lambda i: key_pairs.locked(conn, i))
             check_etag("key_pair", row.id, row.etag, etag)
             count = instances.count_by_key_pair(conn, row.id)
             if count:

@@ -7,6 +7,7 @@ with it. The trap: `work` may run more than once (the store retries), so it touc
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,7 +18,7 @@ from unkai_scheduler.domain.events import Event, EventType
 from unkai_scheduler.domain.names import check_request_id
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.store import events, requests
-from unkai_wire.errors import Conflict, Unavailable
+from unkai_wire.errors import Conflict, Unavailable, UnkaiError
 
 if TYPE_CHECKING:
     from unkai_scheduler.store.unit_of_work import Connection
@@ -73,10 +74,16 @@ async def mutate(
         )
         return answer
 
-    if term is not None:
-        answer = await _lead(context, term, once)
-    else:
-        answer = await (context.uow.write_grouped if grouped else context.uow.write)(once)
+    try:
+        if term is not None:
+            answer = await _lead(context, term, once)
+        else:
+            answer = await (context.uow.write_grouped if grouped else context.uow.write)(once)
+    except UnkaiError:
+        meanwhile = await _answered_meanwhile(context, call, answer_type)
+        if meanwhile is None:
+            raise
+        answer = meanwhile
     if wakes is not None:
         context.wake(wakes)
     return answer
@@ -118,6 +125,19 @@ async def _lead(context: ServiceContext, term: int, work: Callable[[Connection],
             metadata=error.metadata,
             retry_after_s=1.0,
         ) from error
+
+
+async def _answered_meanwhile(
+    context: ServiceContext, call: Call, answer_type: type[A]
+) -> A | None:
+    """Return what another scheduler has answered to this request while we failed at it.
+
+    Two that do one request at the same time do not see each other's request id: the second fails
+    at what the first has made.
+    """
+    with suppress(UnkaiError):
+        return await recalled(context, call, answer_type)
+    return None
 
 
 def record(

@@ -106,9 +106,14 @@ class OperationsService:
         """Ask for the work to be given up; the leader undoes it and ends the operation."""
 
         def work(conn: Connection) -> Operation:
-            row = fetch(
-                "operation", operation_id, "operation_id", lambda i: operations.get(conn, i)
-            )
+            def locked(ident: str) -> Operation | None:
+                # The instance first, as the leader does: whoever holds it may want the operation.
+                row = operations.get(conn, ident)
+                if row is not None:
+                    instances.lock(conn, row.resource_id)
+                return operations.locked(conn, ident)
+
+            row = fetch("operation", operation_id, "operation_id", locked)
             if row.state.ended or row.cancel_requested_time is not None:
                 return row
             now = self._context.clock()

@@ -34,10 +34,13 @@ class ProjectDraft:
 
 
 def resolve_project(conn: Connection, project_id: str) -> Project:
-    """Return the project an empty or given id means; raise `NotFound`."""
+    """Return the project an empty or given id means, locked; raise `NotFound`.
+
+    Called first in each change that makes something in a project: of those one at a time goes on.
+    """
     if not project_id:
-        return found("project", DEFAULT_PROJECT, projects.find(conn, DEFAULT_PROJECT))
-    return fetch("project", project_id, "project_id", lambda i: projects.get(conn, i))
+        project_id = found("project", DEFAULT_PROJECT, projects.find(conn, DEFAULT_PROJECT)).id
+    return fetch("project", project_id, "project_id", lambda i: projects.locked(conn, i))
 
 
 class ProjectsService:
@@ -94,7 +97,7 @@ class ProjectsService:
         _check(draft, fields)
 
         def work(conn: Connection) -> Project:
-            old = fetch("project", project_id, "project.id", lambda i: projects.get(conn, i))
+            old = fetch("project", project_id, "project.id", lambda i: projects.locked(conn, i))
             if "name" in fields and draft.name != old.name:
                 _keep_default(old)
             new = replace(
@@ -115,7 +118,7 @@ class ProjectsService:
         """Remove a project that owns nothing; `default` stays."""
 
         def work(conn: Connection) -> Project:
-            row = fetch("project", project_id, "project_id", lambda i: projects.get(conn, i))
+            row = fetch("project", project_id, "project_id", lambda i: projects.locked(conn, i))
             check_etag("project", row.id, row.etag, etag)
             _keep_default(row)
             _check_unused(conn, row)

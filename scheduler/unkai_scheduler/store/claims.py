@@ -109,7 +109,7 @@ def move(
 
 
 def _movable(conn: Connection, ident: str, to_host_id: str) -> Instance:
-    instance = instances.get(conn, ident)
+    instance = instances.locked(conn, ident)
     if instance is None:
         raise NotFound.of("instance", ident)
     if hosts.get(conn, to_host_id) is None:

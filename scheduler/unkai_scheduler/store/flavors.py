@@ -25,6 +25,18 @@ def get(conn: Connection, ident: str) -> Flavor | None:
     return _optional(rows.get_row(conn, _QUERY, flavors, ident))
 
 
+def locked(conn: Connection, ident: str) -> Flavor | None:
+    """Return a flavor that nobody else changes or refers to until the transaction ends."""
+    rows.lock(conn, flavors, ident)
+    return get(conn, ident)
+
+
+def held(conn: Connection, ident: str) -> Flavor | None:
+    """Return a flavor that nobody changes or removes until the transaction ends."""
+    rows.hold(conn, flavors, ident)
+    return get(conn, ident)
+
+
 def find(conn: Connection, name: str) -> Flavor | None:
     """Return a flavor by name."""
     return _optional(rows.find_row(conn, _QUERY, flavors, name))

@@ -58,6 +58,12 @@ def get(conn: Connection, ident: str) -> Host | None:
     return _optional(rows.get_row(conn, _QUERY, hosts, ident))
 
 
+def locked(conn: Connection, ident: str) -> Host | None:
+    """Return a host that nobody else changes or refers to until the transaction ends."""
+    rows.lock(conn, hosts, ident)
+    return get(conn, ident)
+
+
 def find(conn: Connection, name: str) -> Host | None:
     """Return a host by name."""
     return _optional(rows.find_row(conn, _QUERY, hosts, name))

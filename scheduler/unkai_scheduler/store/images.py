@@ -25,6 +25,18 @@ def get(conn: Connection, ident: str) -> Image | None:
     return _optional(rows.get_row(conn, _QUERY, images, ident))
 
 
+def locked(conn: Connection, ident: str) -> Image | None:
+    """Return an image that nobody else changes or refers to until the transaction ends."""
+    rows.lock(conn, images, ident)
+    return get(conn, ident)
+
+
+def held(conn: Connection, ident: str) -> Image | None:
+    """Return an image that nobody changes or removes until the transaction ends."""
+    rows.hold(conn, images, ident)
+    return get(conn, ident)
+
+
 def find(conn: Connection, project_id: str, name: str) -> Image | None:
     """Return a project's own image by name."""
     return _optional(rows.find_row(conn, _QUERY, images, name, project_id))

@@ -71,6 +71,17 @@ def get(conn: Connection, ident: str) -> Instance | None:
     return _optional(rows.get_row(conn, _QUERY, instances, ident))
 
 
+def locked(conn: Connection, ident: str) -> Instance | None:
+    """Return an instance that nobody else changes or refers to until the transaction ends."""
+    rows.lock(conn, instances, ident)
+    return get(conn, ident)
+
+
+def lock(conn: Connection, *idents: str) -> None:
+    """Keep others from changing these instances until the transaction ends; read them after."""
+    rows.lock(conn, instances, *idents)
+
+
 def find(conn: Connection, project_id: str, name: str) -> Instance | None:
     """Return a project's instance by name."""
     return _optional(rows.find_row(conn, _QUERY, instances, name, project_id))

@@ -25,6 +25,18 @@ def get(conn: Connection, ident: str) -> KeyPair | None:
     return _optional(rows.get_row(conn, _QUERY, key_pairs, ident))
 
 
+def locked(conn: Connection, ident: str) -> KeyPair | None:
+    """Return a key pair that nobody else changes or refers to until the transaction ends."""
+    rows.lock(conn, key_pairs, ident)
+    return get(conn, ident)
+
+
+def held(conn: Connection, ident: str) -> KeyPair | None:
+    """Return a key pair that nobody changes or removes until the transaction ends."""
+    rows.hold(conn, key_pairs, ident)
+    return get(conn, ident)
+
+
 def find(conn: Connection, project_id: str, name: str) -> KeyPair | None:
     """Return a project's key pair by name."""
     return _optional(rows.find_row(conn, _QUERY, key_pairs, name, project_id))

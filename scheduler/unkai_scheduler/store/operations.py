@@ -36,6 +36,12 @@ def get(conn: Connection, ident: str) -> Operation | None:
     return None if row is None else _operation(row)
 
 
+def locked(conn: Connection, ident: str) -> Operation | None:
+    """Return an operation that nobody else changes or refers to until the transaction ends."""
+    rows.lock(conn, operations, ident)
+    return get(conn, ident)
+
+
 def list_page(
     conn: Connection,
     *,

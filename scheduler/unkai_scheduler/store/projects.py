@@ -25,6 +25,12 @@ def get(conn: Connection, ident: str) -> Project | None:
     return _optional(rows.get_row(conn, _QUERY, projects, ident))
 
 
+def locked(conn: Connection, ident: str) -> Project | None:
+    """Return a project that nobody else changes or refers to until the transaction ends."""
+    rows.lock(conn, projects, ident)
+    return get(conn, ident)
+
+
 def find(conn: Connection, name: str) -> Project | None:
     """Return a project by name."""
     return _optional(rows.find_row(conn, _QUERY, projects, name))

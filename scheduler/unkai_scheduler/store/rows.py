@@ -38,6 +38,23 @@ def get_row(conn: Connection, query: Select[Any], table: Table, ident: str) -> A
     return conn.execute(query.where(table.c.id == ident)).one_or_none()
 
 
+def lock(conn: Connection, table: Table, *idents: str) -> None:
+    """Keep others from changing, holding or removing these rows until the transaction ends.
+
+    What was read of them before may be old: read after. SQLite's writer is alone anyway.
+    """
+    if conn.dialect.name != "sqlite":
+        query = select(table.c.id).where(table.c.id.in_(idents)).order_by(table.c.id)
+        conn.execute(query.with_for_update()).all()
+
+
+def hold(conn: Connection, table: Table, ident: str) -> None:
+    """Keep others from changing or removing a row that is about to be referred to."""
+    if conn.dialect.name != "sqlite":
+        query = select(table.c.id).where(table.c.id == ident)
+        conn.execute(query.with_for_update(read=True)).all()
+
+
 def find_row(
     conn: Connection, query: Select[Any], table: Table, name: str, project_id: str | None = None
 ) -> AnyRow | None:
