@@ -133,7 +133,7 @@ def project_of(
     if project_id:
         return resolve_project(conn, project_id)
     remembered = held.order.instance.project_id
-    known = projects.get(conn, remembered) if is_id("project", remembered) else None
+    known = projects.locked(conn, remembered) if is_id("project", remembered) else None
     if known is not None:
         return known
     default = resolve_project(conn, "")
@@ -173,7 +173,7 @@ def name_of(
 
 def flavor_of(conn: Connection, row: Instance) -> str:
     """Return the flavor remembered, when there is one that has the same figures still."""
-    flavor = flavors.get(conn, row.spec.flavor_id) if row.spec.flavor_id else None
+    flavor = flavors.held(conn, row.spec.flavor_id) if row.spec.flavor_id else None
     same = flavor is not None and (flavor.vcpus, flavor.memory_bytes) == (
         row.spec.vcpus,
         row.spec.memory_bytes,
@@ -192,7 +192,7 @@ def restore_image(
 ) -> None:
     """Give the image its row back, if it has none: without it nothing can be ordered."""
     image = held.order.image
-    if images.get(conn, image.id) is not None:
+    if images.held(conn, image.id) is not None:
         return
     name = f"image-{image.id[-6:]}"
     if images.find(conn, project_id, name) is not None:
@@ -230,7 +230,7 @@ def restore_key_pairs(conn: Connection, held: HeldMachine, project_id: str, now:
         return
     for ident, public_key in zip(idents, keys, strict=True):
         name = f"key-{ident[-6:]}"
-        if key_pairs.get(conn, ident) or key_pairs.find(conn, project_id, name):
+        if key_pairs.held(conn, ident) or key_pairs.find(conn, project_id, name):
             continue
         try:
             line, fingerprint = parse_public_key(public_key)
