@@ -74,7 +74,7 @@ mkdir -p "$root"/bin "$root"/dev "$root"/proc "$root"/sys "$root"/run "$root"/se
 cp -R "$here/root/." "$root/"
 cp "$work/busybox/bin/busybox" "$root/bin/busybox"
 for applet in $("$root/bin/busybox" --list); do
-	[ "$applet" = busybox ] || ln -s busybox "$root/bin/$applet"
+	[ -e "$root/bin/$applet" ] || ln -s busybox "$root/bin/$applet"
 done
 ln -s bin "$root/sbin"
 ln -s bin/busybox "$root/init"

@@ -268,8 +268,9 @@ async def test_a_held_console_is_refused_unless_by_force(harness: ComputeHarness
     second = harness.driver.attach_console(spec.instance_id, nothing_typed(), force=True)
     assert await anext(second) == b""
     async with asyncio.timeout(10):
-        async for _ in first:  # ends, having been taken over
-            pass
+        with pytest.raises(Conflict) as ended:
+            _ = [piece async for piece in first]
+    assert ended.value.reason == "CONSOLE_TAKEN_OVER"
     await second.aclose()  # type: ignore[attr-defined]
     third = harness.driver.attach_console(spec.instance_id, nothing_typed(), force=False)
     assert await anext(third) == b""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from google.protobuf import duration_pb2
 
+from tests.support.images import built_tiny
 from tests.support.lab import wait_for
 from unkai.compute.v1 import instance_pb2
 from unkai.storage.v1 import image_pb2
@@ -17,16 +17,12 @@ from unkai_cli.records import record
 from unkai_cli.settings import Context
 
 State = instance_pb2.Instance.State
-TINY = Path(__file__).parents[2] / "images" / "build" / "tiny.qcow2"
 SAY_HELLO = b'#!/bin/sh\necho "hello from $(hostname)"\n'
 
 
 def tiny_image() -> Path:
-    """Return the tiny image's file, built when it is not there."""
-    if not TINY.exists():
-        recipe = TINY.parents[1] / "tiny" / "build.sh"
-        subprocess.run([str(recipe), str(TINY)], check=True, timeout=300)
-    return TINY
+    """Return the tiny image's file, built when it is not there or its recipe is newer."""
+    return built_tiny()
 
 
 class User:

@@ -146,7 +146,8 @@ class ComputeDriver(Protocol):
     ) -> AsyncIterator[bytes]:
         """Connect to the serial console; the first item is empty and says that it is open.
 
-        Raises `Conflict` / CONSOLE_IN_USE when somebody holds it and `force` is false.
+        Raises `Conflict` / CONSOLE_IN_USE when somebody holds it and `force` is false, and
+        CONSOLE_TAKEN_OVER when somebody else attaches by force.
         """
 
     async def close(self) -> None:

@@ -84,6 +84,7 @@ class _Console:
 
     def __init__(self) -> None:
         self.output: asyncio.Queue[bytes | None] = asyncio.Queue(_CONSOLE_QUEUE)
+        self.taken_over = False
 
     def put(self, text: bytes | None) -> None:
         if self.output.full():
@@ -269,6 +270,7 @@ class FakeCompute:
                     fix="wait, or attach by force, which ends the other session",
                     metadata={"instance_id": instance_id},
                 )
+            record.console.taken_over = True
             record.console.put(None)
         console = record.console = _Console()
         keys = asyncio.ensure_future(self._echo(record, console, typed))
@@ -276,6 +278,13 @@ class FakeCompute:
             yield b""
             while (text := await console.output.get()) is not None:
                 yield text
+            if console.taken_over:
+                raise Conflict(
+                    "somebody else has taken the console over",
+                    reason="CONSOLE_TAKEN_OVER",
+                    fix="attach by force to take it back",
+                    metadata={"instance_id": instance_id},
+                )
         finally:
             keys.cancel()
             await asyncio.gather(keys, return_exceptions=True)

@@ -17,13 +17,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any, Protocol
 
-from unkai_agent.compute.libvirt_errors import unavailable
+from unkai_agent.compute.libvirt_errors import console_taken_over, unavailable
 
 _RECEIVE_BYTES = 64 * 1024
 _BUFFER_BYTES = 256 * 1024
 _WOULD_BLOCK = -2
 _SEND_RETRY_S = 0.02
 _SEND_DEADLINE_S = 10.0
+"""How long the guest may take nothing at all of what is typed."""
 
 
 class BlockingCall(Protocol):
@@ -35,10 +36,13 @@ class BlockingCall(Protocol):
 class ConsoleAttachment:
     """A console's stream, opened by the driver. Belongs to one event loop."""
 
-    def __init__(self, libvirt: Any, stream: Any, call: BlockingCall) -> None:
+    def __init__(self, libvirt: Any, stream: Any, call: BlockingCall, instance_id: str) -> None:
         self._libvirt = libvirt
         self._stream = stream
         self._call = call
+        self._instance_id = instance_id
+        self.taken_over = False
+        """Somebody attaches by force: libvirt ends this session without a word."""
         self._loop = asyncio.get_running_loop()
         self._chunks: deque[bytes] = deque()
         self._buffered_bytes = 0
@@ -60,6 +64,8 @@ class ConsoleAttachment:
                 chunk = self._chunks.popleft()
                 self._buffered_bytes -= len(chunk)
                 yield chunk
+            if self.taken_over:
+                raise console_taken_over(self._instance_id)
             if keys.done() and not keys.cancelled() and (error := keys.exception()) is not None:
                 raise error
         finally:
@@ -100,6 +106,7 @@ class ConsoleAttachment:
                     await asyncio.sleep(_SEND_RETRY_S)
                 else:
                     rest = rest[sent:]
+                    give_up_s = self._loop.time() + _SEND_DEADLINE_S
 
     # In libvirt's event thread, or in a worker.
 

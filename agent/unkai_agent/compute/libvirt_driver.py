@@ -69,6 +69,7 @@ class LibvirtDriver:
         self._changes = ChangeFeed()
         self._session: Session | None = None
         self._not_root: weakref.ref[Any] | None = None
+        self._consoles: dict[str, ConsoleAttachment] = {}
         self._opening = asyncio.Lock()
         self._closed = False
         # A driver inside our own process cannot be connected to afresh.
@@ -228,12 +229,23 @@ class LibvirtDriver:
         async def call(work: Callable[[], Any], *, act: str) -> Any:
             return await self._call(lambda _connection: work(), act=act, instance_id=instance_id)
 
-        stream = await self._call(work, act=act, instance_id=instance_id)
-        attachment = ConsoleAttachment(self._libvirt, stream, call)
+        holder = self._consoles.get(instance_id) if force else None
+        if holder is not None:
+            holder.taken_over = True  # before its end, so that it can say why
+        try:
+            stream = await self._call(work, act=act, instance_id=instance_id)
+        except BaseException:
+            if holder is not None:
+                holder.taken_over = False
+            raise
+        attachment = ConsoleAttachment(self._libvirt, stream, call, instance_id)
+        self._consoles[instance_id] = attachment
         try:
             async for text in attachment.talk(typed):
                 yield text
         finally:
+            if self._consoles.get(instance_id) is attachment:
+                del self._consoles[instance_id]
             with contextlib.suppress(Unavailable):
                 await attachment.end()
 

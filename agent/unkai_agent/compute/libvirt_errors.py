@@ -148,6 +148,16 @@ def console_in_use(instance_id: str) -> Conflict:
     )
 
 
+def console_taken_over(instance_id: str) -> Conflict:
+    """Return the error for a console session that another has ended by force."""
+    return Conflict(
+        "somebody else has taken the console over",
+        reason="CONSOLE_TAKEN_OVER",
+        fix="attach by force to take it back",
+        metadata={"instance_id": instance_id},
+    )
+
+
 def qemu_as_root(instance_id: str) -> FailedPrecondition:
     """Return the error for a libvirtd that would run guests as root."""
     return FailedPrecondition(

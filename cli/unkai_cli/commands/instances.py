@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +11,7 @@ import click
 from unkai_cli.commands.acting import attempted, awaited, confirmed, raise_first, resolved
 from unkai_cli.commands.audits import complete_orphans, on_host
 from unkai_cli.commands.options import (
+    ControlKey,
     Count,
     Label,
     Seconds,
@@ -23,6 +25,7 @@ from unkai_cli.commands.options import (
 from unkai_cli.commands.watching import Listing
 from unkai_cli.groups import Group
 from unkai_cli.output import Column, Record, age_text, bytes_text, note
+from unkai_cli.terminals import DEFAULT_ESCAPE
 
 if TYPE_CHECKING:
     from unkai_cli.session import Session
@@ -404,32 +407,60 @@ def adopt(
 @named("instance")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on.")
 @click.option("--tail", type=Size(), default=0, help="Begin with the last so many bytes.")
+@click.option("--on-host", is_flag=True, help="Ask the agent on this host, with no scheduler.")
 @common
-def logs(session: Session, instance: str, follow: bool, tail: int) -> None:
+def logs(session: Session, instance: str, follow: bool, tail: int, on_host: bool) -> None:
     """Print what an instance wrote to its serial console."""
-    answers = session.client.stream(
-        "InstanceService",
-        "ReadConsoleLog",
-        instance_id=session.client.resolve("instance", instance),
-        tail_bytes=tail,
-        follow=follow,
-    )
-    printer = session.printer
-    for answer in answers:
-        printer.raw(answer.output)
+    from unkai_cli.commands import consoles
+
+    pieces = consoles.log_on_host if on_host else partial(consoles.log_by_scheduler, session)
+    for piece in pieces(instance, tail_bytes=tail, follow=follow):
+        session.printer.raw(piece)
 
 
 @instance.command("console")
 @named("instance")
 @click.option("--force", is_flag=True, help="Take the console over from whoever holds it.")
+@click.option("--log", type=Count(), help="Show so many last lines of the log first.")
+@click.option(
+    "--reconnect",
+    is_flag=True,
+    help="Join it again when the connection or the guest comes back.",
+)
+@click.option(
+    "-e",
+    "--escape",
+    type=ControlKey(),
+    default=DEFAULT_ESCAPE,
+    envvar="UNKAI_CONSOLE_ESCAPE",
+    show_default=True,
+    show_envvar=True,
+    help="Key that leaves: ^], ctrl-a or none.",
+)
 @click.option("--on-host", is_flag=True, help="Ask the agent on this host, with no scheduler.")
 @common
-def console(session: Session, instance: str, force: bool, on_host: bool) -> None:
-    """Connect to an instance's serial console; Ctrl-] leaves it."""
+def console(
+    session: Session,
+    instance: str,
+    *,
+    force: bool,
+    log: int | None,
+    reconnect: bool,
+    escape: int | None,
+    on_host: bool,
+) -> None:
+    """Connect to an instance's serial console; Ctrl-] leaves it.
+
+    Every other key is the guest's, Ctrl-C too. A serial line knows nothing of a window's size: run
+    'resize' in the guest after it has changed.
+    """
     from unkai_cli.commands import consoles
 
-    join = consoles.on_host if on_host else consoles.by_scheduler
-    join(session, instance, force=force)
+    wishes = consoles.Wishes(force, escape, reconnect, log or 0)
+    if on_host:
+        consoles.on_host(instance, wishes)
+    else:
+        consoles.by_scheduler(session, instance, wishes)
 
 
 @instance.command("explain")

@@ -12,6 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from unkai_cli.output import FORMATS
+from unkai_cli.terminals import control_key
 from unkai_wire.errors import UnkaiError
 
 if TYPE_CHECKING:
@@ -96,6 +97,20 @@ class Label(click.ParamType[tuple[str, str]]):
         if not key or not equals:
             self.fail(f"{value!r} is not a label; write key=value", param, ctx)
         return key, text
+
+
+class ControlKey(click.ParamType[int | None]):
+    """A control key as people write it: `^]`, `ctrl-a`; `none` for no key."""
+
+    name = "key"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | None:
+        try:
+            return control_key(value) if isinstance(value, str) else value
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]

@@ -374,7 +374,9 @@ async def test_a_console_is_attached_typed_into_and_taken_over_by_force_only(sit
         opening.open.force = True
         await third.write(opening)
         assert (await third.read()).output == b""  # type: ignore[union-attr]
-        assert await console.read() is grpc.aio.EOF
+        error = await refused(console.read())
+        assert isinstance(error, Conflict)
+        assert error.reason == "CONSOLE_TAKEN_OVER"
         third.cancel()
 
 
