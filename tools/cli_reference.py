@@ -85,7 +85,7 @@ change is made once.
 | --- | --- |
 | `UNKAI_CONTEXT` | context to use; wins over all below |
 | `UNKAI_SOCKET` | the scheduler's unix socket |
-| `UNKAI_ADDRESS` | the scheduler's `IP:PORT` |
+| `UNKAI_ADDRESS` | the scheduler's `IP:PORT`; of several, like sockets, `A,B` |
 | `UNKAI_CA`, `UNKAI_CERTIFICATE`, `UNKAI_KEY` | with an address: PEM files |
 | `UNKAI_PROJECT` | project to work in |
 | `UNKAI_AGENT_SOCKET` | the agent's unix socket, for `console --on-host` |

@@ -75,6 +75,8 @@ class Client:
         self._project = project or context.project or DEFAULT_PROJECT
         self._all_projects = all_projects
         self._patience = patience or Patience()
+        self._schedulers = context.schedulers()
+        self._turn = 0
         self._channel: grpc.Channel | None = None
         self._project_id = ""
         self._metadata = (("traceparent", traceparent),) if traceparent else ()
@@ -88,8 +90,21 @@ class Client:
     def channel(self) -> grpc.Channel:
         """The channel, made on first use."""
         if self._channel is None:
-            self._channel = open_channel(self.context)
+            self._channel = open_channel(self._scheduler)
         return self._channel
+
+    @property
+    def _scheduler(self) -> Context:
+        """Where calls go just now."""
+        return self._schedulers[self._turn % len(self._schedulers)]
+
+    def _failed(self, error: Unavailable) -> None:
+        """Turn to the next scheduler, where there is one; raise when no waiting can mend it."""
+        check_trust(self._scheduler, error)
+        if len(self._schedulers) > 1:
+            self.close()
+            self._channel = None
+            self._turn += 1
 
     def messages(self, service: str) -> Any:
         """Return the module of a service's requests and responses."""
@@ -115,9 +130,8 @@ class Client:
             or self._patience.timeout_s
             or (deadlines.READ_S if reads else deadlines.WRITE_S)
         )
-        stub = self._method(service, method)
         try:
-            return self._retried(lambda: stub(request, timeout=timeout))
+            return self._retried(lambda: self._method(service, method)(request, timeout=timeout))
         except UnkaiError as failure:
             failure.request_id = failure.request_id or getattr(request, "request_id", "")
             raise
@@ -128,7 +142,7 @@ class Client:
                 with _errors():
                     return attempt()
             except Unavailable as error:
-                check_trust(self.context, error)
+                self._failed(error)
                 if number == self._patience.tries:
                     raise
                 _pause(number, error.retry_after_s)
@@ -165,7 +179,7 @@ class Client:
                     if answer.HasField("event"):
                         yield answer.event
             except Unavailable as error:
-                check_trust(self.context, error)
+                self._failed(error)
                 failures += 1
                 if failures >= self._patience.tries:
                     raise
@@ -260,6 +274,8 @@ class Client:
             try:
                 operation, failures = self._look_at(operation, min(10.0, left)), 0
             except (Unavailable, DeadlineExceeded) as error:
+                if isinstance(error, Unavailable):
+                    self._failed(error)
                 failures += 1
                 progress(f"{error.message}; trying again")
                 _pause(failures, 0.0)

@@ -26,7 +26,10 @@ _KEYS = ("socket", "address", "ca", "certificate", "key", "project")
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """One cloud: a unix socket, or an address with a client certificate."""
+    """One cloud: a unix socket, or an address with a client certificate.
+
+    Of a cloud with several schedulers all may be named, separated by commas: any of them answers.
+    """
 
     name: str
     socket: str = ""
@@ -48,7 +51,7 @@ class Context:
                 fix="unkai context add NAME --address IP:PORT --ca F --certificate F --key F",
                 metadata={"context": self.name},
             )
-        if self.address and not _HAS_PORT.search(self.address):
+        if not all(_HAS_PORT.search(each) for each in _split(self.address)):
             raise InvalidArgument(
                 f"the address of context {self.name}, {self.address}, is not IP:PORT",
                 reason="INVALID_CONTEXT",
@@ -63,6 +66,15 @@ class Context:
                 metadata={"context": self.name},
             )
         return self
+
+    def schedulers(self) -> list[Context]:
+        """Return a context for each of the schedulers that are named."""
+        sockets = [replace(self, socket=each) for each in _split(self.socket)]
+        return sockets or [replace(self, address=each) for each in _split(self.address)] or [self]
+
+
+def _split(text: str) -> list[str]:
+    return [part for each in text.split(",") if (part := each.strip())]
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,7 @@ def status(session: Any, name: str, form: str) -> None:
 def env(name: str) -> None:
     """Print shell lines that point the command line at a lab."""
     found = _open(name)
-    values = {"UNKAI_LAB": name, "UNKAI_SOCKET": str(found.socket())}
+    values = {"UNKAI_LAB": name, "UNKAI_SOCKET": ",".join(map(str, found.sockets()))}
     for key, value in values.items():
         click.echo(f"export {key}={shlex.quote(value)}")
 

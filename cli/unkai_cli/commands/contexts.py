@@ -57,7 +57,7 @@ def show(session: Session) -> None:
 @click.option(
     "--socket", default="", metavar="PATH", help="Unix socket of a scheduler on this machine."
 )
-@click.option("--address", default="", metavar="IP:PORT", help="IP:PORT of a scheduler.")
+@click.option("--address", default="", metavar="IP:PORT[,...]", help="IP:PORT of each scheduler.")
 @click.option("--ca", default="", type=click.Path(), help="The CA's certificate.")
 @click.option("--certificate", default="", type=click.Path(), help="Your certificate.")
 @click.option("--key", default="", type=click.Path(), help="Your private key.")
@@ -65,7 +65,7 @@ def show(session: Session) -> None:
 @click.pass_obj
 def add(session: Session, /, name: str, in_project: str, **entry: str) -> None:
     """Add a context NAME, or change it, and use it."""
-    paths = {k: str(Path(v).absolute()) if v and k != "address" else v for k, v in entry.items()}
+    paths = {k: v if k == "address" else _absolute(v) for k, v in entry.items()}
     made = settings.Context(name, project=in_project, **paths).check()
     config = settings.load()
     settings.save(settings.Config(name, {**config.contexts, name: made}))
@@ -105,3 +105,8 @@ def version(session: Session) -> None:
         session.printer.line(f"unkai {__version__}")
     else:
         session.printer.one({"name": "unkai", "version": __version__}, ())
+
+
+def _absolute(paths: str) -> str:
+    """Return a path, or several separated by commas, as seen from anywhere."""
+    return ",".join(str(Path(path.strip()).absolute()) for path in paths.split(",") if path.strip())

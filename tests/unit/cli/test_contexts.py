@@ -36,6 +36,18 @@ def test_a_context_that_does_not_exist_is_not_found(act: str) -> None:
     assert "'unkai context list'" in outcome.err
 
 
+def test_a_context_of_several_schedulers_names_each() -> None:
+    context = Context(
+        "three", address="10.0.0.1:7443, 10.0.0.2:7443", ca="a", certificate="b", key="c"
+    )
+    assert [each.address for each in context.check().schedulers()] == [
+        "10.0.0.1:7443",
+        "10.0.0.2:7443",
+    ]
+    with pytest.raises(InvalidArgument, match="is not IP:PORT"):
+        Context("x", address="10.0.0.1:7443,10.0.0.2", ca="a", certificate="b", key="c").check()
+
+
 def test_the_file_is_its_owners_alone() -> None:
     unkai("context", "add", "one", "--socket", "/run/one.sock")
     assert stat.S_IMODE(contexts.config_path().stat().st_mode) == 0o600

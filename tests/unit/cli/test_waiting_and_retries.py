@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -220,3 +222,27 @@ def test_operation_cancel_asks_for_it_to_be_given_up(cloud: ServedApi) -> None:
     assert unkai("operation", "cancel", created.operation.id).code == 0
     shown = unkai("operation", "show", created.operation.id, "-o", "value=cancel_requested_time")
     assert shown.out.startswith("2026-")
+
+
+def test_a_call_goes_to_the_next_scheduler_when_one_does_not_answer(
+    creating: FakeApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    alive = os.environ["UNKAI_SOCKET"]
+    monkeypatch.setenv("UNKAI_SOCKET", f"{tmp_path}/dead.sock,{alive}")
+    creating.script("WaitOperation", *_waited(_operation(State.STATE_SUCCEEDED)))
+    assert _launch().code == 0
+
+
+def test_a_call_tried_again_elsewhere_is_the_same_request(
+    creating: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive = os.environ["UNKAI_SOCKET"]
+    monkeypatch.setenv("UNKAI_SOCKET", f"{alive},{alive}")
+    made = instance_service_pb2.CreateInstanceResponse(
+        instance=instance_pb2.Instance(id=INSTANCE, name="web"), operation=_operation()
+    )
+    creating.script("CreateInstance", AWAY, made)
+    creating.script("WaitOperation", *_waited(_operation(State.STATE_SUCCEEDED)))
+    assert _launch().code == 0
+    first, second = creating.asked["CreateInstance"]
+    assert first == second
