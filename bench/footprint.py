@@ -28,7 +28,7 @@ from unkai.compute.v1 import instance_pb2
 from unkai.storage.v1 import image_pb2
 from unkai_cli.client import Client
 from unkai_cli.settings import Context
-from unkai_lab.configuration import etcd_health_command
+from unkai_lab.configuration import etcdctl_command
 from unkai_lab.lab import Lab
 from unkai_lab.spec import CONTROL, FLEET, LabSpec
 from unkai_lab.teardown import take_down
@@ -113,7 +113,7 @@ class Watch:
         return results
 
     def _etcd_log(self) -> int:
-        access = etcd_health_command(self._lab.spec, self._lab.paths)[:-2]
+        access = etcdctl_command(self._lab.spec, self._lab.paths)
         status = [*access, "endpoint", "status", "--write-out=json"]
         answer = json.loads(self._lab.run(CONTROL, status).stdout)
         return int(answer[0]["Status"]["raftIndex"])
