@@ -89,12 +89,18 @@ def is_id(kind: str, text: str) -> bool:
     )
 
 
+def looks_like_id(text: str) -> bool:
+    """Tell whether a text is a whole id of some kind."""
+    return any(is_id(kind, text) for kind in PREFIXES)
+
+
 def check_id(kind: str, text: str, field: str) -> str:
     """Return the text when it is an id of this kind, else raise `InvalidArgument` for the field."""
     if not is_id(kind, text):
         raise InvalidArgument.field(
             field,
-            f"{text[:64]!r} is not the id of a {kind.replace('_', ' ')} "
+            f"{text[:64]!r} is not the id of {'an' if kind[0] in 'aeio' else 'a'} "
+            f"{kind.replace('_', ' ')} "
             f"({PREFIXES[kind]}- and {_LENGTH} characters)",
             reason="INVALID_ID",
         )

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from unkai_wire.errors import InvalidArgument
+from unkai_wire.ids import looks_like_id
 
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _DOTTED_NAME = re.compile(r"[a-z]([a-z0-9.-]{0,61}[a-z0-9])?")
@@ -26,6 +27,13 @@ def check_name(name: str, field: str, *, dots: bool = False) -> str:
             f"{name[:64]!r} is not a name: use 1 to 63 characters of a-z, 0-9"
             f"{', .' if dots else ''} and -, beginning with a letter and not ending with -",
             reason="INVALID_NAME",
+        )
+    if looks_like_id(name):
+        raise InvalidArgument.field(
+            field,
+            f"{name!r} is written like an id, and would be taken for one",
+            reason="INVALID_NAME",
+            fix="choose a name that people can tell from an id",
         )
     return name
 

@@ -123,6 +123,8 @@ def read_header(
     for distance, magic, name in _FOREIGN_TAILS:
         if len(tail) >= distance and tail[-distance:].startswith(magic):
             raise _foreign(name)
+    if size_bytes < SECTOR_BYTES:
+        raise _truncated("the first sector of a disk")
     size = -(-size_bytes // SECTOR_BYTES) * SECTOR_BYTES
     _check_virtual_size(size)
     return ImageHeader(ImageFormat.RAW, size)
