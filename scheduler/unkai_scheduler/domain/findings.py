@@ -66,4 +66,4 @@ class Audited:
     audit_time: datetime
     findings: tuple[Finding, ...]
     unseen_hosts: tuple[str, ...]
-    """Names of hosts with a row that are not in sync: of their machines nothing is found."""
+    """Names of hosts that have not told all they hold: what they hold may be missing here."""

@@ -30,7 +30,7 @@ from unkai_scheduler.reconcile.hosts import Hosts
 from unkai_scheduler.reconcile.office import Office, wait_for
 from unkai_scheduler.store import events, hosts, instances, tombstones
 from unkai_scheduler.store.unit_of_work import Connection
-from unkai_wire.errors import UnkaiError
+from unkai_wire.errors import Unavailable, UnkaiError
 
 log = structlog.get_logger(__name__)
 
@@ -90,9 +90,20 @@ class Audit:
     # What others ask.
 
     async def look(self) -> Audited:
-        """Compare now, and change nothing."""
+        """Compare now, and change nothing.
+
+        Raises `Unavailable` / HOSTS_UNREAD in the first moments of a reign.
+        """
+        unseen = self._hosts.untold()
+        if unseen is None:
+            raise Unavailable(
+                "the leader has not read yet which hosts there are",
+                reason="HOSTS_UNREAD",
+                fix="try again in a few seconds; if it stays so, see whether etcd answers",
+                retry_after_s=1.0,
+            )
         report = await self._compare()
-        return Audited(self._office.clock(), report.findings, report.unseen_hosts)
+        return Audited(self._office.clock(), report.findings, tuple(unseen))
 
     def holders(self, instance_id: str) -> list[Machine]:
         """Return the machines of an instance on all hosts that are in sync."""

@@ -64,8 +64,6 @@ class Report:
     """Tombstones of hosts that the store has; they may be acknowledged."""
     unrecorded: tuple[Tombstone, ...] = ()
     """Tombstones of hosts to record first."""
-    unseen_hosts: tuple[str, ...] = ()
-    """Names of hosts that are not in sync."""
 
 
 def examine(books: Books) -> Report:
@@ -95,7 +93,6 @@ def examine(books: Books) -> Report:
         tuple(removals),
         have,
         lack,
-        tuple(sorted(h.name for i, h in books.hosts.items() if i not in books.synced)),
     )
 
 

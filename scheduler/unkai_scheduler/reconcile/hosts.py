@@ -113,6 +113,22 @@ class Hosts:
         states = map(self.state, self._members)
         return bool(self._members) and all(state is HostState.UNKNOWN for state in states)
 
+    def untold(self) -> list[str] | None:
+        """Return the names of hosts that have not told us all they hold; None: not even that.
+
+        A host without a row, because it has only just come or another has its name, is one.
+        """
+        if not self._members_read:
+            return None
+        names = {host_id: row.name for host_id, row in self._rows.items()}
+        names |= {i: record.name for i, record in self._members.items() if i not in names}
+        known = self._rows.keys()
+        return sorted(
+            name
+            for host_id, name in names.items()
+            if host_id not in known or self.state(host_id) is not HostState.UP
+        )
+
     def is_learning(self) -> bool:
         """Tell whether some host that is registered may soon take what none can take now."""
         if self._loop.time() - self._learning_s > LEARNING_S:

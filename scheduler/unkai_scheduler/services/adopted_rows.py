@@ -63,6 +63,10 @@ def instance_of(held: HeldMachine, project_id: str, now: datetime, etag: str) ->
         observed_generation=machine.observed_generation,
         reboot_serial=max(told.reboot_serial, machine.reboot_serial),
         has_run=order.must_exist or _ran(machine),
+        # Whatever was under way, nobody remembers it.
+        operation_id="",
+        delete_requested=False,
+        attempt=0,
         accelerator=machine.accelerator,
         start_time=machine.start_time,
         etag=etag,

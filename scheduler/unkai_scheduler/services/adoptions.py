@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from unkai_scheduler.agents.port import MACHINE_SPECS, Agents, HeldMachine
 from unkai_scheduler.domain.events import EventType
+from unkai_scheduler.domain.hosts import Host
 from unkai_scheduler.domain.instances import Claim, Instance
 from unkai_scheduler.domain.machines import Machine, MachineState
 from unkai_scheduler.domain.names import check_name
@@ -29,7 +30,7 @@ from unkai_scheduler.services.live import LeaderView, LiveView
 from unkai_scheduler.services.mutations import Subject, mutate, recalled, record
 from unkai_scheduler.settings import RatioSettings
 from unkai_scheduler.store import claims, hosts, images, instances, tombstones
-from unkai_wire.errors import FailedPrecondition, NotFound
+from unkai_wire.errors import FailedPrecondition, NotFound, Unavailable
 from unkai_wire.ids import check_id
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class AdoptionsService:
     async def _ask(self, machine: Machine) -> HeldMachine:
         """Ask the host what it remembers of the machine."""
         host_id = machine.host_id
-        host = found("host", host_id, await self._context.uow.read(lambda c: hosts.get(c, host_id)))
+        host = await self._context.uow.read(lambda conn: _known_host(conn, host_id))
         if MACHINE_SPECS not in host.features:
             raise FailedPrecondition(
                 f"the agent of host {host.name} ({host.agent_version}) is too old to tell what "
@@ -147,7 +148,7 @@ class AdoptionsService:
         machine, now = held.machine, self._context.clock()
         _check_unknown(conn, draft.instance_id)
         _check_not_buried(conn, machine)
-        host = found("host", machine.host_id, hosts.get(conn, machine.host_id))
+        host = _known_host(conn, machine.host_id)
         warnings: list[str] = []
         project = adopted_rows.project_of(conn, draft.project_id, held, warnings)
         row = adopted_rows.instance_of(held, project.id, now, self._context.new_etag())
@@ -203,6 +204,19 @@ class AdoptionsService:
                 "run_epoch": str(row.run_epoch),
             },
         )
+
+
+def _known_host(conn: Connection, host_id: str) -> Host:
+    host = hosts.get(conn, host_id)
+    if host is None:
+        raise Unavailable(
+            f"host {host_id} is not in the database yet",
+            reason="HOST_UNWRITTEN",
+            fix="try again; if it stays so, another host has its name: give it a certificate with "
+            "a name of its own",
+            metadata={"host_id": host_id},
+        )
+    return host
 
 
 def _the_one(machines: Sequence[Machine], draft: AdoptionDraft) -> Machine:
