@@ -109,6 +109,8 @@ def engine(server: Server, settings: DatabaseSettings, session: Session) -> Asyn
 
     def classified(context: ExceptionContext) -> BaseException | None:
         error = context.original_exception
+        if not isinstance(error, Exception):
+            return None  # a cancellation, which SQLAlchemy takes for a lost connection: it passes
         kind = server.classify(error)
         if kind is None and context.is_disconnect:
             kind = Failure.LOST
