@@ -39,8 +39,8 @@ SILENCE_S = 9.0
 SILENCE_UNREGISTERED_S = 6.0
 """The same once its lease has ended: two signs weigh more than one."""
 SWEEP_S = 0.5
-NEW_HERE_S = 5.0
-"""How long a new leader waits for the hosts before it places anything."""
+ALL_HERE_S, MOST_HERE_S = 1.5, 5.0
+"""How long a new leader waits for all hosts, and for half of them, before it places anything."""
 LEARNING_S = 10.0
 """How long "no capacity" is not said while a host that came is still to tell how it fares."""
 
@@ -138,9 +138,16 @@ class Hosts:
     def is_new_here(self) -> bool:
         """Tell whether the reign is young and most hosts may not have spoken yet.
 
-        Placing on the first that does would load it with all that waited.
+        Placing on the first that does would load it with all that waited. One host that is dead,
+        and still registered, does not hold up what the others can take.
         """
-        return self._loop.time() - self._began_s < NEW_HERE_S and self.is_learning()
+        young_s = self._loop.time() - self._began_s
+        if young_s >= MOST_HERE_S:
+            return False
+        learning = sum(map(self._is_learning_of, self._members))
+        if young_s >= ALL_HERE_S and self._members_read:
+            return 2 * learning > len(self._members)
+        return learning > 0 or not self._members_read
 
     def _is_learning_of(self, host_id: str) -> bool:
         state, age_s = self.state(host_id), self._office.live.age_s(host_id)

@@ -59,6 +59,7 @@ log = structlog.get_logger(__name__)
 
 RESYNC_S = 30.0
 """Seconds between looks at every claimed row, whatever was observed."""
+SHORTEST_PAUSE_S = 0.05
 ORDERS_PER_HOST = 8
 MAX_ORDERS = 512
 """Orders given and not yet answered; what is beyond stays marked."""
@@ -79,6 +80,8 @@ class InstanceLoop:
         """Ids met with a bug, and which."""
         self._claims: dict[str, str] = {}
         self._kick = asyncio.Event()
+        self._put_off: datetime | None = None
+        """When the first of those is due that the last round has put off."""
         self._fleet_stale = True
         self._recalled = False
         """The fleet knows which machines of an earlier reign settle."""
@@ -116,7 +119,6 @@ class InstanceLoop:
     async def run(self) -> None:
         """Go round until cancelled."""
         loop = asyncio.get_running_loop()
-        pause_s = self._office.settings.reconcile.resync_s
         resync_s, failures = loop.time(), 0
         async with asyncio.TaskGroup() as orders:
             while True:
@@ -125,10 +127,18 @@ class InstanceLoop:
                 self._kick.clear()
                 if await self._office.attempt("instances", lambda: self._round(orders)):
                     failures = 0
-                    await wait_for(self._kick, pause_s)
+                    await wait_for(self._kick, self._pause_s())
                 else:
                     failures += 1
                     await asyncio.sleep(growing_s(failures))
+
+    def _pause_s(self) -> float:
+        """Return how long to wait for a hint: until what this round has put off is due again."""
+        longest_s = self._office.settings.reconcile.resync_s
+        if self._put_off is None:
+            return longest_s
+        left_s = (self._put_off - self._office.clock()).total_seconds()
+        return min(longest_s, max(left_s, SHORTEST_PAUSE_S))
 
     async def _resync(self) -> None:
         longest = timedelta(seconds=2 * self._rules.backoff_cap_s)
@@ -160,6 +170,8 @@ class InstanceLoop:
             self.mark(urgent, urgent=True)
             self._fleet_stale = True
             raise
+        waits = [c.action.instance.due_time for c in written if isinstance(c.action, Wait)]
+        self._put_off = min((due for due in waits if due is not None), default=None)
         for change in written:
             self._after(change, orders)
         if len(ready) > room > 0 or len(seen) >= limit:
