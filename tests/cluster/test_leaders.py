@@ -47,6 +47,26 @@ async def test_another_leads_within_five_seconds_of_a_leaders_death(cloud: Cloud
     assert (await cloud.until_ended(made.operation_id)).state is OperationState.SUCCEEDED
 
 
+async def test_a_host_that_died_with_the_leader_holds_up_no_placement_elsewhere(
+    cloud: Cloud,
+) -> None:
+    await leads(cloud, "s1")
+    await cloud.start("s2")
+    cloud.agents.hang(cloud.host_ids[0])
+    began_s = asyncio.get_running_loop().time()
+
+    await cloud.kill("s1")
+    made = await cloud.create()
+
+    async def is_placed() -> bool:
+        return bool((await cloud.instance(made.id)).host_id)
+
+    await cloud.until(is_placed, "it is placed", within_s=30)
+    # The dead one is asked twice for its term, a second each; hosts here send a sample every 2 s.
+    assert asyncio.get_running_loop().time() - began_s < 7
+    assert (await cloud.instance(made.id)).host_id != cloud.host_ids[0]
+
+
 async def test_a_leader_cut_from_etcd_steps_down_and_the_next_has_a_higher_term(
     cloud: Cloud,
 ) -> None:
