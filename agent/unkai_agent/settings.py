@@ -20,7 +20,6 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from unkai_wire.setting_values import problem_of, split_address
 from unkai_wire.tls import TlsFiles
 from unkai_wire.tracing import check_endpoint
 
@@ -35,6 +34,14 @@ class InvalidSettings(Exception):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Split `HOST:PORT` (`[IPV6]:PORT`); an empty host means all addresses."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"{text!r} is not HOST:PORT")
+    return host.strip("[]") or "0.0.0.0", int(port)
 
 
 def _address(text: str) -> str:
@@ -277,4 +284,4 @@ def _sentence(error: Any, file: Path) -> str:
     source = f"environment: {variable}" if variable in upper else f"{file}: {'.'.join(location)}"
     if error["type"] == "extra_forbidden":
         return f"{source}: no such setting"
-    return f"{source}: {problem_of(error)}"
+    return f"{source}: {error['msg'].removeprefix('Value error, ')}"

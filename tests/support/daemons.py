@@ -100,6 +100,7 @@ class Cloud:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.pki = folder / "pki"
+        folder.mkdir(parents=True, exist_ok=True)
         self.authority = certificates.init(self.pki)
         self.authority.issue_client("admin").write(self.pki)
         self.admin = self.files(self.pki, "client-admin")

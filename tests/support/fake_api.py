@@ -38,6 +38,8 @@ class FakeApi:
     def __init__(self, socket: Path) -> None:
         self.socket = socket
         self.asked: dict[str, list[Any]] = defaultdict(list)
+        self.metadata: dict[str, list[Any]] = defaultdict(list)
+        """What came with each call."""
         self._scripts: dict[str, deque[Any]] = {}
         self._server = grpc.server(ThreadPoolExecutor(max_workers=8))
         self._server.add_generic_rpc_handlers((_Handler(self._answer),))
@@ -56,6 +58,7 @@ class FakeApi:
 
     def _answer(self, method: str, requests: list[Any], context: grpc.ServicerContext) -> Any:
         self.asked[method] += requests
+        self.metadata[method].append(context.invocation_metadata())
         script = self._scripts.get(method)
         if not script:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, f"no script for {method}")

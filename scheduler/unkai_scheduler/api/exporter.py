@@ -2,7 +2,8 @@
 
 Figures of the whole cloud (hosts, instances, operations) are read when asked for; the leader's own
 (decisions, rejections, audit) are counted where they happen. Only the leader has live figures, so
-`unkai_leader` tells which of several schedulers to believe. The trap: the endpoint runs in a
+`unkai_leader` tells which of several schedulers to believe. Series of single instances come from
+the agents that hold them, never from here. The trap: the endpoint runs in a
 thread; it asks the event loop for the rows and waits.
 """
 
@@ -17,12 +18,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from unkai_scheduler.domain.clock import Clock, system_clock
 from unkai_scheduler.domain.hosts import Host, HostState
-from unkai_scheduler.domain.instances import Instance, InstanceState
+from unkai_scheduler.domain.instances import InstanceState
 from unkai_scheduler.domain.operations import Operation, OperationState, Verb
 from unkai_scheduler.services.live import LiveView
 from unkai_scheduler.store import events, hosts, instances, operations
@@ -56,7 +57,8 @@ class Snapshot:
     """All rows that figures are made of, read in one transaction."""
 
     hosts: list[Host]
-    instances: list[Instance]
+    instances: list[tuple[str, InstanceState, int]]
+    """Their number by project and state."""
     active: list[Operation]
     """Operations that have not ended."""
     unstamped: tuple[int, datetime | None]
@@ -123,17 +125,13 @@ class CloudCollector(Collector):
 
 def read_snapshot(conn: Connection) -> Snapshot:
     """Read the rows page by page, in one transaction."""
-    found: list[Instance] = []
-    after = None
-    while page := instances.list_page(conn, after=after, limit=_PAGE):
-        found += page
-        after = (page[-1].spec.name, page[-1].id)
     active: list[Operation] = []
     after_operation = None
     while rows := operations.list_page(conn, after=after_operation, limit=_PAGE, active_only=True):
         active += rows
         after_operation = (rows[-1].id,)
-    return Snapshot(hosts.list_all(conn), found, active, events.unstamped(conn))
+    counts = instances.count_by_state(conn)
+    return Snapshot(hosts.list_all(conn), counts, active, events.unstamped(conn))
 
 
 _HOST_FIGURES: tuple[tuple[str, str, Callable[[Host], float]], ...] = (
@@ -177,23 +175,15 @@ def _of_hosts(rows: list[Host], live: LiveView) -> Iterator[Metric]:
     yield skews
 
 
-def _of_instances(rows: list[Instance]) -> Iterator[Metric]:
-    counts = Counter((row.project_id, row.state.value) for row in rows)
+def _of_instances(rows: list[tuple[str, InstanceState, int]]) -> Iterator[Metric]:
+    counts = {(project_id, state): number for project_id, state, number in rows}
     family = GaugeMetricFamily(
         "unkai_instances", "Instances, by project and state.", labels=["project_id", "state"]
     )
     for project_id in sorted({project for project, _ in counts}):
         for state in InstanceState:
-            family.add_metric([project_id, state.value], counts[project_id, state.value])
+            family.add_metric([project_id, state.value], counts.get((project_id, state), 0))
     yield family
-    named = InfoMetricFamily(
-        "unkai_instance",
-        "Names of an instance, to join with series that carry its id.",
-        labels=["instance_id", "project_id", "host"],
-    )
-    for row in rows:
-        named.add_metric([row.id, row.project_id, row.host_name], {"name": row.spec.name})
-    yield named
 
 
 def _of_operations(rows: list[Operation], now: datetime) -> Iterator[Metric]:

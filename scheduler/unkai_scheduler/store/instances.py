@@ -163,6 +163,13 @@ def all_claimed(conn: Connection) -> list[Instance]:
     return [_instance(row) for row in conn.execute(query)]
 
 
+def count_by_state(conn: Connection) -> list[tuple[str, InstanceState, int]]:
+    """Return how many instances each project has in each state that some are in."""
+    columns = (instances.c.project_id, instances.c.state)
+    query = select(*columns, func.count()).group_by(*columns)
+    return [(project, InstanceState(state), count) for project, state, count in conn.execute(query)]
+
+
 def count_by_image(conn: Connection, image_id: str) -> int:
     """Return how many instances began from an image."""
     return _count(conn, instances.c.image_id == image_id)
