@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from unkai_agent.settings import split_address
+from unkai_wire.setting_values import split_address
 
 _UNIT = "unkai-agent.service"
 _SHIPPED_PROGRAM = "/opt/unkai/bin/unkai-agent"

@@ -16,10 +16,11 @@ from pathlib import Path
 
 from unkai_agent.domain.hosts import Accelerator, Capacity, HostIdentity
 from unkai_agent.metrics import GroupLimits
-from unkai_agent.settings import CapacitySettings, Settings, split_address
+from unkai_agent.settings import CapacitySettings, Settings
 from unkai_wire.cluster_records import HostRecord
 from unkai_wire.errors import FailedPrecondition
 from unkai_wire.own_certificate import uris_of
+from unkai_wire.setting_values import split_address
 from unkai_wire.tls import Principal, Role, principal_of_uri
 
 FEATURES = ("machines.v1", "machine_specs.v1")

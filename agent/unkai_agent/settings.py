@@ -20,6 +20,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from unkai_wire.setting_values import problem_of, split_address
 from unkai_wire.tls import TlsFiles
 from unkai_wire.tracing import check_endpoint
 
@@ -34,14 +35,6 @@ class InvalidSettings(Exception):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
-
-
-def split_address(text: str) -> tuple[str, int]:
-    """Split `HOST:PORT` (`[IPV6]:PORT`); an empty host means all addresses."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f"{text!r} is not HOST:PORT")
-    return host.strip("[]") or "0.0.0.0", int(port)
 
 
 def _address(text: str) -> str:
@@ -284,4 +277,4 @@ def _sentence(error: Any, file: Path) -> str:
     source = f"environment: {variable}" if variable in upper else f"{file}: {'.'.join(location)}"
     if error["type"] == "extra_forbidden":
         return f"{source}: no such setting"
-    return f"{source}: {error['msg'].removeprefix('Value error, ')}"
+    return f"{source}: {problem_of(error)}"

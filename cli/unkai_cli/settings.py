@@ -157,7 +157,9 @@ def chosen(config: Config, name: str = "") -> Context:
             certificate=env.get("UNKAI_CERTIFICATE", ""),
             key=env.get("UNKAI_KEY", ""),
         )
-    elif config.current in config.contexts:
+    elif config.current:
+        if config.current not in config.contexts:
+            raise NotFound.of("context", config.current)
         context = config.contexts[config.current]
     else:
         context = Context("local", socket=DEFAULT_SOCKET)

@@ -54,7 +54,7 @@ from unkai_scheduler.services.live import LeaderView
 from unkai_scheduler.services.operations import OperationsService
 from unkai_scheduler.services.placement import PlacementService
 from unkai_scheduler.services.projects import ProjectsService
-from unkai_scheduler.settings import InvalidSettings, Settings, load_settings, split_address
+from unkai_scheduler.settings import InvalidSettings, Settings, load_settings
 from unkai_scheduler.store.measured import MeasuredUnitOfWork
 from unkai_scheduler.store.unit_of_work import UnitOfWork, open_unit_of_work
 from unkai_wire import small_process, tracing
@@ -63,6 +63,7 @@ from unkai_wire.daemon_figures import DaemonCollector
 from unkai_wire.errors import Unavailable, UnkaiError
 from unkai_wire.ids import new_id
 from unkai_wire.metrics_server import MetricsServer
+from unkai_wire.setting_values import split_address
 
 _LOG = structlog.get_logger()
 

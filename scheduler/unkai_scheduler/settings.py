@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
 import tomllib
 from pathlib import Path
@@ -31,6 +32,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from unkai_wire.setting_values import problem_of, split_address
 from unkai_wire.tls import TlsFiles
 from unkai_wire.tracing import check_endpoint
 
@@ -51,17 +53,15 @@ class InvalidSettings(Exception):
         self.problems = problems
 
 
-def split_address(text: str) -> tuple[str, int]:
-    """Split `HOST:PORT` (`[IPV6]:PORT`); an empty host means all addresses."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f"{text!r} is not HOST:PORT")
-    return host.strip("[]") or "0.0.0.0", int(port)
-
-
 def default_name() -> str:
     """Return the machine's host name as a scheduler's name: lower case, at most 50 characters."""
     return socket.gethostname().lower()[:50]
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,49}", text):
+        raise ValueError(f"{text[:64]!r} is not 1 to 50 of a-z, 0-9, . and -")
+    return text
 
 
 def _address(text: str) -> str:
@@ -71,6 +71,13 @@ def _address(text: str) -> str:
 
 def _optional_address(text: str) -> str:
     return _address(text) if text else text
+
+
+def _image_url(text: str) -> str:
+    parts = urlsplit(text)
+    if not (parts.scheme == "file" and parts.path) and not (parts.scheme == "s3" and parts.netloc):
+        raise ValueError(f"{text!r} is neither file:///DIRECTORY nor s3://BUCKET/PREFIX")
+    return text
 
 
 def _database_url(text: str) -> str:
@@ -205,7 +212,7 @@ def _is_this_machine(host: str) -> bool:
 class ImageSettings(_Part):
     """Where image bytes live, and how large they may be."""
 
-    url: str = f"file://{_STATE}/images"
+    url: Annotated[str, AfterValidator(_image_url)] = f"file://{_STATE}/images"
     """`file:///absolute/path`, or `s3://bucket/prefix` (credentials by the AWS_* environment)."""
     max_size_bytes: int = Field(default=64 << 30, ge=1 << 20)
     """Largest upload in bytes: one user must not fill the store for all."""
@@ -316,7 +323,7 @@ class Settings(BaseSettings):
         env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
     )
 
-    name: str = Field(default_factory=default_name, pattern=r"^[a-z0-9][a-z0-9.-]{0,49}$")
+    name: Annotated[str, AfterValidator(_name)] = Field(default_factory=default_name)
     """This scheduler's name, unique among schedulers; the machine's host name by default."""
     listen: Address = "0.0.0.0:7443"
     """`HOST:PORT` of the gRPC server (mTLS)."""
@@ -435,7 +442,7 @@ def _sentence(error: Any, values: dict[str, Any], file: Path) -> str:
     source = f"environment: {variable}" if in_environment else f"{file}: {'.'.join(location)}"
     if error["type"] == "extra_forbidden":
         return f"{source}: no such setting"
-    return f"{source}: {error['msg'].removeprefix('Value error, ')}"
+    return f"{source}: {problem_of(error)}"
 
 
 def _contains(values: Any, location: tuple[str, ...]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -82,3 +83,24 @@ async def _rows_another_process_sees(folder: Path) -> int:
     out, _ = await process.communicate()
     assert process.returncode == 0
     return int(out)
+
+
+def test_a_scheduler_on_sqlite_never_loads_a_servers_driver() -> None:
+    """Its memory is bounded, and the drivers are of no use to it."""
+    script = (
+        "import unkai_scheduler.main, sys, asyncio, tempfile, pathlib;"
+        "from tests.support.store import open_store;"
+        "asyncio.run(open_store(pathlib.Path(tempfile.mkdtemp())));"
+        "print([m for m in ('asyncpg', 'asyncmy', 'sqlalchemy.ext.asyncio') if m in sys.modules])"
+    )
+    environment = {"PATH": "/usr/bin:/bin", "UNKAI_TEST_DATABASE": "sqlite"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        timeout=60,
+    )
+    assert done.stdout.strip() == "[]"

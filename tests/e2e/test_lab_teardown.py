@@ -26,6 +26,15 @@ from unkai_lab.lock import hold
 from unkai_lab.spec import CONTROL, LabPaths, LabSpec
 from unkai_lab.teardown import leftovers, take_down
 
+SERVERS = ("--simulated", "2", "--schedulers", "2", "--etcd", "3", "--database")
+SHAPES: tuple[tuple[str, ...], ...] = (
+    ("--hosts", "2"),
+    ("--hosts", "0", *SERVERS, "postgresql"),
+    ("--hosts", "2"),
+    ("--hosts", "0", *SERVERS, "mariadb"),
+)
+"""What `up` makes when it is killed: hosts, or a control plane with all that one may have."""
+
 
 @pytest.fixture
 def name() -> Iterator[str]:
@@ -63,10 +72,11 @@ def test_down_leaves_nothing_of_an_up_killed_at_any_moment(name: str) -> None:
     moments = seeded("lab up killed")
     paths = LabPaths.of(name)
     seen = set()
-    for number in range(count(40, least=6)):
-        # Half of the kills fall into the first second, where most is made.
-        pause_s = moments.uniform(0.25, 1.0 if number % 2 else 3.0)
-        up = _spawn("up", "--name", name, "--hosts", "2")
+    for number in range(count(40, least=8)):
+        # Of hosts most is made in the first second; a database server takes several.
+        longest_s = (1.0, 4.0, 3.0, 8.0)[number % len(SHAPES)]
+        pause_s = moments.uniform(0.25, longest_s)
+        up = _spawn("up", "--name", name, *SHAPES[number % len(SHAPES)])
         time.sleep(pause_s)
         up.send_signal(signal.SIGKILL)
         up.wait(10)

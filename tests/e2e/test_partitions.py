@@ -32,8 +32,6 @@ TAKE_OVER_S = {ETCD: 10.0, DATABASE: 25.0, AGENTS: 40.0}
 
 @pytest.fixture(scope="module", params=databases(only_servers=True))
 def pair(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    if request.param != "postgresql" and not full_counts():
-        pytest.skip("the other server has its turn in the full counts")
     with a_lab_on(request.param, hosts=1, simulated=4, etcd_members=3) as lab:
         yield lab
 

@@ -207,7 +207,7 @@ class Server:
             "port": self.port,
             "max-connections": 300,
             "skip-name-resolve": "on",
-            "innodb-flush-log-at-trx-commit": 0,
+            "innodb-flush-log-at-trx-commit": 2,
             "innodb-buffer-pool-size": "64M",
             "innodb-log-file-size": "16M",
             "innodb-use-native-aio": "off",

@@ -2,7 +2,8 @@
 
 `write FOLDER`: insert pairs of instance and operation for ever, in groups; print each instance's id
 when its pair is committed. `fill FOLDER`: in a folder on a small disk, write until it is full, make
-room, go on; print what happened as JSON.
+room, go on; print what happened as JSON. `lead FOLDER TERM`: insert an instance under a term,
+slowly, print `inside` in the middle, then what came of it; once more after a line of input.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -21,7 +24,7 @@ from unkai_scheduler.domain.instances import Instance
 from unkai_scheduler.store import instances, operations
 from unkai_scheduler.store.unit_of_work import UnitOfWork
 from unkai_wire import ids
-from unkai_wire.errors import Unavailable
+from unkai_wire.errors import Unavailable, UnkaiError
 
 WRITERS = 8
 
@@ -82,10 +85,36 @@ async def fill(folder: Path) -> None:
     sys.stdout.write(json.dumps(told) + "\n")
 
 
+async def lead(folder: Path, term: str) -> None:
+    """Write under a term, twice."""
+
+    def slowly(conn: Connection) -> None:
+        instances.insert(conn, an_instance(id=ids.new_id("instance")))
+        sys.stdout.write("inside\n")
+        sys.stdout.flush()
+        time.sleep(0.5)
+
+    def at_once(conn: Connection) -> None:
+        instances.insert(conn, an_instance(id=ids.new_id("instance")))
+
+    async with a_store(folder) as uow:
+        for work in (slowly, at_once):
+            try:
+                await uow.lead(int(term), work)
+                answer = "done"
+            except UnkaiError as error:
+                answer = error.reason
+            sys.stdout.write(answer + "\n")
+            sys.stdout.flush()
+            if work is slowly:
+                await asyncio.to_thread(sys.stdin.readline)
+
+
 def _count(conn: Connection) -> list[int]:
     page = instances.list_page(conn, after=None, limit=100_000)
     return [len(page), len(operations.list_page(conn, after=None, limit=100_000))]
 
 
 if __name__ == "__main__":
-    asyncio.run({"write": write, "fill": fill}[sys.argv[1]](Path(sys.argv[2])))
+    acts: dict[str, Any] = {"write": write, "fill": fill, "lead": lead}
+    asyncio.run(acts[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:]))

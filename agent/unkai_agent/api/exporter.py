@@ -24,11 +24,11 @@ from unkai_agent.compute.driver import DomainUsage
 from unkai_agent.domain.hosts import HostUsage
 from unkai_agent.domain.machines import Machine, MachineState
 from unkai_agent.host_facts import agent_version
-from unkai_agent.settings import split_address
 from unkai_agent.storage.driver import CachedImage
 from unkai_wire.daemon_figures import DaemonCollector
 from unkai_wire.errors import UnkaiError
 from unkai_wire.metrics_server import MetricsServer
+from unkai_wire.setting_values import split_address
 from unkai_wire.tls import TlsFiles
 
 _LOG = structlog.get_logger("unkai.agent.exporter")

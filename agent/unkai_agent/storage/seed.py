@@ -1,4 +1,4 @@
-"""The seed disk that tells a guest who it is at its first boot. Pure: bytes in, bytes out.
+"""The seed disk that tells a guest who it is at its first boot.
 
 NoCloud, as cloud-init reads it: an ISO 9660 volume labelled CIDATA with the files meta-data,
 user-data and vendor-data, by Rock Ridge and Joliet names. The same spec gives the same bytes, so
@@ -9,40 +9,55 @@ Source: cloud-init's documentation, "NoCloud" data source.
 
 from __future__ import annotations
 
-import functools
-import io
-import time
-from types import SimpleNamespace
-from typing import Any
+import importlib.util
+import marshal
+import subprocess
+import sys
+from pathlib import Path
 
 from unkai_agent.domain.machines import SeedSpec
+from unkai_agent.storage import iso_program
+from unkai_agent.storage.refusals import storage_failed
 
 LABEL = "CIDATA"
-_DATE_S = 1767225600.0
-"""Every date in the volume: 2026-01-01, UTC. Content decides the bytes, not the time of writing."""
+_WRITE_S = 30.0
+"""Writing takes a tenth of a second; a host that needs longer is not well."""
 
 
 def render(instance_id: str, spec: SeedSpec) -> bytes:
-    """Return the seed disk's bytes."""
-    iso = _pycdlib().PyCdlib()
-    iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=LABEL)
+    """Return the seed disk's bytes; blocks until a process of its own has made them.
+
+    Raises `Unavailable` / STORAGE_FAILED when it does not.
+    """
     files = {
         "meta-data": meta_data(instance_id, spec).encode(),
         "user-data": spec.user_data,
         "vendor-data": b"",
     }
-    for name, content in files.items():
-        iso.add_fp(
-            io.BytesIO(content),
-            len(content),
-            f"/{name.upper().replace('-', '_')}.;1",
-            rr_name=name,
-            joliet_path=f"/{name}",
+    command = [sys.executable, "-I", "-S", iso_program.__file__, str(_folder_of("pycdlib"))]
+    try:
+        done = subprocess.run(
+            command,
+            input=marshal.dumps((LABEL, files)),
+            capture_output=True,
+            timeout=_WRITE_S,
+            check=True,
         )
-    written = io.BytesIO()
-    iso.write_fp(written)
-    iso.close()
-    return written.getvalue()
+    except subprocess.CalledProcessError as error:
+        why = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise storage_failed(f"seed disk of {instance_id}", f"it was not written: {why}") from error
+    except subprocess.TimeoutExpired as error:
+        why = f"it was not written within {_WRITE_S:.0f} s"
+        raise storage_failed(f"seed disk of {instance_id}", why) from error
+    return done.stdout
+
+
+def _folder_of(package: str) -> Path:
+    """Return where a package lies, without importing it."""
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError(f"{package} is not installed", name=package)
+    return Path(found.origin).parents[1]
 
 
 def meta_data(instance_id: str, spec: SeedSpec) -> str:
@@ -65,22 +80,3 @@ def _escaped(char: str) -> str:
     if " " <= char <= "~":
         return char
     return f"\\x{ord(char):02x}" if ord(char) < 0x100 else f"\\U{ord(char):08x}"
-
-
-@functools.cache
-def _pycdlib() -> Any:
-    """Import pycdlib with its clock stopped.
-
-    pycdlib (1.22) dates what it writes by the wall clock and the local time zone, and takes no
-    parameter for it. This may go once it does.
-    """
-    import pycdlib
-    from pycdlib import dates, headervd, utils
-    from pycdlib import pycdlib as volume
-
-    stopped = SimpleNamespace(**vars(time))
-    stopped.time = lambda: _DATE_S
-    stopped.localtime = time.gmtime
-    for module in (dates, headervd, utils, volume):
-        vars(module)["time"] = stopped
-    return pycdlib

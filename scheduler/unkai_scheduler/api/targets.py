@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from unkai_scheduler.cluster.port import Membership
-from unkai_scheduler.settings import split_address
+from unkai_wire.setting_values import split_address
 
 AGENT_JOB = "unkai-agent"
 SCHEDULER_JOB = "unkai-scheduler"

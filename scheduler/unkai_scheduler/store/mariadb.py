@@ -8,10 +8,12 @@ Sources: mariadb.com/kb/en/mariadb-error-code-reference, mariadb.com/kb/en/serve
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 from typing import Any
 
+import asyncmy
 from sqlalchemy import Connection
 
 from unkai_scheduler.store.failures import DatabaseFailure, Failure
@@ -93,7 +95,7 @@ def _connect_args(session: Session, tls: ssl.SSLContext | None, socket: str) -> 
         settings["tx_read_only"] = "1"
     assigned = ", ".join(f"{name}={value}" for name, value in settings.items())
     arguments: dict[str, Any] = {
-        "connect_timeout": CONNECT_S,
+        "async_creator_fn": _connect,
         "charset": "utf8mb4",
         "program_name": "unkai-scheduler",
         "init_command": f"SET SESSION {assigned}",
@@ -105,6 +107,12 @@ def _connect_args(session: Session, tls: ssl.SSLContext | None, socket: str) -> 
     if socket:
         arguments["unix_socket"] = socket
     return arguments
+
+
+async def _connect(*arguments: Any, **named: Any) -> Any:
+    """Connect in bounded time: the driver's own bound ends before the server has said a word."""
+    async with asyncio.timeout(CONNECT_S):
+        return await asyncmy.connect(*arguments, **named)
 
 
 def _check_connection(driver: Any, wants_tls: bool) -> None:

@@ -143,7 +143,7 @@ class _Slots:
     """The slots of a writer; who finds none free waits."""
 
     writer: str = field(default_factory=lambda: secrets.token_hex(8))
-    _free: asyncio.Queue[_Slot] = field(default_factory=asyncio.Queue)
+    _free: asyncio.LifoQueue[_Slot] = field(default_factory=asyncio.LifoQueue)
 
     def __post_init__(self) -> None:
         for number in range(CONNECTIONS):

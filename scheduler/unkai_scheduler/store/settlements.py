@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, or_, select, update
 
 from unkai_scheduler.store.failures import DatabaseFailure, Failure
 from unkai_scheduler.store.tables import settlements
@@ -20,8 +20,12 @@ KEPT = timedelta(days=7)
 
 
 def open_slot(conn: Connection, slot: str, now: datetime) -> None:
-    """Make a slot, and drop those of writers that are gone; in a transaction of its own."""
-    conn.execute(delete(settlements).where(settlements.c.update_time < now - KEPT))
+    """Make a slot, and drop those of writers that are gone; in a transaction of its own.
+
+    May be done again: whether an earlier try was committed need not be known.
+    """
+    is_old = settlements.c.update_time < now - KEPT
+    conn.execute(delete(settlements).where(or_(settlements.c.slot == slot, is_old)))
     conn.execute(insert(settlements).values(slot=slot, token=0, update_time=now))
 
 

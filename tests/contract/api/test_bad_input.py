@@ -1,7 +1,7 @@
 """Malformed requests, images and orders: each is refused with its exact words, and changes nothing.
 
 The words (code, reason, fields, message, fix) stand in `tests/golden/bad_input/`, one file a table,
-for people to read: UNKAI_UPDATE_GOLDEN=1 writes them anew. Ids of things that exist are shown as
+for people to read: UNKAI_RENEW_GOLDEN=1 writes them anew. Ids of things that exist are shown as
 their kind. After each refusal every row of the database and every object of the image store, or the
 agent's ledger and machines, are as before.
 """
@@ -40,7 +40,7 @@ from unkai_wire.ids import encode, uuid7
 from unkai_wire.rpc_errors import from_rpc_error
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "bad_input"
-UPDATE_VARIABLE = "UNKAI_UPDATE_GOLDEN"
+UPDATE_VARIABLE = "UNKAI_RENEW_GOLDEN"
 METHODS = methods()
 HUGE = (1 << 63) - 1
 Fields = dict[str, Any]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import time
 
 import pycdlib
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from unkai_agent.domain.machines import SeedSpec
 from unkai_agent.storage.seed import meta_data, render
+from unkai_wire.errors import Unavailable
 
 INSTANCE = "ins-00000000000000000000000001"
 
@@ -78,3 +81,26 @@ def test_meta_data_is_yaml_that_says_what_was_meant(hostname: str, keys: list[st
     said = yaml.safe_load(meta_data(INSTANCE, SeedSpec(hostname, tuple(keys))))
     assert said["local-hostname"] == hostname
     assert said.get("public-keys", []) == keys
+
+
+def test_writing_a_seed_leaves_nothing_in_the_agent() -> None:
+    code = (
+        "import sys; from unkai_agent.storage import seed;"
+        "from unkai_agent.domain.machines import SeedSpec;"
+        "spec = SeedSpec(hostname='web', public_keys=(), user_data=b'');"
+        "assert len(seed.render('ins-1', spec)) > 2048;"
+        "print('pycdlib' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "False"
+
+
+def test_a_seed_that_cannot_be_written_is_a_failure_of_storage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(Unavailable) as caught:
+        render(INSTANCE, SeedSpec("web"))
+    assert caught.value.reason == "STORAGE_FAILED"
