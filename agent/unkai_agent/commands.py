@@ -1,4 +1,8 @@
-"""`unkai-agent init`: what a new host needs beside its certificate. Talks to nobody."""
+"""`unkai-agent init` and `diagnose`: what an operator does beside the daemon.
+
+`init` writes what a new host needs beside its certificate, and talks to nobody; `diagnose` looks at
+the host and changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ from pathlib import Path
 
 import click
 
+from unkai_agent.settings import DEFAULT_FILE, load_settings
+from unkai_wire.doctor.findings import CHECK_S
 from unkai_wire.setting_values import split_address
 
 _UNIT = "unkai-agent.service"
@@ -103,3 +109,56 @@ def _shipped(name: str) -> str:
     package = Path(__file__).parent
     inside = package / "systemd" / name
     return (inside if inside.exists() else package.parent / "systemd" / name).read_text()
+
+
+@click.command()
+@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="Settings, TOML.")
+@click.option("--check", "only", multiple=True, help="Only the check of this name; repeatable.")
+@click.option("--list", "list_them", is_flag=True, help="List the checks and end.")
+@click.option("-o", "--output", "form", type=click.Choice(["text", "json"]), default="text")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0.1, 300),
+    default=CHECK_S,
+    show_default=True,
+    help="Seconds that the checks may take.",
+)
+@click.pass_obj
+def diagnose(
+    outer: Path | None,
+    *,
+    config: Path | None,
+    only: tuple[str, ...],
+    list_them: bool,
+    form: str,
+    timeout_s: float,
+) -> None:
+    """Look for what is wrong with this host; 'unkai doctor' shows it with all else.
+
+    Exit codes: 0 nothing found; 1 warnings; 2 something does not work.
+    """
+    from unkai_agent.doctor import guests
+    from unkai_agent.doctor.scene import Scene
+    from unkai_agent.host_facts import agent_version
+    from unkai_wire.doctor import command
+
+    checks = guests.CHECKS
+    if list_them:
+        click.echo(command.listing(checks))
+        return
+    file = config or outer
+
+    def scene() -> tuple[str, Scene]:
+        made = Scene(load_settings(file))
+        return made.where, made
+
+    report = command.diagnosis(
+        checks,
+        scene,
+        agent_version(),
+        only=only,
+        timeout_s=timeout_s,
+        file=str(file or DEFAULT_FILE),
+    )
+    command.finish(report, form)

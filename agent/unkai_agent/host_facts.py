@@ -23,7 +23,7 @@ from unkai_wire.own_certificate import uris_of
 from unkai_wire.setting_values import split_address
 from unkai_wire.tls import Principal, Role, principal_of_uri
 
-FEATURES = ("machines.v1", "machine_specs.v1")
+FEATURES = ("machines.v1", "machine_specs.v1", "diagnose.v1")
 """Features of the contract this agent has, for mixed versions."""
 MAX_REASON = 1024
 """Characters of the reason for the accelerator: a record longer than readers take is none."""

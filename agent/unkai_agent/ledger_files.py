@@ -16,7 +16,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,6 +183,26 @@ class LedgerFiles:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def examine(root: Path) -> Iterator[tuple[Path, str, bool]]:
+    """Yield each file of a ledger that cannot be used: why, and whether a newer agent wrote it.
+
+    For looking alone: nothing is put aside. What was put aside earlier is told of, too.
+    """
+    for path in sorted(root.glob("machines/*.json")) + sorted(root.glob("tombstones/*.json")):
+        try:
+            body = json.loads(path.read_bytes())["body"]
+            if int(body.get("version", _VERSION)) > _VERSION:
+                yield path, "", True
+            elif json.loads(path.read_bytes())["sha256"] != _digest(body):
+                yield path, "its checksum does not match", False
+        except FileNotFoundError:
+            continue  # removed meanwhile
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            yield path, f"cannot be read: {error}", False
+    for path in sorted(root.glob("corrupt/*")):
+        yield path, "could not be read at a start, and was put aside", False
 
 
 def _instance_id(body: dict[str, Any]) -> str:

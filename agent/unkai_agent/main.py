@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import click
@@ -37,6 +38,8 @@ from unkai_agent.state_lock import only_agent_of
 from unkai_agent.storage.driver import FetchImage
 from unkai_agent.storage.qcow2 import Qcow2Storage
 from unkai_wire import small_process, tracing
+from unkai_wire.doctor import child
+from unkai_wire.doctor.child import Examine
 from unkai_wire.errors import FailedPrecondition, UnkaiError
 from unkai_wire.tls import Role, host_tls_name
 
@@ -141,7 +144,7 @@ async def _accelerator(settings: Settings, compute: ComputeDriver, boot: str) ->
     return accelerator
 
 
-async def serve(settings: Settings, *, simulated: bool) -> None:
+async def serve(settings: Settings, examine: Examine, *, simulated: bool) -> None:
     """Be the agent until SIGTERM."""
     tls = settings.tls.files()
     registry = EtcdRegistry(
@@ -165,7 +168,7 @@ async def serve(settings: Settings, *, simulated: bool) -> None:
         for host in hosts:
             directory.add(host.host)
             registry.put(host.host.record)
-        server = AgentServer(directory)
+        server = AgentServer(directory, examine)
         server.listen(settings.listen, tls)
         server.listen_locally(settings.socket)
         await server.start()
@@ -258,7 +261,9 @@ def _start(config: Path | None, check: bool, *, simulated: bool, hosts: int | No
     try:
         settings.state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
         with only_agent_of(settings.state_dir):
-            asyncio.run(serve(settings, simulated=simulated))
+            asyncio.run(
+                serve(settings, partial(child.examine, "agent", config), simulated=simulated)
+            )
     except UnkaiError as error:
         click.echo(f"unkai-agent: {error.message}", err=True)
         if error.fix:
@@ -309,7 +314,8 @@ def simulate(
     _start(config or outer, check_config, simulated=True, hosts=hosts)
 
 
-main.add_command(commands.init)
+for _command in (commands.init, commands.diagnose):
+    main.add_command(_command)
 
 if __name__ == "__main__":
     main()

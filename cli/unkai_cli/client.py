@@ -124,12 +124,7 @@ class Client:
     ) -> Any:
         """Make a unary call; UNAVAILABLE is retried with the same request."""
         request = self.request(service, method, **fields)
-        reads = method.startswith(("Get", "List", "Explain"))
-        timeout = (
-            timeout_s
-            or self._patience.timeout_s
-            or (deadlines.READ_S if reads else deadlines.WRITE_S)
-        )
+        timeout = timeout_s or self._patience.timeout_s or _deadline_s(method)
         try:
             return self._retried(lambda: self._method(service, method)(request, timeout=timeout))
         except UnkaiError as failure:
@@ -354,3 +349,10 @@ def _lister(kind: str) -> tuple[str, str]:
 
 def _snake(name: str) -> str:
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
+
+
+def _deadline_s(method: str) -> float:
+    if method.startswith("Diagnose"):
+        return deadlines.DIAGNOSE_S
+    reads = method.startswith(("Get", "List", "Explain"))
+    return deadlines.READ_S if reads else deadlines.WRITE_S

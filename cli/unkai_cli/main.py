@@ -36,6 +36,7 @@ COMMANDS = {
     "operation": ("operations:operation", "Long-running work: list, wait, cancel."),
     "event": ("events:event", "What happened, and what happens now."),
     "project": ("projects:project", "Projects: what owns your things."),
+    "doctor": ("doctor:doctor", "What is wrong, and how to mend it."),
     "context": ("contexts:context", "Which cloud to talk to, and as whom."),
     "completion": ("completions:completion", "Print the shell's completion script."),
     "version": ("contexts:version", "Print the version of this command."),

@@ -14,6 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import click
 import structlog
 from prometheus_client import CollectorRegistry
 
-from unkai_scheduler import commands, database_commands
+from unkai_scheduler import commands, database_commands, diagnosis
 from unkai_scheduler.agents.client import GrpcAgents
 from unkai_scheduler.agents.port import Agents
 from unkai_scheduler.api.exporter import CloudCollector
@@ -43,6 +44,7 @@ from unkai_scheduler.services.adoptions import AdoptionsService
 from unkai_scheduler.services.audits import AuditsService
 from unkai_scheduler.services.consoles import ConsolesService
 from unkai_scheduler.services.context import ServiceContext
+from unkai_scheduler.services.diagnoses import DiagnosesService
 from unkai_scheduler.services.events import EventsService
 from unkai_scheduler.services.flavors import FlavorsService
 from unkai_scheduler.services.follower import Follower
@@ -60,6 +62,8 @@ from unkai_scheduler.store.unit_of_work import UnitOfWork, open_unit_of_work
 from unkai_wire import small_process, tracing
 from unkai_wire.cluster_records import SchedulerRecord
 from unkai_wire.daemon_figures import DaemonCollector
+from unkai_wire.doctor import child
+from unkai_wire.doctor.child import Examine
 from unkai_wire.errors import Unavailable, UnkaiError
 from unkai_wire.ids import new_id
 from unkai_wire.metrics_server import MetricsServer
@@ -94,6 +98,7 @@ def build_services(
     agents: Agents,
     images: ImageStore,
     settings: Settings,
+    examine: Examine,
 ) -> Services:
     """Make all use cases."""
     return Services(
@@ -112,6 +117,7 @@ def build_services(
         images=ImagesService(context, images, settings.images),
         hosts=HostsService(context, live, settings.placement.ratios),
         audits=AuditsService(leader),
+        diagnoses=DiagnosesService(context, agents, examine),
         placement=PlacementService(context),
         operations=OperationsService(context, follower),
         events=EventsService(context, follower),
@@ -120,7 +126,7 @@ def build_services(
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Daemon]:
+async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
     """Build the daemon and serve; what was opened is closed in reverse order."""
     tls = settings.tls.files()
     claim_socket(settings.socket)  # first of all: another scheduler's files are not ours to open
@@ -169,6 +175,7 @@ async def opened(settings: Settings) -> AsyncIterator[Daemon]:
             agents=agents,
             images=images,
             settings=settings,
+            examine=examine,
         )
         server = ApiServer(services, leader, route, RpcMetrics())
         server.listen(settings.listen, tls)
@@ -241,13 +248,13 @@ async def _register(cluster: Cluster, settings: Settings) -> None:
         _LOG.warning("not_registered_yet", reason=error.reason)
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, examine: Examine) -> None:
     """Run the scheduler until SIGTERM or SIGINT."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    async with opened(settings) as daemon:
+    async with opened(settings, examine) as daemon:
         _LOG.info("scheduler_serving", name=settings.name, listen=settings.listen)
         running = asyncio.ensure_future(daemon.run_forever())
         stop = asyncio.ensure_future(stopping.wait())
@@ -358,14 +365,17 @@ def _run(config: Path | None) -> None:
     small_process.share_memory_among_threads(arenas=2)
     configure_logging(settings.log_format, settings.log_level)
     try:
-        asyncio.run(serve(settings))
+        asyncio.run(serve(settings, partial(child.examine, "scheduler", config)))
     except UnkaiError as error:
         raise commands.explained(error) from error
     except OSError as error:
         raise click.ClickException(f"the scheduler cannot start: {error}") from error
 
 
-for _command in (commands.init, commands.cert, commands.etcd, database_commands.db):
+for _command in (
+    *(commands.init, commands.cert, commands.etcd),
+    *(database_commands.db, diagnosis.diagnose),
+):
     main.add_command(_command)
 
 if __name__ == "__main__":

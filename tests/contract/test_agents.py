@@ -36,6 +36,7 @@ from unkai_scheduler.domain.hosts import MachineUsage
 from unkai_scheduler.domain.images import ImageState
 from unkai_scheduler.domain.instances import Power
 from unkai_scheduler.domain.machines import Fence, Machine, MachineState, Tombstone
+from unkai_wire.doctor.findings import Finding, Severity
 from unkai_wire.errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -651,3 +652,13 @@ async def test_hosts_at_one_address_share_a_channel_that_closes_when_idle(tmp_pa
             assert client.open_addresses == [second]
     finally:
         await client.close()
+
+
+async def test_a_host_tells_what_it_finds_wrong_with_itself(world: World) -> None:
+    found = Finding("kvm", Severity.WARN, "hangs", "slow", "mend it", "agent h1")
+    world.cloud.hosts[HOST].findings = (found,)
+
+    report, end_time = await world.agents.diagnose(world.endpoint, [])
+
+    assert (report.where, report.findings, end_time) == ("agent h1", (found,), NOW)
+    assert (await world.agents.diagnose(world.endpoint, ["ledger"]))[0].findings == ()

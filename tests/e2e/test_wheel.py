@@ -72,7 +72,7 @@ def test_the_wheel_in_an_empty_environment_runs_both_daemons(
 ) -> None:
     scheduler = _start(lab, CONTROL, "scheduler", programs / "unkai-scheduler")
     socket = lab.paths.scheduler_socket
-    wait_for(lambda: client.is_serving(socket), "the wheel's scheduler serves", 30)
+    wait_for(lambda: client.is_serving(socket), "the wheel's scheduler serves", 120)
     agent = _start(lab, "h1", "agent", programs / "unkai-agent")
 
     environment = os.environ | {"UNKAI_SOCKET": str(socket)}
@@ -93,12 +93,12 @@ def test_the_wheel_in_an_empty_environment_runs_both_daemons(
         hosts = json.loads(unkai("host", "list", "-o", "json"))
         return [(host["state"], bool(host["usage"])) for host in hosts] == [("UP", True)]
 
-    wait_for(host_is_up, "the wheel's agent is UP and sends figures", 60)
+    wait_for(host_is_up, "the wheel's agent is UP and sends figures", 120)
     unkai("image", "upload", "tiny", str(tiny_image()))
     unkai("launch", "tiny", "hello", "--flavor", "nano", "--wait")
     instance = json.loads(unkai("instance", "show", "hello", "-o", "json"))
     assert instance["state"] == "RUNNING"
-    wait_for(lambda: "hello" in unkai("instance", "logs", "hello"), "the guest speaks", 60)
+    wait_for(lambda: "hello" in unkai("instance", "logs", "hello"), "the guest speaks", 120)
 
     facts = {name: process_facts(pid) for name, pid in (("scheduler", scheduler), ("agent", agent))}
     assert all(f.no_new_privileges and f.seccomp_mode == 2 for f in facts.values())

@@ -35,6 +35,7 @@ from unkai_scheduler.domain.instances import (
     Power,
 )
 from unkai_scheduler.domain.machines import Fence, Machine, Tombstone
+from unkai_wire.doctor.messages import to_message
 from unkai_wire.rpc_errors import ErrorInterceptor
 from unkai_wire.tls import TlsFiles, server_options
 
@@ -183,6 +184,14 @@ class AgentServicer(
                 **{name: getattr(found, name) for name in type(found).__slots__}
             )
         )
+
+    async def Diagnose(
+        self, request: host_service_pb2.DiagnoseRequest, context: Context
+    ) -> host_service_pb2.DiagnoseResponse:
+        report, end_time = await self._agents.diagnose(
+            self._endpoint(request.host_id), list(request.checks)
+        )
+        return host_service_pb2.DiagnoseResponse(diagnosis=to_message(report, end_time))
 
     async def AnnounceTerm(
         self, request: host_service_pb2.AnnounceTermRequest, context: Context

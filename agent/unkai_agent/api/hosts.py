@@ -1,7 +1,8 @@
-"""`agent.v1.HostService`: what the host is, the leader's term, live figures."""
+"""`agent.v1.HostService`: what the host is, the leader's term, live figures, its doctor."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +12,9 @@ from unkai.agent.v1 import host_service_pb2 as pb
 from unkai.agent.v1 import host_service_pb2_grpc
 from unkai_agent.api import convert
 from unkai_agent.api.directory import HostDirectory
+from unkai_agent.domain.clock import Clock
+from unkai_wire.doctor.child import Examine
+from unkai_wire.doctor.messages import check_names, to_message
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -18,8 +22,11 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class HostServicer(host_service_pb2_grpc.HostServiceServicer):
     """Converts; nothing else."""
 
-    def __init__(self, directory: HostDirectory) -> None:
+    def __init__(self, directory: HostDirectory, examine: Examine, clock: Clock) -> None:
         self._directory = directory
+        self._examine = examine
+        self._clock = clock
+        self._one_at_a_time = asyncio.Lock()
 
     async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:
         """Return what the host is."""
@@ -57,3 +64,11 @@ class HostServicer(host_service_pb2_grpc.HostServiceServicer):
         host = self._directory.find_for_reading(request.host_id)
         async for sample in host.usage.subscribe():
             yield convert.usage_message(host.record.host_id, sample)
+
+    async def Diagnose(self, request: pb.DiagnoseRequest, context: Context) -> pb.DiagnoseResponse:
+        """Examine the host."""
+        self._directory.find_for_reading(request.host_id)
+        names = check_names(list(request.checks))
+        async with self._one_at_a_time:
+            report = await self._examine(names)
+        return pb.DiagnoseResponse(diagnosis=to_message(report, self._clock()))

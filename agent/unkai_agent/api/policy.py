@@ -21,6 +21,7 @@ POLICY: Mapping[str, frozenset[Role]] = {
     _HOST + "Describe": _READERS,
     _HOST + "AnnounceTerm": _SCHEDULER,
     _HOST + "WatchUsage": _READERS,
+    _HOST + "Diagnose": _READERS,
     _MACHINE + "EnsureMachine": _SCHEDULER,
     _MACHINE + "RemoveMachine": _SCHEDULER,
     _MACHINE + "ListMachines": _READERS,

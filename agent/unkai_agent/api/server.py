@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -22,7 +23,10 @@ from unkai_agent.api.hosts import HostServicer
 from unkai_agent.api.interceptors import PolicyInterceptor
 from unkai_agent.api.machines import MachineServicer
 from unkai_agent.api.storage import StorageServicer
+from unkai_agent.domain.clock import Clock, system_clock
 from unkai_wire import tracing
+from unkai_wire.doctor import child
+from unkai_wire.doctor.child import Examine
 from unkai_wire.lasting_server import LastingServer
 from unkai_wire.rpc_errors import ErrorInterceptor
 from unkai_wire.tls import TlsFiles, server_options
@@ -33,12 +37,18 @@ SERVICES = tuple(
     for service in file.services_by_name.values()
 )
 HEALTH = "grpc.health.v1.Health"
+_EXAMINE: Examine = partial(child.examine, "agent", None)
 
 
 class AgentServer:
     """The servicers behind one server."""
 
-    def __init__(self, directory: HostDirectory) -> None:
+    def __init__(
+        self,
+        directory: HostDirectory,
+        examine: Examine = _EXAMINE,
+        clock: Clock = system_clock,
+    ) -> None:
         """Make the server; `listen` and `listen_locally`, then `start`."""
         self._health = HealthServicer(frozenset(SERVICES))
         self._socket: Path | None = None
@@ -52,7 +62,9 @@ class AgentServer:
                 ],
                 options=server_options(),
             )
-            host_service_pb2_grpc.add_HostServiceServicer_to_server(HostServicer(directory), server)
+            host_service_pb2_grpc.add_HostServiceServicer_to_server(
+                HostServicer(directory, examine, clock), server
+            )
             machine_service_pb2_grpc.add_MachineServiceServicer_to_server(
                 MachineServicer(directory), server
             )

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from unkai_agent.compute import domain_xml, libvirt_errors
@@ -492,3 +493,39 @@ def usage_of(instance_id: str, stats: Mapping[str, Any]) -> DomainUsage:
         disk_reads=blocks("rd.reqs"),
         disk_writes=blocks("wr.reqs"),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class HypervisorFacts:
+    """What a hypervisor says of itself. Versions are major * 1,000,000 + minor * 1,000 + micro."""
+
+    libvirt_version: int
+    qemu_version: int
+    guest_uids: frozenset[int]
+    """Users that guests run as; empty where libvirt does not say."""
+
+
+def look_at(uri: str) -> HypervisorFacts:
+    """Ask a hypervisor what it is, on a connection of its own. Blocks, perhaps for ever.
+
+    Raises `Unavailable` when it cannot be reached.
+    """
+    import libvirt
+
+    libvirt.registerErrorHandler(lambda _opaque, _error: None, None)
+    try:
+        connection = libvirt.openReadOnly(uri)
+        try:
+            return HypervisorFacts(
+                connection.getLibVersion(),
+                connection.getVersion(),
+                frozenset(qemu_uids(connection.getCapabilities())),
+            )
+        finally:
+            connection.close()
+    except libvirt.libvirtError as error:
+        raise Unavailable(
+            f"libvirt cannot be reached at {uri}: {error.get_error_message()}",
+            reason="HYPERVISOR_UNAVAILABLE",
+            metadata={"uri": uri},
+        ) from error

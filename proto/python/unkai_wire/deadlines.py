@@ -11,6 +11,8 @@ ORDER_S = 10.0
 """EnsureMachine, RemoveMachine: accepted into the ledger, the work follows."""
 DESCRIBE_S = 1.0
 """Describe and AnnounceTerm while a leader takes office (architecture: the fence)."""
+DIAGNOSE_S = 25.0
+"""Diagnose: checks take 10 s at most, their process its time to start."""
 WAIT_MAX_S = 60.0
 """Longest single WaitOperation."""
 LONGEST_RPC_S = 60.0

@@ -23,6 +23,7 @@ from collections.abc import (
 )
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar
 
 import grpc
@@ -47,6 +48,8 @@ from unkai_scheduler.agents.port import (
 )
 from unkai_scheduler.domain.machines import Fence, HostDescription, Machine, Tombstone
 from unkai_wire import tracing
+from unkai_wire.doctor.findings import Report
+from unkai_wire.doctor.messages import from_message
 from unkai_wire.errors import Unavailable
 from unkai_wire.rpc_errors import from_rpc_error
 from unkai_wire.tls import TlsFiles, channel_options
@@ -176,6 +179,17 @@ class GrpcAgents:
                 request, timeout=self._limits.order_s
             ),
             lambda _: None,
+        )
+
+    async def diagnose(self, endpoint: Endpoint, checks: Sequence[str]) -> tuple[Report, datetime]:
+        """Have the host examined."""
+        request = host_service_pb2.DiagnoseRequest(host_id=endpoint.host_id, checks=checks)
+        return await self._call(
+            endpoint,
+            lambda channel: host_service_pb2_grpc.HostServiceStub(channel).Diagnose(
+                request, timeout=self._limits.diagnose_s
+            ),
+            lambda answer: from_message(answer.diagnosis),
         )
 
     async def watch_machines(self, endpoint: Endpoint) -> AsyncGenerator[MachineChange, None]:

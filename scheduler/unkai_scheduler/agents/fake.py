@@ -43,6 +43,7 @@ from unkai_scheduler.domain.machines import (
     MachineState,
     Tombstone,
 )
+from unkai_wire.doctor.findings import Report
 from unkai_wire.errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -277,6 +278,13 @@ class FakeAgents:
             mine = host.tombstones.get(tombstone.instance_id)
             if mine is not None and mine.generation <= tombstone.generation:
                 host.acknowledged.add(tombstone.instance_id)
+
+    async def diagnose(self, endpoint: Endpoint, checks: Sequence[str]) -> tuple[Report, datetime]:
+        """Return what `findings` of the host says."""
+        host = await self._reach(endpoint, self._limits.order_s)
+        found = tuple(f for f in host.findings if not checks or f.check in checks)
+        name = host.description.name
+        return Report(f"agent {name}", host.description.agent_version, 1, found), self._clock()
 
     async def evict_image(self, endpoint: Endpoint, term: int, sha256: str) -> None:
         """Drop an image from the cache."""

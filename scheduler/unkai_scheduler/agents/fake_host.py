@@ -22,6 +22,7 @@ from unkai_scheduler.domain.machines import (
     MachineState,
     Tombstone,
 )
+from unkai_wire.doctor.findings import Finding
 from unkai_wire.errors import FailedPrecondition, NotFound, UnkaiError
 
 GIB = 1 << 30
@@ -73,6 +74,8 @@ class FakeHost:
     """Why machines fail to start."""
     disputes: bool = False
     """It claims to have seen a term higher than whatever it is told."""
+    findings: tuple[Finding, ...] = ()
+    """What it finds wrong with itself."""
     machine_watchers: list[asyncio.Queue[MachineChange | Ended]] = field(default_factory=list)
     usage_watchers: list[asyncio.Queue[UsageSample | Ended]] = field(default_factory=list)
 

@@ -13,4 +13,5 @@ class Limits:
 
     describe_s: float = deadlines.DESCRIBE_S
     order_s: float = deadlines.ORDER_S
+    diagnose_s: float = deadlines.DIAGNOSE_S
     silence_s: float = deadlines.STREAM_SILENCE_S

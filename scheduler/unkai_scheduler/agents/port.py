@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 from unkai_scheduler.domain.hosts import HostUsage, MachineUsage
 from unkai_scheduler.domain.images import Image
 from unkai_scheduler.domain.instances import Instance
 from unkai_scheduler.domain.machines import Fence, HostDescription, Machine, Tombstone
+from unkai_wire.doctor.findings import Report
 
 MACHINE_SPECS = "machine_specs.v1"
 """Feature of agents that tell what a machine was last ordered to be."""
@@ -119,6 +121,9 @@ class Agents(Protocol):
         self, endpoint: Endpoint, instance_id: str, typed: AsyncIterator[bytes], *, force: bool
     ) -> AsyncIterator[bytes]:
         """Connect to the console; the first item is empty and says that it is open."""
+
+    async def diagnose(self, endpoint: Endpoint, checks: Sequence[str]) -> tuple[Report, datetime]:
+        """Have the host examined; return what was found, and its clock at the end."""
 
     async def evict_image(self, endpoint: Endpoint, term: int, sha256: str) -> None:
         """Drop an image from the host's cache; `FailedPrecondition` IMAGE_IN_USE if it is used."""

@@ -10,15 +10,18 @@ from unkai.host.v1 import host_pb2, host_service_pb2, host_service_pb2_grpc, usa
 from unkai_scheduler.agents.convert import timestamp
 from unkai_scheduler.api.callers import call_of
 from unkai_scheduler.domain.hosts import HostUsage, MachineUsage
+from unkai_scheduler.services.diagnoses import DiagnosesService
 from unkai_scheduler.services.hosts import HostsService, HostView
 from unkai_scheduler.services.listing import Paging
+from unkai_wire.doctor.messages import check_names, to_message
 
 
 class HostServicer(host_service_pb2_grpc.HostServiceServicer):
     """Hosts over gRPC."""
 
-    def __init__(self, hosts: HostsService) -> None:
+    def __init__(self, hosts: HostsService, diagnoses: DiagnosesService) -> None:
         self._hosts = hosts
+        self._diagnoses = diagnoses
 
     async def GetHost(
         self, request: host_service_pb2.GetHostRequest, context: Any
@@ -48,6 +51,23 @@ class HostServicer(host_service_pb2_grpc.HostServiceServicer):
     ) -> host_service_pb2.UncordonHostResponse:
         host = await self._hosts.uncordon(call_of(request), request.host_id)
         return host_service_pb2.UncordonHostResponse(host=host_message(host))
+
+    async def DiagnoseHost(
+        self, request: host_service_pb2.DiagnoseHostRequest, context: Any
+    ) -> host_service_pb2.DiagnoseHostResponse:
+        names = check_names(list(request.checks))
+        found = await self._diagnoses.host(request.host_id, names)
+        return host_service_pb2.DiagnoseHostResponse(
+            diagnosis=to_message(found.report, found.end_time)
+        )
+
+    async def DiagnoseScheduler(
+        self, request: host_service_pb2.DiagnoseSchedulerRequest, context: Any
+    ) -> host_service_pb2.DiagnoseSchedulerResponse:
+        found = await self._diagnoses.scheduler(check_names(list(request.checks)))
+        return host_service_pb2.DiagnoseSchedulerResponse(
+            diagnosis=to_message(found.report, found.end_time)
+        )
 
     async def WatchUsage(
         self, request: host_service_pb2.WatchUsageRequest, context: Any

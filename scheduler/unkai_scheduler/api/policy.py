@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from unkai_wire.deadlines import READ_S, WAIT_MAX_S, WRITE_S
+from unkai_wire.deadlines import DIAGNOSE_S, READ_S, WAIT_MAX_S, WRITE_S
 from unkai_wire.errors import PermissionDenied
 from unkai_wire.tls import Principal, Role
 
@@ -88,6 +88,8 @@ TABLE: Mapping[str, Rule] = {
     "/unkai.host.v1.HostService/UncordonHost": _write(),
     "/unkai.host.v1.HostService/WatchUsage": _watch(live=True),
     "/unkai.host.v1.AuditService/ListFindings": Rule(USERS, READ_S, live=True),
+    "/unkai.host.v1.HostService/DiagnoseHost": Rule(USERS, DIAGNOSE_S),
+    "/unkai.host.v1.HostService/DiagnoseScheduler": Rule(USERS, DIAGNOSE_S),
     "/unkai.host.v1.PlacementService/Explain": _read(),
     "/unkai.operation.v1.OperationService/GetOperation": _read(),
     "/unkai.operation.v1.OperationService/ListOperations": _read(),

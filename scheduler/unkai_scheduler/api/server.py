@@ -61,6 +61,7 @@ from unkai_scheduler.api.stopping import Calls
 from unkai_scheduler.services.adoptions import AdoptionsService
 from unkai_scheduler.services.audits import AuditsService
 from unkai_scheduler.services.consoles import ConsolesService
+from unkai_scheduler.services.diagnoses import DiagnosesService
 from unkai_scheduler.services.events import EventsService
 from unkai_scheduler.services.flavors import FlavorsService
 from unkai_scheduler.services.hosts import HostsService
@@ -92,6 +93,7 @@ class Services:
     images: ImagesService
     hosts: HostsService
     audits: AuditsService
+    diagnoses: DiagnosesService
     placement: PlacementService
     operations: OperationsService
     events: EventsService
@@ -210,7 +212,7 @@ def _offered(services: Services) -> list[tuple[Any, Any, Any]]:
         ),
         (
             host.services_by_name["HostService"],
-            HostServicer(services.hosts),
+            HostServicer(services.hosts, services.diagnoses),
             host_service_pb2_grpc.add_HostServiceServicer_to_server,
         ),
         (

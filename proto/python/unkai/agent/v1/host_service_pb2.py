@@ -23,30 +23,35 @@ _sym_db = _symbol_database.Default()
 
 
 from unkai.agent.v1 import fence_pb2 as unkai_dot_agent_dot_v1_dot_fence__pb2
+from unkai.host.v1 import diagnosis_pb2 as unkai_dot_host_dot_v1_dot_diagnosis__pb2
 from unkai.host.v1 import usage_pb2 as unkai_dot_host_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!unkai/agent/v1/host_service.proto\x12\x0eunkai.agent.v1\x1a\x1aunkai/agent/v1/fence.proto\x1a\x19unkai/host/v1/usage.proto\"\xf9\x01\n\x0fHostDescription\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x15\n\ragent_version\x18\x03 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x04 \x01(\t\x12\x0c\n\x04\x63pus\x18\x05 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x03\x12\x12\n\ndisk_bytes\x18\x07 \x01(\x03\x12\x13\n\x0b\x61\x63\x63\x65lerator\x18\x08 \x01(\t\x12\x1a\n\x12\x61\x63\x63\x65lerator_reason\x18\t \x01(\t\x12\x0e\n\x06traits\x18\n \x03(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x0b \x03(\t\x12\x14\n\x0chighest_term\x18\x0c \x01(\x03\"\"\n\x0f\x44\x65scribeRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\"A\n\x10\x44\x65scribeResponse\x12-\n\x04host\x18\x01 \x01(\x0b\x32\x1f.unkai.agent.v1.HostDescription\"L\n\x13\x41nnounceTermRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12$\n\x05\x66\x65nce\x18\x02 \x01(\x0b\x32\x15.unkai.agent.v1.Fence\",\n\x14\x41nnounceTermResponse\x12\x14\n\x0chighest_term\x18\x01 \x01(\x03\"$\n\x11WatchUsageRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\"|\n\x12WatchUsageResponse\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12&\n\x04host\x18\x02 \x01(\x0b\x32\x18.unkai.host.v1.HostUsage\x12-\n\x08machines\x18\x03 \x03(\x0b\x32\x1b.unkai.host.v1.MachineUsage2\x8e\x02\n\x0bHostService\x12M\n\x08\x44\x65scribe\x12\x1f.unkai.agent.v1.DescribeRequest\x1a .unkai.agent.v1.DescribeResponse\x12Y\n\x0c\x41nnounceTerm\x12#.unkai.agent.v1.AnnounceTermRequest\x1a$.unkai.agent.v1.AnnounceTermResponse\x12U\n\nWatchUsage\x12!.unkai.agent.v1.WatchUsageRequest\x1a\".unkai.agent.v1.WatchUsageResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!unkai/agent/v1/host_service.proto\x12\x0eunkai.agent.v1\x1a\x1aunkai/agent/v1/fence.proto\x1a\x1dunkai/host/v1/diagnosis.proto\x1a\x19unkai/host/v1/usage.proto\"\xf9\x01\n\x0fHostDescription\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x15\n\ragent_version\x18\x03 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x04 \x01(\t\x12\x0c\n\x04\x63pus\x18\x05 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x03\x12\x12\n\ndisk_bytes\x18\x07 \x01(\x03\x12\x13\n\x0b\x61\x63\x63\x65lerator\x18\x08 \x01(\t\x12\x1a\n\x12\x61\x63\x63\x65lerator_reason\x18\t \x01(\t\x12\x0e\n\x06traits\x18\n \x03(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x0b \x03(\t\x12\x14\n\x0chighest_term\x18\x0c \x01(\x03\"\"\n\x0f\x44\x65scribeRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\"A\n\x10\x44\x65scribeResponse\x12-\n\x04host\x18\x01 \x01(\x0b\x32\x1f.unkai.agent.v1.HostDescription\"L\n\x13\x41nnounceTermRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12$\n\x05\x66\x65nce\x18\x02 \x01(\x0b\x32\x15.unkai.agent.v1.Fence\",\n\x14\x41nnounceTermResponse\x12\x14\n\x0chighest_term\x18\x01 \x01(\x03\"$\n\x11WatchUsageRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\"|\n\x12WatchUsageResponse\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12&\n\x04host\x18\x02 \x01(\x0b\x32\x18.unkai.host.v1.HostUsage\x12-\n\x08machines\x18\x03 \x03(\x0b\x32\x1b.unkai.host.v1.MachineUsage\"2\n\x0f\x44iagnoseRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0e\n\x06\x63hecks\x18\x02 \x03(\t\"?\n\x10\x44iagnoseResponse\x12+\n\tdiagnosis\x18\x01 \x01(\x0b\x32\x18.unkai.host.v1.Diagnosis2\xdd\x02\n\x0bHostService\x12M\n\x08\x44\x65scribe\x12\x1f.unkai.agent.v1.DescribeRequest\x1a .unkai.agent.v1.DescribeResponse\x12Y\n\x0c\x41nnounceTerm\x12#.unkai.agent.v1.AnnounceTermRequest\x1a$.unkai.agent.v1.AnnounceTermResponse\x12U\n\nWatchUsage\x12!.unkai.agent.v1.WatchUsageRequest\x1a\".unkai.agent.v1.WatchUsageResponse0\x01\x12M\n\x08\x44iagnose\x12\x1f.unkai.agent.v1.DiagnoseRequest\x1a .unkai.agent.v1.DiagnoseResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'unkai.agent.v1.host_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_HOSTDESCRIPTION']._serialized_start=109
-  _globals['_HOSTDESCRIPTION']._serialized_end=358
-  _globals['_DESCRIBEREQUEST']._serialized_start=360
-  _globals['_DESCRIBEREQUEST']._serialized_end=394
-  _globals['_DESCRIBERESPONSE']._serialized_start=396
-  _globals['_DESCRIBERESPONSE']._serialized_end=461
-  _globals['_ANNOUNCETERMREQUEST']._serialized_start=463
-  _globals['_ANNOUNCETERMREQUEST']._serialized_end=539
-  _globals['_ANNOUNCETERMRESPONSE']._serialized_start=541
-  _globals['_ANNOUNCETERMRESPONSE']._serialized_end=585
-  _globals['_WATCHUSAGEREQUEST']._serialized_start=587
-  _globals['_WATCHUSAGEREQUEST']._serialized_end=623
-  _globals['_WATCHUSAGERESPONSE']._serialized_start=625
-  _globals['_WATCHUSAGERESPONSE']._serialized_end=749
-  _globals['_HOSTSERVICE']._serialized_start=752
-  _globals['_HOSTSERVICE']._serialized_end=1022
+  _globals['_HOSTDESCRIPTION']._serialized_start=140
+  _globals['_HOSTDESCRIPTION']._serialized_end=389
+  _globals['_DESCRIBEREQUEST']._serialized_start=391
+  _globals['_DESCRIBEREQUEST']._serialized_end=425
+  _globals['_DESCRIBERESPONSE']._serialized_start=427
+  _globals['_DESCRIBERESPONSE']._serialized_end=492
+  _globals['_ANNOUNCETERMREQUEST']._serialized_start=494
+  _globals['_ANNOUNCETERMREQUEST']._serialized_end=570
+  _globals['_ANNOUNCETERMRESPONSE']._serialized_start=572
+  _globals['_ANNOUNCETERMRESPONSE']._serialized_end=616
+  _globals['_WATCHUSAGEREQUEST']._serialized_start=618
+  _globals['_WATCHUSAGEREQUEST']._serialized_end=654
+  _globals['_WATCHUSAGERESPONSE']._serialized_start=656
+  _globals['_WATCHUSAGERESPONSE']._serialized_end=780
+  _globals['_DIAGNOSEREQUEST']._serialized_start=782
+  _globals['_DIAGNOSEREQUEST']._serialized_end=832
+  _globals['_DIAGNOSERESPONSE']._serialized_start=834
+  _globals['_DIAGNOSERESPONSE']._serialized_end=897
+  _globals['_HOSTSERVICE']._serialized_start=900
+  _globals['_HOSTSERVICE']._serialized_end=1249
 # @@protoc_insertion_point(module_scope)

@@ -50,6 +50,11 @@ class HostServiceStub:
                 request_serializer=unkai_dot_agent_dot_v1_dot_host__service__pb2.WatchUsageRequest.SerializeToString,
                 response_deserializer=unkai_dot_agent_dot_v1_dot_host__service__pb2.WatchUsageResponse.FromString,
                 _registered_method=True)
+        self.Diagnose = channel.unary_unary(
+                '/unkai.agent.v1.HostService/Diagnose',
+                request_serializer=unkai_dot_agent_dot_v1_dot_host__service__pb2.DiagnoseRequest.SerializeToString,
+                response_deserializer=unkai_dot_agent_dot_v1_dot_host__service__pb2.DiagnoseResponse.FromString,
+                _registered_method=True)
 
 
 class HostServiceServicer:
@@ -78,6 +83,13 @@ class HostServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Diagnose(self, request, context):
+        """Diagnose examines the host; agents with the feature "diagnose.v1" have it. Nothing is changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_HostServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +107,11 @@ def add_HostServiceServicer_to_server(servicer, server):
                     servicer.WatchUsage,
                     request_deserializer=unkai_dot_agent_dot_v1_dot_host__service__pb2.WatchUsageRequest.FromString,
                     response_serializer=unkai_dot_agent_dot_v1_dot_host__service__pb2.WatchUsageResponse.SerializeToString,
+            ),
+            'Diagnose': grpc.unary_unary_rpc_method_handler(
+                    servicer.Diagnose,
+                    request_deserializer=unkai_dot_agent_dot_v1_dot_host__service__pb2.DiagnoseRequest.FromString,
+                    response_serializer=unkai_dot_agent_dot_v1_dot_host__service__pb2.DiagnoseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +196,33 @@ class HostService:
             '/unkai.agent.v1.HostService/WatchUsage',
             unkai_dot_agent_dot_v1_dot_host__service__pb2.WatchUsageRequest.SerializeToString,
             unkai_dot_agent_dot_v1_dot_host__service__pb2.WatchUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Diagnose(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/unkai.agent.v1.HostService/Diagnose',
+            unkai_dot_agent_dot_v1_dot_host__service__pb2.DiagnoseRequest.SerializeToString,
+            unkai_dot_agent_dot_v1_dot_host__service__pb2.DiagnoseResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,8 @@ class HostServiceStub:
     """
     WatchUsage: _grpc.UnaryStreamMultiCallable[_host_service_pb2.WatchUsageRequest, _host_service_pb2.WatchUsageResponse]
     """WatchUsage sends a sample every 2 s."""
+    Diagnose: _grpc.UnaryUnaryMultiCallable[_host_service_pb2.DiagnoseRequest, _host_service_pb2.DiagnoseResponse]
+    """Diagnose examines the host; agents with the feature "diagnose.v1" have it. Nothing is changed."""
 
 @_typing.type_check_only
 class HostServiceAsyncStub(HostServiceStub):
@@ -55,6 +57,8 @@ class HostServiceAsyncStub(HostServiceStub):
     """
     WatchUsage: _aio.UnaryStreamMultiCallable[_host_service_pb2.WatchUsageRequest, _host_service_pb2.WatchUsageResponse]  # type: ignore[assignment]
     """WatchUsage sends a sample every 2 s."""
+    Diagnose: _aio.UnaryUnaryMultiCallable[_host_service_pb2.DiagnoseRequest, _host_service_pb2.DiagnoseResponse]  # type: ignore[assignment]
+    """Diagnose examines the host; agents with the feature "diagnose.v1" have it. Nothing is changed."""
 
 class HostServiceServicer(metaclass=_abc_1.ABCMeta):
     """HostService tells what a host is and how it fares. Only schedulers may call it."""
@@ -84,5 +88,13 @@ class HostServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_host_service_pb2.WatchUsageResponse], _abc.AsyncIterator[_host_service_pb2.WatchUsageResponse]]:
         """WatchUsage sends a sample every 2 s."""
+
+    @_abc_1.abstractmethod
+    def Diagnose(
+        self,
+        request: _host_service_pb2.DiagnoseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_host_service_pb2.DiagnoseResponse, _abc.Awaitable[_host_service_pb2.DiagnoseResponse]]:
+        """Diagnose examines the host; agents with the feature "diagnose.v1" have it. Nothing is changed."""
 
 def add_HostServiceServicer_to_server(servicer: HostServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -60,6 +60,16 @@ class HostServiceStub:
                 request_serializer=unkai_dot_host_dot_v1_dot_host__service__pb2.WatchUsageRequest.SerializeToString,
                 response_deserializer=unkai_dot_host_dot_v1_dot_host__service__pb2.WatchUsageResponse.FromString,
                 _registered_method=True)
+        self.DiagnoseHost = channel.unary_unary(
+                '/unkai.host.v1.HostService/DiagnoseHost',
+                request_serializer=unkai_dot_host_dot_v1_dot_host__service__pb2.DiagnoseHostRequest.SerializeToString,
+                response_deserializer=unkai_dot_host_dot_v1_dot_host__service__pb2.DiagnoseHostResponse.FromString,
+                _registered_method=True)
+        self.DiagnoseScheduler = channel.unary_unary(
+                '/unkai.host.v1.HostService/DiagnoseScheduler',
+                request_serializer=unkai_dot_host_dot_v1_dot_host__service__pb2.DiagnoseSchedulerRequest.SerializeToString,
+                response_deserializer=unkai_dot_host_dot_v1_dot_host__service__pb2.DiagnoseSchedulerResponse.FromString,
+                _registered_method=True)
 
 
 class HostServiceServicer:
@@ -101,6 +111,20 @@ class HostServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DiagnoseHost(self, request, context):
+        """DiagnoseHost has a host's agent examine its host. Nothing is changed; it takes seconds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiagnoseScheduler(self, request, context):
+        """DiagnoseScheduler has the scheduler that answers examine itself, etcd and the database.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_HostServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -128,6 +152,16 @@ def add_HostServiceServicer_to_server(servicer, server):
                     servicer.WatchUsage,
                     request_deserializer=unkai_dot_host_dot_v1_dot_host__service__pb2.WatchUsageRequest.FromString,
                     response_serializer=unkai_dot_host_dot_v1_dot_host__service__pb2.WatchUsageResponse.SerializeToString,
+            ),
+            'DiagnoseHost': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiagnoseHost,
+                    request_deserializer=unkai_dot_host_dot_v1_dot_host__service__pb2.DiagnoseHostRequest.FromString,
+                    response_serializer=unkai_dot_host_dot_v1_dot_host__service__pb2.DiagnoseHostResponse.SerializeToString,
+            ),
+            'DiagnoseScheduler': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiagnoseScheduler,
+                    request_deserializer=unkai_dot_host_dot_v1_dot_host__service__pb2.DiagnoseSchedulerRequest.FromString,
+                    response_serializer=unkai_dot_host_dot_v1_dot_host__service__pb2.DiagnoseSchedulerResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -266,6 +300,60 @@ class HostService:
             '/unkai.host.v1.HostService/WatchUsage',
             unkai_dot_host_dot_v1_dot_host__service__pb2.WatchUsageRequest.SerializeToString,
             unkai_dot_host_dot_v1_dot_host__service__pb2.WatchUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiagnoseHost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/unkai.host.v1.HostService/DiagnoseHost',
+            unkai_dot_host_dot_v1_dot_host__service__pb2.DiagnoseHostRequest.SerializeToString,
+            unkai_dot_host_dot_v1_dot_host__service__pb2.DiagnoseHostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiagnoseScheduler(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/unkai.host.v1.HostService/DiagnoseScheduler',
+            unkai_dot_host_dot_v1_dot_host__service__pb2.DiagnoseSchedulerRequest.SerializeToString,
+            unkai_dot_host_dot_v1_dot_host__service__pb2.DiagnoseSchedulerResponse.FromString,
             options,
             channel_credentials,
             insecure,

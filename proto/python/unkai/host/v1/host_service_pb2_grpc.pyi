@@ -43,6 +43,10 @@ class HostServiceStub:
     """UncordonHost lets new instances onto a host again."""
     WatchUsage: _grpc.UnaryStreamMultiCallable[_host_service_pb2.WatchUsageRequest, _host_service_pb2.WatchUsageResponse]
     """WatchUsage sends the live figures of hosts as they arrive, until the caller ends it."""
+    DiagnoseHost: _grpc.UnaryUnaryMultiCallable[_host_service_pb2.DiagnoseHostRequest, _host_service_pb2.DiagnoseHostResponse]
+    """DiagnoseHost has a host's agent examine its host. Nothing is changed; it takes seconds."""
+    DiagnoseScheduler: _grpc.UnaryUnaryMultiCallable[_host_service_pb2.DiagnoseSchedulerRequest, _host_service_pb2.DiagnoseSchedulerResponse]
+    """DiagnoseScheduler has the scheduler that answers examine itself, etcd and the database."""
 
 @_typing.type_check_only
 class HostServiceAsyncStub(HostServiceStub):
@@ -59,6 +63,10 @@ class HostServiceAsyncStub(HostServiceStub):
     """UncordonHost lets new instances onto a host again."""
     WatchUsage: _aio.UnaryStreamMultiCallable[_host_service_pb2.WatchUsageRequest, _host_service_pb2.WatchUsageResponse]  # type: ignore[assignment]
     """WatchUsage sends the live figures of hosts as they arrive, until the caller ends it."""
+    DiagnoseHost: _aio.UnaryUnaryMultiCallable[_host_service_pb2.DiagnoseHostRequest, _host_service_pb2.DiagnoseHostResponse]  # type: ignore[assignment]
+    """DiagnoseHost has a host's agent examine its host. Nothing is changed; it takes seconds."""
+    DiagnoseScheduler: _aio.UnaryUnaryMultiCallable[_host_service_pb2.DiagnoseSchedulerRequest, _host_service_pb2.DiagnoseSchedulerResponse]  # type: ignore[assignment]
+    """DiagnoseScheduler has the scheduler that answers examine itself, etcd and the database."""
 
 class HostServiceServicer(metaclass=_abc_1.ABCMeta):
     """HostService shows hosts and their live figures, and takes them out of placement."""
@@ -102,5 +110,21 @@ class HostServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_host_service_pb2.WatchUsageResponse], _abc.AsyncIterator[_host_service_pb2.WatchUsageResponse]]:
         """WatchUsage sends the live figures of hosts as they arrive, until the caller ends it."""
+
+    @_abc_1.abstractmethod
+    def DiagnoseHost(
+        self,
+        request: _host_service_pb2.DiagnoseHostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_host_service_pb2.DiagnoseHostResponse, _abc.Awaitable[_host_service_pb2.DiagnoseHostResponse]]:
+        """DiagnoseHost has a host's agent examine its host. Nothing is changed; it takes seconds."""
+
+    @_abc_1.abstractmethod
+    def DiagnoseScheduler(
+        self,
+        request: _host_service_pb2.DiagnoseSchedulerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_host_service_pb2.DiagnoseSchedulerResponse, _abc.Awaitable[_host_service_pb2.DiagnoseSchedulerResponse]]:
+        """DiagnoseScheduler has the scheduler that answers examine itself, etcd and the database."""
 
 def add_HostServiceServicer_to_server(servicer: HostServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,114 @@
+"""What the checks of a host look at: each thing is asked once, under a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from unkai_agent.compute.kvm_proof import PROOF_DEADLINE_S, prove_kvm
+from unkai_agent.compute.libvirt_driver import HypervisorFacts, look_at
+from unkai_agent.doctor import etcd_access
+from unkai_agent.domain.clock import Clock, system_clock
+from unkai_agent.domain.hosts import Accelerator
+from unkai_agent.settings import Settings
+from unkai_wire.doctor import certificates, daemons, etcd
+from unkai_wire.doctor.findings import Probe
+from unkai_wire.errors import UnkaiError
+from unkai_wire.tls import Principal
+
+EMULATOR = "qemu-system-x86_64"
+_ETCD_S = 6.0
+_LIBVIRT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where a host keeps what is not ours."""
+
+    qemu_conf: Path = Path("/etc/libvirt/qemu.conf")
+    libvirt: Path = Path("/var/lib/libvirt")
+    kvm: Path = Path("/dev/kvm")
+    pressure: Path = Path("/proc/pressure")
+    clock_source: Path = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+
+
+@dataclass(frozen=True, slots=True)
+class Hypervisor:
+    """What libvirt said: facts, or why there are none."""
+
+    facts: HypervisorFacts | None = None
+    trouble: str = ""
+    hangs: bool = False
+
+
+class Scene:
+    """One host's settings, and what is around its agent."""
+
+    def __init__(
+        self, settings: Settings, *, paths: Paths | None = None, clock: Clock = system_clock
+    ) -> None:
+        self.settings = settings
+        self.paths = paths or Paths()
+        self.now = clock()
+        tls = settings.tls.files()
+        self.simulated = settings.fleet.hosts > 0
+        kind = "fleet" if self.simulated else "host"
+        self.renew = f"on the control machine: unkai-scheduler cert {kind} NAME --out new"
+        found = certificates.look(tls, self.renew)
+        self.principal: Principal | None = (
+            certificates.principal_of(found.own) if found.own is not None else None
+        )
+        if self.principal is not None and self.principal.host_id:
+            name, ident = self.principal.name, self.principal.host_id
+            self.renew = (
+                f"on the control machine: unkai-scheduler cert host {name} --host-id {ident} "
+                f"--out new; copy new/* here, systemctl restart unkai-agent"
+            )
+        self.certificate = certificates.look(tls, self.renew)
+        self.daemon = Probe(
+            lambda: daemons.look("unkai-agent", settings.socket),
+            within_s=daemons.ANSWER_S + 3,
+            late=daemons.Daemon("unkai-agent", settings.socket, daemons.State.SILENT),
+        )
+        endpoints = settings.etcd.endpoints
+        silent = [etcd.Member(endpoint, "no answer") for endpoint in endpoints]
+        self.members = Probe(lambda: _members(settings), within_s=_ETCD_S, late=silent)
+        self.access = Probe(
+            lambda: etcd_access.look(
+                endpoints, tls, self.principal.host_id if self.principal else ""
+            ),
+            within_s=_ETCD_S,
+            late=etcd_access.Access(),
+        )
+        self.hypervisor = Probe(
+            lambda: _hypervisor(settings.libvirt.uri),
+            within_s=_LIBVIRT_S,
+            late=Hypervisor(trouble=f"no answer within {_LIBVIRT_S:g} s", hangs=True),
+        )
+
+    @property
+    def where(self) -> str:
+        """How this party is called in findings."""
+        return f"agent {self.principal.name}" if self.principal else "agent"
+
+    def prove_kvm(self) -> Accelerator:
+        """Run a guest on KVM, as QEMU's user."""
+        proof = prove_kvm(EMULATOR, self.settings.libvirt.qemu_user, deadline_s=PROOF_DEADLINE_S)
+        return asyncio.run(proof)
+
+
+def _members(settings: Settings) -> list[etcd.Member]:
+    endpoints, tls = settings.etcd.endpoints, settings.tls.files()
+    with ThreadPoolExecutor(len(endpoints)) as pool:
+        return list(pool.map(lambda endpoint: etcd.look(endpoint, tls), endpoints))
+
+
+def _hypervisor(uri: str) -> Hypervisor:
+    try:
+        return Hypervisor(look_at(uri))
+    except ModuleNotFoundError:
+        return Hypervisor(trouble="the Python module libvirt is not installed")
+    except UnkaiError as error:
+        return Hypervisor(trouble=error.message)

@@ -1,0 +1,79 @@
+"""What is found of certificates; each on files that our own CA made."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import pytest
+
+from unkai_scheduler import certificates as authority
+from unkai_wire.doctor import certificates
+from unkai_wire.tls import Role, TlsFiles
+
+NOW = dt.datetime(2026, 11, 27, 12, tzinfo=dt.UTC)
+RENEW = "make it anew"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> TlsFiles:
+    ca = authority.init(tmp_path / "ca", clock=lambda: NOW)
+    ca.issue_host("h1", ["192.0.2.11"]).write(tmp_path / "pki")
+    pki = tmp_path / "pki"
+    return TlsFiles(pki / "ca.crt", pki / "host.crt", pki / "host.key")
+
+
+def looked(files: TlsFiles) -> certificates.Certificate:
+    return certificates.look(files, RENEW)
+
+
+def test_a_sound_certificate_has_nothing(files: TlsFiles) -> None:
+    found = looked(files)
+    assert not [
+        *certificates.unreadable(found),
+        *certificates.exposed_key(found),
+        *certificates.other_key(found),
+        *certificates.other_ca(found),
+        *certificates.dates(found, NOW),
+        *certificates.identity(found, Role.HOST),
+        *certificates.address(found, "192.0.2.11"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("when", "said"),
+    [
+        (NOW - dt.timedelta(days=1), "is valid from"),
+        (NOW + dt.timedelta(days=340), "ends"),
+        (NOW + dt.timedelta(days=366), "ended"),
+    ],
+)
+def test_dates_are_told_before_and_after(files: TlsFiles, when: dt.datetime, said: str) -> None:
+    assert any(said in f.what for f in certificates.dates(looked(files), when))
+
+
+def test_each_file_that_cannot_be_used_is_named(files: TlsFiles) -> None:
+    files.key.unlink()
+    files.certificate.write_text("no PEM")
+    found = list(certificates.unreadable(looked(files)))
+    assert {f.what for f in found} == {
+        f"{files.key}: No such file or directory",
+        f"{files.certificate}: holds no PEM of its kind",
+    }
+    assert {f.fix for f in found} == {RENEW}
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644])
+def test_a_key_that_others_may_read_is_told(files: TlsFiles, mode: int) -> None:
+    files.key.chmod(mode)
+    (found,) = certificates.exposed_key(looked(files))
+    assert f"mode {mode:04o}" in found.what
+
+
+def test_an_address_that_is_a_name_is_left_to_the_resolver(files: TlsFiles) -> None:
+    assert not list(certificates.address(looked(files), "h1.example.org"))
+
+
+def test_a_client_in_a_hosts_place_is_named(files: TlsFiles) -> None:
+    (found,) = certificates.identity(looked(files), Role.CLIENT)
+    assert "host:h1" in found.what
