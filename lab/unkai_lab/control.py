@@ -20,8 +20,10 @@ from unkai_lab.site import Site, installed
 from unkai_lab.spec import CONTROL
 from unkai_wire.errors import InvalidArgument
 
-DAEMON_DEADLINE_S = 20.0
+DAEMON_DEADLINE_S = 30.0
 _MAKE_DATABASE_S = 60.0
+_ETCD_DEADLINE_S = 60.0
+"""Members elect anew as long as one of them gets no CPU for a second."""
 
 
 class ControlPlane:
@@ -80,7 +82,7 @@ class ControlPlane:
         wait_until(
             lambda: self._site.run(CONTROL, health, check=False).returncode == 0,
             f"{name} commits",
-            deadline_s=DAEMON_DEADLINE_S,
+            deadline_s=_ETCD_DEADLINE_S,
             process=process,
             log=self._paths.log(CONTROL, name),
         )
@@ -108,7 +110,7 @@ class ControlPlane:
         wait_until(
             lambda: self._site.run(CONTROL, probe, check=False).returncode == 0,
             f"{server.program} listens",
-            deadline_s=DAEMON_DEADLINE_S,
+            deadline_s=_MAKE_DATABASE_S,
             process=process,
             log=self._paths.log(CONTROL, server.program),
         )

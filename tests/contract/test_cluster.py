@@ -144,6 +144,22 @@ async def test_another_leads_soon_after_the_leader_resigns(world: World) -> None
                 assert first.said == [True, False]
 
 
+async def test_who_has_not_let_go_of_a_lost_lead_does_not_win_again(world: World) -> None:
+    async with a_member(world, "s1") as s1:
+        await s1.register(a_scheduler("s1"))
+        turns = s1.lead()
+        assert isinstance(turns, AsyncGenerator)
+        async with asyncio.timeout(20), aclosing(turns):
+            assert await anext(turns) is True
+            resigning = asyncio.create_task(s1.resign())
+            assert await anext(turns) is False
+            await resigning
+            await asyncio.sleep(3)
+            assert (await s1.read()).leader is None
+
+            assert await anext(turns) is True
+
+
 async def test_closing_the_leader_lets_another_lead(world: World) -> None:
     async with a_member(world, "s2") as s2:
         await s2.register(a_scheduler("s2"))

@@ -323,8 +323,10 @@ class EtcdCluster:
                 if turn and not turns.empty():
                     # Won and lost before anybody looked: it never happened.
                     turns.get_nowait()
-                    continue
-                yield turn
+                    turns.task_done()
+                else:
+                    yield turn
+                turns.task_done()
             await asyncio.wait([elector])
             if not elector.cancelled():
                 elector.result()
@@ -357,6 +359,8 @@ class EtcdCluster:
                 self._resigned.set()
                 if resigned:
                     await asyncio.sleep(RESIGNED_S)
+                # Who has not let go of the last lead yet must not hold the next: nobody would act.
+                await turns.join()
         finally:
             self._resigned.set()
             turns.put_nowait(None)
