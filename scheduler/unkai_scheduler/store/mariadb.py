@@ -10,13 +10,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import shutil
 import ssl
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import asyncmy
 from sqlalchemy import Connection
 
+from unkai_scheduler.settings import DatabaseSettings
+from unkai_scheduler.store import backup_files, findings
 from unkai_scheduler.store.failures import DatabaseFailure, Failure
+from unkai_scheduler.store.findings import Finding
 from unkai_scheduler.store.migrations import resumable
 from unkai_scheduler.store.servers import (
     CONNECT_S,
@@ -26,6 +36,7 @@ from unkai_scheduler.store.servers import (
     STATEMENT_S,
     Server,
     Session,
+    password_of,
 )
 
 # The driver logs what the server notes of DDL, such as that a primary key has no name of its own.
@@ -128,6 +139,82 @@ def _lock_schema(conn: Connection) -> None:
         raise DatabaseFailure(Failure.BUSY, "another scheduler migrates the database")
 
 
+def _count_others(conn: Connection) -> int:
+    query = (
+        "SELECT COUNT(*) FROM information_schema.PROCESSLIST"
+        " WHERE DB = DATABASE() AND ID <> CONNECTION_ID()"
+    )
+    return int(conn.exec_driver_sql(query).scalar_one())
+
+
+def _inspect(conn: Connection) -> Iterator[Finding]:
+    def value(query: str) -> str:
+        return str(conn.exec_driver_sql(query).scalar_one())
+
+    size = value(
+        "SELECT COALESCE(SUM(DATA_LENGTH + INDEX_LENGTH), 0) FROM information_schema.TABLES"
+        " WHERE TABLE_SCHEMA = DATABASE()"
+    )
+    yield Finding("reachable", f"MariaDB {value('SELECT VERSION()')}, {int(size) >> 10} KiB")
+    if value("SELECT @@innodb_flush_log_at_trx_commit") != "1":
+        yield Finding(
+            "durability",
+            "innodb_flush_log_at_trx_commit is not 1: a crash may lose what was said to be done",
+            "set innodb_flush_log_at_trx_commit = 1 at the server",
+        )
+    tables = conn.exec_driver_sql(
+        "SELECT TABLE_NAME, ENGINE FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE()"
+    ).all()
+    problems = [f"table {name} is {engine}, not InnoDB" for name, engine in tables
+                if engine != "InnoDB"]  # fmt: skip
+    if tables:
+        names = ", ".join(f"`{name}`" for name, _ in tables)
+        checked = conn.exec_driver_sql(f"CHECK TABLE {names}").all()
+        problems += [f"{row[0]}: {row[3]}" for row in checked if row[3] != "OK"]
+    yield findings.integrity(problems)
+
+
+def _dump(settings: DatabaseSettings, file: Path) -> None:
+    parts = urlsplit(settings.url)
+    tls = settings.tls
+    said = {
+        "user": unquote(parts.username or ""),
+        "password": password_of(settings) or "",
+        "host": settings.host,
+        "port": str(parts.port or MARIADB.port) if settings.host else "",
+        "protocol": "tcp" if settings.host else "",
+        "socket": settings.socket,
+        "ssl-ca": str(tls.ca or ""),
+        "ssl-cert": str(tls.certificate or ""),
+        "ssl-key": str(tls.key or ""),
+    }
+    lines = [f'{name}="{_quoted(text)}"' for name, text in said.items() if text]
+    lines.append("ssl-verify-server-cert" if tls.ca is not None else "skip-ssl")
+    program = shutil.which("mariadb-dump")
+    if program is None:
+        raise backup_files.tool_missing("mariadb-dump", "mariadb-client")
+    with tempfile.TemporaryDirectory() as folder:  # of mode 0700: it holds the password
+        options = Path(folder) / "client.cnf"
+        options.write_text("[client]\n" + "\n".join(lines) + "\n")
+        argv = [
+            program,
+            f"--defaults-file={options}",
+            *("--single-transaction", "--skip-lock-tables", "--quick", "--hex-blob"),
+            *("--no-tablespaces", f"--result-file={file}"),
+            unquote(parts.path.strip("/")),
+        ]
+        ended = subprocess.run(argv, capture_output=True, text=True, check=False)
+    with file.open("rb") as written:
+        written.seek(-min(200, file.stat().st_size), os.SEEK_END)
+        is_whole = b"-- Dump completed" in written.read()
+    if ended.returncode or not is_whole:
+        raise backup_files.failed(file, ended.stderr.strip()[-500:] or "it ends too early")
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
 MARIADB = Server(
     driver="mariadb+asyncmy",
     port=3306,
@@ -135,4 +222,7 @@ MARIADB = Server(
     classify=classify,
     check_connection=_check_connection,
     lock_schema=_lock_schema,
+    count_others=_count_others,
+    inspect=_inspect,
+    dump=_dump,
 )

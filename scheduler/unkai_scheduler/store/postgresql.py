@@ -6,12 +6,21 @@ explicit-locking.html.
 
 from __future__ import annotations
 
+import os
+import shutil
 import ssl
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
+from unkai_scheduler.settings import DatabaseSettings
+from unkai_scheduler.store import backup_files, findings
 from unkai_scheduler.store.failures import DatabaseFailure, Failure
+from unkai_scheduler.store.findings import Finding
 from unkai_scheduler.store.servers import (
     CONNECT_S,
     IDLE_IN_TRANSACTION_S,
@@ -20,8 +29,11 @@ from unkai_scheduler.store.servers import (
     STATEMENT_S,
     Server,
     Session,
+    password_of,
 )
 
+_PROGRAM = "unkai-scheduler"
+"""What our sessions call themselves."""
 _SCHEMA_LOCK = 0x756E6B6169
 """Number of the advisory lock that migrations hold: the letters of our name."""
 _KINDS = {
@@ -59,7 +71,7 @@ def classify(error: BaseException | None) -> Failure | None:
 
 def _connect_args(session: Session, tls: ssl.SSLContext | None, socket: str) -> dict[str, Any]:
     settings = {
-        "application_name": "unkai-scheduler",
+        "application_name": _PROGRAM,
         # What we say is done is on the disk, whatever the server's default.
         "synchronous_commit": "on",
         "lock_timeout": _ms(LOCK_S if session.bounded else MIGRATION_LOCK_S),
@@ -91,6 +103,61 @@ def _lock_schema(conn: Connection) -> None:
     conn.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
 
 
+def _count_others(conn: Connection) -> int:
+    query = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND application_name = :program AND pid <> pg_backend_pid()"
+    )
+    return int(conn.execute(query, {"program": _PROGRAM}).scalar_one())
+
+
+def _inspect(conn: Connection) -> Iterator[Finding]:
+    def value(query: str) -> str:
+        return str(conn.exec_driver_sql(query).scalar_one())
+
+    size = value("SELECT pg_size_pretty(pg_database_size(current_database()))")
+    yield Finding("reachable", f"PostgreSQL {value('SHOW server_version')}, {size}")
+    for name in ("fsync", "full_page_writes"):
+        if value(f"SHOW {name}") != "on":
+            yield Finding(
+                "durability",
+                f"{name} is off: a crash of the machine may lose or spoil what was said to be done",
+                f"set {name} = on at the server",
+            )
+    broken = value(
+        "SELECT coalesce(checksum_failures, 0) FROM pg_stat_database"
+        " WHERE datname = current_database()"
+    )
+    yield findings.integrity([] if broken == "0" else [f"{broken} pages have a wrong checksum"])
+
+
+def _dump(settings: DatabaseSettings, file: Path) -> None:
+    parts = urlsplit(settings.url)
+    tls = settings.tls
+    said = {
+        "PGHOST": settings.socket or settings.host,
+        "PGPORT": str(parts.port or POSTGRESQL.port),
+        "PGUSER": unquote(parts.username or ""),
+        "PGDATABASE": unquote(parts.path.strip("/")),
+        # In its environment, which its owner alone may read; never among its arguments.
+        "PGPASSWORD": password_of(settings) or "",
+        "PGSSLMODE": "disable" if tls.ca is None else "verify-full",
+        "PGSSLROOTCERT": str(tls.ca or ""),
+        "PGSSLCERT": str(tls.certificate or ""),
+        "PGSSLKEY": str(tls.key or ""),
+        "PGCONNECT_TIMEOUT": "10",
+    }
+    environment = os.environ | {name: value for name, value in said.items() if value}
+    program = shutil.which("pg_dump")
+    if program is None:
+        raise backup_files.tool_missing("pg_dump", "postgresql-client")
+    # One transaction of REPEATABLE READ, says its manual: one snapshot.
+    argv = [program, "--format=custom", "--no-owner", "--no-privileges", f"--file={file}"]
+    ended = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise backup_files.failed(file, ended.stderr.strip()[-500:])
+
+
 def _ms(seconds: float) -> str:
     return str(int(seconds * 1000))
 
@@ -102,4 +169,7 @@ POSTGRESQL = Server(
     classify=classify,
     check_connection=_check_connection,
     lock_schema=_lock_schema,
+    count_others=_count_others,
+    inspect=_inspect,
+    dump=_dump,
 )

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -29,6 +30,7 @@ from sqlalchemy.ext.asyncio import (
 
 from unkai_scheduler.settings import DatabaseSettings, DatabaseTlsSettings
 from unkai_scheduler.store.failures import DatabaseFailure, Failure
+from unkai_scheduler.store.findings import Finding
 from unkai_wire.errors import InvalidArgument
 
 CONNECT_S = 3.0
@@ -83,6 +85,12 @@ class Server:
     """Raise when a new connection is not what was asked for; the last is whether TLS was."""
     lock_schema: Callable[[Connection], None]
     """Keep all others from migrating until the connection is closed."""
+    count_others: Callable[[Connection], int]
+    """How many other sessions of schedulers the database has."""
+    inspect: Callable[[Connection], Iterator[Finding]]
+    """What is found of the server's settings and of its files."""
+    dump: Callable[[DatabaseSettings, Path], None]
+    """Write a consistent copy with the server's own program."""
 
 
 def engine(server: Server, settings: DatabaseSettings, session: Session) -> AsyncEngine:

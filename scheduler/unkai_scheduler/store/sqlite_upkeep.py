@@ -11,17 +11,25 @@ import shutil
 import sqlite3
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 from sqlalchemy import Connection, make_url
 
-from unkai_scheduler.store import findings, history, migrations, seed, sqlite, terms
+from unkai_scheduler.store import (
+    backup_files,
+    findings,
+    history,
+    migrations,
+    seed,
+    sqlite,
+    terms,
+)
 from unkai_scheduler.store.failures import DatabaseFailure, Failure, translate
 from unkai_scheduler.store.findings import Finding
 from unkai_scheduler.store.upkeep import Restored, Upgrade, in_use
-from unkai_wire.errors import AlreadyExists, FailedPrecondition, Unavailable
+from unkai_wire.errors import FailedPrecondition
 from unkai_wire.ids import NewId
 
 MIN_FREE_BYTES = 64 << 20
@@ -78,27 +86,11 @@ class SqliteUpkeep:
     def backup(self, file: Path) -> None:
         """Write a consistent copy while schedulers go on; `file` must not exist."""
         self._must_exist()
-        part = file.with_name(f".{file.name}.part")
-        if file.exists():
-            raise AlreadyExists(
-                f"{file} exists", reason="FILE_EXISTS", metadata={"path": str(file)}
-            )
-        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
-        try:
-            self._copy_to(part)
-            # A link, because a rename would write over what appeared meanwhile.
-            os.link(part, file)
-        except sqlite3.Error as error:
-            raise Unavailable(
-                f"the backup to {file} failed: {error}",
-                reason="BACKUP_FAILED",
-                fix="check 'unkai-scheduler db check', and the room on the disk of the backup",
-                metadata={"path": str(file)},
-            ) from error
-        finally:
-            for suffix in ("", "-wal", "-shm", "-journal"):
-                Path(f"{part}{suffix}").unlink(missing_ok=True)
-        _sync(file.parent)
+        with backup_files.whole(file) as part:
+            try:
+                self._copy_to(part)
+            except sqlite3.Error as error:
+                raise backup_files.failed(file, str(error)) from error
 
     def restored(self, now: datetime) -> Restored:
         """Begin a new term and a new history epoch, after a backup was put back.
@@ -151,7 +143,6 @@ class SqliteUpkeep:
         finally:
             target.close()
             source.close()
-        _sync(part)
 
     def _of_file(self) -> list[Finding]:
         found = os.stat(self._path)
@@ -197,12 +188,3 @@ def _explaining() -> Iterator[None]:
         if failure.kind is Failure.BUSY:
             raise in_use("another process has the file open") from failure
         raise translate(failure) from failure
-
-
-def _sync(path: Path) -> None:
-    with suppress(FileNotFoundError):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -14,7 +14,7 @@ from typing import Protocol
 from unkai_scheduler.domain.events import Revision
 from unkai_scheduler.settings import DatabaseSettings
 from unkai_scheduler.store.findings import Finding
-from unkai_wire.errors import FailedPrecondition, Unsupported
+from unkai_wire.errors import FailedPrecondition
 from unkai_wire.ids import NewId
 
 
@@ -55,15 +55,13 @@ class Upkeep(Protocol):
 
 def open_upkeep(settings: DatabaseSettings) -> Upkeep:
     """Return the upkeep of the database that the settings name."""
-    from unkai_scheduler.store.sqlite_upkeep import SqliteUpkeep
+    if settings.kind == "sqlite":
+        from unkai_scheduler.store.sqlite_upkeep import SqliteUpkeep
 
-    if settings.kind != "sqlite":
-        raise Unsupported(
-            f"database {settings.kind} is not supported by this version; use sqlite",
-            reason="DATABASE_UNSUPPORTED",
-            metadata={"backend": settings.kind},
-        )
-    return SqliteUpkeep(settings.url)
+        return SqliteUpkeep(settings.url)
+    from unkai_scheduler.store.server_upkeep import ServerUpkeep
+
+    return ServerUpkeep(settings)
 
 
 def in_use(who: str) -> FailedPrecondition:

@@ -1,0 +1,235 @@
+"""`unkai-scheduler db` on servers: checked, upgraded, backed up beside writers, restored."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.support import databases
+from tests.support.acceptance import Shows
+from tests.support.builders import an_event, an_instance, an_operation
+from tests.support.store import a_store
+from unkai_scheduler.main import main
+from unkai_scheduler.store import events, history, instances, migrations, operations, terms
+from unkai_scheduler.store.unit_of_work import Connection, UnitOfWork
+from unkai_wire.errors import Conflict, FailedPrecondition
+
+FILLED = 50
+
+
+def write_settings(folder: Path, url: str, *more: str) -> Path:
+    path = folder / "scheduler.toml"
+    path.write_text("\n".join([f"[database]\nurl = '{url}'", *more]) + "\n")
+    return path
+
+
+async def db(folder: Path, *words: str, settings: Path | None = None) -> Result:
+    """Run `unkai-scheduler db` on the database of a folder."""
+    settings = settings or write_settings(folder, databases.settings_of(folder).url)
+    arguments = ["db", words[0], "--config", str(settings), *words[1:]]
+    return await asyncio.to_thread(CliRunner().invoke, main, arguments)
+
+
+def pairs(rows: list[Any]) -> Any:
+    def work(conn: Connection) -> None:
+        for row in rows:
+            instances.insert(conn, row)
+            operations.insert(conn, an_operation(resource_id=row.id))
+            events.insert(conn, an_event(resource_id=row.id))
+
+    return work
+
+
+async def fill(uow: UnitOfWork) -> None:
+    await uow.write(pairs([an_instance() for _ in range(FILLED)]))
+    await uow.write(lambda conn: events.stamp(conn, FILLED))
+    await uow.take_term(6)
+
+
+async def ids_in(uow: UnitOfWork) -> tuple[list[str], list[str]]:
+    """Return the ids of all instances, and of those that operations name."""
+    return await uow.read(
+        lambda conn: (
+            sorted(row.id for row in instances.list_page(conn, after=None, limit=99_999)),
+            sorted(row.resource_id for row in operations.list_page(conn, after=None, limit=99_999)),
+        )
+    )
+
+
+async def test_check_says_of_a_filled_database_that_all_is_well(
+    tmp_path: Path, database: str, shows: Shows
+) -> None:
+    async with a_store(tmp_path) as uow:
+        await fill(uow)
+        result = await db(tmp_path, "check")
+
+    told = {line.split()[1]: line.split(maxsplit=2)[2] for line in result.stdout.splitlines()
+            if line.startswith("ok")}  # fmt: skip
+    # The tests' servers are told to be quick, and `check` says what that costs.
+    assert {line.split()[1] for line in result.stdout.splitlines() if line[0] == "W"} == {
+        "durability"
+    }
+    assert told["revision"] == migrations.head_revision()
+    assert (told["term"], told["integrity"]) == ("7", "whole")
+    assert told["history"] == f"newest revision 1.{FILLED}, 0 events without one yet"
+    shows("solid 11 db check", f"{database}, filled: {'; '.join(f'{k}: {told[k]}' for k in told)}")
+
+
+async def test_check_says_that_a_server_is_away(tmp_path: Path, database: str) -> None:
+    nobody = write_settings(tmp_path, f"{database}://unkai@127.0.0.1:1/unkai")
+    result = await db(tmp_path, "check", settings=nobody)
+
+    assert result.exit_code == 1
+    assert result.stdout.startswith("WRONG reachable")
+
+
+async def test_upgrade_makes_the_schema_and_says_so(
+    tmp_path: Path, database: str, shows: Shows
+) -> None:
+    running = databases.server(database)
+    name = running.new()
+    settings = write_settings(tmp_path, running.url(name))
+    dry = await db(tmp_path, "upgrade", "--dry-run", settings=settings)
+    done = await db(tmp_path, "upgrade", settings=settings)
+    again = await db(tmp_path, "upgrade", settings=settings)
+
+    head = migrations.head_revision()
+    assert f"would apply {head}" in dry.stdout
+    assert f"applied {head}" in done.stdout, done.output
+    assert again.stdout.strip() == f"at revision {head}: nothing to do"
+    shows("solid 11 db upgrade", f"{database}: {done.stdout.strip()}")
+
+
+async def test_a_backup_made_while_writers_go_on_is_whole_and_can_be_restored(
+    tmp_path: Path, database: str, shows: Shows
+) -> None:
+    running = databases.server(database)
+    async with a_store(tmp_path) as uow:
+        await fill(uow)
+        stop = asyncio.Event()
+
+        async def write_for_ever() -> int:
+            count = 0
+            while not stop.is_set():
+                await uow.write(pairs([an_instance()]))
+                count += 1
+            return count
+
+        writer = asyncio.ensure_future(write_for_ever())
+        await asyncio.sleep(0.2)
+        result = await db(tmp_path, "backup", str(tmp_path / "backup"))
+        old_term = await uow.write(terms.locked)
+        stop.set()
+        written = await writer
+        watched = await uow.read(events.newest)
+        await uow.write(lambda conn: events.stamp(conn, 999))
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "backup").stat().st_mode & 0o077 == 0
+
+    # Put it back into a new database, as the manual says.
+    other = tmp_path / "other"
+    other.mkdir()
+    name = running.new()
+    (other / "database.url").write_text(running.url(name))
+    await asyncio.to_thread(restore, running, name, tmp_path / "backup")
+    begun = await db(other, "restored")
+    assert begun.exit_code == 0, begun.output
+    async with a_store(other) as again:
+        known, named = await ids_in(again)
+        with pytest.raises(Conflict):
+            await again.lead(old_term, lambda conn: None)
+        with pytest.raises(FailedPrecondition) as gone:
+            await again.read(lambda conn: events.after(conn, watched, limit=9))
+        epoch = await again.read(history.epoch)
+        refused = await db(other, "restored")
+    assert written > 0
+    assert FILLED <= len(known) <= FILLED + written
+    assert known == named
+    assert gone.value.reason == "REVISION_GONE"
+    assert "DATABASE_IN_USE" in refused.output
+    shows(
+        "solid 11 db backup",
+        f"{database}, beside a writer of {written} transactions: {len(known)} instances, whole",
+    )
+    shows(
+        "solid 11 db restored",
+        f"{database}: term {old_term} refused, revision {watched} gone, epoch {epoch}",
+    )
+
+
+def restore(running: databases.Server, name: str, backup: Path) -> None:
+    if running.kind == "postgresql":
+        url = running.url(name)
+        argv = ["pg_restore", "--no-owner", "--exit-on-error", f"--dbname={url}", str(backup)]
+        subprocess.run(argv, check=True, timeout=60)
+    else:
+        port = f"--port={running.port}"
+        argv = ["mariadb", "--no-defaults", "-h127.0.0.1", port, "-uunkai", "--skip-ssl", name]
+        with backup.open("rb") as dump:
+            subprocess.run(argv, check=True, timeout=60, stdin=dump)
+
+
+async def test_a_backup_over_tls_keeps_the_password_from_everybodys_eyes(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_store(tmp_path) as uow:
+        await fill(uow)
+    running, client = databases.server(database), databases.server(database).folder / "client"
+    (tmp_path / "secret").write_text(databases.PASSWORD)
+    settings = write_settings(
+        tmp_path,
+        databases.settings_of(tmp_path).url.replace("unkai@", "strict@", 1),
+        f"password_file = '{tmp_path}/secret'",
+        f"[database.tls]\nca = '{client}/ca.crt'",
+        f"certificate = '{client}/client-strict.crt'\nkey = '{client}/client-strict.key'",
+    )
+    seen: set[str] = set()
+    backing = asyncio.ensure_future(
+        db(tmp_path, "backup", str(tmp_path / "backup"), settings=settings)
+    )
+    while not backing.done():
+        seen |= await asyncio.to_thread(_arguments_of_all)
+        await asyncio.sleep(0.005)
+    result = await backing
+
+    assert result.exit_code == 0, result.output
+    assert any("dump" in line for line in seen)
+    assert not any(databases.PASSWORD in line for line in seen)
+    assert running.process is not None
+
+
+def _arguments_of_all() -> set[str]:
+    found = set()
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with suppress(OSError):
+                found.add(Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+async def test_a_failed_backup_leaves_no_file_and_a_missing_program_is_named(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = write_settings(tmp_path, f"{database}://unkai@127.0.0.1:1/unkai")
+    failed = await db(tmp_path, "backup", str(tmp_path / "b"), settings=nobody)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    missing = await db(tmp_path, "backup", str(tmp_path / "b"), settings=nobody)
+
+    assert "BACKUP_FAILED" in failed.output
+    assert "BACKUP_TOOL_MISSING" in missing.output
+    assert os.listdir(tmp_path) == ["scheduler.toml"]
+
+
+async def test_an_empty_database_was_not_restored(tmp_path: Path, database: str) -> None:
+    running = databases.server(database)
+    settings = write_settings(tmp_path, running.url(running.new()))
+    result = await db(tmp_path, "restored", settings=settings)
+
+    assert "DATABASE_MISSING" in result.output
