@@ -14,6 +14,7 @@ import click
 
 from unkai_agent.settings import DEFAULT_FILE, load_settings
 from unkai_wire.doctor.findings import CHECK_S
+from unkai_wire.new_files import hint, write_new
 from unkai_wire.setting_values import split_address
 
 _UNIT = "unkai-agent.service"
@@ -53,7 +54,7 @@ def init(endpoints: tuple[str, ...], address: str, folder: Path) -> None:
     except OSError as error:
         raise click.ClickException(
             f"{error.filename or folder}: {error.strerror or error}\n"
-            "fix: run as root, or name a folder of yours (--dir)"
+            f"fix: {hint(error, 'run as root, or name a folder of yours (--dir)')}"
         ) from error
     click.echo(_next_steps(folder))
 
@@ -62,7 +63,7 @@ def _write(path: Path, text: str) -> None:
     if path.exists():
         click.echo(f"kept {path}: it exists")
         return
-    path.write_text(text)
+    write_new(path, text.encode())
     click.echo(f"made {path}")
 
 

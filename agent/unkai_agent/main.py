@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 import structlog
@@ -41,6 +42,7 @@ from unkai_wire import small_process, tracing
 from unkai_wire.doctor import child
 from unkai_wire.doctor.child import Examine
 from unkai_wire.errors import FailedPrecondition, UnkaiError
+from unkai_wire.log_stream import standard_error
 from unkai_wire.tls import Role, host_tls_name
 
 _LOG = structlog.get_logger("unkai.agent")
@@ -50,10 +52,11 @@ _STOP = (signal.SIGTERM, signal.SIGINT)
 def configure_logs(settings: Settings) -> None:
     """Let structlog and the standard library's loggers write the same lines to standard error."""
     level = getattr(logging, settings.log_level.upper())
+    log: Any = standard_error()
     renderer: structlog.types.Processor = (
         structlog.processors.JSONRenderer()
         if settings.log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(colors=log.isatty())
     )
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -64,10 +67,10 @@ def configure_logs(settings: Settings) -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(log),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(log)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

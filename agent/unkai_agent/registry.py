@@ -314,9 +314,12 @@ def _note(path: Path, addresses: Sequence[str]) -> None:
     """Remember the addresses; a full disk costs the memory, nothing else."""
     temporary = path.with_name(path.name + ".tmp")
     note = {"addresses": list(addresses), "time": time.time()}
-    with suppress(OSError):
+    try:
         temporary.write_text(json.dumps(note))
         temporary.rename(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _unavailable() -> Unavailable:

@@ -25,6 +25,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from unkai_scheduler.domain.clock import Clock, system_clock
 from unkai_wire.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from unkai_wire.ids import NewId, check_id, new_id
+from unkai_wire.new_files import write_all_new
 from unkai_wire.tls import (
     ETCD_ROOT,
     ETCD_TLS_NAME,
@@ -75,8 +76,9 @@ class Bundle:
                 raise AlreadyExists.of("certificate", str(path))
         folder.mkdir(parents=True, exist_ok=True, mode=0o755)
         ca = folder / "ca.crt"
+        files = [(key, self.key, 0o600), (certificate, self.certificate, 0o644)]
         if not ca.exists():
-            _write(ca, self.ca, 0o644)
+            files.insert(0, (ca, self.ca, 0o644))
         elif ca.read_bytes() != self.ca:
             raise FailedPrecondition(
                 f"{ca} is the certificate of another CA",
@@ -84,8 +86,7 @@ class Bundle:
                 fix="choose another folder, or remove the old files",
                 metadata={"path": str(ca)},
             )
-        _write(key, self.key, 0o600)
-        _write(certificate, self.certificate, 0o644)
+        write_all_new(files)
         return [certificate, key, ca]
 
 
@@ -251,8 +252,7 @@ def init(
         .add_extension(_key_usage(signs_certificates=True), critical=True)
         .sign(key, hashes.SHA256())
     )
-    _write(key_path, _key_pem(key), 0o600)
-    _write(certificate_path, _pem(certificate), 0o644)
+    write_all_new([(key_path, _key_pem(key), 0o600), (certificate_path, _pem(certificate), 0o644)])
     return Authority(folder, certificate, key, lifetime=lifetime, clock=clock)
 
 
@@ -326,20 +326,6 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """Write a file so that it appears whole, with its mode from the first byte on."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, _NEW, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            os.fsync(file.fileno())
-        # link, not rename: it fails where the name is taken, so nothing is ever overwritten.
-        os.link(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _replace(path: Path, content: bytes) -> None:

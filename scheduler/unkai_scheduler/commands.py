@@ -17,6 +17,7 @@ from unkai_scheduler import certificates, templates
 from unkai_scheduler.cluster import etcd_auth
 from unkai_scheduler.settings import InvalidSettings, default_name, load_settings
 from unkai_wire.errors import AlreadyExists, NotFound, UnkaiError
+from unkai_wire.new_files import hint, write_new
 from unkai_wire.tls import common_name
 
 _DEFAULT_DIR = Path("/etc/unkai")
@@ -38,7 +39,7 @@ def explaining() -> Iterator[None]:
     except OSError as error:
         raise click.ClickException(
             f"{error.filename or 'a file'}: {error.strerror or error}\n"
-            "fix: run as root, or name a folder of yours (--dir, --out)"
+            f"fix: {hint(error, 'run as root, or name a folder of yours (--dir, --out)')}"
         ) from error
 
 
@@ -108,7 +109,7 @@ def _write_text(path: Path, text: str) -> None:
     if path.exists():
         click.echo(f"kept {path}: it exists")
         return
-    path.write_text(text)
+    write_new(path, text.encode())
     click.echo(f"made {path}")
 
 

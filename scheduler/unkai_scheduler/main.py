@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -66,6 +65,7 @@ from unkai_wire.doctor import child
 from unkai_wire.doctor.child import Examine
 from unkai_wire.errors import Unavailable, UnkaiError
 from unkai_wire.ids import new_id
+from unkai_wire.log_stream import standard_error
 from unkai_wire.metrics_server import MetricsServer
 from unkai_wire.setting_values import split_address
 
@@ -272,6 +272,7 @@ async def serve(settings: Settings, examine: Examine) -> None:
 def configure_logging(log_format: str, log_level: str) -> None:
     """Write structured lines to standard error, those of libraries too."""
     level = logging.getLevelNamesMapping()[log_level.upper()]
+    log: Any = standard_error()
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -281,15 +282,15 @@ def configure_logging(log_format: str, log_level: str) -> None:
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(colors=log.isatty())
     )
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(log),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(log)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

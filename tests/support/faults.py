@@ -56,10 +56,10 @@ def _wait_state(pid: int, *, stopped: bool) -> None:
 
 
 @contextmanager
-def small_disk(folder: Path, size_bytes: int) -> Iterator[Path]:
-    """Mount a small disk on a folder; needs root."""
+def small_disk(folder: Path, size_bytes: int, *, inodes: int = 0) -> Iterator[Path]:
+    """Mount a small disk on a folder; needs root. `inodes`: how many files it holds; 0: many."""
     folder.mkdir(parents=True, exist_ok=True)
-    options = f"size={size_bytes},mode=0755"
+    options = f"size={size_bytes},mode=0755" + (f",nr_inodes={inodes}" if inodes else "")
     subprocess.run(
         ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True, timeout=10
     )

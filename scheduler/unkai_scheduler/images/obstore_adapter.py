@@ -211,7 +211,11 @@ def _trouble(error: Exception) -> UnkaiError:
     if "No space left" in str(error) or "StorageFull" in str(error):
         return _full()
     _log.warning("image_store_failing", error=str(error).partition("\n")[0])
-    return Unavailable("the image store does not answer", reason="IMAGE_STORE_UNAVAILABLE")
+    return Unavailable(
+        "the image store does not answer",
+        reason="IMAGE_STORE_UNAVAILABLE",
+        fix="look at the store, or at the disk it is on; the scheduler's log has the cause",
+    )
 
 
 def _full() -> FailedPrecondition:
