@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import random
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import Connection
 
-from tests.support.builders import an_event
+from tests.support.builders import NOON, an_event
 from unkai_scheduler.domain.events import Event, EventType, Revision
 from unkai_scheduler.store import events, history
 from unkai_scheduler.store.unit_of_work import UnitOfWork
@@ -56,6 +57,15 @@ async def test_nobody_sees_an_event_before_it_is_stamped(uow: UnitOfWork) -> Non
     assert await uow.read(events.any_unstamped)
     await _stamp(uow)
     assert not await uow.read(events.any_unstamped)
+
+
+async def test_how_many_wait_for_their_number_and_since_when_is_told(uow: UnitOfWork) -> None:
+    assert await uow.read(events.unstamped) == (0, None)
+    early, late = an_event(create_time=NOON), an_event(create_time=NOON + timedelta(seconds=9))
+    await _insert(uow, late, early)
+    assert await uow.read(events.unstamped) == (2, NOON)
+    await _stamp(uow, limit=1)
+    assert await uow.read(events.unstamped) == (1, NOON)
 
 
 async def test_events_are_numbered_without_gaps_in_the_order_of_insertion(uow: UnitOfWork) -> None:

@@ -320,6 +320,8 @@ async def test_instances_are_selected_by_each_filter(uow: UnitOfWork) -> None:
     assert await names(labels={"app": "db", "tier": ""}) == []
     assert await uow.read(lambda conn: instances.count_by_image(conn, "img-1")) == 1
     assert await uow.read(lambda conn: instances.count_by_project(conn, web.project_id)) == 2
+    counts = await uow.read(instances.count_by_state)
+    assert set(counts) == {(row.project_id, row.state, 1) for row in (web, db)}
 
 
 async def test_instances_are_counted_by_the_flavor_and_the_keys_they_name(uow: UnitOfWork) -> None:
