@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 from alembic import command
-from alembic.autogenerate import compare_metadata
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.schema import CreateTable
 
@@ -31,7 +29,6 @@ from unkai_scheduler.store import (
     key_pairs,
     migrations,
     projects,
-    sqlite,
     terms,
 )
 from unkai_scheduler.store.tables import metadata
@@ -39,38 +36,10 @@ from unkai_scheduler.store.unit_of_work import UnitOfWork, open_unit_of_work
 from unkai_wire.errors import FailedPrecondition, InvalidArgument, Unavailable
 
 
-def test_migrations_make_exactly_the_tables(tmp_path: Path) -> None:
-    url = store_url(tmp_path)
-    assert migrations.current_revision(url) is None
-    migrations.upgrade(url)
-    engine = sqlite.reader_engine(url)
-    with engine.connect() as conn:
-        differences = compare_metadata(MigrationContext.configure(conn), metadata)
-    engine.dispose()
-
-    assert differences == []
-    assert migrations.current_revision(url) == migrations.head_revision()
-
-
 def test_revisions_are_known_by_name_as_alembic_knows_them() -> None:
     walked = [s.revision for s in ScriptDirectory.from_config(migrations.config()).walk_revisions()]
     assert list(migrations.revisions()) == walked[::-1]
     assert migrations.head_revision() == walked[0]
-
-
-def test_the_schema_can_be_taken_back_to_nothing(tmp_path: Path) -> None:
-    url = store_url(tmp_path)
-    migrations.upgrade(url)
-    config = migrations.config()
-    config.set_main_option("sqlalchemy.url", url)
-
-    command.downgrade(config, "base")
-
-    engine = sqlite.reader_engine(url)
-    left = inspect(engine).get_table_names()
-    engine.dispose()
-    assert left == ["alembic_version"]
-    assert migrations.current_revision(url) is None
 
 
 async def test_key_pairs_that_were_named_before_they_had_a_table_are_found_in_it(
