@@ -8,28 +8,29 @@ TINY := images/build/tiny.qcow2
 
 .PHONY: help
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: ## install Debian and Python packages; quick when nothing changed
 	@tools/setup.sh
 
-$(TINY): images/tiny/build.sh | setup
-	@images/tiny/build.sh $@
-
-.PHONY: images
-images: setup $(TINY) ## build the guest images
+.PHONY: image-tiny image-debian-12 images
+image-tiny: setup ## build the guest image tiny; quick when its recipe has not changed
+	@images/built.sh tiny
+image-debian-12: setup ## build the guest image debian-12: minutes, the first time
+	@images/built.sh debian-12
+images: image-tiny image-debian-12 ## build all guest images
 
 .PHONY: demo
-demo: setup $(TINY) ## three hosts, four instances, and what the scheduler thought
+demo: image-tiny ## three hosts, four instances, and what the scheduler thought
 	@python -m unkai_lab.demo --image $(TINY)
 
 .PHONY: test
-test: setup $(TINY) ## all tests: unit, contract, cluster, e2e
+test: images ## all tests: unit, contract, cluster, e2e
 	@tools/test.sh
 
 .PHONY: acceptance
-acceptance: setup $(TINY) ## the full counts, with a table of what each acceptance line showed
+acceptance: images ## the full counts, with a table of what each acceptance line showed
 	@python tests/acceptance.py
 
 .PHONY: check
@@ -50,11 +51,11 @@ docs: setup ## write docs/reference anew from the code
 	@tools/references.sh
 
 .PHONY: bench
-bench: setup $(TINY) ## all benchmarks; each ends with one line of JSON
+bench: image-tiny ## all benchmarks; each ends with one line of JSON
 	@tools/bench.sh
 
 .PHONY: lab-up
-lab-up: setup $(TINY) ## bring a lab of three hosts up
+lab-up: image-tiny ## bring a lab of three hosts up
 	@unkai lab up --hosts 3
 
 .PHONY: lab-down

@@ -72,6 +72,7 @@ root=$work/root
 mkdir -p "$root"/bin "$root"/dev "$root"/proc "$root"/sys "$root"/run "$root"/seed \
 	"$root"/tmp "$root"/root "$root"/lib/modules "$root"/var/log
 cp -R "$here/root/." "$root/"
+cp "$here/../resize" "$root/bin/"
 cp "$work/busybox/bin/busybox" "$root/bin/busybox"
 for applet in $("$root/bin/busybox" --list); do
 	[ -e "$root/bin/$applet" ] || ln -s busybox "$root/bin/$applet"

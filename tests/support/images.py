@@ -122,13 +122,23 @@ def open_folder() -> Iterator[Path]:
 
 
 def built_tiny() -> Path:
-    """Return the tiny image, building it when the recipe is newer than what was built."""
-    built = REPOSITORY / "images/build/tiny.qcow2"
-    recipe = [p for p in (REPOSITORY / "images/tiny").rglob("*") if p.is_file()]
-    newest = max(p.stat().st_mtime for p in recipe)
-    if not built.exists() or built.stat().st_mtime < newest:
-        build_tiny(built)
-    return built
+    """Return the tiny image, building it when its recipe is another than what was built of."""
+    return _built("tiny", 300)
+
+
+def built_debian_12() -> Path:
+    """Return the image debian-12, building it likewise: that takes minutes."""
+    return _built("debian-12", 1500)
+
+
+def _built(name: str, timeout_s: float) -> Path:
+    done = subprocess.run(
+        [REPOSITORY / "images/built.sh", name],
+        check=True,
+        timeout=timeout_s,
+        stdout=subprocess.PIPE,
+    )
+    return Path(done.stdout.decode().strip())
 
 
 def build_tiny(out: Path) -> None:
