@@ -38,6 +38,7 @@ from unkai_scheduler.domain.instances import Power
 from unkai_scheduler.domain.machines import Fence, Machine, MachineState, Tombstone
 from unkai_wire.doctor.findings import Finding, Severity
 from unkai_wire.errors import (
+    Conflict,
     DeadlineExceeded,
     FailedPrecondition,
     NotFound,
@@ -502,7 +503,7 @@ async def test_who_types_at_once_still_hears_that_the_console_is_in_use(world: W
     holder = world.agents.attach_console(world.endpoint, ident, waiting(), force=False)
     assert await anext(holder) == b""
     for _ in range(10):
-        with pytest.raises(FailedPrecondition) as caught:
+        with pytest.raises(Conflict) as caught:
             _ = [
                 piece
                 async for piece in world.agents.attach_console(

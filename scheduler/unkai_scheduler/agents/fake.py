@@ -45,6 +45,7 @@ from unkai_scheduler.domain.machines import (
 )
 from unkai_wire.doctor.findings import Report
 from unkai_wire.errors import (
+    Conflict,
     DeadlineExceeded,
     FailedPrecondition,
     Unavailable,
@@ -351,10 +352,10 @@ class FakeAgents:
         await self._reach(endpoint, self._limits.silence_s)
         held = self.hosts[endpoint.host_id].held(instance_id)
         if held.console_open is not None and not force:
-            raise FailedPrecondition(
-                f"the console of instance {instance_id} is in use",
+            raise Conflict(
+                "somebody else is attached to the console",
                 reason="CONSOLE_IN_USE",
-                fix="take it over with force",
+                fix="wait, or attach by force, which ends the other session",
                 metadata={"instance_id": instance_id},
             )
         held.console_open = queue = asyncio.Queue[bytes | None](QUEUE_LENGTH)
