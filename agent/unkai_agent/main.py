@@ -38,7 +38,7 @@ from unkai_agent.settings import InvalidSettings, Settings, load_settings
 from unkai_agent.state_lock import only_agent_of
 from unkai_agent.storage.driver import FetchImage
 from unkai_agent.storage.qcow2 import Qcow2Storage
-from unkai_wire import small_process, tracing
+from unkai_wire import open_files, small_process, tracing
 from unkai_wire.doctor import child
 from unkai_wire.doctor.child import Examine
 from unkai_wire.errors import FailedPrecondition, UnkaiError
@@ -260,6 +260,7 @@ def _start(config: Path | None, check: bool, *, simulated: bool, hosts: int | No
         _check_files(settings)
         return
     small_process.share_memory_among_threads(arenas=1)
+    open_files.raise_limit()
     configure_logs(settings)
     try:
         settings.state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)

@@ -58,7 +58,7 @@ from unkai_scheduler.services.projects import ProjectsService
 from unkai_scheduler.settings import InvalidSettings, Settings, load_settings
 from unkai_scheduler.store.measured import MeasuredUnitOfWork
 from unkai_scheduler.store.unit_of_work import UnitOfWork, open_unit_of_work
-from unkai_wire import small_process, tracing
+from unkai_wire import open_files, small_process, tracing
 from unkai_wire.cluster_records import SchedulerRecord
 from unkai_wire.daemon_figures import DaemonCollector
 from unkai_wire.doctor import child
@@ -364,6 +364,7 @@ def _check(config: Path | None) -> None:
 def _run(config: Path | None) -> None:
     settings = _load(config)
     small_process.share_memory_among_threads(arenas=2)
+    open_files.raise_limit()
     configure_logging(settings.log_format, settings.log_level)
     try:
         asyncio.run(serve(settings, partial(child.examine, "scheduler", config)))

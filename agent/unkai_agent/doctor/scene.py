@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unkai_agent.compute.kvm_proof import PROOF_DEADLINE_S, prove_kvm
@@ -55,18 +55,19 @@ class Scene:
         tls = settings.tls.files()
         self.simulated = settings.fleet.hosts > 0
         kind = "fleet" if self.simulated else "host"
-        self.renew = f"on the control machine: unkai-scheduler cert {kind} NAME --out new"
-        found = certificates.look(tls, self.renew)
+        renew = f"on the control machine: unkai-scheduler cert {kind} NAME --out new"
+        found = certificates.look(tls, renew)
         self.principal: Principal | None = (
             certificates.principal_of(found.own) if found.own is not None else None
         )
         if self.principal is not None and self.principal.host_id:
             name, ident = self.principal.name, self.principal.host_id
-            self.renew = (
+            renew = (
                 f"on the control machine: unkai-scheduler cert host {name} --host-id {ident} "
-                f"--out new; copy new/* here, systemctl restart unkai-agent"
+                "--out new"
             )
-        self.certificate = certificates.look(tls, self.renew)
+        then = "; copy new/* here, systemctl restart unkai-agent: guests run on"
+        self.certificate = replace(found, renew=renew, then=then)
         self.daemon = Probe(
             lambda: daemons.look("unkai-agent", settings.socket),
             within_s=daemons.ANSWER_S + 3,

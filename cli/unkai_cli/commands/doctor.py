@@ -155,14 +155,14 @@ def _examine_cloud(session: Session, names: Sequence[str], checks: Sequence[str]
     reports: list[Report] = []
     try:
         if names:
-            chosen = [client.resolve("host", name) for name in names]
+            chosen = {client.resolve("host", name): name for name in names}
         else:
             reports.append(_scheduler(session, checks))
             chosen = _one_of_each_agent(client.pages("HostService", "ListHosts"))
     except UnkaiError as error:
         if names:
             raise
-        return [*reports, _unanswered("scheduler", "scheduler-answers", error)]
+        return [*reports, _unanswered("scheduler", "the scheduler", error)]
 
     def ask(host_id: str) -> Report:
         from unkai_wire.doctor.messages import from_message
@@ -172,16 +172,16 @@ def _examine_cloud(session: Session, names: Sequence[str], checks: Sequence[str]
                 "HostService", "DiagnoseHost", host_id=host_id, checks=list(checks)
             )
         except UnkaiError as error:
-            return _unanswered(f"host {host_id}", "agent-answers", error)
+            return _unanswered("agent", f"the agent of {chosen[host_id]}", error)
         return from_message(answer.diagnosis)[0]
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return [*reports, *pool.map(ask, chosen)]
 
 
-def _one_of_each_agent(hosts: Iterable[Any]) -> list[str]:
-    """Return a host for each address: one agent may hold a whole fleet of simulated ones."""
-    return list({host.address: host.id for host in hosts}.values())
+def _one_of_each_agent(hosts: Iterable[Any]) -> dict[str, str]:
+    """Return id and name of a host at each address: an agent may hold a fleet of simulated ones."""
+    return {host.id: host.name for host in {host.address: host for host in hosts}.values()}
 
 
 def _scheduler(session: Session, checks: Sequence[str]) -> Report:
@@ -203,21 +203,21 @@ def _scheduler(session: Session, checks: Sequence[str]) -> Report:
     return replace(report, findings=(*report.findings, wrong))
 
 
-def _unanswered(where: str, check: str, error: Any) -> Report:
+def _unanswered(role: str, who: str, error: Any) -> Report:
     from unkai_wire.doctor.findings import Finding, Report, Severity
     from unkai_wire.errors import Unsupported
 
     if isinstance(error, Unsupported):
-        return Report(where, "", 0, (_old_scheduler(where),))
+        return Report(who, "", 0, (_old_scheduler(who),))
     finding = Finding(
-        check,
+        f"{role}-answers",
         Severity.FAIL,
-        error.message,
+        f"{who} does not answer: {error.message}",
         f"{error.reason}: nothing is known of it",
-        error.fix or f"on that machine, as root: unkai doctor; systemctl status unkai-{where[:9]}",
-        where,
+        f"on its machine, as root: unkai doctor; systemctl status unkai-{role}",
+        who,
     )
-    return Report(where, "", 0, (finding,))
+    return Report(who, "", 0, (finding,))
 
 
 def _old_scheduler(where: str) -> Finding:

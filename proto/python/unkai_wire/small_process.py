@@ -22,7 +22,9 @@ def _import_structlog_plainly() -> None:
         return
     sys.modules["rich"] = None  # type: ignore[assignment]  # an import of it fails
     try:
-        import structlog  # noqa: F401
+        # Where it is missing, so is the role's extra: the command says that (`extras`).
+        with contextlib.suppress(ModuleNotFoundError):
+            import structlog  # noqa: F401
     finally:
         del sys.modules["rich"]
 

@@ -34,11 +34,11 @@ class Scene:
         self.settings = settings
         self.now = clock()
         self.version = version("unkai")
-        renew = (
-            f"on the control machine: unkai-scheduler cert scheduler {settings.name} --out new; "
-            "copy new/* here, systemctl restart unkai-scheduler"
+        self.certificate = certificates.look(
+            settings.tls.files(),
+            f"on the control machine: unkai-scheduler cert scheduler {settings.name} --out new",
+            "; copy new/* here, systemctl restart unkai-scheduler",
         )
-        self.certificate = certificates.look(settings.tls.files(), renew)
         self.etcd_certificate = certificates.look(
             settings.etcd.tls.files(),
             f"move {settings.etcd.tls.certificate} and its key away, then: "

@@ -28,7 +28,9 @@ class Certificate:
 
     files: TlsFiles
     renew: str
-    """The command that makes them anew."""
+    """The command that makes them anew, addresses left out."""
+    then: str
+    """What is left to do after it."""
     own: x509.Certificate | None
     ca: x509.Certificate | None
     public_key: bytes | None
@@ -37,8 +39,13 @@ class Certificate:
     problems: tuple[tuple[str, str], ...] = ()
     """Files that cannot be used, each with why."""
 
+    def fix(self, *more_addresses: str) -> str:
+        """Return what makes them anew, with the addresses that they have and some more."""
+        addresses = dict.fromkeys((*map(str, _addresses(self.own)), *more_addresses))
+        return self.renew + "".join(f" --address {each}" for each in addresses) + self.then
 
-def look(files: TlsFiles, renew: str) -> Certificate:
+
+def look(files: TlsFiles, renew: str, then: str = "") -> Certificate:
     """Read the files."""
     problems: list[tuple[str, str]] = []
 
@@ -58,7 +65,7 @@ def look(files: TlsFiles, renew: str) -> Certificate:
         mode = stat.S_IMODE(files.key.stat().st_mode)
     except OSError:
         mode = 0o600
-    return Certificate(files, renew, own, ca, public_key, mode, tuple(problems))  # type: ignore[arg-type]
+    return Certificate(files, renew, then, own, ca, public_key, mode, tuple(problems))  # type: ignore[arg-type]
 
 
 def _public_key(pem: bytes) -> bytes:
@@ -80,7 +87,7 @@ def unreadable(found: Certificate) -> Iterable[Finding]:
             Severity.FAIL,
             f"{path}: {why}",
             "no connection of this party can be made or taken",
-            found.renew,
+            found.fix(),
         )
 
 
@@ -92,7 +99,7 @@ def exposed_key(found: Certificate) -> Iterable[Finding]:
             Severity.FAIL,
             f"{found.files.key} has mode {found.key_mode:04o}",
             "whoever reads it can pass for this party",
-            f"chmod 0600 {found.files.key}; if others have been on this machine: {found.renew}",
+            f"chmod 0600 {found.files.key}; if others have been on this machine: {found.fix()}",
         )
 
 
@@ -106,7 +113,7 @@ def other_key(found: Certificate) -> Iterable[Finding]:
             Severity.FAIL,
             f"{found.files.key} is not the key of {found.files.certificate}",
             "no handshake succeeds",
-            f"copy both files of one pair; or {found.renew}",
+            f"copy both files of one pair; or {found.fix()}",
         )
 
 
@@ -122,7 +129,7 @@ def other_ca(found: Certificate) -> Iterable[Finding]:
             Severity.FAIL,
             f"{found.files.certificate} was not made by the CA in {found.files.ca}",
             "this party trusts another cloud than the one that trusts it",
-            f"copy ca.crt from the control machine; or {found.renew}",
+            f"copy ca.crt from the control machine; or {found.fix()}",
         )
 
 
@@ -147,7 +154,7 @@ def dates(found: Certificate, now: dt.datetime) -> Iterable[Finding]:
                 Severity.FAIL,
                 f"{path} ended {end:%Y-%m-%d %H:%M} UTC",
                 "every handshake with it fails",
-                f"{found.renew}; if it should be valid, the clock is ahead: timedatectl",
+                f"{found.fix()}; if it should be valid, the clock is ahead: timedatectl",
             )
         elif end - now < SOON:
             yield Finding(
@@ -155,7 +162,7 @@ def dates(found: Certificate, now: dt.datetime) -> Iterable[Finding]:
                 Severity.WARN,
                 f"{path} ends {end:%Y-%m-%d %H:%M} UTC, in {(end - now).days} days",
                 "every handshake with it will fail then",
-                found.renew,
+                found.fix(),
             )
 
 
@@ -171,7 +178,7 @@ def identity(found: Certificate, role: Role) -> Iterable[Finding]:
             Severity.FAIL,
             f"{found.files.certificate} {is_a}, where a {role.value}'s must be",
             "this party may do nothing of what it must",
-            found.renew,
+            found.fix(),
         )
 
 
@@ -184,20 +191,30 @@ def principal_of(certificate: x509.Certificate) -> Principal | None:
         return None
 
 
+def _addresses(certificate: x509.Certificate | None) -> list[object]:
+    """Return the addresses in a certificate."""
+    if certificate is None:
+        return []
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return list(names.get_values_for_type(x509.IPAddress))
+
+
 def address(found: Certificate, advertised: str) -> Iterable[Finding]:
     """Judge: an address at which this party is reached and which its certificate lacks."""
     if found.own is None:
         return
     try:
         wanted = ipaddress.ip_address(advertised)
-        names = found.own.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, x509.ExtensionNotFound):
-        return  # a name, which is looked up anew by everybody; or judged already
-    if wanted not in names.get_values_for_type(x509.IPAddress):
+    except ValueError:
+        return  # a name, which everybody looks up anew
+    if wanted not in _addresses(found.own):
         yield Finding(
             "",
             Severity.WARN,
             f"{found.files.certificate} does not name {advertised}, where this party is reached",
             "Prometheus, and whoever verifies addresses, refuses it",
-            f"{found.renew} --address {advertised}",
+            found.fix(advertised),
         )

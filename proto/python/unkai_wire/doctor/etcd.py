@@ -19,7 +19,7 @@ from unkai_wire.doctor.findings import Finding, Severity
 from unkai_wire.tls import TlsFiles
 
 CLOCK_S = 2.0
-"""A Date has whole seconds; hosts that follow a time server differ by milliseconds."""
+"""Hosts that follow a time server differ by milliseconds."""
 CLOCK_FAIL_S = 300.0
 """Certificates are made valid five minutes ago, so that clocks may differ by that."""
 NEARLY_FULL = 0.8
@@ -71,8 +71,8 @@ def _ask(endpoint: str, connection: http.client.HTTPSConnection) -> Member:
     before_s = time.time()
     connection.request("GET", "/health")
     answer = connection.getresponse()
-    health, middle_s = json.loads(answer.read()), (before_s + time.time()) / 2
-    date = parsedate_to_datetime(answer.headers["Date"]).timestamp() + 0.5
+    health, after_s = json.loads(answer.read()), time.time()
+    date_s = parsedate_to_datetime(answer.headers["Date"]).timestamp()
     connection.request("GET", "/metrics")
     figures = dict(
         line.rsplit(" ", 1)
@@ -85,8 +85,16 @@ def _ask(endpoint: str, connection: http.client.HTTPSConnection) -> Member:
         has_leader=float(figures.get("etcd_server_has_leader", 1)) == 1,
         used_bytes=int(float(figures.get("etcd_mvcc_db_total_size_in_bytes", 0))),
         quota_bytes=int(float(figures.get("etcd_server_quota_backend_bytes", 0))),
-        ahead_s=middle_s - date,
+        ahead_s=_ahead_s(before_s, after_s, date_s),
     )
+
+
+def _ahead_s(before_s: float, after_s: float, date_s: float) -> float:
+    """Return how far our clock must be ahead, whenever between two moments the Date was written.
+
+    A Date leaves the fraction of its second out.
+    """
+    return max(0.0, before_s - date_s - 1) or min(0.0, after_s - date_s)
 
 
 def reachable(members: Sequence[Member]) -> Iterable[Finding]:
