@@ -165,7 +165,6 @@ async def serve(settings: Settings, examine: Examine, *, simulated: bool) -> Non
         if settings.tracing.endpoint:
             end = tracing.start(_traces(settings))
             closing.push_async_callback(asyncio.to_thread, end)
-        closing.push_async_callback(images.close)
         hosts = await _make_hosts(settings, images.fetch, simulated=simulated)
         directory = HostDirectory()
         for host in hosts:
@@ -261,6 +260,7 @@ def _start(config: Path | None, check: bool, *, simulated: bool, hosts: int | No
         return
     small_process.share_memory_among_threads(arenas=1)
     open_files.raise_limit()
+    small_process.stop_looking_at_what_stays()
     configure_logs(settings)
     try:
         settings.state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)

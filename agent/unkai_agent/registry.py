@@ -46,7 +46,7 @@ _CALLS_A_ROUND = 3
 _RECORDS_AT_ONCE = 100
 """etcd takes 128 acts in a transaction unless told otherwise (--max-txn-ops)."""
 _CHECK_ROUNDS = 3
-"""Every so many rounds the keys themselves are looked at: one may have been deleted."""
+"""Every so many rounds the keys are looked at: ours may have been deleted, schedulers moved."""
 _CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 5_000),
     ("grpc.keepalive_timeout_ms", 2_000),
@@ -202,13 +202,14 @@ class _Session:
         self._lease = 0
         self._believed_until_s = 0.0
         self._put: dict[str, HostRecord] = {}
+        self._schedulers: list[SchedulerRecord] = []
 
     def forget(self, host_id: str) -> None:
         """Write this record again at the next round."""
         self._put.pop(host_id, None)
 
     def keep(self, records: dict[str, HostRecord], check: bool) -> list[SchedulerRecord]:
-        """Renew the lease, write what is not written, and list the schedulers."""
+        """Renew the lease, write what is not written, and return the schedulers last listed."""
         import etcd3.exceptions
 
         unanswered = (etcd3.exceptions.Etcd3Exception, grpc.RpcError, ValueError)
@@ -241,7 +242,9 @@ class _Session:
         changed = [r for host_id, r in records.items() if self._put.get(host_id) != r]
         for start in range(0, len(changed), _RECORDS_AT_ONCE):
             self._write(client, changed[start : start + _RECORDS_AT_ONCE])
-        return _scheduler_records(client)
+        if check or not self._schedulers:
+            self._schedulers = _scheduler_records(client)
+        return self._schedulers
 
     def _write(self, client: Any, records: Sequence[HostRecord]) -> None:
         """Write records in one transaction: one by one, a fleet's would outlast their lease."""

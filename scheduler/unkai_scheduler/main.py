@@ -365,6 +365,7 @@ def _run(config: Path | None) -> None:
     settings = _load(config)
     small_process.share_memory_among_threads(arenas=2)
     open_files.raise_limit()
+    small_process.stop_looking_at_what_stays()
     configure_logging(settings.log_format, settings.log_level)
     try:
         asyncio.run(serve(settings, partial(child.examine, "scheduler", config)))

@@ -43,7 +43,6 @@ class ImagesClient:
         self._schedulers = schedulers
         self._tls = tls
         self._rng = rng
-        self._channels: dict[str, grpc.aio.Channel] = {}
 
     async def fetch(self, image_id: str, offset: int) -> AsyncIterator[bytes]:
         """Yield an image's bytes from `offset` on; `Unavailable` when no scheduler has them now."""
@@ -73,40 +72,35 @@ class ImagesClient:
             metadata={"image_id": image_id},
         ) from last
 
-    async def close(self) -> None:
-        """Close all connections."""
-        channels, self._channels = list(self._channels.values()), {}
-        for channel in channels:
-            await channel.close()
-
     async def _download(self, address: str, image_id: str, offset: int) -> AsyncIterator[bytes]:
-        stub = image_service_pb2_grpc.ImageServiceStub(self._channel(address))
-        call = stub.DownloadImage(pb.DownloadImageRequest(image_id=image_id, offset_bytes=offset))
-        try:
-            while True:
-                async with asyncio.timeout(_SILENCE_S):
-                    message = await call.read()
-                if not isinstance(message, pb.DownloadImageResponse):
-                    return  # grpc.aio.EOF
-                yield message.chunk
-        except TimeoutError as error:
-            raise Unavailable(
-                f"scheduler {address} sent nothing for {_SILENCE_S:.0f} s",
-                reason="SCHEDULER_SILENT",
-                metadata={"address": address},
-            ) from error
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
-        finally:
-            call.cancel()
+        # A connection for each: images come seldom, and one kept open is felt by an idle host.
+        channel = grpc.aio.secure_channel(
+            address, self._tls.channel_credentials(), options=channel_options(SCHEDULER_TLS_NAME)
+        )
+        async with channel:
+            async for chunk in _chunks(channel, address, image_id, offset):
+                yield chunk
 
-    def _channel(self, address: str) -> grpc.aio.Channel:
-        channel = self._channels.get(address)
-        if channel is None:
-            channel = grpc.aio.secure_channel(
-                address,
-                self._tls.channel_credentials(),
-                options=channel_options(SCHEDULER_TLS_NAME),
-            )
-            self._channels[address] = channel
-        return channel
+
+async def _chunks(
+    channel: grpc.aio.Channel, address: str, image_id: str, offset: int
+) -> AsyncIterator[bytes]:
+    stub = image_service_pb2_grpc.ImageServiceStub(channel)
+    call = stub.DownloadImage(pb.DownloadImageRequest(image_id=image_id, offset_bytes=offset))
+    try:
+        while True:
+            async with asyncio.timeout(_SILENCE_S):
+                message = await call.read()
+            if not isinstance(message, pb.DownloadImageResponse):
+                return  # grpc.aio.EOF
+            yield message.chunk
+    except TimeoutError as error:
+        raise Unavailable(
+            f"scheduler {address} sent nothing for {_SILENCE_S:.0f} s",
+            reason="SCHEDULER_SILENT",
+            metadata={"address": address},
+        ) from error
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc_error(error) from error
+    finally:
+        call.cancel()

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+IDLE_S = 5.0
+"""Idle threads take turns, so each of many soon waits so long, and few are left."""
 
 
 class CallTimedOut(Exception):
@@ -30,10 +32,22 @@ class PoolExhausted(Exception):
 
 
 class CallPool:
-    """`size` worker threads, grown on demand. Belongs to one event loop."""
+    """`size` worker threads, grown on demand; one that is idle for long ends.
 
-    def __init__(self, name: str, *, size: int, max_lost: int, max_waiting: int = 1000) -> None:
+    Belongs to one event loop.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        size: int,
+        max_lost: int,
+        max_waiting: int = 1000,
+        idle_s: float = IDLE_S,
+    ) -> None:
         self._name = name
+        self._idle_s = idle_s
         self._size = size
         self._max_lost = max_lost
         self._max_waiting = max_waiting
@@ -110,10 +124,12 @@ class CallPool:
         while True:
             with self._lock:
                 self._idle += 1
-            call = self._calls.get()
+            call = self._next()
             with self._lock:
                 self._idle -= 1
                 if call is None:
+                    if not self._closed and not self._calls.empty():
+                        continue  # one came at the last moment
                     self._workers -= 1
                     return
                 if call.given_up or time.monotonic() >= call.expires_s:
@@ -124,6 +140,13 @@ class CallPool:
             if self._end(call):
                 return
             call.settle(result, error)
+
+    def _next(self) -> _Call | None:
+        """Wait for a call; None when none came for long, or the pool is closed."""
+        try:
+            return self._calls.get(timeout=self._idle_s)
+        except queue.Empty:
+            return None
 
     def _end(self, call: _Call) -> bool:
         """Note that the call came back; tell whether its thread had been given up."""

@@ -77,11 +77,7 @@ async def a_client(
 ) -> AsyncIterator[ImagesClient]:
     (folder / "host").mkdir()
     authority.issue_host("h").write(folder / "host")
-    client = ImagesClient(lambda: addresses, _files(folder / "host", "host"), rng=random.Random(1))
-    try:
-        yield client
-    finally:
-        await client.close()
+    yield ImagesClient(lambda: addresses, _files(folder / "host", "host"), rng=random.Random(1))
 
 
 async def test_what_one_scheduler_began_the_next_goes_on_with(tmp_path: Path) -> None:

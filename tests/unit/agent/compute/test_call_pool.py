@@ -35,6 +35,22 @@ async def test_a_call_returns_its_result_from_another_thread() -> None:
     assert name.startswith("test-")
 
 
+async def test_a_thread_that_is_idle_for_long_ends_and_the_next_call_gets_a_new_one() -> None:
+    pool = CallPool("idle", size=2, max_lost=2, idle_s=0.05)
+    first = await pool.run(threading.current_thread, deadline_s=5)
+    await asyncio.to_thread(first.join, 5)
+    assert not first.is_alive()
+    second = await pool.run(threading.current_thread, deadline_s=5)
+    assert second is not first
+
+
+async def test_calls_that_come_just_as_threads_end_are_all_answered() -> None:
+    pool = CallPool("busy", size=3, max_lost=2, idle_s=0.001)
+    for number in range(300):
+        assert await pool.run(lambda n=number: n, deadline_s=5) == number  # type: ignore[misc]
+        await asyncio.sleep(0.001 * (number % 3))
+
+
 async def test_a_call_raises_its_own_error() -> None:
     with pytest.raises(ZeroDivisionError):
         await a_pool().run(lambda: 1 // 0, deadline_s=5)
