@@ -139,4 +139,6 @@ def _start_ticks(pid: int) -> int | None:
         return None
     # The command's name may hold spaces and brackets: fields are counted from its last bracket.
     fields = text.rpartition(")")[2].split()
-    return None if fields[0] in ("Z", "X") else int(fields[19])
+    # A thread that is still in the kernel, on a busy disk, keeps the process's sockets open.
+    is_over = fields[0] in ("Z", "X") and int(fields[17]) <= 1
+    return None if is_over else int(fields[19])

@@ -19,6 +19,7 @@ from unkai_scheduler.domain.instances import InstanceState
 from unkai_scheduler.domain.machines import Fence, Machine, MachineState, Tombstone
 from unkai_scheduler.domain.operations import OperationState
 from unkai_scheduler.reconcile import audit, metrics
+from unkai_scheduler.reconcile import hosts as host_watches
 from unkai_scheduler.reconcile.loop import ORDERS_PER_HOST
 from unkai_scheduler.store import claims
 from unkai_wire.errors import FailedPrecondition, Unavailable
@@ -301,6 +302,27 @@ async def test_a_host_that_invents_machines_fills_no_history(
     await cloud.until_stamped()
     warnings = [event for event in await cloud.events() if event.type is EventType.WARNING]
     assert len(warnings) == 3
+
+
+async def test_a_host_that_invents_machines_without_end_is_not_listened_to(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_watches, "MAX_HELD", 5)
+    host_id = cloud.host_ids[0]
+    for _ in range(7):
+        stranger = an_instance(image_id=cloud.image.id)
+        machine = Machine(stranger.id, host_id, 1, 1, 1, MachineState.RUNNING)
+        order = MachineOrder(stranger, cloud.image, 1 << 30, must_exist=True)
+        cloud.agents.plant_machine(host_id, machine, order)
+
+    async def unheard() -> bool:
+        states = {ident: row.state for ident, row in (await cloud.hosts()).items()}
+        others = {states.pop(ident, None) for ident in cloud.host_ids[1:]}
+        return others == {HostState.UP} and states.get(host_id, HostState.UP) is not HostState.UP
+
+    await cloud.until(unheard, "that host alone is not UP", within_s=60)
+    made = await cloud.create()
+    assert (await cloud.until_ended(made.operation_id)).state is OperationState.SUCCEEDED
 
 
 async def test_a_tombstone_we_never_asked_for_is_deleted_on_host(cloud: Cloud) -> None:

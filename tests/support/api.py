@@ -144,7 +144,7 @@ class Api:
 
     async def lead(self, work: Callable[[Any], Any]) -> Any:
         """Run work as the leader would."""
-        term = await self.uow.take_term(0)
+        term = self.leading.term = await self.uow.take_term(0)
         return await self.uow.lead(term, work)
 
     async def stamp(self) -> int:

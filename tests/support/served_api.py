@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.api import Api, FakeLeading, an_api
-from tests.support.builders import NOON, a_claim, a_host
-from unkai_scheduler.agents.port import Endpoint, UsageSample
+from tests.support.builders import NOON, a_claim, a_host, an_image
+from unkai_scheduler.agents.port import MACHINE_SPECS, Endpoint, UsageSample
 from unkai_scheduler.domain.hosts import Host, HostUsage
 from unkai_scheduler.domain.instances import InstanceState
 from unkai_scheduler.domain.operations import Operation, OperationState, Verb
@@ -104,6 +104,8 @@ class ServedApi:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._stack = AsyncExitStack()
         self.leader = PromptLeader()
+        self.image_row = an_image(name="remembered")
+        """An image for tests to insert."""
         self.api: Api
         self.host: Host
 
@@ -140,7 +142,7 @@ class ServedApi:
     async def _open(self) -> None:
         opened = an_api(self._folder, leading=self.leader, pki=self._pki)
         self.api = await self._stack.enter_async_context(opened)
-        self.host = a_host(name="h1")
+        self.host = a_host(name="h1", features=(MACHINE_SPECS,))
         self.leader.host = self.host
         await self.api.lead(lambda conn: hosts.insert(conn, self.host))
         self.api.live.set_endpoint(Endpoint(self.host.id, self.host.address, self.host.tls_name))

@@ -30,7 +30,7 @@ from unkai_scheduler.reconcile.office import Office, closing, growing_s, new_eta
 from unkai_scheduler.store import events, hosts
 from unkai_scheduler.store.unit_of_work import Connection
 from unkai_wire.cluster_records import HostRecord
-from unkai_wire.errors import UnkaiError
+from unkai_wire.errors import Unavailable, UnkaiError
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +41,8 @@ SILENCE_UNREGISTERED_S = 6.0
 SWEEP_S = 0.5
 ALL_HERE_S, MOST_HERE_S = 1.5, 5.0
 """How long a new leader waits for all hosts, and for half of them, before it places anything."""
+MAX_HELD = 20_000
+"""Machines and tombstones that one host may tell of; one that invents more is not listened to."""
 LEARNING_S = 10.0
 """How long "no capacity" is not said while a host that came is still to tell how it fares."""
 
@@ -323,6 +325,13 @@ class Hosts:
             self._sweep_soon.set()
             self._changed(host_id)
             return
+        if live.held_count(host_id) >= MAX_HELD:
+            raise Unavailable(
+                f"host {host_id} tells of more than {MAX_HELD} machines and tombstones",
+                reason="HOST_HOLDS_TOO_MUCH",
+                fix="mistrust the host: no scheduler ordered so many",
+                metadata={"host_id": host_id},
+            )
         if isinstance(change, Tombstone):
             live.put_tombstone(change)
         else:

@@ -123,6 +123,10 @@ class LiveState:
         """Return all tombstones a host reported."""
         return list(self._tombstones.get(host_id, {}).values())
 
+    def held_count(self, host_id: str) -> int:
+        """Return how many machines and tombstones a host has told of."""
+        return len(self._machines.get(host_id, ())) + len(self._tombstones.get(host_id, ()))
+
     def hosts(self) -> list[str]:
         """Return the ids of the hosts with an endpoint."""
         return list(self._endpoints)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +94,22 @@ def test_a_process_that_got_a_dead_ones_pid_is_not_signalled(
     assert not earlier.is_alive()
     assert not earlier.kill(signal.SIGKILL)
     assert sleeper.poll() is None
+
+
+def test_a_process_whose_first_thread_alone_has_ended_is_alive(tmp_path: Path) -> None:
+    lasting = "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(60,))"
+    lasting += ".start(); ctypes.CDLL(None).pthread_exit(None)"
+    with subprocess.Popen([sys.executable, "-c", lasting]) as process:
+        found = ProcessId.of(process.pid)
+        assert found is not None
+        state = Path(f"/proc/{process.pid}/stat")
+        deadline_s = time.monotonic() + 20
+        while state.read_text().rpartition(")")[2].split()[0] != "Z":
+            assert time.monotonic() < deadline_s
+            time.sleep(0.02)
+
+        assert found.is_alive(), "its sockets are open still"
+        process.kill()
 
 
 def test_a_zombie_is_not_alive(sleeper: subprocess.Popen[bytes]) -> None:

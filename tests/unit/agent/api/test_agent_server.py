@@ -230,6 +230,32 @@ async def test_a_scheduler_makes_watches_and_removes_a_machine(site: Site) -> No
         watch.cancel()
 
 
+async def test_a_scheduler_is_told_what_a_machine_was_ordered_to_be(site: Site) -> None:
+    order = an_order(generation=4)
+    async with site.machines("scheduler") as stub, asyncio.timeout(20):
+        await stub.EnsureMachine(order)
+        request = M.GetMachineSpecRequest(host_id=HOST_ID, instance_id=ID)
+        fresh = await stub.GetMachineSpec(request)
+        async for change in stub.WatchMachines(M.WatchMachinesRequest(host_id=HOST_ID)):
+            if change.machine.state == machine_pb2.Machine.STATE_RUNNING:
+                break
+        told = await stub.GetMachineSpec(request)
+        other = M.GetMachineSpecRequest(host_id=OTHER_ID, instance_id=ID)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.GetMachineSpec(other)
+
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+    assert fresh.machine.generation == told.machine.generation == 4
+    assert told.spec.instance == order.spec.instance
+    assert told.spec.seed.user_data == order.spec.seed.user_data
+    assert told.spec.disks[0].image.sha256 == order.spec.disks[0].image.sha256
+    assert told.spec.disks[0].existence == machine_pb2.DiskSpec.EXISTENCE_MUST_EXIST, "it ran"
+    async with site.machines("local") as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.GetMachineSpec(request)
+    assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
+
+
 async def test_a_watch_counts_as_a_leaders_word_only_from_a_scheduler(site: Site) -> None:
     contact = site.hosts[HOST_ID].converger.contact
     for kind, silent in (("local", True), ("scheduler", False)):
