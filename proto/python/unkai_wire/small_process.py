@@ -12,8 +12,11 @@ import contextlib
 import gc
 import sys
 
-_M_ARENA_MAX = -8
-"""mallopt(3); the number is from glibc's malloc.h."""
+_M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3
+"""mallopt(3); the numbers are from glibc's malloc.h."""
+LARGE_BYTES = 256 << 10
+"""Pieces so large are got from the system and given back to it one by one. Left to itself, glibc
+raises this to whatever was freed last, and the holes of a burst of images stay for good."""
 GIVE_BACK_S = 30.0
 """Seconds between looks for memory that is free: a look takes 1 to 3 ms of a thread of its own."""
 
@@ -39,7 +42,9 @@ def share_memory_among_threads(arenas: int) -> None:
     import ctypes
 
     with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, arenas)
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_ARENA_MAX, arenas)
+        mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def stop_looking_at_what_stays() -> None:
