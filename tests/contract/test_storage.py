@@ -105,6 +105,19 @@ async def harness(request: pytest.FixtureRequest, room: Path) -> AsyncIterator[H
     await made.driver.close()
 
 
+async def test_a_fetch_tells_everybody_who_waits_how_far_it_is(harness: Harness) -> None:
+    content = raw_bytes(2 * MIB)
+    image = harness.source.serve(an_image(content, ident=_image_id(7)), content)
+    heard: list[list[int]] = [[], []]
+    await asyncio.gather(*(harness.driver.ensure_image(image, ears.append) for ears in heard))
+    for ears in heard:
+        assert ears == sorted(ears)
+        assert ears[-1] == len(content)
+    again: list[int] = []
+    await harness.driver.ensure_image(image, again.append)
+    assert again == [], "nothing is fetched that is there"
+
+
 async def test_an_image_is_fetched_once_and_listed(harness: Harness) -> None:
     image = await harness.cached()
     await harness.driver.ensure_image(image)

@@ -128,6 +128,8 @@ def machine_message(machine: Machine) -> machine_pb2.Machine:
         run_epoch=machine.run_epoch,
         state=machine_pb2.Machine.State.Value(f"STATE_{machine.state.value}"),
         step=machine.step,
+        step_done_bytes=machine.step_done_bytes,
+        step_total_bytes=machine.step_total_bytes,
         error=convert.status_message(machine.error),
         retry_time=convert.timestamp(machine.retry_time),
         guest_shutdown=machine.guest_shutdown,

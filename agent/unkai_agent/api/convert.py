@@ -135,6 +135,8 @@ def machine_message(machine: Machine) -> machine_pb2.Machine:
         domain_name=machine.domain_name,
         start_time=_timestamp(machine.start_time),
         observe_time=_timestamp(machine.observe_time),
+        step_done_bytes=machine.step_done_bytes,
+        step_total_bytes=machine.step_total_bytes,
     )
     if machine.error is not None:
         message.error.CopyFrom(to_status(UnkaiError.from_record(machine.error)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from unkai_agent.compute.driver import ComputeDriver, Domain, DomainDisk, DomainSpec, DomainState
@@ -45,13 +46,19 @@ async def missing_disks(machinery: Machinery, entry: LedgerEntry) -> Sequence[Di
 
 
 async def make(
-    machinery: Machinery, entry: LedgerEntry, *, start: bool, on_step: Callable[[str], None]
+    machinery: Machinery,
+    entry: LedgerEntry,
+    *,
+    start: bool,
+    on_step: Callable[[str], None],
+    on_bytes: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Bring the machine about, and start it if asked to; undo on failure.
 
     What never ran is undone whole, also what an earlier run of the agent left half-made.
+    `on_bytes` hears of a step that is counted in bytes: those done, and all.
     """
-    steps = _Steps(machinery, entry)
+    steps = _Steps(machinery, entry, on_bytes)
     wanted = [steps.image(), steps.disk(), steps.seed(), await steps.define()]
     if start:
         wanted.append(steps.start())
@@ -101,7 +108,10 @@ async def remove(machinery: Machinery, instance_id: str, on_step: Callable[[str]
 class _Steps:
     """Makers of the steps for one machine."""
 
-    def __init__(self, machinery: Machinery, entry: LedgerEntry) -> None:
+    def __init__(
+        self, machinery: Machinery, entry: LedgerEntry, on_bytes: Callable[[int, int], None]
+    ) -> None:
+        self._on_bytes = on_bytes
         self._compute = machinery.compute
         self._storage = machinery.storage
         self._accelerator = machinery.accelerator
@@ -169,7 +179,8 @@ class _Steps:
         for disk in self._spec.disks:
             there = await self._storage.get_disk(self._ident, disk.name)
             if there is None or there.backing_path is not None:
-                await self._storage.ensure_image(disk.image)
+                told = partial(_told, self._on_bytes, disk.image.size_bytes)
+                await self._storage.ensure_image(disk.image, told)
         self._fetched = True
 
     async def _has_disks(self) -> bool:
@@ -245,6 +256,10 @@ class _Steps:
             seed=self._seed or await self._storage.ensure_seed(self._ident, spec.seed),
             console_log=await self._storage.console_log(self._ident),
         )
+
+
+def _told(on_bytes: Callable[[int, int], None], total: int, done: int) -> None:
+    on_bytes(done, total)
 
 
 def disk_lost(instance_id: str, disks: Sequence[DiskSpec], *, running: bool) -> FailedPrecondition:

@@ -35,6 +35,8 @@ class ShownMachine:
 
     def show(self, entry: LedgerEntry, *, lazily: bool = False, **changes: Any) -> None:
         """Take over what the entry says and what else changed; tell, if anything did."""
+        if changes.get("step", self.machine.step) != self.machine.step:
+            changes = {"step_done_bytes": 0, "step_total_bytes": 0} | changes
         shown = replace(self.machine, **(_from(entry) | changes))
         if shown != self.machine:
             self.machine = replace(shown, observe_time=self._clock())

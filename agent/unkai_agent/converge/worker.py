@@ -207,7 +207,9 @@ class Worker:
     async def _start(self, entry: LedgerEntry) -> float | None:
         self._begin(entry)
         machinery = self._context.machinery
-        await machines.make(machinery, entry, start=True, on_step=self._on_step)
+        await machines.make(
+            machinery, entry, start=True, on_step=self._on_step, on_bytes=self._on_bytes
+        )
         domain = await machinery.compute.get_domain(self._ident)
         await self._keep(entry, domain)
         # What went off again at once did run: the next turn tells why it ended.
@@ -225,7 +227,13 @@ class Worker:
             return None
         if not rests:
             self._begin(entry)
-            await machines.make(self._context.machinery, entry, start=False, on_step=self._on_step)
+            await machines.make(
+                self._context.machinery,
+                entry,
+                start=False,
+                on_step=self._on_step,
+                on_bytes=self._on_bytes,
+            )
         # The leave that came with this order is used up; one that came since is not.
         if self._entry() is entry:
             self._permit.use_up()
@@ -352,6 +360,11 @@ class Worker:
     def _on_step(self, name: str) -> None:
         if name != self.machine.step:
             self._show(self._entry(), lazily=True, step=name)
+
+    def _on_bytes(self, done: int, total: int) -> None:
+        """Show how far the step is: each hundredth at most, since each is written and told."""
+        if (done - self.machine.step_done_bytes) * 100 >= total or done == total:
+            self._show(self._entry(), lazily=True, step_done_bytes=done, step_total_bytes=total)
 
     async def _note(self, entry: LedgerEntry, **changes: Any) -> LedgerEntry:
         """Write to the ledger what was observed; the entry may have got a newer spec meanwhile."""

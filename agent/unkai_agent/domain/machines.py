@@ -115,6 +115,9 @@ class Machine:
     domain_name: str = ""
     start_time: datetime | None = None
     instance: bytes = field(default=b"", repr=False)
+    step_done_bytes: int = 0
+    step_total_bytes: int = 0
+    """How far a step is that is counted in bytes; else 0."""
 
 
 @dataclass(frozen=True, slots=True)

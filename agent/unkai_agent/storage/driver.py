@@ -17,6 +17,9 @@ from unkai_agent.domain.machines import DiskSpec, ImageRef, SeedSpec
 FetchImage = Callable[[str, int], AsyncIterator[bytes]]
 """`fetch(image_id, offset_bytes)` yields an image's bytes from any scheduler."""
 
+ToldBytes = Callable[[int], None]
+"""Hears how many bytes have come so far; called in the event loop, and must return at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class CachedImage:
@@ -45,8 +48,10 @@ class Disk:
 class StorageDriver(Protocol):
     """Disks, seeds and the image cache of this host."""
 
-    async def ensure_image(self, image: ImageRef) -> None:
+    async def ensure_image(self, image: ImageRef, told: ToldBytes | None = None) -> None:
         """Have the image in the cache: fetch it if need be, checking SHA-256 while writing.
+
+        `told` hears how many bytes have come, also where another call fetches them.
 
         Concurrent calls for one image fetch it once. Raises `FailedPrecondition` /
         IMAGE_CORRUPT when the bytes are not those named, IMAGE_REFUSED when they are and hold

@@ -19,7 +19,7 @@ from pathlib import Path
 from unkai_agent.domain.clock import Clock, system_clock
 from unkai_agent.domain.machines import DiskSpec, ImageFormat, ImageRef, SeedSpec
 from unkai_agent.storage import image_header
-from unkai_agent.storage.driver import CachedImage, Disk, FetchImage
+from unkai_agent.storage.driver import CachedImage, Disk, FetchImage, ToldBytes
 from unkai_agent.storage.refusals import (
     check_disk_name,
     check_disk_size,
@@ -98,15 +98,24 @@ class FakeStorage:
         self._images: dict[str, _Image] = {}
         self._machines: dict[str, _Store] = {}
         self._flights = SingleFlight()
+        self._hearers: dict[str, list[ToldBytes]] = {}
 
-    async def ensure_image(self, image: ImageRef) -> None:
+    async def ensure_image(self, image: ImageRef, told: ToldBytes | None = None) -> None:
         check_sha256(image.sha256)
 
         async def fetch_if_missing() -> None:
             if image.sha256 not in self._images:
                 await self._fetch_image(image)
+                for hearer in self._hearers.get(image.sha256, ()):
+                    hearer(image.size_bytes)
 
-        await self._flights.run(image.sha256, fetch_if_missing)
+        hearers = self._hearers.setdefault(image.sha256, [])
+        hearers += [told] if told else []
+        try:
+            await self._flights.run(image.sha256, fetch_if_missing)
+        finally:
+            if told:
+                hearers.remove(told)
 
     async def list_images(self) -> Sequence[CachedImage]:
         return [

@@ -28,7 +28,7 @@ import structlog
 from unkai_agent.domain.clock import Clock
 from unkai_agent.domain.machines import ImageFormat, ImageRef
 from unkai_agent.storage import files, image_header
-from unkai_agent.storage.driver import FetchImage
+from unkai_agent.storage.driver import FetchImage, ToldBytes
 from unkai_agent.storage.refusals import (
     check_sha256,
     disk_full,
@@ -92,6 +92,8 @@ class ImageCache:
         self._flights = SingleFlight()
         self._slots = asyncio.Semaphore(_MAX_FETCHES)
         self._reading = asyncio.Semaphore(1)
+        self._hearers: dict[str, list[ToldBytes]] = {}
+        """Who wants to hear how far a fetch is, by SHA-256."""
         self._sound: dict[Path, _Mark] = {}
         """As they were when their bytes were last known to be right."""
         self._damaged: dict[Path, _Mark] = {}
@@ -104,8 +106,20 @@ class ImageCache:
         sha256 = check_sha256(image.sha256)
         return self._folder / f"{sha256}.{image.format.value}"
 
-    async def ensure(self, image: ImageRef) -> None:
+    async def ensure(self, image: ImageRef, told: ToldBytes | None = None) -> None:
         """Have the image, fetching it if need be; errors as the port says."""
+        if told is None:
+            return await self._ensure(image)
+        hearers = self._hearers.setdefault(image.sha256, [])
+        hearers.append(told)
+        try:
+            return await self._ensure(image)
+        finally:
+            hearers.remove(told)
+            if not hearers:
+                self._hearers.pop(image.sha256, None)
+
+    async def _ensure(self, image: ImageRef) -> None:
         path = self.path(image)
 
         async def fetch_unless_sound() -> None:
@@ -195,6 +209,8 @@ class ImageCache:
                 await self._threads.run(writer.open)
                 async for chunk in self._chunks(image):
                     await self._threads.run(partial(writer.write, chunk))
+                    for told in self._hearers.get(image.sha256, ()):
+                        told(writer.length)
                 await self._threads.run(partial(self._accept, writer, path))
             finally:
                 await self._threads.run(writer.discard)
@@ -235,7 +251,7 @@ class _PartWriter:
         self.part = part
         self._image = image
         self._hash = hashlib.sha256()
-        self._length = 0
+        self.length = 0
         self._fd: int | None = None
 
     def open(self) -> None:
@@ -247,8 +263,8 @@ class _PartWriter:
 
     def write(self, chunk: bytes) -> None:
         """Add bytes; more than announced is corrupt at once."""
-        self._length += len(chunk)
-        if self._length > self._image.size_bytes:
+        self.length += len(chunk)
+        if self.length > self._image.size_bytes:
             raise image_corrupt(self._image, f"more than {self._image.size_bytes} bytes came")
         self._hash.update(chunk)
         if self._fd is None:
@@ -260,13 +276,13 @@ class _PartWriter:
     def check(self) -> None:
         """Raise unless these are the bytes, and bytes of an image that may be built on."""
         image = self._image
-        if self._length != image.size_bytes:
-            raise image_corrupt(image, f"{self._length} bytes came, not {image.size_bytes}")
+        if self.length != image.size_bytes:
+            raise image_corrupt(image, f"{self.length} bytes came, not {image.size_bytes}")
         if self._hash.hexdigest() != image.sha256:
             raise image_corrupt(image, f"their SHA-256 is {self._hash.hexdigest()}")
         head = files.read_head(self.part, image_header.HEAD_BYTES) or b""
         try:
-            problem = image_header.refusal(image_header.parse(head, self._length), image)
+            problem = image_header.refusal(image_header.parse(head, self.length), image)
         except image_header.HeaderError as error:
             raise image_refused(image, str(error)) from error
         if problem:

@@ -25,7 +25,7 @@ import structlog
 from unkai_agent.domain.clock import Clock
 from unkai_agent.domain.machines import DiskSpec, ImageFormat, ImageRef, SeedSpec
 from unkai_agent.storage import files, image_header, qemu_img, seed
-from unkai_agent.storage.driver import CachedImage, Disk, FetchImage
+from unkai_agent.storage.driver import CachedImage, Disk, FetchImage, ToldBytes
 from unkai_agent.storage.image_cache import ImageCache
 from unkai_agent.storage.refusals import (
     check_disk_name,
@@ -77,8 +77,8 @@ class Qcow2Storage:
                 clock=clock,
             )
 
-    async def ensure_image(self, image: ImageRef) -> None:
-        await self._cache.ensure(image)
+    async def ensure_image(self, image: ImageRef, told: ToldBytes | None = None) -> None:
+        await self._cache.ensure(image, told)
 
     async def list_images(self) -> Sequence[CachedImage]:
         with files.storage_errors("the image cache"):

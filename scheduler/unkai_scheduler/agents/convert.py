@@ -224,6 +224,8 @@ def machine_of(message: machine_pb2.Machine, host_id: str) -> Machine:
         vcpus=max(0, message.instance.vcpus),
         memory_bytes=max(0, message.instance.memory_bytes),
         disk_bytes=max(0, message.instance.disk_bytes),
+        step_done_bytes=max(0, message.step_done_bytes),
+        step_total_bytes=max(0, message.step_total_bytes),
     )
 
 

@@ -53,6 +53,9 @@ class Machine:
     memory_bytes: int = 0
     disk_bytes: int = 0
     """Figures in the ledger's copy of the instance; 0: its host does not say."""
+    step_done_bytes: int = 0
+    step_total_bytes: int = 0
+    """How far a step is that is counted in bytes; else 0."""
 
 
 @dataclass(frozen=True, slots=True)

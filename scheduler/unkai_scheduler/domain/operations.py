@@ -48,6 +48,11 @@ class Verb(Enum):
     REBOOT = "REBOOT"
 
 
+CANCELLABLE = frozenset({Verb.CREATE, Verb.START})
+"""What can be given up and undone. A guest that was told to go off cannot be told otherwise, and
+what is being removed is already incomplete."""
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One piece of long work on one resource."""

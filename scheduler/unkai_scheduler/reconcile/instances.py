@@ -282,11 +282,14 @@ def _order(case: Case, state: InstanceState) -> Action:
     """Send the order when the next try is due; else wait for it."""
     name = case.instance.host_name or case.instance.host_id
     operation = case.operation
-    if operation is not None and operation.progress_percent < 20:
-        operation = operations.progress(operation, f"ordered from host {name}", percent=20)
     if not case.due:
         return Wait(replace(case.instance, state=state), operation)
-    return Ensure(case.retry(state=state), operation)
+    row = case.retry(state=state)
+    if operation is not None:
+        message = f"ordered from host {name}{operations.tries(row)}"
+        percent = max(20, operation.progress_percent)
+        operation = operations.progress(operation, message, percent=percent)
+    return Ensure(row, operation)
 
 
 # The machine's state, as its host observes it.
@@ -308,9 +311,9 @@ def _converging(case: Case) -> Action:
     assert case.machine is not None
     operation = case.operation
     if case.machine.step and operation is not None:
-        percent = operations.step_percent(case.machine.step)
+        message, percent = operations.step_progress(case.machine)
         operation = operations.progress(
-            operation, case.machine.step, percent=max(percent, operation.progress_percent)
+            operation, message, percent=max(percent, operation.progress_percent)
         )
     row = case.observed(state=_underway(case), state_reason=None, due_time=None)
     return Settle(row, operation)
@@ -391,7 +394,7 @@ def _machine_failed(case: Case) -> Action:
     if instance.state is _S.PROVISIONING and not case.has_run:
         if instance.attempt < case.rules.host_patience:
             if machine.retry_time is not None:
-                return _pause(case, f"its host tries again: {error.get('message', '')}")
+                return _pause(case, operations.trying_again(case.machine, error))
             if passing:
                 return _order(case, _S.PROVISIONING)
         reason = excluded(error, instance.host_id)

@@ -10,7 +10,8 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from unkai_scheduler.domain.instances import Instance
+from unkai_scheduler.domain.instances import MIB, Instance
+from unkai_scheduler.domain.machines import Machine
 from unkai_scheduler.domain.operations import Operation, OperationState, Verb, check_move
 from unkai_wire.errors import Cancelled, DeadlineExceeded, NoCapacity, UnkaiError
 
@@ -70,6 +71,31 @@ def progress(
 def step_percent(step: str) -> int:
     """Return how far a create is when its host is at this step."""
     return next((percent for word, percent in _PERCENT.items() if word in step), 25)
+
+
+def step_progress(machine: Machine) -> tuple[str, int]:
+    """Return the words and the percentage of a create whose host is at a step."""
+    step, total = machine.step, machine.step_total_bytes
+    percent = step_percent(step)
+    if total <= 0:
+        return step, percent
+    done = min(machine.step_done_bytes, total)
+    later = min((p for p in _PERCENT.values() if p > percent), default=percent)
+    message = f"{step}: {done // MIB} of {-(-total // MIB)} MiB"
+    return message, percent + (later - percent - 1) * done // total
+
+
+def tries(row: Instance) -> str:
+    """Return which try was just sent and when the next will be, from the second on; else ''."""
+    if row.attempt < 3 or row.due_time is None:  # the first is counted when it is placed
+        return ""
+    return f" for the {row.attempt - 1}. time; next try at {row.due_time:%H:%M:%S} UTC"
+
+
+def trying_again(machine: Machine, error: Mapping[str, Any]) -> str:
+    """Say why a host's try failed, and when it tries again."""
+    when = f" at {machine.retry_time:%H:%M:%S} UTC" if machine.retry_time else ""
+    return f"its host tries again{when}: {error.get('message', '')} ({error.get('reason', '')})"
 
 
 def is_expired(operation: Operation, now: datetime) -> bool:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from unkai_scheduler.domain.names import MAX_FILTER, check_text
-from unkai_scheduler.domain.operations import Operation
+from unkai_scheduler.domain.operations import CANCELLABLE, Operation
 from unkai_scheduler.services.checks import Violations, fetch, found
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.follower import Follower
@@ -19,7 +19,7 @@ from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import mutate
 from unkai_scheduler.store import events, instances, operations
 from unkai_wire import deadlines
-from unkai_wire.errors import InvalidArgument
+from unkai_wire.errors import FailedPrecondition, InvalidArgument
 from unkai_wire.ids import check_id
 
 if TYPE_CHECKING:
@@ -116,6 +116,8 @@ class OperationsService:
             row = fetch("operation", operation_id, "operation_id", locked)
             if row.state.ended or row.cancel_requested_time is not None:
                 return row
+            if row.verb not in CANCELLABLE:
+                raise _not_cancellable(row)
             now = self._context.clock()
             asked = replace(row, cancel_requested_time=now, update_time=now)
             operations.replace(conn, asked)
@@ -123,6 +125,16 @@ class OperationsService:
             return asked
 
         return await mutate(self._context, call, Operation, work, wakes=[operation_id])
+
+
+def _not_cancellable(row: Operation) -> FailedPrecondition:
+    verb = row.verb.value.lower()
+    return FailedPrecondition(
+        f"operation {row.id} is a {verb}, and a {verb} that has begun is carried out",
+        reason="NOT_CANCELLABLE",
+        fix=f"wait for it with 'unkai operation wait {row.id}', then undo what it did",
+        metadata={"operation_id": row.id, "verb": row.verb.value},
+    )
 
 
 def make_due(conn: Connection, instance_id: str, now: datetime) -> None:

@@ -245,6 +245,8 @@ class Machine(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     INSTANCE_FIELD_NUMBER: _builtins.int
     OBSERVE_TIME_FIELD_NUMBER: _builtins.int
+    STEP_DONE_BYTES_FIELD_NUMBER: _builtins.int
+    STEP_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """Id of the instance."""
     generation: _builtins.int
@@ -265,6 +267,10 @@ class Machine(_message.Message):
     """What runs its CPU: "kvm" or "tcg"."""
     domain_name: _builtins.str
     """Name of the libvirt domain."""
+    step_done_bytes: _builtins.int
+    """How far the step under way is, in bytes; 0 where it is not counted in bytes."""
+    step_total_bytes: _builtins.int
+    """Bytes the step has to do in all; 0 where it is not counted in bytes."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
         """Why it is FAILED or LOST."""
@@ -303,10 +309,12 @@ class Machine(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         instance: _instance_pb2.Instance | None = ...,
         observe_time: _timestamp_pb2.Timestamp | None = ...,
+        step_done_bytes: _builtins.int = ...,
+        step_total_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "instance", b"instance", "observe_time", b"observe_time", "retry_time", b"retry_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "domain_name", b"domain_name", "error", b"error", "generation", b"generation", "guest_shutdown", b"guest_shutdown", "instance", b"instance", "instance_id", b"instance_id", "observe_time", b"observe_time", "observed_generation", b"observed_generation", "reboot_serial", b"reboot_serial", "retry_time", b"retry_time", "run_epoch", b"run_epoch", "start_time", b"start_time", "state", b"state", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "domain_name", b"domain_name", "error", b"error", "generation", b"generation", "guest_shutdown", b"guest_shutdown", "instance", b"instance", "instance_id", b"instance_id", "observe_time", b"observe_time", "observed_generation", b"observed_generation", "reboot_serial", b"reboot_serial", "retry_time", b"retry_time", "run_epoch", b"run_epoch", "start_time", b"start_time", "state", b"state", "step", b"step", "step_done_bytes", b"step_done_bytes", "step_total_bytes", b"step_total_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

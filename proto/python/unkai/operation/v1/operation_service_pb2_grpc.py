@@ -84,9 +84,10 @@ class OperationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelOperation(self, request, context):
-        """CancelOperation asks for the work to be given up. What was done is undone; an
-        operation that can no longer be cancelled ends by itself. Cancelling an
-        ended operation changes nothing.
+        """CancelOperation asks for the work to be given up, and what was done to be
+        undone. A create and a start can be cancelled; anything else is refused with
+        FAILED_PRECONDITION / NOT_CANCELLABLE and is carried out. Cancelling an
+        ended operation, or one that is being cancelled, changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,9 +42,10 @@ class OperationServiceStub:
     whichever is first; look at `operation.state` to tell.
     """
     CancelOperation: _grpc.UnaryUnaryMultiCallable[_operation_service_pb2.CancelOperationRequest, _operation_service_pb2.CancelOperationResponse]
-    """CancelOperation asks for the work to be given up. What was done is undone; an
-    operation that can no longer be cancelled ends by itself. Cancelling an
-    ended operation changes nothing.
+    """CancelOperation asks for the work to be given up, and what was done to be
+    undone. A create and a start can be cancelled; anything else is refused with
+    FAILED_PRECONDITION / NOT_CANCELLABLE and is carried out. Cancelling an
+    ended operation, or one that is being cancelled, changes nothing.
     """
 
 @_typing.type_check_only
@@ -61,9 +62,10 @@ class OperationServiceAsyncStub(OperationServiceStub):
     whichever is first; look at `operation.state` to tell.
     """
     CancelOperation: _aio.UnaryUnaryMultiCallable[_operation_service_pb2.CancelOperationRequest, _operation_service_pb2.CancelOperationResponse]  # type: ignore[assignment]
-    """CancelOperation asks for the work to be given up. What was done is undone; an
-    operation that can no longer be cancelled ends by itself. Cancelling an
-    ended operation changes nothing.
+    """CancelOperation asks for the work to be given up, and what was done to be
+    undone. A create and a start can be cancelled; anything else is refused with
+    FAILED_PRECONDITION / NOT_CANCELLABLE and is carried out. Cancelling an
+    ended operation, or one that is being cancelled, changes nothing.
     """
 
 class OperationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -101,9 +103,10 @@ class OperationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operation_service_pb2.CancelOperationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operation_service_pb2.CancelOperationResponse, _abc.Awaitable[_operation_service_pb2.CancelOperationResponse]]:
-        """CancelOperation asks for the work to be given up. What was done is undone; an
-        operation that can no longer be cancelled ends by itself. Cancelling an
-        ended operation changes nothing.
+        """CancelOperation asks for the work to be given up, and what was done to be
+        undone. A create and a start can be cancelled; anything else is refused with
+        FAILED_PRECONDITION / NOT_CANCELLABLE and is carried out. Cancelling an
+        ended operation, or one that is being cancelled, changes nothing.
         """
 
 def add_OperationServiceServicer_to_server(servicer: OperationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
