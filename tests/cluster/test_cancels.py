@@ -155,8 +155,7 @@ async def test_the_percentage_of_a_fetch_moves_with_its_bytes(cloud: Cloud) -> N
         held.machine = replace(
             held.machine, step="fetch image", step_done_bytes=done << 20, step_total_bytes=100 << 20
         )
-        for watcher in host.machine_watchers:
-            watcher.put_nowait(held.machine)
+        host.tell(held.machine)
 
         async def shown(words: str = f"fetch image: {done} of 100 MiB") -> bool:
             return (await cloud.operation(made.operation_id)).progress_message == words

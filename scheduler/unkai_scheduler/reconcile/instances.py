@@ -394,7 +394,7 @@ def _machine_failed(case: Case) -> Action:
     if instance.state is _S.PROVISIONING and not case.has_run:
         if instance.attempt < case.rules.host_patience:
             if machine.retry_time is not None:
-                return _pause(case, operations.trying_again(case.machine, error))
+                return _pause(case, operations.trying_again(machine, error))
             if passing:
                 return _order(case, _S.PROVISIONING)
         reason = excluded(error, instance.host_id)
