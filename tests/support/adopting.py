@@ -7,15 +7,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from tests.support import databases
 from tests.support.builders import an_id
 from tests.support.cloud import Cloud
-from tests.support.store import open_store, store_url
+from tests.support.store import open_store
 from unkai_scheduler.domain.findings import Finding, FindingKind
 from unkai_scheduler.services.adoptions import Adopted, AdoptionDraft, AdoptionsService
 from unkai_scheduler.services.audits import AuditsService
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.listing import Paging
-from unkai_scheduler.settings import DatabaseSettings
 from unkai_scheduler.store.upkeep import open_upkeep
 from unkai_wire.errors import UnkaiError
 from unkai_wire.tls import Principal, Role
@@ -26,7 +26,7 @@ METHOD = "/unkai.compute.v1.InstanceService/AdoptInstance"
 def backup(cloud: Cloud) -> Path:
     """Write a copy of the database."""
     copy = cloud.folder / f"backup-{an_id('event')}.db"
-    open_upkeep(DatabaseSettings(url=store_url(cloud.folder))).backup(copy)
+    open_upkeep(databases.settings_of(cloud.folder)).backup(copy)
     return copy
 
 
@@ -35,10 +35,15 @@ async def restore(cloud: Cloud, copy: Path, *, wipe_etcd: bool = True) -> None:
     for name in list(cloud.schedulers):
         await cloud.kill(name)
     await cloud.uow.close()
-    for left in cloud.folder.glob("unkai.db*"):
-        left.unlink()
-    shutil.copy(copy, cloud.folder / "unkai.db")
-    open_upkeep(DatabaseSettings(url=store_url(cloud.folder))).restored(cloud.clock())
+    settings = databases.settings_of(cloud.folder)
+    if settings.kind == databases.SQLITE:
+        for left in cloud.folder.glob("unkai.db*"):
+            left.unlink()
+        shutil.copy(copy, cloud.folder / "unkai.db")
+    else:
+        server, name = databases.server(settings.kind), settings.url.rpartition("/")[2]
+        await asyncio.to_thread(server.restore, name, copy)
+    await asyncio.to_thread(open_upkeep(settings).restored, cloud.clock())
     if wipe_etcd:
         cloud.etcd.wipe()
         for host_id in cloud.host_ids:

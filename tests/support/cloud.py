@@ -276,7 +276,7 @@ class Cloud:
                 operation_id=operation.id,
                 due_time=now,
                 attempt=0,
-                etag=f"etag-{operation.id}",
+                etag=f"etag{operation.id[3:]}",
                 **desired,
             )
             instances.replace(conn, changed, etag=None)

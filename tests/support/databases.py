@@ -175,6 +175,24 @@ class Server:
             self.run_sql(f"CREATE DATABASE {name}")
         return name
 
+    def restore(self, database: str, backup: Path) -> None:
+        """Put a backup in a database's place, as docs/howto/databases.md says."""
+        force = " WITH (FORCE)" if self.kind == "postgresql" else ""
+        self.run_sql(f"DROP DATABASE IF EXISTS {database}{force}")
+        self.run_sql(
+            f"CREATE DATABASE {database}" + (" OWNER unkai" if self.kind == "postgresql" else "")
+        )
+        if self.kind == "postgresql":
+            url = self.url(database)
+            _run(["pg_restore", "--no-owner", "--exit-on-error", f"--dbname={url}", str(backup)])
+            return
+        argv = ["mariadb", "--no-defaults", "-h127.0.0.1", f"--port={self.port}", "-uunkai"]
+        with backup.open("rb") as dump:
+            done = subprocess.run(
+                [*argv, "--skip-ssl", database], stdin=dump, timeout=60, check=False
+            )
+        assert done.returncode == 0
+
     def _clean(self, database: str) -> None:
         tables = [table.name for table in reversed(metadata.sorted_tables)]
         if self.kind == "postgresql":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -138,7 +137,7 @@ async def test_a_backup_made_while_writers_go_on_is_whole_and_can_be_restored(
     other.mkdir()
     name = running.new()
     (other / "database.url").write_text(running.url(name))
-    await asyncio.to_thread(restore, running, name, tmp_path / "backup")
+    await asyncio.to_thread(running.restore, name, tmp_path / "backup")
     begun = await db(other, "restored")
     assert begun.exit_code == 0, begun.output
     async with a_store(other) as again:
@@ -162,18 +161,6 @@ async def test_a_backup_made_while_writers_go_on_is_whole_and_can_be_restored(
         "solid 11 db restored",
         f"{database}: term {old_term} refused, revision {watched} gone, epoch {epoch}",
     )
-
-
-def restore(running: databases.Server, name: str, backup: Path) -> None:
-    if running.kind == "postgresql":
-        url = running.url(name)
-        argv = ["pg_restore", "--no-owner", "--exit-on-error", f"--dbname={url}", str(backup)]
-        subprocess.run(argv, check=True, timeout=60)
-    else:
-        port = f"--port={running.port}"
-        argv = ["mariadb", "--no-defaults", "-h127.0.0.1", port, "-uunkai", "--skip-ssl", name]
-        with backup.open("rb") as dump:
-            subprocess.run(argv, check=True, timeout=60, stdin=dump)
 
 
 async def test_a_backup_over_tls_keeps_the_password_from_everybodys_eyes(
