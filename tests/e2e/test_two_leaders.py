@@ -92,7 +92,7 @@ def test_a_leader_stopped_and_revived_sells_nothing_twice(
 ) -> None:
     # More than the simulated hosts hold: eight large ones each.
     creates = count(100)
-    simulated = max(2, creates // 10)
+    simulated = max(1, creates // 10)
     plan = Plan(
         creates,
         real=count(10),
