@@ -1,6 +1,8 @@
 """A clock that is wrong in one process alone, by libfaketime; its monotonic clock stays right.
 
-A step of the wall clock moves no monotonic clock on a real machine either.
+A step of the wall clock moves no monotonic clock on a real machine either. Traps of the library:
+in such a process `time.sleep` fails (EINVAL: it sleeps until a monotonic moment), and looking at
+the clock is slow while the file is read each time.
 """
 
 from __future__ import annotations
