@@ -270,6 +270,18 @@ async def test_the_same_request_has_the_first_answer_even_when_the_host_is_silen
     assert (await refusal(cloud, ident, request_id="r-2")).reason == "INSTANCE_KNOWN"
 
 
+async def test_the_same_request_many_times_at_once_has_one_answer(
+    orphaned: tuple[Cloud, str],
+) -> None:
+    cloud, ident = orphaned
+
+    first, *others = await asyncio.gather(
+        *(adopt(cloud, ident, request_id="r-1") for _ in range(8))
+    )
+
+    assert others == [first] * 7
+
+
 async def test_of_many_callers_at_once_one_adopts(orphaned: tuple[Cloud, str]) -> None:
     cloud, ident = orphaned
     results = await asyncio.gather(

@@ -95,10 +95,14 @@ class AdoptionsService:
         """Take a machine into the database as its host remembers it."""
         draft.check()
         audit, term = self._leader.audit, self._leader.term
-        first = await recalled(self._context, call, Adopted)
+        first = await recalled(
+            self._context,
+            call,
+            Adopted,
+            check=lambda conn: _check_unknown(conn, draft.instance_id),
+        )
         if first is not None:
             return first
-        await self._context.uow.read(lambda conn: _check_unknown(conn, draft.instance_id))
         machine = _the_one(audit.holders(draft.instance_id), draft)
         held = await self._ask(machine)
         has_bytes = await self._has_bytes(held)

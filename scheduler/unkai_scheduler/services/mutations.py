@@ -89,18 +89,32 @@ async def mutate(
     return answer
 
 
-async def recalled(context: ServiceContext, call: Call, answer_type: type[A]) -> A | None:
+async def recalled(
+    context: ServiceContext,
+    call: Call,
+    answer_type: type[A],
+    *,
+    check: Callable[[Connection], None] = lambda conn: None,
+) -> A | None:
     """Return what was answered to this request id before; None when it is new.
 
-    For what asks others before it writes: a repetition then needs none of them.
+    For what asks others before it writes: a repetition then needs none of them. `check`: raises
+    what a new request is refused with, on the same snapshot.
     """
     check_request_id(call.request_id)
-    if not call.request_id:
-        return None
-    return await context.uow.read(lambda conn: _recall(conn, call, answer_type))
+
+    def look(conn: Connection) -> A | None:
+        known = _recall(conn, call, answer_type)
+        if known is None:
+            check(conn)
+        return known
+
+    return await context.uow.read(look)
 
 
 def _recall(conn: Connection, call: Call, answer_type: type[A]) -> A | None:
+    if not call.request_id:
+        return None
     known = requests.recall(conn, call.request_id, call.actor, call.method, call.digest)
     if known is None:
         return None
