@@ -32,6 +32,7 @@ def libvirt() -> Iterator[PrivateLibvirt]:
 @pytest.fixture(
     params=[
         "fake",
+        "measured",
         pytest.param(
             "libvirt",
             marks=[pytest.mark.real, pytest.mark.skipif(bool(_WHY_NOT), reason=_WHY_NOT)],
@@ -40,8 +41,8 @@ def libvirt() -> Iterator[PrivateLibvirt]:
 )
 async def harness(request: pytest.FixtureRequest) -> AsyncIterator[ComputeHarness]:
     made: FakeHarness | LibvirtHarness
-    if request.param == "fake":
-        made = FakeHarness()
+    if request.param in ("fake", "measured"):
+        made = FakeHarness(measured=request.param == "measured")
     else:
         made = LibvirtHarness(request.getfixturevalue("libvirt"))
     yield made

@@ -15,6 +15,7 @@ from tests.support.libvirt import PrivateLibvirt, give_to_qemu
 from unkai_agent.compute.driver import ComputeDriver, Domain, DomainDisk, DomainSpec, DomainState
 from unkai_agent.compute.fake import FakeCompute
 from unkai_agent.compute.libvirt_driver import LibvirtDriver
+from unkai_agent.compute.measured import MeasuredCompute
 from unkai_wire import ids
 
 GIB = 1024**3
@@ -71,22 +72,24 @@ def a_domain_spec(
 
 
 class FakeHarness:
-    """The fake hypervisor."""
+    """The fake hypervisor; `measured`: with what counts its calls before it."""
 
-    def __init__(self) -> None:
-        self.driver = FakeCompute()
+    def __init__(self, *, measured: bool = False) -> None:
+        self._fake = FakeCompute()
+        before = MeasuredCompute(self._fake, system="fake")
+        self.driver: ComputeDriver = before if measured else self._fake
 
     def spec(self, name: str = "web", *, generation: int = 1) -> DomainSpec:
         return a_domain_spec(Path("/nowhere"), name, generation=generation)
 
     async def guest_shuts_down(self, spec: DomainSpec) -> None:
-        self.driver.guest_shuts_down(spec.instance_id)
+        self._fake.guest_shuts_down(spec.instance_id)
 
     async def crash(self, spec: DomainSpec) -> None:
-        self.driver.crash(spec.instance_id)
+        self._fake.crash(spec.instance_id)
 
     async def wait_for_guest(self, spec: DomainSpec) -> None:
-        assert self.driver.console_text(spec.instance_id)
+        assert self._fake.console_text(spec.instance_id)
 
 
 class LibvirtHarness:

@@ -38,6 +38,7 @@ from unkai_scheduler.store.writer import (
     ATTEMPTS,
     GROUP_SIZE,
     GROUP_WINDOW_S,
+    GROUPED,
     MAX_WAITING,
     Outcome,
     pause_s,
@@ -328,6 +329,7 @@ class ServerUnitOfWork:
                 count = min(len(self._grouped), GROUP_SIZE)
                 jobs = [self._grouped.popleft() for _ in range(count)]
                 jobs = [job for job in jobs if not job.future.done()]
+                GROUPED.observe(len(jobs))
                 if len(jobs) > 1:
                     await self._run_group(jobs)
                 elif jobs:
