@@ -218,6 +218,8 @@ class ImageSettings(_Part):
     """Largest upload in bytes: one user must not fill the store for all."""
     upload_idle_s: float = Field(default=60.0, gt=0)
     """Seconds an upload may be silent before it is given up: a dead client must not hold it."""
+    upload_wait_s: float = Field(default=86_400.0, ge=60)
+    """Seconds after its creation for which an image may wait for its bytes; then it is FAILED."""
     reserve_bytes: int = Field(default=512 << 20, ge=0)
     """Room that uploads leave free on a directory's disk: the database is on it too, by default."""
     max_uploads: int = Field(default=16, ge=1, le=1024)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from tests.support.builders import an_image, an_operation
-from tests.support.cloud import Cloud
+from tests.support.cloud import Cloud, a_cloud
 from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.images import Image, ImageState
 from unkai_scheduler.domain.operations import Operation, OperationState, Verb
 from unkai_scheduler.reconcile import images as reconcile_images
+from unkai_scheduler.settings import ImageSettings
 from unkai_scheduler.store import images, operations
 from unkai_wire.errors import Unavailable
 
@@ -94,3 +96,47 @@ async def test_an_image_waits_for_its_instances_and_holds_up_no_other(
     await cloud.delete(made.id)
     assert (await cloud.until_ended(waiting.id)).state is OperationState.SUCCEEDED
     assert cloud.images.kept == {}
+
+
+async def test_an_image_whose_bytes_never_come_is_given_up_and_one_that_may_come_is_not(
+    tmp_path: Path,
+) -> None:
+    async with a_cloud(tmp_path, uploads=ImageSettings(upload_wait_s=60)) as cloud:
+        old = an_image(
+            name="old",
+            state=ImageState.UPLOADING,
+            create_time=cloud.clock() - timedelta(seconds=55),
+        )
+        new = an_image(name="new", state=ImageState.UPLOADING, create_time=cloud.clock())
+        await cloud.uow.write(lambda conn: [images.insert(conn, row) for row in (old, new)])
+
+        async def given_up() -> bool:
+            row = await cloud.uow.read(lambda conn: images.get(conn, old.id))
+            return row is not None and row.state is ImageState.FAILED
+
+        await cloud.until(given_up, "the old one is FAILED", within_s=40)
+        row = await cloud.uow.read(lambda conn: images.get(conn, old.id))
+        waits = await cloud.uow.read(lambda conn: images.get(conn, new.id))
+        await cloud.until_stamped()
+        assert row is not None
+        assert row.state_reason is not None
+        assert row.state_reason["reason"] == "UPLOAD_EXPIRED"
+        assert [event.reason for event in await cloud.events(old.id)] == ["UPLOAD_EXPIRED"]
+        assert waits is not None
+        assert waits.state is ImageState.UPLOADING
+
+
+async def test_a_deletion_that_waits_too_long_says_that_it_goes_on_and_it_does(
+    cloud: Cloud,
+) -> None:
+    cloud.images.error = Unavailable("the store does not answer", reason="STORE_UNAVAILABLE")
+    image, operation = await deleting(cloud, deadline_s=5)
+    ended = await cloud.until_ended(operation.id)
+    assert ended.error is not None
+    assert ended.error["message"].endswith("the deletion goes on by itself")
+    cloud.images.error = None
+
+    async def gone() -> bool:
+        return await cloud.uow.read(lambda conn: images.get(conn, image.id)) is None
+
+    await cloud.until(gone, "the image is gone all the same", within_s=40)

@@ -30,7 +30,7 @@ from unkai_scheduler.domain.machines import MachineState
 from unkai_scheduler.domain.operations import Operation, Verb
 from unkai_scheduler.reconcile.leader import Leader
 from unkai_scheduler.reconcile.live import LiveState
-from unkai_scheduler.settings import ReconcileSettings, RetentionSettings, Settings
+from unkai_scheduler.settings import ImageSettings, ReconcileSettings, RetentionSettings, Settings
 from unkai_scheduler.store import claims, events, hosts, images, instances, operations, tombstones
 from unkai_scheduler.store.unit_of_work import UnitOfWork
 from unkai_wire.cluster_records import HostRecord, SchedulerRecord
@@ -459,6 +459,7 @@ async def a_cloud(
     converge_s: float = 0.5,
     lead: bool = True,
     retention: RetentionSettings | None = None,
+    uploads: ImageSettings | None = None,
     **rhythm: Any,
 ) -> AsyncIterator[Cloud]:
     """Run a cloud for the length of a `with`; `rhythm`: reconcile settings."""
@@ -466,6 +467,7 @@ async def a_cloud(
         name="s1",
         reconcile=ReconcileSettings(**rhythm),
         retention=retention or RetentionSettings(),
+        images=uploads or ImageSettings(),
     )
     cloud = Cloud(folder, settings, converge_s)
     cloud.uow = await open_store(folder, clock=cloud.clock)

@@ -17,16 +17,19 @@ import os
 import pwd
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from unkai_agent.storage.refusals import disk_full, storage_failed
+from unkai_agent.storage.refusals import disk_full, storage_failed, storage_hangs
 from unkai_wire.errors import InvalidArgument
 
 T = TypeVar("T")
+DEADLINE_S = 120.0
+"""A piece of file work that takes longer is held up by a disk that hangs. A sync of all that a large
+machine has in memory for a slow disk stays below it."""
 
 PART_SUFFIX = ".part"
 """Ends the name of a file that is being made."""
@@ -227,23 +230,58 @@ def sweep_parts(folder: Path) -> None:
 class Threads:
     """A few threads for blocking file work: a slow disk must not starve the event loop."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, deadline_s: float = DEADLINE_S) -> None:
         self._executor = ThreadPoolExecutor(size, thread_name_prefix="storage")
+        self._deadline_s = deadline_s
+        self._hung: set[asyncio.Future[object]] = set()
 
     async def run(self, work: Callable[[], T]) -> T:
         """Run `work` in a thread and return what it returns.
 
         A caller that is cancelled still waits for it: what a lock of the caller's protects must
-        not go on after the lock is let go. So `work` must be short.
+        not go on after the lock is let go. So `work` must be short; a disk that hangs is given
+        `deadline_s`, then `Unavailable` / STORAGE_HANGS is raised while the thread waits on. What
+        a caller protects from such work it protects by `ended`.
         """
-        future = asyncio.get_running_loop().run_in_executor(self._executor, work)
+        job = self._executor.submit(work)
+        future = asyncio.wrap_future(job)
         try:
-            return await asyncio.shield(future)
+            done, _ = await asyncio.wait([future], timeout=self._deadline_s)
         except asyncio.CancelledError:
-            await asyncio.wait([future])
-            if not future.cancelled():
-                future.exception()  # nobody else will look at it
+            await asyncio.wait([future], timeout=self._deadline_s)
+            self._let_go(job, future)
             raise
+        if not done:
+            self._let_go(job, future)
+            raise storage_hangs(self._deadline_s)
+        return future.result()
+
+    @property
+    def hung(self) -> int:
+        """How many pieces of work were given up and have not ended."""
+        return len(self._hung)
+
+    async def ended(self) -> None:
+        """Wait until no work that was given up can act any more."""
+        while self._hung:
+            await asyncio.wait(set(self._hung), timeout=self._deadline_s)
+            if self._hung:
+                raise storage_hangs(self._deadline_s)
+
+    def _let_go(self, job: Future[T], future: asyncio.Future[T]) -> None:
+        if not future.done():
+            if job.cancel():
+                return  # it had not begun, and never will
+            kept: asyncio.Future[object] = future  # type: ignore[assignment] # only awaited
+            self._hung.add(kept)
+            future.add_done_callback(self._came_back)
+        elif not future.cancelled():
+            future.exception()  # nobody else will look at it
+
+    def _came_back(self, future: asyncio.Future[T]) -> None:
+        self._hung.discard(future)
+        if not future.cancelled():
+            future.exception()
 
     def close(self) -> None:
         """Let the threads go once they are done."""

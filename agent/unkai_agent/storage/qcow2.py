@@ -103,6 +103,7 @@ class Qcow2Storage:
         path = self._disk_path(instance_id, spec.name)
         what = f"disk {spec.name} of {instance_id}"
         async with self._lock(instance_id):
+            await self._threads.ended()
             with files.storage_errors(what), self._pinned(spec.image):
                 disk = await self._threads.run(lambda: self._adopt(path, spec))
                 if disk is not None:
@@ -129,6 +130,7 @@ class Qcow2Storage:
                 files.write_whole(path, content, self._ownership.lend_readable)
 
         async with self._lock(instance_id):
+            await self._threads.ended()
             with files.storage_errors(f"seed disk of {instance_id}"):
                 await self._threads.run(ensure)
         return path
@@ -143,6 +145,7 @@ class Qcow2Storage:
     async def remove(self, instance_id: str) -> None:
         folder = self._folder(instance_id)
         async with self._lock(instance_id):
+            await self._threads.ended()
             with files.storage_errors(f"removing what {instance_id} stored"):
                 await self._threads.run(lambda: files.remove_folder(folder))
 

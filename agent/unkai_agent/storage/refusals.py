@@ -53,6 +53,16 @@ def storage_failed(what: str, cause: str) -> Unavailable:
     )
 
 
+def storage_hangs(deadline_s: float) -> Unavailable:
+    """The host's disk neither did what was asked nor said that it could not."""
+    return Unavailable(
+        f"the host's disk has not answered for {deadline_s:g} s",
+        reason="STORAGE_HANGS",
+        fix="look at the host's disk and its kernel log; the work goes on once it answers",
+        retry_after_s=5.0,
+    )
+
+
 def fetch_stalled(image: ImageRef) -> Unavailable:
     """The image's bytes stopped coming."""
     return Unavailable(

@@ -1,4 +1,5 @@
 """Images that are being deleted: their bytes go, hosts drop them, then the row and the operation.
+And images whose bytes never came: they are given up.
 
 An image waits while instances made from it are there; the operation says so. Each step may be done
 twice. A host that cannot be asked now keeps the bytes in its cache, where
@@ -9,18 +10,19 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 
 import structlog
 
 from unkai_scheduler.domain.events import EventType
-from unkai_scheduler.domain.images import Image
+from unkai_scheduler.domain.images import Image, ImageState
 from unkai_scheduler.domain.operations import Operation, OperationState
 from unkai_scheduler.reconcile import operations as progress
 from unkai_scheduler.reconcile.changes import write_operation
-from unkai_scheduler.reconcile.office import Office, growing_s, wait_for
+from unkai_scheduler.reconcile.office import Office, growing_s, new_etag, wait_for
 from unkai_scheduler.store import events, images, operations
 from unkai_scheduler.store.unit_of_work import Connection
-from unkai_wire.errors import NotFound, UnkaiError
+from unkai_wire.errors import DeadlineExceeded, NotFound, UnkaiError
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +55,52 @@ class ImageLoop:
                 await asyncio.sleep(growing_s(failures))
 
     async def _round(self) -> None:
+        await self._expire()
+        await self._remove()
+
+    async def _expire(self) -> None:
+        """Give up images that nobody brought the bytes of: their names are free again once they
+        are deleted, and nobody waits for them any more."""
+        office = self._office
+        wait_s = office.settings.images.upload_wait_s
+        before = office.clock() - timedelta(seconds=wait_s)
+        found = await office.uow.read(lambda conn: images.uploading(conn, before, BATCH))
+        if not found:
+            return
+
+        def work(conn: Connection) -> None:
+            for image in found:
+                now = images.locked(conn, image.id)
+                if now is None or now.state is not ImageState.UPLOADING:
+                    continue
+                why = DeadlineExceeded(
+                    f"no bytes of image {now.name} came within {wait_s:g} s of its creation",
+                    reason="UPLOAD_EXPIRED",
+                    fix="delete it, create it anew and upload its file",
+                    metadata={"image_id": now.id, "name": now.name},
+                )
+                failed = replace(
+                    now,
+                    state=ImageState.FAILED,
+                    state_reason=why.to_record(),
+                    etag=new_etag(),
+                    update_time=office.clock(),
+                )
+                images.replace(conn, failed, etag=None)
+                told = office.event(
+                    "image",
+                    now.id,
+                    now.name,
+                    project_id=now.project_id,
+                    state=failed.state.value,
+                    reason=why.reason,
+                    message=why.message,
+                )
+                events.insert(conn, told)
+
+        await office.lead(work)
+
+    async def _remove(self) -> None:
         def work(conn: Connection) -> list[tuple[Image, int, Operation | None]]:
             return [
                 (image, needed, operations.active_for(conn, image.id))

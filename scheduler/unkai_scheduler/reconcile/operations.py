@@ -136,6 +136,8 @@ def why_given_up(instance: Instance, operation: Operation | None) -> UnkaiError:
 def too_late(operation: Operation) -> DeadlineExceeded:
     """Return the error of an operation whose time is over."""
     last = f"; last: {operation.progress_message}" if operation.progress_message else ""
+    if operation.verb is Verb.DELETE:
+        last += "; the deletion goes on by itself"
     return DeadlineExceeded(
         f"operation {operation.id} did not end by its deadline{last}",
         reason="OPERATION_DEADLINE",

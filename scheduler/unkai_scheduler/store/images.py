@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, func, or_, select
@@ -79,6 +80,13 @@ def deleting(conn: Connection, limit: int) -> list[tuple[Image, int]]:
         .limit(limit)
     )
     return [(_image(row[1:]), row.needs) for row in conn.execute(query)]
+
+
+def uploading(conn: Connection, before: datetime, limit: int) -> list[Image]:
+    """Return images created before this time that still wait for their bytes, oldest first."""
+    where = (images.c.state == ImageState.UPLOADING.value, images.c.create_time < before)
+    query = _QUERY.where(*where).order_by(images.c.create_time, images.c.id).limit(limit)
+    return [_image(row) for row in conn.execute(query)]
 
 
 def count_by_project(conn: Connection, project_id: str) -> int:

@@ -163,3 +163,37 @@ async def test_a_cancelled_caller_waits_for_its_thread() -> None:
         await task
     assert ended.is_set()
     threads.close()
+
+
+async def test_a_disk_that_hangs_is_given_up_and_others_go_on() -> None:
+    threads = files.Threads(2, deadline_s=0.2)
+    go = threading.Event()
+
+    with pytest.raises(Unavailable) as caught:
+        await threads.run(lambda: go.wait(20))
+    assert caught.value.reason == "STORAGE_HANGS"
+    assert threads.hung == 1
+    assert await threads.run(lambda: 7) == 7, "the other thread is free"
+
+    go.set()
+    await threads.ended()
+    assert threads.hung == 0
+    threads.close()
+
+
+async def test_what_had_not_begun_when_it_was_given_up_never_acts() -> None:
+    threads = files.Threads(1, deadline_s=0.2)
+    go, acts = threading.Event(), []
+    hanging = asyncio.create_task(threads.run(lambda: go.wait(20)))
+    await asyncio.sleep(0.05)
+    with pytest.raises(Unavailable):
+        await threads.run(lambda: acts.append("late"))
+    with pytest.raises(Unavailable):
+        await hanging
+    with pytest.raises(Unavailable):
+        await threads.ended()
+    go.set()
+    await threads.ended()
+    assert await threads.run(lambda: 7) == 7
+    assert acts == []
+    threads.close()
