@@ -28,8 +28,8 @@ from unkai_wire.errors import InvalidArgument
 
 T = TypeVar("T")
 DEADLINE_S = 120.0
-"""A piece of file work that takes longer is held up by a disk that hangs. A sync of all that a large
-machine has in memory for a slow disk stays below it."""
+"""A piece of file work that takes longer is held up by a disk that hangs. To sync all that a large
+machine has in memory for a slow disk takes less."""
 
 PART_SUFFIX = ".part"
 """Ends the name of a file that is being made."""
