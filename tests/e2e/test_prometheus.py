@@ -24,6 +24,7 @@ import pytest
 
 from tests.support.acceptance import Shows
 from tests.support.daemons import Cloud, Daemon, cloud_of_daemons, until
+from tests.support.faults import fill, small_disk
 from tests.support.images import built_tiny
 from tests.support.prometheus import (
     Planted,
@@ -117,41 +118,11 @@ class Site:
         conn.close()
 
 
-@contextmanager
-def small_disk(path: Path, size: str) -> Iterator[Path]:
-    """Mount a small disk of its own at a folder."""
-    path.mkdir(parents=True, exist_ok=True)
-    subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0755", "tmpfs", str(path)], check=True
-    )
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "-l", str(path)], check=False)
-
-
-def fill(folder: Path, leave_bytes: int) -> Path:
-    """Fill a disk up to what is to be left."""
-    disk = os.statvfs(folder)
-    ballast = folder / "ballast"
-    room = disk.f_bavail * disk.f_frsize - leave_bytes
-    with ballast.open("wb") as file:
-        while room > 0:
-            piece = min(room, MIB)
-            try:
-                file.write(b"\0" * piece)
-                file.flush()
-            except OSError:
-                break
-            room -= piece
-    return ballast
-
-
 def test_dashboards_and_alerts_on_a_real_prometheus(tmp_path: Path, shows: Shows) -> None:
     with (
-        small_disk(tmp_path / "db", "24m"),
-        small_disk(tmp_path / "images", "64m"),
-        small_disk(tmp_path / "h2-state", "32m"),
+        small_disk(tmp_path / "db", 24 * MIB),
+        small_disk(tmp_path / "images", 64 * MIB),
+        small_disk(tmp_path / "h2-state", 32 * MIB),
         cloud_of_daemons(tmp_path / "cloud") as cloud,
         planted_exporter() as planted,
     ):
@@ -345,7 +316,7 @@ def hosts_go_wrong(site: Site) -> None:
     site.fires("UnkaiCertificateEndsNow", "the same")
     site.fires("UnkaiLedgerDamaged", "a file of the ledger overwritten")
     site.fires("UnkaiHypervisorAway", "an agent without its libvirtd")
-    fill(state, MIB)
+    fill(state, leave_bytes=MIB)
     site.fires("UnkaiHostDiskNearlyFull", "the disk of its state filled")
 
     # Agents that come and go, with a clock that is late.
@@ -378,14 +349,14 @@ def control_plane_goes_wrong(site: Site) -> None:
     scheduler, etcd = site.daemon("s1"), site.cloud.etcd
 
     # The images' disk, then the database's.
-    fill(site.folder / "images", 0)
+    fill(site.folder / "images")
     command = CommandLine(site.cloud, scheduler)
     for number in range(5):
         with suppress(subprocess.CalledProcessError):
             command("image", "upload", f"none-{number}", str(built_tiny()))
     site.fires("UnkaiImageStoreFailing", "uploads to a full disk")
     site.fires("UnkaiSchedulerDiskNearlyFull", "that disk filled")
-    ballast = fill(site.folder / "db", 0)
+    ballast = fill(site.folder / "db")
     site.daemon("h2").kill()  # that it is lost cannot be written
     with busy(lambda: a_flavor(site)):
         site.fires("UnkaiDatabaseFailing", "the database's disk filled")
