@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf import duration_pb2
 
 from tests.support.acceptance import Shows
 from tests.support.daemons import Cloud, Daemon, cloud_of_daemons, until
@@ -62,9 +63,6 @@ PLANTED = {
     "UnkaiMixedVersions": {
         'unkai_build_info{job="unkai-agent",instance="p2",role="agent",version="0.0.1"}': 1.0
     },
-    "UnkaiCapacityQueueOld": {
-        'unkai_capacity_queue_oldest_seconds{job="unkai-scheduler",instance="p1"}': 400.0
-    },
 }
 """What a test cannot bring about in seconds, as it would look."""
 
@@ -93,9 +91,14 @@ class Site:
             self.caused[name] = how
             print(f"  {name}: {how}", flush=True)
 
-    def create(self, name: str, **fields: Any) -> Any:
-        client = self.client
-        answer = client.call("InstanceService", "CreateInstance", instance=fields | {"name": name})
+    def create(self, name: str, *, wait_s: int = 0, **fields: Any) -> Any:
+        client, wait = self.client, duration_pb2.Duration(seconds=wait_s)
+        answer = client.call(
+            "InstanceService",
+            "CreateInstance",
+            instance=fields | {"name": name},
+            capacity_wait=wait if wait_s else None,
+        )
         client.close()
         return answer.instance
 
@@ -271,8 +274,10 @@ def work_goes_wrong(site: Site, instances: dict[str, str]) -> None:
     for number in range(8):
         site.create(f"giant-{number}", image_id=image, vcpus=256, memory_bytes=64 * MIB)
         time.sleep(0.7)
+    site.create("patient", wait_s=600, image_id=image, vcpus=256, memory_bytes=64 * MIB)
     site.fires("UnkaiNoCapacity", "eight instances of 256 CPUs")
     site.fires("UnkaiOperationsFailing", "they failed")
+    site.fires("UnkaiCapacityQueueOld", "one that waits, at 3 s in place of 300 s")
 
     # The database forgets an instance that a host holds.
     orphan = instances["sim-0"]
