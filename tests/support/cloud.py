@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from tests.support import databases
 from tests.support.builders import NOON, an_id, an_image, an_instance, an_operation
 from tests.support.store import open_store
 from unkai_scheduler.agents.fake import FakeAgents
@@ -36,7 +37,8 @@ from unkai_scheduler.store.unit_of_work import UnitOfWork
 from unkai_wire.cluster_records import HostRecord, SchedulerRecord
 from unkai_wire.errors import NotFound, UnkaiError
 
-SPEED = 10.0
+SPEED = 10.0 if databases.kind() == databases.SQLITE else 3.0
+"""A server answers in real time, and each wait for it has a bound."""
 GIB = 1 << 30
 _TICK_S = 0.1
 _SAMPLE_S = 2.0

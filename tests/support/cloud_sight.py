@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+from tests.support import databases
 from tests.support.checker import Finding, Held, HostSight, Rules, Sight, check
 from tests.support.cloud import Cloud
-from tests.support.raw_rows import read_tables
-from tests.support.store import store_url
+from tests.support.raw_rows import read_by_settings
 
 
 def look(cloud: Cloud) -> Sight:
@@ -20,7 +20,7 @@ def look(cloud: Cloud) -> Sight:
     if leader is not None:
         keys["/unkai/v1/leader"] = dataclasses.asdict(leader)
     return Sight(
-        read_tables(store_url(cloud.folder)),
+        read_by_settings({"url": databases.settings_of(cloud.folder).url}),
         hosts=[_host(cloud, host_id) for host_id in cloud.host_ids],
         keys=keys,
         schedulers=len(cloud.schedulers),

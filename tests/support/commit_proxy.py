@@ -33,16 +33,19 @@ class CommitProxy:
     port: int = 0
     faults: deque[Fault] = field(default_factory=deque)
     done: list[Fault] = field(default_factory=list)
+    flowing: asyncio.Event = field(default_factory=asyncio.Event)
+    """While it is not set nothing passes, and nobody is told: a network that is cut."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection."""
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.upstream_port)
-        back = asyncio.ensure_future(_pump(up_reader, writer))
+        back = asyncio.ensure_future(self._pump(up_reader, writer))
         try:
             while data := await reader.read(1 << 16):
                 if _COMMIT.search(data) and self.faults:
                     await self._fail(self.faults.popleft(), data, writer, up_writer, back)
                     return
+                await self.flowing.wait()
                 up_writer.write(data)
                 await up_writer.drain()
         except OSError:
@@ -73,19 +76,20 @@ class CommitProxy:
             up_writer.write(data)
             await asyncio.sleep(0.2)
 
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while data := await reader.read(1 << 16):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(1 << 16):
+                await self.flowing.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.close()
 
 
 @asynccontextmanager
 async def a_commit_proxy(upstream_port: int) -> AsyncIterator[CommitProxy]:
     """Serve a proxy for the length of a `with`."""
     proxy = CommitProxy(upstream_port)
+    proxy.flowing.set()
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
     proxy.port = server.sockets[0].getsockname()[1]
     try:

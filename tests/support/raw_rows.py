@@ -59,7 +59,9 @@ def read_tables(url: str, trust: ssl.SSLContext | None = None) -> Tables:
 
 
 def read_by_settings(settings: Mapping[str, Any]) -> Tables:
-    """Read all tables of a server as a scheduler's settings name it."""
+    """Read all tables of a database as a scheduler's settings name it."""
+    if settings["url"].startswith("sqlite:"):
+        return read_tables(settings["url"])
     scheme, _, rest = settings["url"].partition("://")
     user, _, place = rest.partition("@")
     if file := settings.get("password_file"):

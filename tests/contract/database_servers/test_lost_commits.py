@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -130,6 +131,30 @@ async def test_a_leader_whose_commit_came_too_late_learns_that_it_leads_no_more(
 
     assert taken == term + 1
     assert await _counted(behind.direct, row.id) == 1
+
+
+async def test_a_cut_network_ends_calls_in_bounded_time_and_heals(
+    behind: Behind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_unit_of_work, "ATTEMPT_S", 1.0)
+    monkeypatch.setattr(server_unit_of_work, "RETRY_S", 2.0)
+    row = an_instance(attempt=0)
+    await behind.proxied.write(lambda conn: instances.insert(conn, row))
+    behind.proxy.flowing.clear()
+    began_s = time.monotonic()
+    outcomes = await asyncio.gather(
+        behind.proxied.write(_add_one(row.id)),
+        behind.proxied.write_grouped(_add_one(row.id)),
+        behind.proxied.read(lambda conn: instances.get(conn, row.id)),
+        return_exceptions=True,
+    )
+    took_s = time.monotonic() - began_s
+    behind.proxy.flowing.set()
+    counted = await behind.proxied.write(_add_one(row.id))
+
+    assert [type(outcome) for outcome in outcomes] == [Unavailable] * 3
+    assert took_s < 20
+    assert counted == 1
 
 
 async def test_an_outcome_that_cannot_be_found_out_is_said_to_be_unknown(
