@@ -60,5 +60,5 @@ def holder_of(folder: Path) -> int | None:
         fields = line.split()
         # "1: FLOCK  ADVISORY  WRITE 1234 fe:01:5678 0 EOF"; one that waits has an arrow.
         if len(fields) > 5 and fields[1] == "FLOCK" and fields[5] == place:
-            return int(fields[4])
+            return int(fields[4]) or None  # 0: it is in another pid namespace
     return None

@@ -44,7 +44,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """A lab whose own scheduler and agent are gone: the wheel's take their places."""
-    with running_lab(unique(LabSpec(name="wheel", hosts=1))) as made:
+    with running_lab(unique(LabSpec(name="wheel", hosts=1, accelerator="tcg"))) as made:
         made.kill_agent("h1")
         made.kill_scheduler()
         yield made
@@ -104,8 +104,9 @@ def test_the_wheel_in_an_empty_environment_runs_both_daemons(
     assert all(f.no_new_privileges and f.seccomp_mode == 2 for f in facts.values())
     assert facts["scheduler"].effective_capabilities == 0
     unkai("instance", "delete", "hello", "--wait")
+    assert json.loads(unkai("doctor", "--cloud", "-o", "json")) == []
     shows(
         "solid 11 wheel",
         "in an empty environment: scheduler and agent (real libvirt) under their units' "
-        "restrictions, host UP, instance RUNNING, deleted",
+        "restrictions, host UP, instance RUNNING, deleted; doctors find nothing",
     )

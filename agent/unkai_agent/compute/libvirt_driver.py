@@ -505,22 +505,34 @@ class HypervisorFacts:
     """Users that guests run as; empty where libvirt does not say."""
 
 
-def look_at(uri: str) -> HypervisorFacts:
-    """Ask a hypervisor what it is, on a connection of its own. Blocks, perhaps for ever.
+def knock(uri: str) -> None:
+    """See that a hypervisor answers, on a connection of its own. Blocks, perhaps for ever.
 
     Raises `Unavailable` when it cannot be reached.
     """
+    _ask(uri, lambda connection: connection.getLibVersion())
+
+
+def look_at(uri: str) -> HypervisorFacts:
+    """Ask a hypervisor what it is. As `knock`; the first time it may have to try its emulators."""
+    return _ask(
+        uri,
+        lambda connection: HypervisorFacts(
+            connection.getLibVersion(),
+            connection.getVersion(),
+            frozenset(qemu_uids(connection.getCapabilities())),
+        ),
+    )
+
+
+def _ask(uri: str, question: Callable[[Any], T]) -> T:
     import libvirt
 
     libvirt.registerErrorHandler(lambda _opaque, _error: None, None)
     try:
         connection = libvirt.openReadOnly(uri)
         try:
-            return HypervisorFacts(
-                connection.getLibVersion(),
-                connection.getVersion(),
-                frozenset(qemu_uids(connection.getCapabilities())),
-            )
+            return question(connection)
         finally:
             connection.close()
     except libvirt.libvirtError as error:

@@ -116,8 +116,8 @@ def libvirt_answers(scene: Scene) -> Iterable[Finding]:
     """Judge the daemon."""
     if scene.simulated:
         return
-    found = scene.hypervisor()
-    if found.facts is None:
+    found = scene.libvirt()
+    if found.trouble:
         hangs = "libvirtd hangs: " if found.hangs else ""
         yield _finding(
             Severity.FAIL,
@@ -130,7 +130,7 @@ def libvirt_answers(scene: Scene) -> Iterable[Finding]:
 @CHECKS.add("libvirt-version", "libvirt and QEMU are new enough")
 def libvirt_version(scene: Scene) -> Iterable[Finding]:
     """Judge the versions that libvirtd tells."""
-    facts = None if scene.simulated else scene.hypervisor().facts
+    facts = None if scene.simulated else scene.hypervisor()
     if facts is None:
         return
     for name, version, least in (
@@ -199,7 +199,7 @@ def qemu_conf(scene: Scene) -> Iterable[Finding]:
 @CHECKS.add("qemu-identity", "libvirtd that runs has taken qemu.conf's user")
 def qemu_identity(scene: Scene) -> Iterable[Finding]:
     """Judge whom guests run as, by the libvirtd that runs."""
-    facts = None if scene.simulated else scene.hypervisor().facts
+    facts = None if scene.simulated else scene.hypervisor()
     if facts is None or not facts.guest_uids:
         return
     user = scene.settings.libvirt.qemu_user

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unkai_agent.compute.kvm_proof import PROOF_DEADLINE_S, prove_kvm
-from unkai_agent.compute.libvirt_driver import HypervisorFacts, look_at
+from unkai_agent.compute.libvirt_driver import HypervisorFacts, knock, look_at
 from unkai_agent.doctor import etcd_access
 from unkai_agent.domain.clock import Clock, system_clock
 from unkai_agent.domain.hosts import Accelerator
@@ -21,6 +21,7 @@ from unkai_wire.tls import Principal
 EMULATOR = "qemu-system-x86_64"
 _ETCD_S = 6.0
 _LIBVIRT_S = 5.0
+_FACTS_S = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,9 @@ class Paths:
 
 
 @dataclass(frozen=True, slots=True)
-class Hypervisor:
-    """What libvirt said: facts, or why there are none."""
+class Answer:
+    """Whether libvirt answers; `trouble`: why not."""
 
-    facts: HypervisorFacts | None = None
     trouble: str = ""
     hangs: bool = False
 
@@ -83,10 +83,15 @@ class Scene:
             within_s=_ETCD_S,
             late=etcd_access.Access(),
         )
-        self.hypervisor = Probe(
-            lambda: _hypervisor(settings.libvirt.uri),
+        uri = settings.libvirt.uri
+        self.libvirt = Probe(
+            lambda: _answer(uri),
             within_s=_LIBVIRT_S,
-            late=Hypervisor(trouble=f"no answer within {_LIBVIRT_S:g} s", hangs=True),
+            late=Answer(f"no answer within {_LIBVIRT_S:g} s", hangs=True),
+        )
+        # A libvirtd that is busy trying its emulators is not one that hangs: no facts, then.
+        self.hypervisor: Probe[HypervisorFacts | None] = Probe(
+            lambda: _facts(uri), within_s=_FACTS_S, late=None
         )
 
     @property
@@ -106,10 +111,18 @@ def _members(settings: Settings) -> list[etcd.Member]:
         return list(pool.map(lambda endpoint: etcd.look(endpoint, tls), endpoints))
 
 
-def _hypervisor(uri: str) -> Hypervisor:
+def _answer(uri: str) -> Answer:
     try:
-        return Hypervisor(look_at(uri))
+        knock(uri)
     except ModuleNotFoundError:
-        return Hypervisor(trouble="the Python module libvirt is not installed")
+        return Answer("the Python module libvirt is not installed")
     except UnkaiError as error:
-        return Hypervisor(trouble=error.message)
+        return Answer(error.message)
+    return Answer()
+
+
+def _facts(uri: str) -> HypervisorFacts | None:
+    try:
+        return look_at(uri)
+    except (ModuleNotFoundError, UnkaiError):
+        return None  # another check's

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from unkai_agent.state_lock import only_agent_of
+from unkai_agent.state_lock import holder_of, only_agent_of
 from unkai_wire.errors import FailedPrecondition
 
 _HOLDER = """
@@ -39,3 +39,11 @@ def test_a_second_agent_is_refused_until_the_first_is_gone_however_it_went(tmp_p
     finally:
         first.kill()
         first.communicate()
+
+
+def test_the_holder_of_a_folder_is_known_by_its_process(tmp_path: Path) -> None:
+    assert holder_of(tmp_path) is None
+    with only_agent_of(tmp_path):
+        assert holder_of(tmp_path) == os.getpid()
+    assert holder_of(tmp_path) is None
+    assert holder_of(tmp_path / "none") is None
