@@ -222,6 +222,8 @@ class _Session:
                 failure = error
                 self._drop()
                 self._turn += 1
+        if _is_full(failure):
+            raise _full() from failure
         raise _refused() if _is_refusal(failure) else _unavailable() from failure
 
     def close(self) -> None:
@@ -330,6 +332,23 @@ def _unavailable() -> Unavailable:
         "etcd does not answer",
         reason="ETCD_UNAVAILABLE",
         fix="look at the etcd members; guests go on meanwhile",
+    )
+
+
+def _is_full(failure: Exception | None) -> bool:
+    """Tell whether etcd's own limit of room (its NOSPACE alarm) forbids writing."""
+    return isinstance(failure, grpc.RpcError) and (
+        failure.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        and "space exceeded" in str(failure.details())
+    )
+
+
+def _full() -> Unavailable:
+    return Unavailable(
+        "etcd has used up the room it may take, and takes no more writes",
+        reason="ETCD_FULL",
+        fix="compact and defragment it ('etcdctl compact', 'etcdctl defrag'), then "
+        "'etcdctl alarm disarm'; see --quota-backend-bytes",
     )
 
 

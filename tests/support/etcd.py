@@ -117,6 +117,8 @@ class EtcdServer:
         self._folder = folder
         self._server = server
         self._name = name
+        self.quota_bytes = 0
+        """Room it may take, from its next start on; 0: its own default."""
         self._port = free_port()
         self._peer = f"http://127.0.0.1:{free_port()}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -142,6 +144,8 @@ class EtcdServer:
         command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
         command += ["--initial-cluster", self.cluster, "--unsafe-no-fsync"]
         command += ["--log-level", "error", "--logger", "zap"]
+        if self.quota_bytes:
+            command += ["--quota-backend-bytes", str(self.quota_bytes)]
         if self._server:
             command += ["--cert-file", str(self._server.certificate)]
             command += ["--key-file", str(self._server.key), "--client-cert-auth"]

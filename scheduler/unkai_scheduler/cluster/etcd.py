@@ -131,6 +131,8 @@ class _Lane:
                 failure = error
                 self.drop()
                 self._turn += 1
+        if _is_full(failure):
+            raise _full() from failure
         raise (
             _refused() if _is_refusal(failure) else _unavailable("etcd does not answer")
         ) from failure
@@ -509,6 +511,23 @@ def _led(value: bytes, revision: int) -> _Led | None:
 
 def _unavailable(message: str) -> Unavailable:
     return Unavailable(message, reason="ETCD_UNAVAILABLE", fix="see whether etcd runs")
+
+
+def _is_full(failure: Exception | None) -> bool:
+    """Tell whether etcd's own limit of room (its NOSPACE alarm) forbids writing."""
+    return isinstance(failure, grpc.RpcError) and (
+        failure.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        and "space exceeded" in str(failure.details())
+    )
+
+
+def _full() -> Unavailable:
+    return Unavailable(
+        "etcd has used up the room it may take, and takes no more writes",
+        reason="ETCD_FULL",
+        fix="compact and defragment it ('etcdctl compact', 'etcdctl defrag'), then "
+        "'etcdctl alarm disarm'; see --quota-backend-bytes",
+    )
 
 
 def _is_refusal(failure: Exception | None) -> bool:
