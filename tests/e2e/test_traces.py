@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.acceptance import Shows
 from tests.support.collector import Collector, Span, collecting
 from tests.support.daemons import LOCAL, Cloud, Daemon, cloud_of_daemons, until
 from tests.support.images import built_tiny
 from tests.support.libvirt import PrivateLibvirt, private_libvirt, unavailable_reason
+from tests.support.user_commands import CommandLine
 
 pytestmark = [
     pytest.mark.e2e,
@@ -29,25 +29,10 @@ ENSURE = "unkai.agent.v1.MachineService/EnsureMachine"
 
 
 def unkai(cloud: Cloud, scheduler: Daemon, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {
-        "UNKAI_ADDRESS": f"{LOCAL}:{scheduler.grpc_port}",
-        "UNKAI_CA": str(cloud.admin.ca),
-        "UNKAI_CERTIFICATE": str(cloud.admin.certificate),
-        "UNKAI_KEY": str(cloud.admin.key),
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "unkai_cli", *words],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-        env=environment,
-    )
+    return CommandLine(cloud, scheduler)(*words)
 
 
-def traced_cloud(
-    folder: Path, cloud: Cloud, libvirt: PrivateLibvirt, endpoint: str
-) -> tuple[Daemon, Daemon]:
+def traced_cloud(cloud: Cloud, libvirt: PrivateLibvirt, endpoint: str) -> tuple[Daemon, Daemon]:
     """Start a scheduler and a host that trace; return them once the host is UP."""
     tracing = {"endpoint": endpoint}
     scheduler = cloud.scheduler("s1", tracing=tracing)
@@ -88,7 +73,7 @@ def test_one_trace_spans_the_api_to_libvirt(tmp_path: Path, shows: Shows) -> Non
         collecting() as collector,
     ):
         # 1. A cloud whose daemons trace, and an instance that asks to be traced.
-        scheduler, _ = traced_cloud(tmp_path, cloud, libvirt, collector.endpoint)
+        scheduler, host = traced_cloud(cloud, libvirt, collector.endpoint)
         unkai(cloud, scheduler, "image", "upload", "tiny", str(tiny))
         launch = ("launch", "tiny", "web", "--flavor", "nano", "--user-data", str(user_data))
         done = unkai(cloud, scheduler, "--trace", *launch, "--wait")
@@ -128,6 +113,18 @@ def test_one_trace_spans_the_api_to_libvirt(tmp_path: Path, shows: Shows) -> Non
         whole = len(collector.of_trace(trace_id))
         time.sleep(2 * LAST_SPANS_S)
         assert len(collector.of_trace(trace_id)) == whole
+        # 6. The figures of a real guest, and of what it took to make it.
+        figures = {
+            sample.name: sample.value
+            for family in text_string_to_metric_families(cloud.figures(host))
+            for sample in family.samples
+            if sample.labels.get("call", "start") == "start"
+        }
+        assert figures["unkai_instance_cpu_seconds_total"] > 0
+        assert figures["unkai_instance_memory_resident_bytes"] > 0
+        assert figures["unkai_agent_hypervisor_seconds_count"] >= 1
+        assert figures["unkai_agent_qemu_img_seconds_count"] >= 1
+        assert figures["unkai_agent_registered"] == 1
         shows(
             "solid 11 trace",
             f"{len(spans)} spans of one trace, {len(chain)} deep: "

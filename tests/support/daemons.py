@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -191,6 +193,14 @@ class Cloud:
             key=str(self.admin.key),
         )
         return Client(context, **more)
+
+    def figures(self, daemon: Daemon) -> str:
+        """Return what a daemon's `/metrics` says to an administrator."""
+        context = ssl.create_default_context(cafile=str(self.admin.ca))
+        context.load_cert_chain(self.admin.certificate, self.admin.key)
+        url = f"https://{LOCAL}:{daemon.metrics_port}/metrics"
+        with urllib.request.urlopen(url, context=context, timeout=10) as answer:
+            return str(answer.read().decode())
 
     def stop(self) -> None:
         """End all that runs."""
