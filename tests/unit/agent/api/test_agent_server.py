@@ -35,6 +35,8 @@ from unkai_agent.api.policy import POLICY
 from unkai_agent.api.server import SERVICES, AgentServer
 from unkai_agent.compute.fake import FakeCompute
 from unkai_agent.host import RunningHost
+from unkai_scheduler.agents.client import GrpcAgents
+from unkai_scheduler.agents.port import Endpoint
 from unkai_scheduler.certificates import Authority, init
 from unkai_wire.errors import (
     Conflict,
@@ -254,6 +256,27 @@ async def test_a_scheduler_is_told_what_a_machine_was_ordered_to_be(site: Site) 
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.GetMachineSpec(request)
     assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_a_scheduler_reads_back_what_an_adoption_needs(site: Site) -> None:
+    order = an_order(generation=4)
+    async with site.machines("scheduler") as stub:
+        await stub.EnsureMachine(order)
+    agents = GrpcAgents(site.tls("scheduler"))
+    try:
+        endpoint = Endpoint(HOST_ID, f"127.0.0.1:{site.port}", host_tls_name(HOST_ID))
+        held = await agents.machine_spec(endpoint, ID)
+    finally:
+        await agents.close()
+
+    sent, told = order.spec.instance, held.order.instance
+    assert (held.machine.generation, held.machine.wants_power) == (4, True)
+    assert (told.id, told.spec.name, told.project_id) == (ID, sent.name, sent.project_id)
+    assert (told.spec.vcpus, told.spec.memory_bytes) == (sent.vcpus, sent.memory_bytes)
+    assert told.spec.labels == {"tier": "web"}
+    assert held.order.disk_bytes == order.spec.disks[0].size_bytes
+    assert held.order.image.sha256 == order.spec.disks[0].image.sha256
+    assert held.order.user_data == order.spec.seed.user_data
 
 
 async def test_a_watch_counts_as_a_leaders_word_only_from_a_scheduler(site: Site) -> None:
