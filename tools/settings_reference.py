@@ -11,8 +11,9 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -37,27 +38,39 @@ _DAEMONS = (
 )
 
 
-def rows(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+def rows(model: type[Any], prefix: str = "") -> Iterator[tuple[str, str, str]]:
     """Yield key, default and meaning of each setting, those of tables after the plain ones."""
     said = _docstrings(model)
     tables = []
-    for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
+    for name, kind, default in _settings(model):
+        if _is_table(kind):
             tables.append((name, kind))
             continue
-        # What a factory gives depends on the machine; its docstring says what it is.
-        default = field.get_default()
         yield f"{prefix}{name}", _shown(default), said[name]
     for name, kind in tables:
         yield from rows(kind, f"{prefix}{name}.")
 
 
-def _docstrings(model: type[BaseModel]) -> dict[str, str]:
+def _is_table(kind: Any) -> bool:
+    return isinstance(kind, type) and (is_dataclass(kind) or issubclass(kind, BaseModel))
+
+
+def _settings(model: type[Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield name, type and default of each: of a model of pydantic's, or a dataclass."""
+    if is_dataclass(model):
+        kinds = get_type_hints(model)
+        yield from ((field.name, kinds[field.name], field.default) for field in fields(model))
+        return
+    for name, field in model.model_fields.items():
+        # What a factory gives depends on the machine; its docstring says what it is.
+        yield name, field.annotation, field.get_default()
+
+
+def _docstrings(model: type[Any]) -> dict[str, str]:
     """Return the text below each field, which Python itself does not keep."""
     found: dict[str, str] = {}
     for base in reversed(model.__mro__):
-        if not (issubclass(base, BaseModel) and base.__module__.startswith("unkai")):
+        if not base.__module__.startswith("unkai"):
             continue
         (source,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
         assert isinstance(source, ast.ClassDef)

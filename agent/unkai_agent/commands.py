@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from unkai_agent.settings import DEFAULT_FILE, load_settings
+from unkai_agent.settings import DEFAULT_FILE
 from unkai_wire.doctor.findings import CHECK_S
 from unkai_wire.new_files import hint, write_new
 from unkai_wire.setting_values import split_address
@@ -142,6 +142,7 @@ def diagnose(
     from unkai_agent.doctor import guests
     from unkai_agent.doctor.scene import Scene
     from unkai_agent.host_facts import agent_version
+    from unkai_agent.settings_reader import load_settings
     from unkai_wire.doctor import command
 
     checks = guests.CHECKS

@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ from unkai_agent.domain.hosts import Accelerator
 from unkai_agent.host import HostParts, RunningHost
 from unkai_agent.metrics import Sampler, SamplerPaths, counter_source, group_limits
 from unkai_agent.registry import EtcdRegistry
-from unkai_agent.settings import InvalidSettings, Settings, load_settings
+from unkai_agent.settings import InvalidSettings, Settings
+from unkai_agent.settings_apart import load_settings_apart
 from unkai_agent.state_lock import only_agent_of
 from unkai_agent.storage.driver import FetchImage
 from unkai_agent.storage.qcow2 import Qcow2Storage
@@ -245,16 +247,23 @@ def _check_files(settings: Settings) -> None:
     click.echo("the settings are fine")
 
 
+def _read(config: Path | None, *, to_stay: bool) -> Settings:
+    if to_stay:
+        return load_settings_apart(config)
+    from unkai_agent.settings_reader import load_settings
+
+    return load_settings(config)
+
+
 def _start(config: Path | None, check: bool, *, simulated: bool, hosts: int | None = None) -> None:
     try:
-        settings = load_settings(config)
+        settings = _read(config, to_stay=not check)
     except InvalidSettings as error:
         for problem in error.problems:
             click.echo(f"unkai-agent: {problem}", err=True)
         sys.exit(2)
     if hosts is not None:
-        chosen = settings.fleet.model_copy(update={"hosts": hosts})
-        settings = settings.model_copy(update={"fleet": chosen})
+        settings = replace(settings, fleet=replace(settings.fleet, hosts=hosts))
     if check:
         _check_files(settings)
         return

@@ -1,31 +1,23 @@
-"""The agent's settings: one frozen tree, from a TOML file and the environment, checked at start.
+"""The agent's settings: one frozen tree, and within which bounds each value must be.
 
-`UNKAI_AGENT_*` wins over the file, `__` nests: `UNKAI_AGENT_ETCD__ENDPOINTS`. An unknown key is
-refused with its name and where it stands. Each field says its unit and why it has its default.
-Nothing here opens or connects; who the host is comes from its certificate, not from here.
+Plain data: what reads and checks it is `settings_reader`, in a process of its own for the daemon
+(`settings_apart`). Each field says its unit and why it has its default. Nothing here opens or
+connects; who the host is comes from its certificate, not from here.
 """
 
 from __future__ import annotations
 
-import os
-import tomllib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
+from annotated_types import Ge, Gt, Le, MinLen
 
-from unkai_wire.setting_values import problem_of, split_address
+from unkai_wire.setting_values import Checked, split_address
 from unkai_wire.tls import TlsFiles
 from unkai_wire.tracing import check_endpoint
 
 DEFAULT_FILE = Path("/etc/unkai/agent.toml")
-ENV_PREFIX = "UNKAI_AGENT_"
 _PKI = Path("/etc/unkai/pki")
 
 
@@ -46,15 +38,12 @@ def _optional_address(text: str) -> str:
     return _address(text) if text else text
 
 
-Address = Annotated[str, AfterValidator(_address)]
-OptionalAddress = Annotated[str, AfterValidator(_optional_address)]
+Address = Annotated[str, Checked(_address)]
+OptionalAddress = Annotated[str, Checked(_optional_address)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TlsSettings(_Part):
+@dataclass(frozen=True, slots=True)
+class TlsSettings:
     """Where the PEM files lie that we show and check."""
 
     ca: Path = _PKI / "ca.crt"
@@ -69,46 +58,50 @@ class TlsSettings(_Part):
         return TlsFiles(ca=self.ca, certificate=self.certificate, key=self.key)
 
 
-class EtcdSettings(_Part):
+@dataclass(frozen=True, slots=True)
+class EtcdSettings:
     """Where this host registers. The host's certificate is shown to etcd too."""
 
-    endpoints: tuple[Address, ...] = Field(default=("127.0.0.1:2379",), min_length=1)
+    endpoints: Annotated[tuple[Address, ...], MinLen(1)] = ("127.0.0.1:2379",)
     """Client addresses of the members, `HOST:PORT`; all are tried in turn."""
-    timeout_s: float = Field(default=2.0, gt=0, le=30)
+    timeout_s: Annotated[float, Gt(0), Le(30)] = 2.0
     """Seconds one call may take: shorter than the lease of 6 s, so that a slow member is seen."""
 
 
-class CapacitySettings(_Part):
+@dataclass(frozen=True, slots=True)
+class CapacitySettings:
     """What this host offers to instances. 0 means: found out."""
 
-    cpus: int = Field(default=0, ge=0, le=4096)
+    cpus: Annotated[int, Ge(0), Le(4096)] = 0
     """CPUs; 0: those this process may run on, or as many whole ones as the quota of the sampler's
     groups allows."""
-    memory_bytes: int = Field(default=0, ge=0)
+    memory_bytes: Annotated[int, Ge(0)] = 0
     """Memory in bytes; 0: the machine's or the limit of the sampler's group, less the reserve."""
-    disk_bytes: int = Field(default=0, ge=0)
+    disk_bytes: Annotated[int, Ge(0)] = 0
     """Disk in bytes; 0: the size of the file system of `state_dir`, less the reserve."""
-    memory_reserve_bytes: int = Field(default=1 << 30, ge=0)
+    memory_reserve_bytes: Annotated[int, Ge(0)] = 1 << 30
     """Memory in bytes kept for the host itself; at most half of it is taken."""
-    disk_reserve_bytes: int = Field(default=4 << 30, ge=0)
+    disk_reserve_bytes: Annotated[int, Ge(0)] = 4 << 30
     """Disk in bytes kept for the host itself and the image cache; at most half of it is taken."""
 
 
-class LibvirtSettings(_Part):
+@dataclass(frozen=True, slots=True)
+class LibvirtSettings:
     """The hypervisor."""
 
     uri: str = "qemu:///system"
     """libvirt's connection URI."""
     qemu_user: str = "libvirt-qemu"
     """User that QEMU runs as; disks and seeds are given to it. Never root."""
-    timeout_s: float = Field(default=20.0, gt=0, le=300)
+    timeout_s: Annotated[float, Gt(0), Le(300)] = 20.0
     """Seconds one call may take before its outcome counts as unknown."""
 
 
-class SamplerSettings(_Part):
+@dataclass(frozen=True, slots=True)
+class SamplerSettings:
     """Where live figures come from. All empty: the whole machine's."""
 
-    interval_s: float = Field(default=2.0, ge=0.1, le=60)
+    interval_s: Annotated[float, Ge(0.1), Le(60)] = 2.0
     """Seconds between samples; the scheduler takes no sample older than 10 s."""
     cgroup2: Path | None = None
     """Group of the unified hierarchy that holds all of this host's processes."""
@@ -120,58 +113,58 @@ class SamplerSettings(_Part):
     """Group of the version 1 cpu controller."""
 
 
-class ConvergeSettings(_Part):
+@dataclass(frozen=True, slots=True)
+class ConvergeSettings:
     """How machines are brought to what they shall be."""
 
-    permit_autonomy_s: float = Field(default=30.0, ge=0, le=3600)
+    permit_autonomy_s: Annotated[float, Ge(0), Le(3600)] = 30.0
     """Seconds without a leader's answer after which machines whose writable disks all lie here
     are started without its permit; twice as long while a leader is there, yet silent about them.
     Keep the latter above the leader's backoff, or a crashing guest is restarted sooner."""
-    starts: int = Field(default=4, ge=1, le=64)
+    starts: Annotated[int, Ge(1), Le(64)] = 4
     """Machines made or started at once: more only makes all of them slower."""
-    create_tries: int = Field(default=4, ge=1, le=100)
+    create_tries: Annotated[int, Ge(1), Le(100)] = 4
     """Tries for a machine that never ran; then it is FAILED for good and may go elsewhere."""
-    backoff_base_s: float = Field(default=0.5, gt=0)
+    backoff_base_s: Annotated[float, Gt(0)] = 0.5
     """First wait before the next try; doubles each time, with jitter."""
-    backoff_cap_s: float = Field(default=30.0, gt=0)
+    backoff_cap_s: Annotated[float, Gt(0)] = 30.0
     """Longest such wait."""
-    resync_s: float = Field(default=15.0, gt=0, le=600)
+    resync_s: Annotated[float, Gt(0), Le(600)] = 15.0
     """Seconds between looks at everything, whatever the hypervisor's events say."""
-    poll_s: float = Field(default=1.0, gt=0, le=60)
+    poll_s: Annotated[float, Gt(0), Le(60)] = 1.0
     """Seconds between looks at a guest that was asked to shut down."""
 
 
-class FleetSettings(_Part):
+@dataclass(frozen=True, slots=True)
+class FleetSettings:
     """Simulated hosts in this process, for labs: `unkai-agent simulate`."""
 
-    hosts: int = Field(default=0, ge=0, le=20_000)
+    hosts: Annotated[int, Ge(0), Le(20_000)] = 0
     """How many."""
-    cpus: int = Field(default=16, ge=1)
+    cpus: Annotated[int, Ge(1)] = 16
     """CPUs of each."""
-    memory_bytes: int = Field(default=64 << 30, ge=1 << 20)
+    memory_bytes: Annotated[int, Ge(1 << 20)] = 64 << 30
     """Memory in bytes of each."""
-    disk_bytes: int = Field(default=1 << 40, ge=1 << 20)
+    disk_bytes: Annotated[int, Ge(1 << 20)] = 1 << 40
     """Disk in bytes of each."""
-    background_load_ratio: float = Field(default=0.05, ge=0, le=1)
+    background_load_ratio: Annotated[float, Ge(0), Le(1)] = 0.05
     """CPU load that is not a machine's, as a share of the CPUs."""
     fetch_images: bool = False
     """Really fetch image bytes, to be checked and thrown away, once for each host."""
 
 
-class TracingSettings(_Part):
+@dataclass(frozen=True, slots=True)
+class TracingSettings:
     """This host's part of the traces that schedulers begin; needs `unkai[tracing]`."""
 
-    endpoint: Annotated[str, AfterValidator(check_endpoint)] = ""
+    endpoint: Annotated[str, Checked(check_endpoint)] = ""
     """`https://HOST:PORT` of the collector (OTLP over gRPC, our certificates), or `http://` on this
     machine; empty: no traces, at no cost."""
 
 
-class Settings(BaseSettings):
+@dataclass(frozen=True, slots=True)
+class Settings:
     """All settings of the agent."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
-    )
 
     listen: Address = "0.0.0.0:7444"
     """`HOST:PORT` of the gRPC server (mTLS)."""
@@ -194,7 +187,7 @@ class Settings(BaseSettings):
     """How log lines look on standard error."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level logged."""
-    shutdown_grace_s: float = Field(default=3.0, ge=0, le=120)
+    shutdown_grace_s: Annotated[float, Ge(0), Le(120)] = 3.0
     """Seconds that calls under way get to end after SIGTERM. Guests are not touched."""
     tls: TlsSettings = TlsSettings()
     """Our credentials."""
@@ -212,69 +205,3 @@ class Settings(BaseSettings):
     """Simulated hosts."""
     tracing: TracingSettings = TracingSettings()
     """Traces of API calls."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Let the environment win over the file, which arrives as init arguments."""
-        return env_settings, init_settings
-
-
-def load_settings(path: Path | None = None) -> Settings:
-    """Read the settings; raise `InvalidSettings` with every problem found.
-
-    Without `path` the default file is read where it exists; a `path` given must exist.
-    """
-    file = path or DEFAULT_FILE
-    values = _read_file(file, required=path is not None)
-    problems = _unknown_variables()
-    try:
-        settings = Settings(**values)
-    except ValidationError as error:
-        found = [_sentence(e, file) for e in error.errors()]
-        raise InvalidSettings(problems + found) from error
-    except SettingsError as error:
-        raise InvalidSettings([*problems, f"environment: {error}"]) from error
-    if problems:
-        raise InvalidSettings(problems)
-    return settings
-
-
-def _read_file(file: Path, *, required: bool) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text())
-    except FileNotFoundError as error:
-        if required:
-            raise InvalidSettings([f"{file}: there is no such file"]) from error
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidSettings([f"{file}: cannot be read: {error}"]) from error
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidSettings([f"{file}: is not TOML: {error}"]) from error
-
-
-def _unknown_variables() -> list[str]:
-    """Find variables with our prefix that name no setting; pydantic passes over these."""
-    names = set(Settings.model_fields)
-    return [
-        f"environment: {variable}: no such setting"
-        for variable in sorted(os.environ)
-        if variable.upper().startswith(ENV_PREFIX)
-        and variable[len(ENV_PREFIX) :].lower().partition("__")[0] not in names
-    ]
-
-
-def _sentence(error: Any, file: Path) -> str:
-    location = tuple(str(part) for part in error["loc"])
-    variable = ENV_PREFIX + "__".join(location).upper()
-    upper = {name.upper() for name in os.environ}
-    source = f"environment: {variable}" if variable in upper else f"{file}: {'.'.join(location)}"
-    if error["type"] == "extra_forbidden":
-        return f"{source}: no such setting"
-    return f"{source}: {problem_of(error)}"

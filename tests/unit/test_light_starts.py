@@ -16,6 +16,7 @@ OTHERS = {
     "unkai_agent.main": {
         *("numpy", "sqlalchemy", "alembic", "obstore", "cryptography", "joserfc", "argon2"),
         *("pycdlib", "libvirt", "etcd3"),  # when first used
+        *("pydantic", "pydantic_core", "pydantic_settings"),  # in a process that ends
         "unkai_scheduler",
     },
     "unkai_scheduler.main": {"alembic", "mako", "libvirt", "pycdlib", "unkai_agent"},

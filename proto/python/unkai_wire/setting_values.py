@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 _ADDRESS = re.compile(r"([A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+(?:%\w+)?\]):([0-9]{1,5})")
@@ -29,6 +30,22 @@ _BOUNDS = (
     ("less_than", "lt", "must be below {}"),
     ("too_short", "min_length", "must have at least {} in it"),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """In `Annotated`: the value is what `check` returns; it raises `ValueError` otherwise.
+
+    pydantic asks for the method. Where nothing checks, pydantic is not needed.
+    """
+
+    check: Callable[[Any], Any]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """Let `check` have what the type itself accepts."""
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
 
 
 def split_address(text: str) -> tuple[str, int]:

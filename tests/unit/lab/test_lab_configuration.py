@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from unkai_agent.settings import Settings as AgentSettings
+from unkai_agent.settings_reader import load_settings as load_agent_settings
 from unkai_lab import configuration, database
 from unkai_lab.cgroups import CellGroups
 from unkai_lab.spec import LabPaths, LabSpec
@@ -28,9 +30,15 @@ def test_the_scheduler_accepts_its_settings() -> None:
     assert settings.socket == PATHS.scheduler_socket
 
 
-def test_an_agent_accepts_its_settings_and_samples_its_own_cgroups() -> None:
-    text = configuration.toml_text(configuration.agent_settings(SPEC, PATHS, "h1", GROUPS))
-    settings = AgentSettings(**tomllib.loads(text))
+def _read_by_an_agent(folder: Path, settings: dict[str, Any]) -> AgentSettings:
+    file = folder / "agent.toml"
+    file.write_text(configuration.toml_text(settings))
+    return load_agent_settings(file)
+
+
+def test_an_agent_accepts_its_settings_and_samples_its_own_cgroups(tmp_path: Path) -> None:
+    wanted = configuration.agent_settings(SPEC, PATHS, "h1", GROUPS)
+    settings = _read_by_an_agent(tmp_path, wanted)
     assert settings.sampler.cgroup2 == Path("/cg/unified/x/h1")
     assert settings.sampler.memory_v1 == Path("/cg/memory/x/h1")
     assert settings.sampler.cpu_v1 == Path("/cg/cpu/x/h1")
@@ -45,9 +53,8 @@ def test_two_agents_share_neither_address_nor_state() -> None:
         assert one[key] != two[key], key
 
 
-def test_the_fleet_accepts_its_settings() -> None:
-    text = configuration.toml_text(configuration.fleet_settings(SPEC, PATHS))
-    settings = AgentSettings(**tomllib.loads(text))
+def test_the_fleet_accepts_its_settings(tmp_path: Path) -> None:
+    settings = _read_by_an_agent(tmp_path, configuration.fleet_settings(SPEC, PATHS))
     assert settings.fleet.hosts == 40
     assert settings.traits == (configuration.SIMULATED_TRAIT,)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from unkai_agent.main import main
-from unkai_agent.settings import load_settings
+from unkai_agent.settings_reader import load_settings
 
 
 def _init(folder: Path, *more: str) -> str:

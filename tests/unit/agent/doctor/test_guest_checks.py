@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from unkai_agent.doctor import guests
 from unkai_agent.doctor.scene import Paths, Scene
-from unkai_agent.settings import Settings
+from unkai_agent.settings import LibvirtSettings, Settings
 from unkai_wire.doctor.findings import Severity
 
 
@@ -22,11 +23,14 @@ def emulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return program
 
 
-def a_scene(tmp_path: Path, accelerator: str = "auto", conf: str = "") -> Scene:
+def a_scene(
+    tmp_path: Path, accelerator: Literal["auto", "kvm", "tcg"] = "auto", conf: str = ""
+) -> Scene:
     (tmp_path / "kvm").touch()
     (tmp_path / "qemu.conf").write_text(conf)
     paths = Paths(kvm=tmp_path / "kvm", qemu_conf=tmp_path / "qemu.conf")
-    return Scene(Settings(accelerator=accelerator, libvirt={"qemu_user": "root"}), paths=paths)  # type: ignore[arg-type]
+    settings = Settings(accelerator=accelerator, libvirt=LibvirtSettings(qemu_user="root"))
+    return Scene(settings, paths=paths)
 
 
 def _says(program: Path, script: str) -> None:

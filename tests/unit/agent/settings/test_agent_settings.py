@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from unkai_agent.main import main
-from unkai_agent.settings import InvalidSettings, load_settings
+from unkai_agent.settings import EtcdSettings, InvalidSettings, Settings, TlsSettings
+from unkai_agent.settings_apart import load_settings_apart
+from unkai_agent.settings_reader import load_settings
 
 
 def a_file(folder: Path, text: str) -> Path:
@@ -75,3 +78,51 @@ def test_certificates_that_are_not_there_are_named(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["--check-config", "--config", str(file)])
     assert result.exit_code == 2
     assert f"{tmp_path}/none.key: cannot be read" in result.stderr
+
+
+def test_lists_and_tables_may_come_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNKAI_AGENT_ETCD__ENDPOINTS", '["10.0.0.1:1", "10.0.0.2:1"]')
+    monkeypatch.setenv("UNKAI_AGENT_TLS", '{"ca": "/x/ca.crt"}')
+    settings = load_settings(a_file(tmp_path, "[etcd]\ntimeout_s = 3\n"))
+    assert settings.etcd == EtcdSettings(("10.0.0.1:1", "10.0.0.2:1"), 3.0)
+    assert settings.tls == TlsSettings(ca=Path("/x/ca.crt"))
+
+
+def test_without_a_word_the_defaults_are_those_written_down(tmp_path: Path) -> None:
+    assert load_settings(a_file(tmp_path, "")) == Settings()
+
+
+def test_a_process_of_their_own_reads_the_same_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNKAI_AGENT_SAMPLER__MEMORY_V1", "/sys/fs/cgroup/memory/x")
+    file = a_file(tmp_path, 'traits = ["A"]\n[converge]\nresync_s = 7\n')
+    settings = load_settings_apart(file)
+    assert settings == load_settings(file) != Settings()
+    assert settings.tls.files().ca == settings.tls.ca
+
+
+def test_a_process_of_their_own_tells_every_problem(tmp_path: Path) -> None:
+    file = a_file(tmp_path, "listn = 1\nlisten = 'x'\n[converge]\nstarts = 0\n")
+    with pytest.raises(InvalidSettings) as here:
+        load_settings(file)
+    with pytest.raises(InvalidSettings) as apart:
+        load_settings_apart(file)
+    assert apart.value.problems == here.value.problems
+    assert len(apart.value.problems) == 3
+
+
+def test_an_agent_that_is_to_stay_has_its_settings_refused_too(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["--config", str(a_file(tmp_path, "listen = 'x'"))])
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"unkai-agent: {tmp_path}/agent.toml: listen: 'x' is not HOST:PORT\n",
+    )
+
+
+def test_a_check_that_cannot_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(InvalidSettings, match="ended with 1"):
+        load_settings_apart(a_file(tmp_path, ""))
