@@ -46,6 +46,8 @@ ATTEMPT_S = 30.0
 """Longest transaction, whatever the network does."""
 CONNECTIONS = 8
 """Connections of a scheduler for writing, and as many for reading."""
+CLOSE_S = 3.0
+"""Longest wait for a connection to be given back."""
 RECYCLE_S = 1800
 """Age at which a connection is made anew: firewalls and servers drop old ones silently."""
 MIGRATION_LOCK_S = 120
@@ -196,8 +198,20 @@ async def connected(engine_: AsyncEngine, classify: Classify) -> AsyncIterator[A
     try:
         yield connection
     finally:
-        # A caller's cancellation must not leave the connection outside its pool.
-        await asyncio.shield(connection.close())
+        await _give_back(connection)
+
+
+async def _give_back(connection: AsyncConnection) -> None:
+    """Close a connection, or return it to its pool, in bounded time.
+
+    Its user may have been cancelled in the middle of a statement and its network be cut. What
+    closing fails at is nobody's business: the transaction's outcome is known by now.
+    """
+    closing = asyncio.ensure_future(connection.close())
+    closing.add_done_callback(lambda done: done.cancelled() or done.exception())
+    _, late = await asyncio.wait({closing}, timeout=CLOSE_S)
+    for task in late:
+        task.cancel()
 
 
 def text_of(error: BaseException | None) -> str:
