@@ -180,8 +180,17 @@ def _examine_cloud(session: Session, names: Sequence[str], checks: Sequence[str]
 
 
 def _one_of_each_agent(hosts: Iterable[Any]) -> dict[str, str]:
-    """Return id and name of a host at each address: an agent may hold a fleet of simulated ones."""
-    return {host.id: host.name for host in {host.address: host for host in hosts}.values()}
+    """Return id and name of a host at each address: an agent may hold a fleet of simulated ones.
+
+    One that was lost does not stand for one that is there.
+    """
+    from unkai.host.v1 import host_pb2
+
+    lost = host_pb2.Host.STATE_UNKNOWN
+    found: dict[str, Any] = {}
+    for host in sorted(hosts, key=lambda host: bool(host.state == lost)):
+        found.setdefault(host.address, host)
+    return {host.id: host.name for host in found.values()}
 
 
 def _scheduler(session: Session, checks: Sequence[str]) -> Report:

@@ -112,6 +112,14 @@ def test_hosts_at_one_address_are_asked_once(healthy: FakeApi) -> None:
     assert len(healthy.asked["DiagnoseHost"]) == 2
 
 
+def test_a_host_that_was_lost_does_not_stand_for_one_that_is_there(healthy: FakeApi) -> None:
+    states = (host_pb2.Host.STATE_UNKNOWN, host_pb2.Host.STATE_UP)
+    listed = [host_pb2.Host(id=f"hst-{s}", address="192.0.2.1:7444", state=s) for s in states]
+    healthy.script("ListHosts", pb.ListHostsResponse(hosts=listed))
+    unkai("doctor", "--cloud")
+    assert [asked.host_id for asked in healthy.asked["DiagnoseHost"]] == [f"hst-{states[1]}"]
+
+
 def test_on_the_machine_a_role_is_examined_without_its_daemon(tmp_path: Path) -> None:
     settings = tmp_path / "agent.toml"
     settings.write_text(f"socket = '{tmp_path}/agent.sock'\n")
