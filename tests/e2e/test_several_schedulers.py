@@ -119,7 +119,7 @@ class Callers:
         mine = caller.user
         try:
             while not self._end.wait(0.1):
-                key = f"{number}-{uuid.uuid4().hex[:8]}"
+                key = f"k{number}-{uuid.uuid4().hex[:8]}"
                 self._once(caller, mine, lambda user: user.hosts())
                 public = _key_pair(key)
                 self._once(caller, mine, public)
