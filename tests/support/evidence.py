@@ -207,9 +207,13 @@ def wait_clean(
     return sight
 
 
-def wait_settled(lab: Lab, deadline_s: float = 90.0) -> Rows:
+def wait_settled(
+    lab: Lab,
+    rules: Rules = Rules(),  # noqa: B008 - frozen
+    deadline_s: float = 90.0,
+) -> Rows:
     """Return the rows once nothing is at odds; fail with what is at the deadline."""
-    return _rows(wait_clean(lab, deadline_s=deadline_s).tables)
+    return _rows(wait_clean(lab, rules, deadline_s=deadline_s).tables)
 
 
 # Hosts.

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import pytest
 from google.protobuf import duration_pb2
 
+from tests.support.checker import Rules
 from tests.support.evidence import Rows, TwinWatch, wait_settled
 from tests.support.user import User
 from unkai.operation.v1.operation_pb2 import Operation
@@ -301,11 +302,17 @@ def under_fire(
     with TwinWatch(lab, pause_s=0.1) as twins:
         with traffic:
             shoot(traffic, rng)
-        rows = wait_settled(lab, deadline_s=180.0)
+        rows = wait_settled(lab, _rules(plan), deadline_s=180.0)
     traffic.check(rows)
     assert twins.samples > 5
     assert not twins.twins
     return traffic, twins, rows
+
+
+def _rules(plan: Plan) -> Rules:
+    """Return what may be afterwards: an instance that was refused stays, and holds nothing."""
+    refusals = {"FAILED"} if plan.may_lack_capacity or plan.may_be_late else set()
+    return Rules(lasting=Rules().lasting | refusals)
 
 
 def delete_all(lab: Lab) -> None:
