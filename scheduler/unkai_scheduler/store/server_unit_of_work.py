@@ -188,7 +188,9 @@ class ServerUnitOfWork:
             raise overloaded(self._reads)
         self._reads += 1
         try:
-            return await _retried(partial(self._read_once, work))
+            # In a task of ours too: MariaDB's driver takes its caller's cancellation for a broken
+            # connection, and the caller would go on as if it had never been cancelled.
+            return await asyncio.shield(self._begin(_retried(partial(self._read_once, work))))
         finally:
             self._reads -= 1
 
