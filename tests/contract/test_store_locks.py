@@ -14,9 +14,30 @@ from sqlalchemy import Connection, event
 
 from tests.support.builders import an_instance
 from tests.support.store import a_store, store_url
-from unkai_scheduler.store import instances, sqlite
+from unkai_scheduler.store import instances, sqlite, writer
 from unkai_scheduler.store.unit_of_work import SqliteUnitOfWork, UnitOfWork
 from unkai_scheduler.store.writer import Writer
+from unkai_wire.deadlines import WRITE_S
+from unkai_wire.errors import Unavailable
+
+
+async def test_writes_that_meet_a_locked_file_are_refused_before_their_deadline(
+    tmp_path: Path,
+) -> None:
+    async with a_store(tmp_path) as uow, AsyncExitStack() as stack:
+        holder = sqlite.writer_engine(store_url(tmp_path))
+        stack.callback(holder.dispose)
+        connection = stack.enter_context(holder.connect())
+        connection.begin()
+        async with asyncio.timeout(WRITE_S):
+            calls = [uow.write_grouped(lambda conn: None) for _ in range(3)]
+            calls += [uow.write(lambda conn: None) for _ in range(3)]
+            ended = await asyncio.gather(*calls, return_exceptions=True)
+        connection.rollback()
+        await uow.write(lambda conn: None)
+
+    assert [type(each) for each in ended] == [Unavailable] * 6
+
 
 WRITERS = 4
 UPDATES = 100
@@ -37,6 +58,7 @@ async def test_concurrent_updates_are_lost_only_without_the_lock_at_begin(
 ) -> None:
     # Four writers wait for one lock 400 times on a busy machine: time is not what is tested.
     monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 60.0)
+    monkeypatch.setattr(writer, "PATIENCE_S", 600.0)
     instance = an_instance(attempt=0)
 
     def add_one(conn: Connection) -> None:

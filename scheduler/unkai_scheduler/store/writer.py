@@ -41,6 +41,11 @@ GROUP_SIZE = 64
 MAX_WAITING = 4096
 ATTEMPTS = 5
 _BACKOFF_S = 0.02
+RETRY_S = 4.0
+"""A transaction that finds the database busy is not tried anew after so long."""
+PATIENCE_S = 7.0
+"""Work that waited so long for its turn is refused then: with one more try it still ends before
+its caller's deadline, so that a caller hears UNAVAILABLE, and never wonders what became of it."""
 
 _jitter = random.SystemRandom()
 
@@ -53,11 +58,13 @@ GROUPED = Histogram(
 
 def run_with_retries(attempt: Callable[[], T]) -> T:
     """Run a transaction, again when it found the database busy; raise errors of ours."""
+    end_s = time.monotonic() + RETRY_S
     for tries in range(1, ATTEMPTS + 1):
         try:
             return attempt()
         except DatabaseFailure as failure:
-            if failure.kind is not Failure.BUSY or tries == ATTEMPTS:
+            is_last = tries == ATTEMPTS or time.monotonic() >= end_s
+            if failure.kind is not Failure.BUSY or is_last:
                 raise translate(failure) from failure
         time.sleep(pause_s(tries))
     raise AssertionError("unreachable")
@@ -76,6 +83,7 @@ class _Job:
     future: Future[Any] = field(default_factory=Future)
     ripe_at: float = 0.0
     """Monotonic time from which it waits for company no longer."""
+    begun_s: float = field(default_factory=time.monotonic)
 
 
 @dataclass(slots=True)
@@ -175,6 +183,8 @@ class Writer:
 
     def _run_alone(self, job: _Job) -> None:
         try:
+            if time.monotonic() - job.begun_s > PATIENCE_S:
+                raise overloaded(len(self._single) + len(self._grouped))
             outcome = Outcome(result=run_with_retries(lambda: self._transact(job.work)))
         except Exception as error:  # noqa: BLE001 - it is the caller's, who awaits the future
             outcome = Outcome(error=error)
