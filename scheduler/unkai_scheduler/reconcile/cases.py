@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from unkai_scheduler.domain.hosts import HostState
@@ -72,9 +72,28 @@ class Case:
 
     @property
     def given_up(self) -> bool:
-        return self.instance.state is _S.PROVISIONING and operations.is_given_up(
-            self.operation, self.now
+        """A create that shall be undone.
+
+        Unless what it made has become a guest: a restored database takes for a late create what
+        has run for long. One that is ahead of it got orders after its creation.
+        """
+        return (
+            self.instance.state is _S.PROVISIONING
+            and operations.is_given_up(self.operation, self.now)
+            and not self._became_guest
         )
+
+    @property
+    def _became_guest(self) -> bool:
+        machine, operation = self.machine, self.operation
+        if machine is None or not self.up or machine.state is MachineState.REMOVING:
+            return False
+        if self.ahead:
+            return True
+        cancelled = operation is not None and operation.cancel_requested_time is not None
+        steady = timedelta(seconds=self.rules.steady_s)
+        since = machine.start_time
+        return not cancelled and since is not None and self.now - since >= steady
 
     @property
     def leaving(self) -> bool:

@@ -8,7 +8,7 @@ again. In the order of the table:
  1. **Deletion** wins over everything. It ends when nothing was ever claimed, or when the host's
     tombstone covers our generation and run epoch; while the host is silent it waits.
  2. **A create given up** (cancelled, out of time, or without an operation) is removed from its
-    host; only then is it FAILED, holding nothing.
+    host; only then is it FAILED, holding nothing. What has run for long is no create any more.
  3. **No claim**: a PROVISIONING instance is placed, unless `create_hosts` hosts have failed it.
  4. **A silent host** makes its instances UNKNOWN: nothing is ordered there and nothing moves.
  5. **Leaving** a host that failed it before it first ran: removed there, then released. The mark
@@ -227,14 +227,19 @@ def _deleted_on_host(case: Case) -> Action:
 
 
 def _ahead(case: Case) -> Action:
-    assert case.machine is not None
-    if case.operation is not None:
-        return Settle(_overtake(case, case.machine), case.operation)
-    if case.machine.state is MachineState.AWAITING_PERMIT:
+    machine, operation = case.machine, case.operation
+    assert machine is not None
+    if case.instance.state is _S.PROVISIONING:
+        # Orders came after its creation, so that is over: it must not be undone for being late.
+        operation = operation and operations.end(operation, OperationState.SUCCEEDED, case.now)
+        case = replace(case, instance=replace(case.instance, state=_S.STARTING))
+    elif operation is not None:
+        return Settle(_overtake(case, machine), operation)
+    if machine.state is MachineState.AWAITING_PERMIT:
         # It asks, so it shall run: what our older row says of its power is out of date.
-        row = replace(_overtake(case, case.machine), desired_power=Power.ON)
-        return Settle(row, None)
-    return Settle(_relearned(case, case.machine), None)
+        row = replace(_overtake(case, machine), desired_power=Power.ON)
+        return Settle(row, operation)
+    return Settle(_relearned(case, machine), operation)
 
 
 def _relearned(case: Case, machine: Machine) -> Instance:
@@ -284,7 +289,7 @@ def _order(case: Case, state: InstanceState) -> Action:
     operation = case.operation
     if not case.due:
         return Wait(replace(case.instance, state=state), operation)
-    row = case.retry(state=state)
+    row = case.retry(state=state, has_run=case.has_run)
     if operation is not None:
         message = f"ordered from host {name}{operations.tries(row)}"
         percent = max(20, operation.progress_percent)

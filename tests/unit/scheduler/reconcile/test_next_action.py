@@ -34,6 +34,7 @@ from unkai_wire.errors import FailedPrecondition, Unavailable
 S, M = InstanceState, MachineState
 HOST = "hst-1"
 ON_HOST: dict[str, Any] = {"host_id": HOST, "host_name": "h1"}
+LONG_AGO = NOON - timedelta(hours=1)
 DISK_FULL = FailedPrecondition("the disk is full", reason="DISK_FULL").to_record()
 PASSING = Unavailable("the image cannot be fetched", reason="IMAGE_SOURCE").to_record()
 
@@ -162,6 +163,35 @@ class TestCreate:
         assert isinstance(action, Fail)
         assert action.operation is not None
         assert action.operation.state is OperationState.CANCELLED
+
+    @pytest.mark.parametrize("operation", [None, an_operation(deadline_time=NOON)])
+    @pytest.mark.parametrize(
+        "told",
+        [
+            {"state": M.RUNNING, "start_time": LONG_AGO},
+            {"state": M.STOPPED, "start_time": LONG_AGO},
+            {"state": M.AWAITING_PERMIT, "start_time": LONG_AGO},
+            {"state": M.FAILED, "start_time": LONG_AGO},
+            {"state": M.STOPPED, "generation": 7, "observed_generation": 7},
+        ],
+    )
+    def test_a_guest_that_a_restored_database_takes_for_a_late_create_is_kept(
+        self, operation: Operation | None, told: dict[str, Any]
+    ) -> None:
+        row = placed()
+        for _ in range(4):
+            action = decide(row, operation, a_machine(placed(), **told))
+            assert not isinstance(action, Remove | Fail | Forget | Release), action
+            row, operation = action.instance, action.operation
+
+    def test_an_unanswered_cancel_of_a_restored_database_removes_no_newer_guest(self) -> None:
+        row, operation = placed(), an_operation(cancel_requested_time=NOON)
+        machine = a_machine(row, generation=7, observed_generation=7)
+        for _ in range(4):
+            action = decide(row, operation, machine)
+            assert not isinstance(action, Remove | Fail | Forget | Release), action
+            row = action.instance
+            operation = action.operation
 
     def test_a_cancelled_create_is_removed_first(self) -> None:
         row, operation = placed(), an_operation(cancel_requested_time=NOON)
