@@ -290,10 +290,12 @@ def _start(config: Path | None, check: bool, *, simulated: bool, hosts: int | No
 _config = click.option(
     "--config", type=click.Path(path_type=Path, dir_okay=False), help="Settings, TOML."
 )
-_check = click.option("--check-config", is_flag=True, help="Check the settings and end.")
+_check = click.option(
+    "--check-config", is_flag=True, help="Check the settings and exit: 0 ok, 1 not."
+)
 
 
-@click.group(invoke_without_command=True)
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @_config
 @_check
 @click.version_option(host_facts.agent_version(), prog_name="unkai-agent")
