@@ -248,8 +248,10 @@ class Threads:
         try:
             done, _ = await asyncio.wait([future], timeout=self._deadline_s)
         except asyncio.CancelledError:
-            await asyncio.wait([future], timeout=self._deadline_s)
-            self._let_go(job, future)
+            try:
+                await asyncio.wait([future], timeout=self._deadline_s)
+            finally:  # a second cancellation lets go of it at once
+                self._let_go(job, future)
             raise
         if not done:
             self._let_go(job, future)

@@ -203,6 +203,8 @@ class ImageCache:
 
     async def _fetch_to(self, path: Path, image: ImageRef) -> None:
         what = f"image {image.image_id}"
+        # A fetch given up on a disk that hung uses the same names, and may go on once it answers.
+        await self._threads.ended()
         writer = _PartWriter(files.part_of(path), image)
         with files.storage_errors(what):
             try:

@@ -197,3 +197,24 @@ async def test_what_had_not_begun_when_it_was_given_up_never_acts() -> None:
     assert await threads.run(lambda: 7) == 7
     assert acts == []
     threads.close()
+
+
+async def test_work_that_is_cancelled_twice_is_still_waited_for() -> None:
+    threads = files.Threads(1)
+    began, go = threading.Event(), threading.Event()
+
+    def work() -> None:
+        began.set()
+        go.wait(20)
+
+    task = asyncio.create_task(threads.run(work))
+    await asyncio.to_thread(began.wait, 10)
+    for _ in range(2):
+        task.cancel()
+        await asyncio.sleep(0.01)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert threads.hung == 1
+    go.set()
+    await threads.ended()
+    threads.close()
