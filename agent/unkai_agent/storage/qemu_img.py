@@ -21,6 +21,8 @@ from unkai_wire.errors import UnkaiError
 
 _TIMEOUT_S = 30.0
 """Making an overlay takes about 20 ms; a disk that needs longer is not well."""
+_DIE_S = 10.0
+"""Longest that one that was killed is waited for."""
 _LIMITS = ("--cpu=20", "--as=1073741824", "--core=0", "--nofile=64")
 """Seconds of CPU, bytes of address space, no core dump, open files (prlimit(1))."""
 _ENVIRONMENT = {"LC_ALL": "C"}
@@ -81,7 +83,8 @@ async def _execute(what: str, arguments: Sequence[str]) -> None:
     finally:
         if process.returncode is None:
             process.kill()
-            await process.wait()
+            # One that the disk holds up does not even die; once it could act again, it is dead.
+            await asyncio.wait([asyncio.ensure_future(process.wait())], timeout=_DIE_S)
     if process.returncode == 0:
         return
     text = errors.decode("utf-8", "replace").strip()
