@@ -265,20 +265,40 @@ class ImagesService:
         check = BytesCheck(Expected(sha256, size_bytes, image.format, most))
         arriving = _with_patience(chunks, image, self._settings.upload_idle_s)
         try:
-            await self._store.put(image.id, check.passing(arriving))
+            await self._store.put(image.id, self._while_wanted(image, check, arriving))
         except InvalidArgument as error:
             if error is check.verdict:
                 await self._fail(call, image, error)
             raise
         return await self._finish(call, image, check)
 
+    async def _while_wanted(
+        self, image: Image, check: BytesCheck, chunks: AsyncIterator[bytes]
+    ) -> AsyncIterator[bytes]:
+        """Yield the checked chunks; raise before they count if others have come meanwhile.
+
+        Another scheduler may have taken an upload of this image: its bytes are not to be replaced.
+        """
+        async for chunk in check.passing(chunks):
+            yield chunk
+        now = await self._context.uow.read(lambda conn: images.get(conn, image.id))
+        if now is not None and now.sha256 not in {"", check.sha256}:
+            raise _not_uploading(now)
+
     async def _finish(self, call: Call, image: Image, check: BytesCheck) -> Image:
-        """Make the image READY, unless it was deleted while its bytes arrived."""
+        """Make the image READY, unless it was deleted while its bytes arrived.
+
+        What another scheduler was sent meanwhile counts, and no bytes of it are removed.
+        """
         header = check.header
         assert header is not None
 
         def work(conn: Connection) -> Image | None:
             now = images.locked(conn, image.id)
+            if now is not None and now.sha256:
+                if now.state is ImageState.READY and now.sha256 == check.sha256:
+                    return now
+                raise _not_uploading(now)
             if now is None or now.state is not ImageState.UPLOADING:
                 return None
             ready = replace(

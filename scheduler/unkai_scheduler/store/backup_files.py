@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +19,9 @@ def whole(file: Path) -> Iterator[Path]:
     """
     if file.exists():
         raise AlreadyExists(f"{file} exists", reason="FILE_EXISTS", metadata={"path": str(file)})
-    part = file.with_name(f".{file.name}.part")
-    os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+    # A name of its own and O_EXCL: nobody has it open, and it is no link to somewhere else.
+    part = file.with_name(f".{file.name}.{secrets.token_hex(8)}.part")
+    os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     try:
         yield part
         _sync(part)

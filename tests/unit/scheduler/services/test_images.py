@@ -18,7 +18,7 @@ from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.images import ImageDraft, ImagesService
 from unkai_scheduler.settings import ImageSettings
 from unkai_scheduler.store.unit_of_work import Connection, UnitOfWork
-from unkai_wire.errors import Unavailable, UnkaiError
+from unkai_wire.errors import FailedPrecondition, Unavailable, UnkaiError
 from unkai_wire.tls import Principal, Role
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ FIRST, SECOND = b"\1" * 4096, b"\2" * 4096
 
 
 class LateAnswers(FaultyStore):
-    """A store whose reads are answered late, while it is told to."""
+    """A store one of whose reads is answered late, when it is told to."""
 
     def __init__(self, uow: UnitOfWork) -> None:
         super().__init__(uow)
@@ -37,7 +37,7 @@ class LateAnswers(FaultyStore):
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         result = await super().read(work)
-        if not self.prompt.is_set():
+        if not self.prompt.is_set() and not self.late.is_set():
             self.late.set()
             await self.prompt.wait()
         return result
@@ -82,6 +82,8 @@ async def test_an_upload_that_saw_the_row_before_another_ended_leaves_that_ones_
         late = asyncio.ensure_future(store.late.wait())
         await asyncio.wait({second, late}, return_when=asyncio.FIRST_COMPLETED)
         late.cancel()
+        if second.done():
+            store.prompt.set()  # it was refused without a read, so none is late
         go.set()
         ready = await first
         store.prompt.set()
@@ -119,3 +121,36 @@ async def test_uploads_beyond_the_limit_are_told_to_come_back(images: ImagesServ
 
     assert caught.value.reason == "TOO_MANY_UPLOADS"
     assert late.state is ImageState.READY
+
+
+@pytest.mark.parametrize("late", [FIRST, SECOND], ids=["other bytes", "the same bytes"])
+async def test_what_another_scheduler_was_sent_meanwhile_keeps_its_bytes(
+    images: ImagesService, store: LateAnswers, tmp_path: Path, late: bytes
+) -> None:
+    settings = ImageSettings(url=f"file://{tmp_path / 'images'}", max_uploads=2)
+    context = ServiceContext(store, noon, an_id, lambda _ids: None)
+    other = ImagesService(context, open_image_store(settings.url), settings)
+    image = await images.create(CALL, "", ImageDraft(name="tiny"))
+    began, go = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        began.set()
+        await go.wait()
+        yield late
+
+    async def quick() -> AsyncIterator[bytes]:
+        yield SECOND
+
+    first = asyncio.ensure_future(images.upload(CALL, image.id, slow()))
+    async with asyncio.timeout(10):
+        await began.wait()
+        ready = await other.upload(CALL, image.id, quick())
+        go.set()
+        if late == SECOND:
+            assert await first == ready
+        else:
+            with pytest.raises(FailedPrecondition) as refused:
+                await first
+            assert refused.value.reason == "IMAGE_NOT_UPLOADING"
+
+    assert await bytes_of(images, ready) == SECOND
