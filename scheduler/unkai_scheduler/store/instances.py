@@ -220,7 +220,9 @@ def _has_label(key: str, value: str) -> ColumnElement[bool]:
         instance_labels.c.instance_id == instances.c.id, instance_labels.c.name == key
     )
     if value:
-        query = query.where(instance_labels.c.value == value)
+        # The length too: to MariaDB a text with spaces at its end is the same as without.
+        length = func.char_length(instance_labels.c.value)
+        query = query.where(instance_labels.c.value == value, length == len(value))
     return query.exists()
 
 

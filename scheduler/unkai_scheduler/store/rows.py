@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 
 from sqlalchemy import (
     Column,
@@ -24,6 +25,7 @@ from sqlalchemy import update as sql_update
 from unkai_scheduler.store.failures import unique
 from unkai_wire.errors import Conflict, InvalidArgument, NotFound
 
+_ETAG = re.compile(r"[!-~]+")
 AnyRow = Row[*tuple[Any, ...]]
 
 
@@ -109,6 +111,9 @@ def replace_row(
     changed = {k: v for k, v in values.items() if k not in {"id", "project_id", "create_time"}}
     statement = sql_update(table).where(table.c.id == ident).values(changed)
     if etag is not None:
+        if not _ETAG.fullmatch(etag):
+            # PostgreSQL refuses some texts, and to MariaDB one with a space at its end is the same.
+            _raise_not_replaced(conn, table, kind, ident)
         statement = statement.where(table.c.etag == etag)
     with unique(kind, str(values.get("name", ident))):
         replaced = conn.execute(statement).rowcount
@@ -116,7 +121,7 @@ def replace_row(
         _raise_not_replaced(conn, table, kind, ident)
 
 
-def _raise_not_replaced(conn: Connection, table: Table, kind: str, ident: str) -> None:
+def _raise_not_replaced(conn: Connection, table: Table, kind: str, ident: str) -> NoReturn:
     if conn.execute(select(table.c.id).where(table.c.id == ident)).one_or_none() is None:
         raise NotFound.of(kind, ident)
     raise Conflict(

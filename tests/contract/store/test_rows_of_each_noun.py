@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta, timezone
 from types import ModuleType
@@ -555,3 +556,29 @@ async def test_images_to_remove_that_no_instance_needs_come_before_those_that_wa
         (held, 2),
     ]
     assert await uow.read(lambda conn: images.deleting(conn, 1)) == [(late, 0)]
+
+
+@pytest.mark.parametrize("change", [lambda e: f"{e} ", lambda e: f"{e}\0", lambda _: "\0"])
+async def test_an_etag_that_only_resembles_the_stored_one_is_another(
+    uow: UnitOfWork, change: Callable[[str], str]
+) -> None:
+    row = an_instance()
+    await uow.write(lambda conn: instances.insert(conn, row))
+
+    with pytest.raises(Conflict) as refused:
+        await uow.write(lambda conn: instances.replace(conn, row, etag=change(row.etag)))
+
+    assert refused.value.reason == "ETAG_MISMATCH"
+
+
+async def test_a_label_with_a_space_at_its_end_is_another(uow: UnitOfWork) -> None:
+    row = an_instance()
+    row = replace(row, spec=replace(row.spec, labels={"tier": "web "}))
+    await uow.write(lambda conn: instances.insert(conn, row))
+
+    def found(value: str) -> Callable[[Connection], int]:
+        labels = {"tier": value}
+        return lambda conn: len(instances.list_page(conn, after=None, limit=9, labels=labels))
+
+    assert await uow.read(found("web")) == 0
+    assert await uow.read(found("web ")) == 1
