@@ -177,6 +177,7 @@ def test_every_command_has_a_golden_file_or_is_known_not_to_need_one(tmp_path: P
         "operation wait",
         "operation cancel",
         "event watch",
+        "doctor",  # see test_doctor.py
         "audit drift",  # see test_audits.py, as of the next two
         "audit orphans",
         "instance adopt",
