@@ -1,7 +1,9 @@
 """`make acceptance`: run the full counts and print what each acceptance line showed.
 
-Runs the demo twice, every suite with full counts, and the benchmarks that have a bound. Each part's
-output goes to build/acceptance/; the table is printed last. Exit 0 when all held.
+Runs the demo twice, every suite with full counts, and the benchmarks that have a bound: some hours
+on two cores. It goes by parts: `python tests/acceptance.py cluster e2e/torture` runs those alone
+(`e2e` all that begin so), and the table has what every part showed last, of this commit only.
+Output goes to build/acceptance/. Exit 0 when every part ran and held.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -23,7 +27,8 @@ ROOT = Path(__file__).parents[1]
 OUT = ROOT / "build" / "acceptance"
 IMAGE = "images/build/tiny.qcow2"
 FIRST_RUNNING_LIMIT_S = 60
-BOUNDS = {
+SUITE_LIMIT_S = 7200
+BOUNDS: dict[str, tuple[str, dict[str, float]]] = {
     "launch": ("7", {"ratio_p50": 1.5}),
     "cli": ("7", {"help_ms_p50": 150, "list_1000_ms_p50": 500}),
     "footprint": (
@@ -41,7 +46,7 @@ BOUNDS = {
 
 
 class Table:
-    """What was shown, line by line, and whether it held."""
+    """What one part showed, line by line, and whether it held."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, bool, str]] = []
@@ -51,13 +56,8 @@ class Table:
         self.rows.append((line, held, text))
         print(f"{'ok  ' if held else 'FAIL'}  {line}: {text}", flush=True)
 
-    def show(self) -> int:
-        """Print all rows in order; return the exit code."""
-        print("\nACCEPTANCE")
-        width = max(len(line) for line, _, _ in self.rows)
-        for line, held, text in sorted(self.rows, key=lambda row: row[0]):
-            print(f"{'ok  ' if held else 'FAIL'}  {line:<{width}}  {text}")
-        return 0 if all(held for _, held, _ in self.rows) else 1
+
+Part = Callable[[Table], None]
 
 
 def run(name: str, command: list[str], timeout_s: float, **env: str) -> tuple[int, str, float]:
@@ -95,45 +95,98 @@ def demo(table: Table) -> None:
     table.add("1.4 nothing left", not left, ", ".join(left) or "nothing")
 
 
-def suites(table: Table) -> None:
-    """Lines 2 to 6: all suites with full counts."""
-    shown = OUT / "shown.jsonl"
+def suite(name: str, table: Table) -> None:
+    """Run one folder or file of tests with full counts; each says what it showed."""
+    path = f"tests/{name}" if (ROOT / "tests" / name).is_dir() else file_of(name)
+    shown = OUT / f"{name.replace('/', '-')}.jsonl"
     OUT.mkdir(parents=True, exist_ok=True)
     shown.write_text("")
     code, text, seconds = run(
-        "tests",
-        [sys.executable, "-m", "pytest", "-q", "-s", "tests"],
-        5400,
+        f"tests-{name.replace('/', '-')}",
+        [sys.executable, "-m", "pytest", "-q", "-s", path],
+        SUITE_LIMIT_S,
         **{FILE_VARIABLE: str(shown), FULL_VARIABLE: "1"},
     )
     summary = text.strip().splitlines()[-1] if text.strip() else ""
-    table.add("2 tests", code == 0, f"{summary} in {seconds:.0f} s")
+    table.add(f"2 tests {name}", code == 0, f"{summary} in {seconds:.0f} s")
     for entry in shown.read_text().splitlines():
         line, said = json.loads(entry)
         table.add(line, True, said)
 
 
-def benchmarks(table: Table) -> None:
-    """The benchmarks' last lines against their bounds."""
-    for name, (line, bounds) in BOUNDS.items():
-        row = f"{line} {name}"
-        code, text, _ = run(f"bench-{name}", [sys.executable, f"bench/{name}.py"], 1800)
-        try:
-            results = json.loads(text.strip().splitlines()[-1])["results"]
-        except (IndexError, ValueError, KeyError):
-            table.add(row, False, f"exit {code}, no result; see {OUT.name}/bench-{name}.txt")
-            continue
-        for key, bound in bounds.items():
-            table.add(row, results[key] <= bound, f"{key} {results[key]}, at most {bound}")
+def file_of(name: str) -> str:
+    """Return the file of tests that a part such as `e2e/torture` stands for."""
+    folder, _, stem = name.partition("/")
+    return f"tests/{folder}/test_{stem}.py"
+
+
+def benchmark(name: str, table: Table) -> None:
+    """Run one benchmark; its last line is held against its bounds."""
+    line, bounds = BOUNDS[name]
+    row = f"{line} {name}"
+    code, text, _ = run(f"bench-{name}", [sys.executable, f"bench/{name}.py"], 1800)
+    try:
+        results = json.loads(text.strip().splitlines()[-1])["results"]
+    except (IndexError, ValueError, KeyError):
+        table.add(row, False, f"exit {code}, no result; see {OUT.name}/bench-{name}.txt")
+        return
+    for key, bound in bounds.items():
+        table.add(row, results[key] <= bound, f"{key} {results[key]}, at most {bound}")
+
+
+def parts() -> dict[str, Part]:
+    """Return all parts by name, in the order they run."""
+    stories = sorted(
+        f"e2e/{path.stem.removeprefix('test_')}" for path in (ROOT / "tests/e2e").glob("test_*.py")
+    )
+    return {
+        "demo": demo,
+        **{name: partial(suite, name) for name in ("unit", "contract", "cluster", *stories)},
+        **{f"bench/{name}": partial(benchmark, name) for name in BOUNDS},
+    }
+
+
+def commit() -> str:
+    """Return the commit that is checked out, with a mark when files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def show(names: list[str], of: str) -> int:
+    """Print what every part showed of this commit; return the exit code."""
+    rows: list[tuple[str, bool, str]] = []
+    for name in names:
+        path = OUT / f"part-{name.replace('/', '-')}.json"
+        kept = json.loads(path.read_text()) if path.exists() else None
+        if kept and kept["commit"] == of:
+            rows += [(line, held, text) for line, held, text in kept["rows"]]
+        else:
+            rows.append((f"part {name}", False, "has not run on this commit"))
+    print(f"\nACCEPTANCE of {of}")
+    width = max(len(line) for line, _, _ in rows)
+    for line, held, text in sorted(rows, key=lambda row: row[0]):
+        print(f"{'ok  ' if held else 'FAIL'}  {line:<{width}}  {text}")
+    return 0 if all(held for _, held, _ in rows) else 1
 
 
 def main() -> int:
-    """Run all parts."""
-    table = Table()
-    demo(table)
-    suites(table)
-    benchmarks(table)
-    return table.show()
+    """Run the parts that are named, or all; print the table."""
+    every, of, wanted = parts(), commit(), sys.argv[1:]
+    unknown = [word for word in wanted if not any(name.startswith(word) for name in every)]
+    if unknown:
+        print(f"no such part: {', '.join(unknown)}; there are: {', '.join(every)}", file=sys.stderr)
+        return 2
+    for name, part in every.items():
+        if wanted and not name.startswith(tuple(wanted)):
+            continue
+        table = Table()
+        part(table)
+        OUT.mkdir(parents=True, exist_ok=True)
+        path = OUT / f"part-{name.replace('/', '-')}.json"
+        path.write_text(json.dumps({"commit": of, "rows": table.rows}, ensure_ascii=False))
+    return show(list(every), of)
 
 
 if __name__ == "__main__":
