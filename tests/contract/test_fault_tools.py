@@ -21,6 +21,7 @@ from tests.support.proxy import TcpProxy, proxied
 from tests.support.trapped import Trap
 
 pytestmark = pytest.mark.real
+ROOT = Path(__file__).parents[2]
 
 
 class Echo:
@@ -218,11 +219,44 @@ def test_a_stepped_clock_steps_the_wall_clock_of_one_process_and_no_monotonic_on
         process.stdin.close()
 
 
+TRAPPED = """
+import pathlib, signal, sys, threading
+from tests.support.trapped import Trap
+armed, passed = pathlib.Path(sys.argv[1]), open(sys.argv[2], "wb", buffering=0)
+trap = Trap("here", signal.SIGSTOP, armed)
+def work():
+    trap.pass_by("here")
+    for _ in range(50_000):
+        passed.write(b"x")
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"""
+
+
+def test_a_trap_stops_the_thread_that_meets_it_before_its_next_step(tmp_path: Path) -> None:
+    # Five times: after a signal to the whole process the thread goes on in two of five.
+    for _ in range(5):
+        trap = Trap("here", signal.SIGSTOP, tmp_path / "armed")
+        passed = tmp_path / "passed"
+        trap.arm()
+        command = [sys.executable, "-c", TRAPPED, str(trap.file), str(passed)]
+        with subprocess.Popen(command, cwd=ROOT) as process:
+            try:
+                end = time.monotonic() + 20
+                while not (trap.has_gone_off and is_stopped(process.pid)):
+                    assert time.monotonic() < end, "it has not stopped"
+                    time.sleep(0.01)
+                assert passed.stat().st_size == 0
+            finally:
+                process.kill()
+
+
 async def test_a_trap_goes_off_once_at_its_point_and_only_when_armed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     signals: list[int] = []
-    monkeypatch.setattr(os, "kill", lambda pid, number: signals.append(number))
+    monkeypatch.setattr(signal, "pthread_kill", lambda thread, number: signals.append(number))
 
     class Store:
         async def lead(self, term: int, work: object) -> object:

@@ -11,9 +11,9 @@ The trap is armed while FILE is there, and goes off once: whoever arms it sees i
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +54,9 @@ class Trap:
         """Come by a point: go on, or be stopped there, or killed."""
         if point == self.point and self.file.exists():
             self.file.unlink(missing_ok=True)
-            os.kill(os.getpid(), self.signal_number)
+            # To this thread: a signal to the process may first be met by another one, while this
+            # one goes on, through its commit and further (signal(7), pthread_kill(3)).
+            signal.pthread_kill(threading.get_ident(), self.signal_number)
 
     def around(self, target: Any) -> Any:
         """Return a store, or agents, with the trap around its effects."""
