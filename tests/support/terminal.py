@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pty
 import select
-import signal
 import subprocess
 import sys
 import termios
@@ -16,6 +15,8 @@ from typing import Any
 
 UNKAI = (sys.executable, "-m", "unkai_cli")
 CTRL_BRACKET = b"\x1d"
+_LEADING = ("env", "--default-signal=TTOU", "setsid", "--ctty")
+"""Becomes a command that leads a session on the terminal it is given."""
 _STEP_BYTES = 1024
 """A terminal takes no more than 4 KiB that nobody has read (n_tty)."""
 
@@ -27,14 +28,9 @@ class Terminal:
         self._ours, theirs = pty.openpty()
         self.shown = b""
         self.before = termios.tcgetattr(self._ours)
+        # Nothing of ours runs between fork and exec: beside grpc's threads that may hang.
         self.process = subprocess.Popen(
-            command,
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            env=environment,
-            start_new_session=True,
-            preexec_fn=_take_terminal,  # noqa: PLW1509 - it makes one system call
+            [*_LEADING, *command], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
         )
         # Held open: when the last holder closes a terminal, its settings are those of a new one.
         self._theirs = theirs
@@ -104,10 +100,3 @@ class Terminal:
 
     def _read(self) -> None:
         self.shown += os.read(self._ours, 65536)
-
-
-def _take_terminal() -> None:
-    import fcntl
-
-    signal.signal(signal.SIGTTOU, signal.SIG_DFL)
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
