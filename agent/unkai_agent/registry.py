@@ -34,6 +34,7 @@ from unkai_wire.cluster_records import (
     host_key,
 )
 from unkai_wire.errors import Unavailable
+from unkai_wire.etcd_failures import refusal_of
 from unkai_wire.tls import TlsFiles
 
 _LOG = structlog.get_logger("unkai.agent.registry")
@@ -222,9 +223,7 @@ class _Session:
                 failure = error
                 self._drop()
                 self._turn += 1
-        if _is_full(failure):
-            raise _full() from failure
-        raise _refused() if _is_refusal(failure) else _unavailable() from failure
+        raise (refusal_of(failure, "host") or _unavailable()) from failure
 
     def close(self) -> None:
         """Withdraw the records at once, if etcd answers, and hang up."""
@@ -332,37 +331,4 @@ def _unavailable() -> Unavailable:
         "etcd does not answer",
         reason="ETCD_UNAVAILABLE",
         fix="look at the etcd members; guests go on meanwhile",
-    )
-
-
-def _is_full(failure: Exception | None) -> bool:
-    """Tell whether etcd's own limit of room (its NOSPACE alarm) forbids writing."""
-    return isinstance(failure, grpc.RpcError) and (
-        failure.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        and "space exceeded" in str(failure.details())
-    )
-
-
-def _full() -> Unavailable:
-    return Unavailable(
-        "etcd has used up the room it may take, and takes no more writes",
-        reason="ETCD_FULL",
-        fix="compact and defragment it ('etcdctl compact', 'etcdctl defrag'), then "
-        "'etcdctl alarm disarm'; see --quota-backend-bytes",
-    )
-
-
-def _is_refusal(failure: Exception | None) -> bool:
-    """Tell whether etcd answered that we may not; an unknown user is an invalid argument to it."""
-    return isinstance(failure, grpc.RpcError) and failure.code() in (
-        grpc.StatusCode.PERMISSION_DENIED,
-        grpc.StatusCode.INVALID_ARGUMENT,
-    )
-
-
-def _refused() -> Unavailable:
-    return Unavailable(
-        "etcd refuses this host's certificate",
-        reason="ETCD_REFUSED",
-        fix="run 'unkai-scheduler etcd secure' where the certificate was made",
     )

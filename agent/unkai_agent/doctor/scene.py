@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unkai_agent.compute.kvm_proof import PROOF_DEADLINE_S, prove_kvm
-from unkai_agent.compute.libvirt_driver import HypervisorFacts, knock, look_at
+from unkai_agent.compute.libvirt_facts import HypervisorFacts, knock, look_at
 from unkai_agent.doctor import etcd_access
 from unkai_agent.domain.clock import Clock, system_clock
 from unkai_agent.domain.hosts import Accelerator
@@ -75,7 +74,9 @@ class Scene:
         )
         endpoints = settings.etcd.endpoints
         silent = [etcd.Member(endpoint, "no answer") for endpoint in endpoints]
-        self.members = Probe(lambda: _members(settings), within_s=_ETCD_S, late=silent)
+        self.members = Probe(
+            lambda: etcd.look_at_all(endpoints, tls), within_s=_ETCD_S, late=silent
+        )
         self.access = Probe(
             lambda: etcd_access.look(
                 endpoints, tls, self.principal.host_id if self.principal else ""
@@ -103,12 +104,6 @@ class Scene:
         """Run a guest on KVM, as QEMU's user."""
         proof = prove_kvm(EMULATOR, self.settings.libvirt.qemu_user, deadline_s=PROOF_DEADLINE_S)
         return asyncio.run(proof)
-
-
-def _members(settings: Settings) -> list[etcd.Member]:
-    endpoints, tls = settings.etcd.endpoints, settings.tls.files()
-    with ThreadPoolExecutor(len(endpoints)) as pool:
-        return list(pool.map(lambda endpoint: etcd.look(endpoint, tls), endpoints))
 
 
 def _answer(uri: str) -> Answer:

@@ -46,6 +46,11 @@ def scheduler_key(name: str) -> str:
     return SCHEDULERS_PREFIX + name
 
 
+def prefix_end(prefix: str) -> str:
+    """Return the first key after all that begin with the prefix: etcd's end of a range."""
+    return prefix[:-1] + chr(ord(prefix[-1]) + 1)
+
+
 @dataclass(frozen=True, slots=True)
 class HostRecord:
     """What an agent says of its host when it registers. Written by that agent only."""

@@ -20,7 +20,7 @@ from typing import Any
 import etcd3.etcdrpc as rpc
 import grpc
 
-from unkai_wire.cluster_records import PREFIX, SCHEDULERS_PREFIX, host_key
+from unkai_wire.cluster_records import PREFIX, SCHEDULERS_PREFIX, host_key, prefix_end
 from unkai_wire.errors import FailedPrecondition, Unavailable, UnkaiError
 from unkai_wire.fleets import FLEET_SIZE, fleet_host_id
 from unkai_wire.tls import ETCD_ROOT, Principal, Role, common_name
@@ -121,7 +121,7 @@ def revoke(endpoints: Sequence[str], root: grpc.ChannelCredentials, principal: P
 
 def _below(access: Access, prefix: str) -> Permission:
     """Return access to every key that begins with the prefix."""
-    return Permission(access, prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1))
+    return Permission(access, prefix, prefix_end(prefix))
 
 
 def _shape_role(auth: Any, grant: Grant, roles: set[str]) -> bool:

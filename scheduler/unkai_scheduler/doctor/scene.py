@@ -17,7 +17,6 @@ from unkai_wire.doctor import certificates, daemons, etcd, places
 from unkai_wire.doctor.findings import Probe
 from unkai_wire.errors import UnkaiError
 from unkai_wire.setting_values import split_address
-from unkai_wire.tls import TlsFiles
 
 _ETCD_S = 6.0
 _DATABASE_S = 8.0
@@ -51,7 +50,7 @@ class Scene:
             late=daemons.Daemon("unkai-scheduler", settings.socket, daemons.State.SILENT),
         )
         self.members = Probe(
-            lambda: _members(endpoints, tls),
+            lambda: etcd.look_at_all(endpoints, tls),
             within_s=_ETCD_S,
             late=[etcd.Member(endpoint, "no answer") for endpoint in endpoints],
         )
@@ -91,11 +90,6 @@ class Scene:
         with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
             answers = dict(zip(asked, pool.map(trouble, asked), strict=True))
         return {address: why for address, why in answers.items() if why}
-
-
-def _members(endpoints: tuple[str, ...], tls: TlsFiles) -> list[etcd.Member]:
-    with ThreadPoolExecutor(len(endpoints)) as pool:
-        return list(pool.map(lambda endpoint: etcd.look(endpoint, tls), endpoints))
 
 
 def _database(settings: Settings) -> list[DatabaseFinding]:

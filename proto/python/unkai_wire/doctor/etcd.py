@@ -12,6 +12,7 @@ import json
 import ssl
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
@@ -65,6 +66,12 @@ def look(endpoint: str, tls: TlsFiles) -> Member:
         return Member(endpoint, str(error) or type(error).__name__)
     finally:
         connection.close()
+
+
+def look_at_all(endpoints: Sequence[str], tls: TlsFiles) -> list[Member]:
+    """Ask all members at once; same order."""
+    with ThreadPoolExecutor(len(endpoints)) as pool:
+        return list(pool.map(lambda endpoint: look(endpoint, tls), endpoints))
 
 
 def _ask(endpoint: str, connection: http.client.HTTPSConnection) -> Member:
