@@ -269,7 +269,8 @@ from unkai_agent.compute.driver import DomainState
 from unkai_agent.compute.libvirt_driver import LibvirtDriver
 
 async def main(root, instance_id, act):
-    driver = LibvirtDriver(f"qemu:///embed?root={root}", start_deadline_s=60, call_deadline_s=30)
+    # The first call waits until libvirt has tried every emulator, which takes CPU.
+    driver = LibvirtDriver(f"qemu:///embed?root={root}", start_deadline_s=90, call_deadline_s=90)
     spec = a_domain_spec(Path(root), instance_id=instance_id)
     if act == "start":
         disk = spec.disks[0].path
@@ -287,6 +288,7 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
+@pytest.mark.timeout(320)
 def test_embedded_libvirt_finds_its_machines_again_in_the_next_process(
     open_folder: Path,
 ) -> None:
@@ -308,7 +310,7 @@ def test_embedded_libvirt_finds_its_machines_again_in_the_next_process(
         cwd=_REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr

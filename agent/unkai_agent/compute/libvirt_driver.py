@@ -1,4 +1,4 @@
-"""The hypervisor behind the port: libvirt, at any URI. The only file that imports libvirt.
+"""The hypervisor behind the port: libvirt, at any URI.
 
 Below `converge` (define, start, stop) and `metrics` (usage). Every call runs in a `CallPool` of its
 own, under a deadline; one that is missed means *unknown* and gives up both its thread and
@@ -14,24 +14,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
 from unkai_agent.compute import domain_xml, libvirt_errors
 from unkai_agent.compute.call_pool import CallPool, CallTimedOut, PoolExhausted
 from unkai_agent.compute.changes import ChangeFeed
-from unkai_agent.compute.domain_xml import DomainIdentity
 from unkai_agent.compute.driver import (
     Domain,
     DomainSpec,
-    DomainState,
     DomainUsage,
-    OffReason,
 )
 from unkai_agent.compute.kvm_proof import prove_kvm
 from unkai_agent.compute.libvirt_console import ConsoleAttachment
-from unkai_agent.compute.libvirt_session import Session, instance_id_of, qemu_uids
+from unkai_agent.compute.libvirt_domains import identity_of, observed
+from unkai_agent.compute.libvirt_session import Session, qemu_uids
+from unkai_agent.compute.libvirt_usage import usage_of_all
 from unkai_agent.domain.hosts import Accelerator
 from unkai_wire import ids
 from unkai_wire.errors import NotFound, Unavailable
@@ -91,7 +89,7 @@ class LibvirtDriver:
 
         def work(connection: Any) -> Domain | None:
             domain = self._look_up(connection, instance_id)
-            return None if domain is None else self._observe(domain)
+            return None if domain is None else observed(self._libvirt, domain)
 
         return await self._call(work, act="look at the machine", instance_id=instance_id)
 
@@ -201,7 +199,10 @@ class LibvirtDriver:
 
         Domains whose hypervisor process is busy are answered for without waiting for it.
         """
-        return await self._call(self._usage, act="read the machines' usage")
+        return await self._call(
+            lambda connection: usage_of_all(self._libvirt, connection),
+            act="read the machines' usage",
+        )
 
     def watch(self) -> AsyncIterator[str]:
         """Yield the id of each domain whose state changed since this call."""
@@ -389,155 +390,10 @@ class LibvirtDriver:
             if domain.isActive():
                 raise
 
-    def _identity(self, domain: Any) -> DomainIdentity | None:
-        libvirt = self._libvirt
-        try:
-            metadata = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, domain_xml.NAMESPACE, 0)
-        except libvirt.libvirtError as error:
-            gone = (libvirt.VIR_ERR_NO_DOMAIN_METADATA, libvirt.VIR_ERR_NO_DOMAIN)
-            if error.get_error_code() in gone:
-                return None
-            raise
-        return domain_xml.parse_identity(metadata)
-
     def _is_defined_so(self, domain: Any, wanted_xml: str) -> bool:
-        identity = self._identity(domain)
+        identity = identity_of(self._libvirt, domain)
         return identity is not None and identity.definition == domain_xml.definition_of(wanted_xml)
 
     def _list(self, connection: Any) -> list[Domain]:
-        observed = (self._observe(domain) for domain in connection.listAllDomains(0))
-        return [domain for domain in observed if domain is not None]
-
-    def _observe(self, domain: Any) -> Domain | None:
-        identity = self._identity(domain)
-        if identity is None:
-            return None
-        try:
-            code, reason = domain.state()
-        except self._libvirt.libvirtError as error:
-            if error.get_error_code() == self._libvirt.VIR_ERR_NO_DOMAIN:
-                return None
-            raise
-        state = self._state(code)
-        return Domain(
-            instance_id=identity.instance_id,
-            name=domain.name(),
-            state=state,
-            off_reason=self._off_reason(code, reason) if state is DomainState.OFF else None,
-            generation=identity.generation,
-            run_epoch=identity.run_epoch,
-            accelerator=identity.accelerator,
-            paused_by_error=state is DomainState.PAUSED
-            and reason == self._libvirt.VIR_DOMAIN_PAUSED_IOERROR,
-        )
-
-    def _state(self, code: int) -> DomainState:
-        libvirt = self._libvirt
-        return {
-            libvirt.VIR_DOMAIN_RUNNING: DomainState.RUNNING,
-            libvirt.VIR_DOMAIN_BLOCKED: DomainState.RUNNING,
-            libvirt.VIR_DOMAIN_PAUSED: DomainState.PAUSED,
-            libvirt.VIR_DOMAIN_PMSUSPENDED: DomainState.PAUSED,
-            libvirt.VIR_DOMAIN_SHUTDOWN: DomainState.STOPPING,
-        }.get(code, DomainState.OFF)
-
-    def _off_reason(self, code: int, reason: int) -> OffReason:
-        libvirt = self._libvirt
-        if code == libvirt.VIR_DOMAIN_CRASHED:
-            return OffReason.CRASHED
-        return {
-            libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN: OffReason.GUEST_SHUTDOWN,
-            libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED: OffReason.DESTROYED,
-            libvirt.VIR_DOMAIN_SHUTOFF_CRASHED: OffReason.CRASHED,
-            libvirt.VIR_DOMAIN_SHUTOFF_FAILED: OffReason.CRASHED,
-        }.get(reason, OffReason.UNKNOWN)
-
-    def _usage(self, connection: Any) -> list[DomainUsage]:
-        libvirt = self._libvirt
-        groups = (
-            libvirt.VIR_DOMAIN_STATS_STATE
-            | libvirt.VIR_DOMAIN_STATS_CPU_TOTAL
-            | libvirt.VIR_DOMAIN_STATS_BALLOON
-            | libvirt.VIR_DOMAIN_STATS_VCPU
-            | libvirt.VIR_DOMAIN_STATS_BLOCK
-        )
-        flags = (
-            libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
-            | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
-        )
-        return [
-            usage_of(instance_id, stats)
-            for domain, stats in connection.getAllDomainStats(groups, flags)
-            if (instance_id := instance_id_of(domain.UUIDString())) is not None
-        ]
-
-
-def usage_of(instance_id: str, stats: Mapping[str, Any]) -> DomainUsage:
-    """Sum what libvirt's bulk statistics say of one domain; what is missing counts as 0.
-
-    Names after virConnectGetAllDomainStats. `vcpu.N.delay` needs a kernel with schedstat.
-    """
-    vcpus = range(int(stats.get("vcpu.maximum", 0)))
-    disks = range(int(stats.get("block.count", 0)))
-
-    def blocks(name: str) -> int:
-        return sum(int(stats.get(f"block.{i}.{name}", 0)) for i in disks)
-
-    return DomainUsage(
-        instance_id=instance_id,
-        cpu_time_ns=int(stats.get("cpu.time", 0)),
-        cpu_wait_ns=sum(int(stats.get(f"vcpu.{i}.delay", 0)) for i in vcpus),
-        memory_resident_bytes=int(stats.get("balloon.rss", 0)) * 1024,
-        disk_read_bytes=blocks("rd.bytes"),
-        disk_write_bytes=blocks("wr.bytes"),
-        disk_reads=blocks("rd.reqs"),
-        disk_writes=blocks("wr.reqs"),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class HypervisorFacts:
-    """What a hypervisor says of itself. Versions are major * 1,000,000 + minor * 1,000 + micro."""
-
-    libvirt_version: int
-    qemu_version: int
-    guest_uids: frozenset[int]
-    """Users that guests run as; empty where libvirt does not say."""
-
-
-def knock(uri: str) -> None:
-    """See that a hypervisor answers, on a connection of its own. Blocks, perhaps for ever.
-
-    Raises `Unavailable` when it cannot be reached.
-    """
-    _ask(uri, lambda connection: connection.getLibVersion())
-
-
-def look_at(uri: str) -> HypervisorFacts:
-    """Ask a hypervisor what it is. As `knock`; the first time it may have to try its emulators."""
-    return _ask(
-        uri,
-        lambda connection: HypervisorFacts(
-            connection.getLibVersion(),
-            connection.getVersion(),
-            frozenset(qemu_uids(connection.getCapabilities())),
-        ),
-    )
-
-
-def _ask(uri: str, question: Callable[[Any], T]) -> T:
-    import libvirt
-
-    libvirt.registerErrorHandler(lambda _opaque, _error: None, None)
-    try:
-        connection = libvirt.openReadOnly(uri)
-        try:
-            return question(connection)
-        finally:
-            connection.close()
-    except libvirt.libvirtError as error:
-        raise Unavailable(
-            f"libvirt cannot be reached at {uri}: {error.get_error_message()}",
-            reason="HYPERVISOR_UNAVAILABLE",
-            metadata={"uri": uri},
-        ) from error
+        found = (observed(self._libvirt, domain) for domain in connection.listAllDomains(0))
+        return [domain for domain in found if domain is not None]

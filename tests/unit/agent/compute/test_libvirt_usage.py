@@ -5,8 +5,8 @@ from __future__ import annotations
 import uuid
 
 from unkai_agent.compute.driver import DomainUsage
-from unkai_agent.compute.libvirt_driver import usage_of
 from unkai_agent.compute.libvirt_session import instance_id_of
+from unkai_agent.compute.libvirt_usage import usage_of
 from unkai_wire import ids
 
 
