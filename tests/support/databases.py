@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from unkai_scheduler import certificates
-from unkai_scheduler.settings import DatabaseSettings
+from unkai_scheduler.database_settings import DatabaseSettings
 from unkai_scheduler.store.tables import metadata
 
 SQLITE = "sqlite"

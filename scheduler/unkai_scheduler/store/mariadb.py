@@ -23,7 +23,7 @@ from urllib.parse import unquote, urlsplit
 import asyncmy
 from sqlalchemy import Connection
 
-from unkai_scheduler.settings import DatabaseSettings
+from unkai_scheduler.database_settings import DatabaseSettings
 from unkai_scheduler.store import backup_files, findings
 from unkai_scheduler.store.failures import DatabaseFailure, Failure
 from unkai_scheduler.store.findings import Finding

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import Connection, text
 
-from unkai_scheduler.settings import DatabaseSettings
+from unkai_scheduler.database_settings import DatabaseSettings
 from unkai_scheduler.store import backup_files, findings
 from unkai_scheduler.store.failures import DatabaseFailure, Failure
 from unkai_scheduler.store.findings import Finding

@@ -22,8 +22,8 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from unkai_scheduler.database_settings import DatabaseSettings
 from unkai_scheduler.domain.clock import Clock
-from unkai_scheduler.settings import DatabaseSettings
 from unkai_scheduler.store import migrations, seed, servers, settlements, terms
 from unkai_scheduler.store.failures import (
     PASSING,

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from unkai_scheduler.settings import DatabaseSettings
+from unkai_scheduler.database_settings import DatabaseSettings
 from unkai_scheduler.store import (
     backup_files,
     findings,

@@ -28,7 +28,7 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 
-from unkai_scheduler.settings import DatabaseSettings, DatabaseTlsSettings
+from unkai_scheduler.database_settings import DatabaseSettings, DatabaseTlsSettings
 from unkai_scheduler.store.failures import DatabaseFailure, Failure
 from unkai_scheduler.store.findings import Finding
 from unkai_wire.errors import InvalidArgument

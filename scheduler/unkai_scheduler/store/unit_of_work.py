@@ -14,8 +14,8 @@ from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine
 
+from unkai_scheduler.database_settings import DatabaseSettings
 from unkai_scheduler.domain.clock import Clock
-from unkai_scheduler.settings import DatabaseSettings
 from unkai_scheduler.store import migrations, seed, sqlite, terms
 from unkai_scheduler.store.failures import closed, overloaded
 from unkai_scheduler.store.writer import Writer, run_with_retries

@@ -11,8 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from unkai_scheduler.database_settings import DatabaseSettings
 from unkai_scheduler.domain.events import Revision
-from unkai_scheduler.settings import DatabaseSettings
 from unkai_scheduler.store.findings import Finding
 from unkai_wire.errors import FailedPrecondition
 from unkai_wire.ids import NewId

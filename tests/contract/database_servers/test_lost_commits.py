@@ -16,7 +16,7 @@ from tests.support.acceptance import Shows, count, seeded
 from tests.support.builders import an_instance
 from tests.support.commit_proxy import CommitProxy, Fault, a_commit_proxy
 from tests.support.store import a_store, ids_with_default_project, noon
-from unkai_scheduler.settings import DatabaseSettings
+from unkai_scheduler.database_settings import DatabaseSettings
 from unkai_scheduler.store import instances, server_unit_of_work, settlements, terms
 from unkai_scheduler.store.server_unit_of_work import ServerUnitOfWork
 from unkai_scheduler.store.unit_of_work import Connection, UnitOfWork, open_unit_of_work

@@ -15,7 +15,7 @@ from tests.support import databases
 from tests.support.acceptance import Shows
 from tests.support.builders import an_instance
 from tests.support.store import a_store, ids_with_default_project, noon, open_store
-from unkai_scheduler.settings import DatabaseSettings, DatabaseTlsSettings
+from unkai_scheduler.database_settings import DatabaseSettings, DatabaseTlsSettings
 from unkai_scheduler.store import events, instances, projects, servers
 from unkai_scheduler.store.unit_of_work import UnitOfWork, open_unit_of_work
 from unkai_wire.errors import FailedPrecondition, InvalidArgument, Unavailable

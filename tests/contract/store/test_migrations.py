@@ -29,8 +29,8 @@ from tests.support.builders import (
     an_operation,
 )
 from tests.support.store import a_store
+from unkai_scheduler.database_settings import DatabaseSettings
 from unkai_scheduler.domain.machines import Tombstone
-from unkai_scheduler.settings import DatabaseSettings
 from unkai_scheduler.store import (
     claims,
     events,
