@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,16 +20,14 @@ from typing import Any
 
 import click
 import structlog
-from prometheus_client import CollectorRegistry
 
 from unkai_scheduler import commands, database_commands, diagnosis
 from unkai_scheduler.agents.client import GrpcAgents
 from unkai_scheduler.agents.port import Agents
-from unkai_scheduler.api.exporter import CloudCollector
+from unkai_scheduler.api.metrics_endpoint import metrics_served
 from unkai_scheduler.api.peers import LeaderRoute, PeerWaker
 from unkai_scheduler.api.rpc_metrics import RpcMetrics
 from unkai_scheduler.api.server import ApiServer, Services, claim_socket
-from unkai_scheduler.api.targets import Targets
 from unkai_scheduler.cluster.etcd import EtcdCluster
 from unkai_scheduler.cluster.measured import MeasuredCluster
 from unkai_scheduler.cluster.port import Cluster
@@ -57,17 +55,14 @@ from unkai_scheduler.services.placement import PlacementService
 from unkai_scheduler.services.projects import ProjectsService
 from unkai_scheduler.settings import InvalidSettings, Settings, load_settings
 from unkai_scheduler.store.measured import MeasuredUnitOfWork
-from unkai_scheduler.store.unit_of_work import UnitOfWork, open_unit_of_work
+from unkai_scheduler.store.unit_of_work import open_unit_of_work
 from unkai_wire import open_files, small_process, tracing
 from unkai_wire.cluster_records import SchedulerRecord
-from unkai_wire.daemon_figures import DaemonCollector
 from unkai_wire.doctor import child
 from unkai_wire.doctor.child import Examine
 from unkai_wire.errors import Unavailable, UnkaiError
 from unkai_wire.ids import new_id
 from unkai_wire.log_stream import standard_error
-from unkai_wire.metrics_server import MetricsServer
-from unkai_wire.setting_values import split_address
 
 _LOG = structlog.get_logger()
 
@@ -183,44 +178,9 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
         await server.start()
         stack.callback(settings.socket.unlink, missing_ok=True)
         stack.push_async_callback(server.stop, settings.shutdown_grace_s)
-        if settings.metrics_listen:
-            endpoint = _metrics_server(settings, uow, live, leader, cluster)
-            stack.push_async_callback(asyncio.to_thread, endpoint.close)
+        await stack.enter_async_context(metrics_served(settings, uow, live, leader, cluster))
         await _register(cluster, settings)
         yield Daemon(leader, waker, follower)
-
-
-def _metrics_server(
-    settings: Settings, uow: UnitOfWork, live: LiveState, leader: Leader, cluster: MeasuredCluster
-) -> MetricsServer:
-    """Serve `/metrics` and `/targets`."""
-    loop, tls = asyncio.get_running_loop(), settings.tls.files()
-    registry = CollectorRegistry()
-    registry.register(CloudCollector(uow, live, leader, loop, etcd=cluster, disks=_disks(settings)))
-    shown = (tls.certificate, tls.ca, settings.etcd.tls.certificate)
-    registry.register(DaemonCollector("scheduler", version("unkai"), shown))
-
-    targets = Targets()
-
-    def page() -> list[dict[str, Any]]:
-        reading = asyncio.run_coroutine_threadsafe(cluster.read(), loop)
-        return targets.page(reading.result())
-
-    host, port = split_address(settings.metrics_listen)
-    return MetricsServer(host, port, tls, registry, {"/targets": page})
-
-
-def _disks(settings: Settings) -> Mapping[str, Path]:
-    """Return where what we keep on disks of this machine lies."""
-    places = (
-        ("database", settings.database.url, "sqlite:///"),
-        ("images", settings.images.url, "file://"),
-    )
-    return {
-        holds: Path(url.removeprefix(scheme))
-        for holds, url, scheme in places
-        if url.startswith(scheme)
-    }
 
 
 def _traces(settings: Settings) -> tracing.Options:
