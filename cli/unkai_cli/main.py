@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 COMMANDS = {
-    "launch": ("instances:launch", "Make an instance and wait until it runs."),
+    "launch": ("launches:launch", "Make an instance and wait until it runs."),
     "ls": ("instances:list_instances", "List instances (as 'instance list')."),
     "instance": ("instances:instance", "Instances: your virtual machines."),
     "image": ("images:image", "Images: what disks begin as."),

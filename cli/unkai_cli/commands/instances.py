@@ -1,15 +1,16 @@
-"""`unkai launch`, `unkai instance …`: virtual machines."""
+"""`unkai instance …`: virtual machines. How they are made: `launches.py`."""
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from unkai_cli.commands.acting import attempted, awaited, confirmed, raise_first, resolved
+from unkai_cli.commands import launches
+from unkai_cli.commands.acting import attempted, awaited, raise_first, resolved
 from unkai_cli.commands.audits import complete_orphans, on_host
+from unkai_cli.commands.instance_rows import COLUMNS, DETAILS, read
 from unkai_cli.commands.options import (
     ControlKey,
     Count,
@@ -24,38 +25,12 @@ from unkai_cli.commands.options import (
 )
 from unkai_cli.commands.watching import Listing
 from unkai_cli.groups import Group
-from unkai_cli.output import Column, Record, age_text, bytes_text, note
+from unkai_cli.output import Record, note
 from unkai_cli.terminals import DEFAULT_ESCAPE
 
 if TYPE_CHECKING:
     from unkai_cli.session import Session
 
-COLUMNS = (
-    Column("NAME", lambda r: r["name"]),
-    Column("STATE", lambda r: r["state"]),
-    Column("HOST", lambda r: r["host_name"]),
-    Column("VCPUS", lambda r: str(r["vcpus"]), right=True),
-    Column("MEMORY", lambda r: bytes_text(r["memory_bytes"]), right=True),
-    Column("DISK", lambda r: bytes_text(r["disk_bytes"]), right=True),
-    Column("AGE", lambda r: age_text(r["create_time"]), right=True),
-    Column("ID", lambda r: r["id"]),
-    Column("IMAGE", lambda r: r["image_id"], wide=True),
-    Column("ACCEL", lambda r: r["effective_accelerator"], wide=True),
-    Column("GENERATION", lambda r: str(r["generation"]), wide=True, right=True),
-    Column("LABELS", lambda r: ",".join(f"{k}={v}" for k, v in r["labels"].items()), wide=True),
-)
-DETAILS = (
-    *COLUMNS,
-    Column("PROJECT", lambda r: r["project_id"]),
-    Column("FLAVOR", lambda r: r["flavor_id"]),
-    Column("KEYS", lambda r: ", ".join(r["key_pair_ids"])),
-    Column("TRAITS", lambda r: ", ".join(r["required_traits"])),
-    Column("POLICY", lambda r: r["placement_policy"].replace("UNSPECIFIED", "").lower()),
-    Column("REASON", lambda r: (r["state_reason"] or {}).get("message", "")),
-    Column("CREATED", lambda r: r["create_time"]),
-    Column("STARTED", lambda r: r["start_time"]),
-    Column("ETAG", lambda r: r["etag"]),
-)
 STATES = (
     "PROVISIONING",
     "RUNNING",
@@ -70,7 +45,6 @@ STATES = (
     "AWAITING_PERMIT",
     "DELETED_ON_HOST",
 )
-_POLICIES = {"pack": 1, "spread": 2}
 
 
 @click.group(cls=Group)
@@ -78,113 +52,13 @@ def instance() -> None:
     """Instances: your virtual machines."""
 
 
-def _creation(function: Any) -> Any:
-    """Add the arguments and options that describe a new instance."""
-    for option in reversed(
-        (
-            click.argument("image", shell_complete=complete_names("image")),
-            click.argument("name"),
-            click.option(
-                "--flavor", help="Take its figures.", shell_complete=complete_names("flavor")
-            ),
-            click.option("-c", "--vcpus", type=Count(), help="Virtual CPUs."),
-            click.option("-m", "--memory", type=Size(), help="Memory: 512M, 4GiB (binary units)."),
-            click.option("--disk", type=Size(), help="Root disk; the image's size unless given."),
-            click.option(
-                "--key",
-                "keys",
-                multiple=True,
-                help="Key pair for the guest; repeatable.",
-                shell_complete=complete_names("key_pair"),
-            ),
-            click.option("--user-data", type=click.File("rb"), help="File for the first boot."),
-            click.option("-l", "--label", "labels", type=Label(), multiple=True, help="key=value."),
-            click.option(
-                "--policy", type=click.Choice(list(_POLICIES)), help="How to choose a host."
-            ),
-            click.option("--trait", "traits", multiple=True, help="Trait the host must have."),
-            click.option(
-                "--capacity-wait", type=Seconds(), default=0.0, help="Wait so long for capacity."
-            ),
-        )
-    ):
-        function = option(function)
-    return function
-
-
-@click.command()
-@_creation
-@waiting
-@common
-def launch(session: Session, wait: bool, timeout: float, **asked: Any) -> None:
-    """Make an instance NAME from IMAGE and wait until it runs.
-
-    \b
-    unkai launch tiny web --flavor nano
-    unkai launch debian-12 db -c 2 -m 2G --disk 20G --key laptop --user-data setup.sh
-    """
-    begun = time.monotonic()
-    made = _create(session, wait=wait, timeout=timeout, **asked)
-    session.printer.rows([made], COLUMNS)
-    if wait and session.printer.form in ("table", "wide"):
-        name = made["name"]
-        note(
-            f"{name} runs on {made['host_name']} after {time.monotonic() - begun:.1f} s; next: "
-            f"'unkai instance logs {name}', 'unkai instance console {name}', "
-            f"'unkai instance explain {name}'"
-        )
-
-
 @instance.command("create")
-@_creation
+@launches.described
 @waiting
 @common
 def create(session: Session, wait: bool, timeout: float, **asked: Any) -> None:
     """Make an instance NAME from IMAGE (as 'unkai launch')."""
-    session.printer.rows([_create(session, wait=wait, timeout=timeout, **asked)], COLUMNS)
-
-
-def _create(session: Session, *, wait: bool, timeout: float, **asked: Any) -> dict[str, Any]:
-    from google.protobuf import duration_pb2
-
-    from unkai.compute.v1 import instance_pb2
-    from unkai_cli.records import record
-
-    client = session.client
-    if not asked["flavor"] and not (asked["vcpus"] and asked["memory"]):
-        raise click.UsageError("say --flavor F, or both -c VCPUS and -m MEMORY")
-    if asked["flavor"] and (asked["vcpus"] or asked["memory"]):
-        raise click.UsageError("say --flavor F, or -c and -m, not both")
-    wanted = instance_pb2.Instance(
-        name=asked["name"],
-        image_id=client.resolve("image", asked["image"]),
-        flavor_id=client.resolve("flavor", asked["flavor"]) if asked["flavor"] else "",
-        vcpus=asked["vcpus"] or 0,
-        memory_bytes=asked["memory"] or 0,
-        disk_bytes=asked["disk"] or 0,
-        key_pair_ids=[client.resolve("key_pair", key) for key in asked["keys"]],
-        user_data=asked["user_data"].read() if asked["user_data"] else b"",
-        labels=dict(asked["labels"]),
-        required_traits=asked["traits"],
-        placement_policy=_POLICIES.get(asked["policy"] or "", 0),  # type: ignore[arg-type]
-    )
-    pause = duration_pb2.Duration()
-    pause.FromMilliseconds(int(asked["capacity_wait"] * 1000))
-    answer = client.call(
-        "InstanceService",
-        "CreateInstance",
-        project_id=client.project_id,
-        instance=wanted,
-        capacity_wait=pause,
-    )
-    confirmed(session, answer.operation, wait=wait, timeout=timeout + asked["capacity_wait"])
-    if not wait:
-        return record(answer.instance)
-    return record(_get(session, answer.instance.id))
-
-
-def _get(session: Session, ident: str) -> Any:
-    return session.client.call("InstanceService", "GetInstance", instance_id=ident).instance
+    session.printer.rows([launches.made(session, wait=wait, timeout=timeout, **asked)], COLUMNS)
 
 
 @instance.command("list")
@@ -241,7 +115,7 @@ def show(session: Session, instance: str) -> None:
     """Show one instance with all its fields."""
     from unkai_cli.records import record
 
-    found = _get(session, session.client.resolve("instance", instance))
+    found = read(session, session.client.resolve("instance", instance))
     session.printer.one(record(found), DETAILS)
 
 
@@ -269,7 +143,7 @@ def _act(
         for instance in done:
             note(f"{instance.name} {'deleted' if wait else 'is being deleted'}")
     elif done:
-        shown = [record(_get(session, each.id) if wait else each) for each in done]
+        shown = [record(read(session, each.id) if wait else each) for each in done]
         session.printer.rows(shown, COLUMNS)
     raise_first([*refusals, *failures])
 
@@ -352,7 +226,7 @@ def update(
     if not paths:
         raise click.UsageError("say --name, --label or --remove-label")
     client = session.client
-    now = _get(session, client.resolve("instance", instance))
+    now = read(session, client.resolve("instance", instance))
     kept = {k: v for k, v in now.labels.items() if k not in removed} | dict(labels)
     answer = client.call(
         "InstanceService",

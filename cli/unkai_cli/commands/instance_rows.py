@@ -1,0 +1,42 @@
+"""An instance as it is read and shown: the columns of lists, and those of one alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from unkai_cli.output import Column, age_text, bytes_text
+
+if TYPE_CHECKING:
+    from unkai_cli.session import Session
+
+COLUMNS = (
+    Column("NAME", lambda r: r["name"]),
+    Column("STATE", lambda r: r["state"]),
+    Column("HOST", lambda r: r["host_name"]),
+    Column("VCPUS", lambda r: str(r["vcpus"]), right=True),
+    Column("MEMORY", lambda r: bytes_text(r["memory_bytes"]), right=True),
+    Column("DISK", lambda r: bytes_text(r["disk_bytes"]), right=True),
+    Column("AGE", lambda r: age_text(r["create_time"]), right=True),
+    Column("ID", lambda r: r["id"]),
+    Column("IMAGE", lambda r: r["image_id"], wide=True),
+    Column("ACCEL", lambda r: r["effective_accelerator"], wide=True),
+    Column("GENERATION", lambda r: str(r["generation"]), wide=True, right=True),
+    Column("LABELS", lambda r: ",".join(f"{k}={v}" for k, v in r["labels"].items()), wide=True),
+)
+DETAILS = (
+    *COLUMNS,
+    Column("PROJECT", lambda r: r["project_id"]),
+    Column("FLAVOR", lambda r: r["flavor_id"]),
+    Column("KEYS", lambda r: ", ".join(r["key_pair_ids"])),
+    Column("TRAITS", lambda r: ", ".join(r["required_traits"])),
+    Column("POLICY", lambda r: r["placement_policy"].replace("UNSPECIFIED", "").lower()),
+    Column("REASON", lambda r: (r["state_reason"] or {}).get("message", "")),
+    Column("CREATED", lambda r: r["create_time"]),
+    Column("STARTED", lambda r: r["start_time"]),
+    Column("ETAG", lambda r: r["etag"]),
+)
+
+
+def read(session: Session, ident: str) -> Any:
+    """Return the message of the instance with this id."""
+    return session.client.call("InstanceService", "GetInstance", instance_id=ident).instance

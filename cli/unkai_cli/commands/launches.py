@@ -1,0 +1,126 @@
+"""`unkai launch`, and what `unkai instance create` has in common with it: making an instance."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from unkai_cli.commands.acting import confirmed
+from unkai_cli.commands.instance_rows import COLUMNS, read
+from unkai_cli.commands.options import (
+    Count,
+    Label,
+    Seconds,
+    Size,
+    common,
+    complete_names,
+    waiting,
+)
+from unkai_cli.output import note
+
+if TYPE_CHECKING:
+    from unkai_cli.session import Session
+
+_POLICIES = {"pack": 1, "spread": 2}
+
+
+def described(function: Any) -> Any:
+    """Add the arguments and options that describe a new instance."""
+    for option in reversed(
+        (
+            click.argument("image", shell_complete=complete_names("image")),
+            click.argument("name"),
+            click.option(
+                "--flavor", help="Take its figures.", shell_complete=complete_names("flavor")
+            ),
+            click.option("-c", "--vcpus", type=Count(), help="Virtual CPUs."),
+            click.option("-m", "--memory", type=Size(), help="Memory: 512M, 4GiB (binary units)."),
+            click.option("--disk", type=Size(), help="Root disk; the image's size unless given."),
+            click.option(
+                "--key",
+                "keys",
+                multiple=True,
+                help="Key pair for the guest; repeatable.",
+                shell_complete=complete_names("key_pair"),
+            ),
+            click.option("--user-data", type=click.File("rb"), help="File for the first boot."),
+            click.option("-l", "--label", "labels", type=Label(), multiple=True, help="key=value."),
+            click.option(
+                "--policy", type=click.Choice(list(_POLICIES)), help="How to choose a host."
+            ),
+            click.option("--trait", "traits", multiple=True, help="Trait the host must have."),
+            click.option(
+                "--capacity-wait", type=Seconds(), default=0.0, help="Wait so long for capacity."
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+@click.command()
+@described
+@waiting
+@common
+def launch(session: Session, wait: bool, timeout: float, **asked: Any) -> None:
+    """Make an instance NAME from IMAGE and wait until it runs.
+
+    \b
+    unkai launch tiny web --flavor nano
+    unkai launch debian-12 db -c 2 -m 2G --disk 20G --key laptop --user-data setup.sh
+    """
+    begun = time.monotonic()
+    instance = made(session, wait=wait, timeout=timeout, **asked)
+    session.printer.rows([instance], COLUMNS)
+    if wait and session.printer.form in ("table", "wide"):
+        name = instance["name"]
+        note(
+            f"{name} runs on {instance['host_name']} after {time.monotonic() - begun:.1f} s; next: "
+            f"'unkai instance logs {name}', 'unkai instance console {name}', "
+            f"'unkai instance explain {name}'"
+        )
+
+
+def made(session: Session, *, wait: bool, timeout: float, **asked: Any) -> dict[str, Any]:
+    """Make what `described` asks for; return the record, of the running instance with `wait`.
+
+    `timeout`: seconds to wait, on top of those for capacity.
+    """
+    from google.protobuf import duration_pb2
+
+    from unkai.compute.v1 import instance_pb2
+    from unkai_cli.records import record
+
+    client = session.client
+    if not asked["flavor"] and not (asked["vcpus"] and asked["memory"]):
+        raise click.UsageError("say --flavor F, or both -c VCPUS and -m MEMORY")
+    if asked["flavor"] and (asked["vcpus"] or asked["memory"]):
+        raise click.UsageError("say --flavor F, or -c and -m, not both")
+    wanted = instance_pb2.Instance(
+        name=asked["name"],
+        image_id=client.resolve("image", asked["image"]),
+        flavor_id=client.resolve("flavor", asked["flavor"]) if asked["flavor"] else "",
+        vcpus=asked["vcpus"] or 0,
+        memory_bytes=asked["memory"] or 0,
+        disk_bytes=asked["disk"] or 0,
+        key_pair_ids=[client.resolve("key_pair", key) for key in asked["keys"]],
+        user_data=asked["user_data"].read() if asked["user_data"] else b"",
+        labels=dict(asked["labels"]),
+        required_traits=asked["traits"],
+        placement_policy=_POLICIES.get(asked["policy"] or "", 0),  # type: ignore[arg-type]
+    )
+    pause = duration_pb2.Duration()
+    pause.FromMilliseconds(int(asked["capacity_wait"] * 1000))
+    answer = client.call(
+        "InstanceService",
+        "CreateInstance",
+        project_id=client.project_id,
+        instance=wanted,
+        capacity_wait=pause,
+    )
+    confirmed(session, answer.operation, wait=wait, timeout=timeout + asked["capacity_wait"])
+    if not wait:
+        return record(answer.instance)
+    return record(read(session, answer.instance.id))
