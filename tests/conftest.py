@@ -6,8 +6,15 @@ import gc
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support import acceptance, databases
+
+# How fast an example is drawn or run says how busy the machine is, nothing about what is claimed.
+settings.register_profile(
+    "unkai", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("unkai")
 
 
 @pytest.fixture

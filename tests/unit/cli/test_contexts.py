@@ -74,7 +74,10 @@ def test_relative_paths_are_kept_absolute(
     assert (made.ca, made.address) == (f"{tmp_path}/ca.crt", "10.0.0.1:7443")
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 @given(
     st.dictionaries(
         _names,

@@ -126,7 +126,8 @@ def test_hostname_and_keys_become_commands() -> None:
 
 
 @settings(
-    max_examples=acceptance.count(300), suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=acceptance.count(300),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(texts)
 def test_any_text_reaches_a_file_unharmed(tmp_path: Path, text: str) -> None:
