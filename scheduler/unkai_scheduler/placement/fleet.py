@@ -4,18 +4,17 @@ The leader updates it in place: hosts as they register, claims as they commit, s
 arrive. It never does I/O and never asks for the time. All figures that decide are integers: live
 ratios are quantised to 16 bits when a sample is folded, so that any CPU decides alike.
 
-The trap: our own guests are load too. A guest that boots burns whole cores for seconds, which
-says little about how its host will be in a minute. So a machine just placed counts with what is
-*expected* of it, and what it shows counts only as that expectation fades (`settling weight`). At
-its beginning and its end a host's sample has its load in it, but no figures of its own: then it
-may account for as much as its virtual CPUs can use, but for nothing that was there before it.
+The trap: our own guests are load too. A machine just placed counts with what is *expected* of it,
+and what it shows counts only as that expectation fades (settling.py). At its beginning and its end
+a host's sample has its load in it, but no figures of its own: then it may account for as much as
+its virtual CPUs can use, but for nothing that was there before it.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
@@ -23,6 +22,7 @@ import numpy.typing as npt
 
 from unkai_scheduler.domain.hosts import Host, HostState, HostUsage, MachineUsage
 from unkai_scheduler.placement import signals
+from unkai_scheduler.placement.settling import BUCKETS, Settling, settling_weight
 from unkai_scheduler.placement.signals import FULL, Ours, Signal
 
 Ints = npt.NDArray[np.int64]
@@ -37,12 +37,6 @@ SMOOTHING_MS = 6000
 RECENT_SAMPLES = 8
 """Samples (16 s) whose second highest is the high quantile: one spike alone is not a load, and a
 load that ended is forgotten 14 s later."""
-SETTLING_FULL_S = 15
-"""So long a machine just placed counts wholly with what is expected of it."""
-SETTLING_S = 60
-"""After so long it counts wholly with what it shows; linear in between."""
-BUCKET_S = 5
-_BUCKETS = SETTLING_S // BUCKET_S + 1
 _WORD_BITS = 63
 
 
@@ -73,17 +67,6 @@ def claimable(host: Host, ratios: AllocationRatios) -> Claimable:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Settling:
-    """A machine placed less than `SETTLING_S` ago, even if it is gone again."""
-
-    bucket: int
-    vcpus: int
-    memory_mib: int
-    left_s: float = float("inf")
-    """When it was removed: samples begun before that have its load in them."""
-
-
 class Sampled(IntEnum):
     """The figures of the newest sample that are kept as they came, to explain with."""
 
@@ -110,17 +93,11 @@ class Fleet:
         self.cordon_reasons: list[str] = []
         self._states: list[HostState] = []
         self._trait_bits: dict[str, int] = {}
-        self._settling: dict[str, dict[str, _Settling]] = {}
-        """By host and instance."""
-        self._clock_s = -np.inf
-        self._bucket: int | None = None
         self._rank: Ints | None = None
-        self._expected_s: float | None = None
-        self._expected: dict[str, Ints] = {}
-        self._weights: Ints = np.zeros(_BUCKETS, np.int64)
         self._columns: dict[str, npt.NDArray[np.generic]] = {
             name: np.zeros((0, *shape), dtype) for name, (shape, dtype) in _COLUMNS.items()
         }
+        self._settling = Settling(self._columns)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -184,8 +161,8 @@ class Fleet:
             column[last] = 0
         if row != last:
             self._rows[self.ids[row]] = row
-        self._settling.pop(host_id, None)
-        self._rank = self._expected_s = None
+        self._settling.forget_host(host_id)
+        self._rank = None
 
     def claimed_of(self, host_id: str) -> tuple[int, int, int]:
         """Return the virtual CPUs, bytes of memory and bytes of disk claimed of a host."""
@@ -211,7 +188,8 @@ class Fleet:
         self._states.append(HostState.UNKNOWN)
         self._columns["up"][row], self._columns["silent"][row] = False, True
         self._rows[host_id] = row
-        self._rank = self._expected_s = None
+        self._settling.rows_changed()
+        self._rank = None
         return row
 
     def _set_traits(self, row: int, traits: Sequence[str]) -> None:
@@ -250,13 +228,14 @@ class Fleet:
         row = self._rows.get(host_id)
         if row is None:
             return
-        self._advance(since_s)
-        bucket = int(since_s // BUCKET_S)
-        memory_mib = memory_bytes >> MIB_SHIFT
-        self._expect(row, bucket, vcpus, memory_mib)
-        if instance_id:
-            settling = self._settling.setdefault(host_id, {})
-            settling[instance_id] = _Settling(bucket, vcpus, memory_mib)
+        self._settling.add(
+            host_id,
+            row,
+            instance_id=instance_id,
+            vcpus=vcpus,
+            memory_mib=memory_bytes >> MIB_SHIFT,
+            since_s=since_s,
+        )
 
     def release(
         self,
@@ -272,11 +251,7 @@ class Fleet:
         if row is None:
             return
         self._take(row, -vcpus, -memory_bytes, -disk_bytes)
-        settling = self._settling.get(host_id, {})
-        was = settling.get(instance_id)
-        if was is not None and was.left_s == float("inf"):
-            self._expect(row, was.bucket, -was.vcpus, -was.memory_mib)
-            settling[instance_id] = replace(was, left_s=self._clock_s)
+        self._settling.left(host_id, row, instance_id)
 
     def withdraw(
         self,
@@ -289,61 +264,18 @@ class Fleet:
     ) -> None:
         """Take back a claim that was not committed: no machine of it was ever on the host."""
         self.release(host_id, vcpus, memory_bytes, disk_bytes, instance_id=instance_id)
-        self._settling.get(host_id, {}).pop(instance_id, None)
+        self._settling.forget(host_id, instance_id)
 
     def _take(self, row: int, vcpus: int, memory_bytes: int, disk_bytes: int) -> None:
         for column, amount in zip(_CLAIMED, (vcpus, memory_bytes, disk_bytes), strict=True):
             values = self.table(column)
             values[row] = max(int(values[row]) + amount, 0)
 
-    def _expect(self, row: int, bucket: int, vcpus: int, memory_mib: int) -> None:
-        slot = bucket % _BUCKETS
-        if self._bucket is None or bucket <= self._bucket - _BUCKETS:
-            return
-        for column, amount in zip(_EXPECTED_COLUMNS, (vcpus, memory_mib), strict=True):
-            values = self.table(column)
-            values[row, slot] = max(int(values[row, slot]) + amount, 0)
-            if self._expected_s is not None:
-                self._expected[column][row] = values[row] @ self._weights
-
-    def _advance(self, now_s: float) -> None:
-        """Clear the buckets whose machines have settled."""
-        self._clock_s = max(self._clock_s, now_s)
-        bucket = int(now_s // BUCKET_S)
-        if self._bucket is None:
-            self._bucket = bucket
-        elif bucket > self._bucket:
-            for passed in range(max(self._bucket + 1, bucket - _BUCKETS + 1), bucket + 1):
-                self._columns["expected_vcpus"][:, passed % _BUCKETS] = 0
-                self._columns["expected_mib"][:, passed % _BUCKETS] = 0
-            self._bucket = bucket
-            self._expected_s = None
-            gone = bucket - _BUCKETS
-            kept = {
-                host_id: {ident: s for ident, s in settling.items() if s.bucket > gone}
-                for host_id, settling in self._settling.items()
-            }
-            self._settling = {host_id: settling for host_id, settling in kept.items() if settling}
-
     def expected(self, column: str, now_s: float) -> Ints:
         """Return, per host, the sum of `expected_vcpus` or `expected_mib` of machines just
         placed, each weighted by how little of it can have shown yet, in fixed point.
-
-        Kept for the moment asked: a batch is decided at one moment.
         """
-        self._advance(now_s)
-        if self._expected_s != now_s:
-            self._weights = self._bucket_weights(now_s)
-            self._expected = {name: self.table(name) @ self._weights for name in _EXPECTED_COLUMNS}
-            self._expected_s = now_s
-        return self._expected[column][: len(self)]
-
-    def _bucket_weights(self, now_s: float) -> Ints:
-        assert self._bucket is not None
-        weights = np.zeros(_BUCKETS, np.int64)
-        for bucket in range(self._bucket - _BUCKETS + 1, self._bucket + 1):
-            weights[bucket % _BUCKETS] = _settling_weight(now_s, bucket)
-        return weights
+        return self._settling.expected(column, now_s)[: len(self)]
 
     # Live figures
 
@@ -358,7 +290,7 @@ class Fleet:
         tell our guests' load from others'. Unknown hosts and late samples are skipped.
         """
         if samples:
-            self._advance(max(s[2] for s in samples))
+            self._settling.advance(max(s[2] for s in samples))
         batch: dict[int, tuple[float, float, list[int]]] = {}
         sample_s = self.floats("sample_s")
         for host_id, usage, received_s in samples:
@@ -425,8 +357,8 @@ class Fleet:
     ) -> Ours:
         told = {machine.instance_id: machine for machine in machines}
         used = wait = settling_resident = untold = 0.0
-        for instance_id, settling in self._settling.get(self.ids[row], {}).items():
-            weight = _settling_weight(now_s, settling.bucket) / FULL
+        for instance_id, settling in self._settling.machines_on(self.ids[row]).items():
+            weight = settling_weight(now_s, settling.bucket) / FULL
             machine = told.get(instance_id)
             if machine is not None:
                 used += weight * machine.cpu_used_cores
@@ -527,8 +459,8 @@ _COLUMNS: dict[str, tuple[tuple[int, ...], type]] = {
     "claimed_memory": ((), np.int64),
     "claimed_disk": ((), np.int64),
     "traits": ((1,), np.int64),
-    "expected_vcpus": ((_BUCKETS,), np.int64),
-    "expected_mib": ((_BUCKETS,), np.int64),
+    "expected_vcpus": ((BUCKETS,), np.int64),
+    "expected_mib": ((BUCKETS,), np.int64),
     "sample_s": ((), np.float64),
     "sampled": ((len(Sampled),), np.float64),
     "total_mib": ((), np.int64),
@@ -542,13 +474,3 @@ _COLUMNS: dict[str, tuple[tuple[int, ...], type]] = {
 
 
 _CLAIMED = ("claimed_vcpus", "claimed_memory", "claimed_disk")
-_EXPECTED_COLUMNS = ("expected_vcpus", "expected_mib")
-
-
-def _settling_weight(now_s: float, bucket: int) -> int:
-    """Return how much a machine placed in a bucket still counts with what is expected of it."""
-    age_s = now_s - bucket * BUCKET_S
-    if age_s <= SETTLING_FULL_S:
-        return FULL
-    left_s = SETTLING_S - age_s
-    return max(int(left_s * FULL / (SETTLING_S - SETTLING_FULL_S)), 0)

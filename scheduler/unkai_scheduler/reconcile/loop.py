@@ -25,7 +25,7 @@ from unkai_scheduler.agents.port import MachineOrder
 from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.instances import Claim, Instance
 from unkai_scheduler.domain.machines import Tombstone
-from unkai_scheduler.placement.fleet import SETTLING_S
+from unkai_scheduler.placement.settling import SETTLING_S
 from unkai_scheduler.reconcile import changes, metrics
 from unkai_scheduler.reconcile.actions import (
     Action,

@@ -1,0 +1,161 @@
+"""Machines just placed, and what is expected of them; a part of the fleet.
+
+A guest that boots burns whole cores for seconds, which says little about how its host will be in a
+minute. So it counts with what is expected of it, by its size, and what it shows counts only as that
+expectation fades: wholly the one for `SETTLING_FULL_S`, wholly the other after `SETTLING_S`.
+
+Expectations are summed in buckets of time, one row per host, in two of the fleet's columns: the
+fleet moves and grows them with all others. It never asks for the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from unkai_scheduler.placement.signals import FULL
+
+Ints = npt.NDArray[np.int64]
+
+SETTLING_FULL_S = 15
+"""So long a machine just placed counts wholly with what is expected of it."""
+SETTLING_S = 60
+"""After so long it counts wholly with what it shows; linear in between."""
+BUCKET_S = 5
+BUCKETS = SETTLING_S // BUCKET_S + 1
+_COLUMNS = ("expected_vcpus", "expected_mib")
+
+
+@dataclass(frozen=True, slots=True)
+class SettlingMachine:
+    """A machine placed less than `SETTLING_S` ago, even if it is gone again."""
+
+    bucket: int
+    vcpus: int
+    memory_mib: int
+    left_s: float = float("inf")
+    """When it was removed: samples begun before that have its load in them."""
+
+
+class Settling:
+    """The machines just placed on all hosts. Times are monotonic seconds."""
+
+    def __init__(self, columns: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """`columns`: the fleet's, which hold `expected_vcpus` and `expected_mib`."""
+        self._columns = columns
+        self._machines: dict[str, dict[str, SettlingMachine]] = {}
+        """By host and instance."""
+        self._clock_s = -np.inf
+        self._bucket: int | None = None
+        self._expected_s: float | None = None
+        self._expected: dict[str, Ints] = {}
+        self._weights: Ints = np.zeros(BUCKETS, np.int64)
+
+    def add(
+        self,
+        host_id: str,
+        row: int,
+        *,
+        instance_id: str,
+        vcpus: int,
+        memory_mib: int,
+        since_s: float,
+    ) -> None:
+        """Expect something of a machine placed at `since_s`. `instance_id`: empty in simulation."""
+        self.advance(since_s)
+        bucket = int(since_s // BUCKET_S)
+        self._expect(row, bucket, vcpus, memory_mib)
+        if instance_id:
+            settling = self._machines.setdefault(host_id, {})
+            settling[instance_id] = SettlingMachine(bucket, vcpus, memory_mib)
+
+    def left(self, host_id: str, row: int, instance_id: str) -> None:
+        """Expect nothing more of a machine that was removed; its load may show once more."""
+        settling = self._machines.get(host_id, {})
+        was = settling.get(instance_id)
+        if was is not None and was.left_s == float("inf"):
+            self._expect(row, was.bucket, -was.vcpus, -was.memory_mib)
+            settling[instance_id] = replace(was, left_s=self._clock_s)
+
+    def forget(self, host_id: str, instance_id: str) -> None:
+        """Forget a machine that never was; an unknown one is no error."""
+        self._machines.get(host_id, {}).pop(instance_id, None)
+
+    def forget_host(self, host_id: str) -> None:
+        """Forget a host's machines; its row is another's from now on."""
+        self._machines.pop(host_id, None)
+        self.rows_changed()
+
+    def rows_changed(self) -> None:
+        """Note that hosts came, went or moved: sums are made anew."""
+        self._expected_s = None
+
+    def machines_on(self, host_id: str) -> Mapping[str, SettlingMachine]:
+        """Return a host's machines by instance."""
+        return self._machines.get(host_id, {})
+
+    def advance(self, now_s: float) -> None:
+        """Clear the buckets whose machines have settled."""
+        self._clock_s = max(self._clock_s, now_s)
+        bucket = int(now_s // BUCKET_S)
+        if self._bucket is None:
+            self._bucket = bucket
+        elif bucket > self._bucket:
+            for passed in range(max(self._bucket + 1, bucket - BUCKETS + 1), bucket + 1):
+                for column in _COLUMNS:
+                    self._table(column)[:, passed % BUCKETS] = 0
+            self._bucket = bucket
+            self._expected_s = None
+            gone = bucket - BUCKETS
+            kept = {
+                host_id: {ident: s for ident, s in settling.items() if s.bucket > gone}
+                for host_id, settling in self._machines.items()
+            }
+            self._machines = {host_id: settling for host_id, settling in kept.items() if settling}
+
+    def expected(self, column: str, now_s: float) -> Ints:
+        """Return what is expected of each row's machines, spare rows included, in fixed point.
+
+        Kept for the moment asked: a batch is decided at one moment.
+        """
+        self.advance(now_s)
+        if self._expected_s != now_s:
+            self._weights = self._bucket_weights(now_s)
+            self._expected = {name: self._table(name) @ self._weights for name in _COLUMNS}
+            self._expected_s = now_s
+        return self._expected[column]
+
+    def _expect(self, row: int, bucket: int, vcpus: int, memory_mib: int) -> None:
+        slot = bucket % BUCKETS
+        if self._bucket is None or bucket <= self._bucket - BUCKETS:
+            return
+        for column, amount in zip(_COLUMNS, (vcpus, memory_mib), strict=True):
+            values = self._table(column)
+            values[row, slot] = max(int(values[row, slot]) + amount, 0)
+            if self._expected_s is not None:
+                self._expected[column][row] = values[row] @ self._weights
+
+    def _bucket_weights(self, now_s: float) -> Ints:
+        assert self._bucket is not None
+        weights = np.zeros(BUCKETS, np.int64)
+        for bucket in range(self._bucket - BUCKETS + 1, self._bucket + 1):
+            weights[bucket % BUCKETS] = settling_weight(now_s, bucket)
+        return weights
+
+    def _table(self, column: str) -> Ints:
+        return self._columns[column]  # type: ignore[return-value]
+
+
+def settling_weight(now_s: float, bucket: int) -> int:
+    """Return how much a machine placed in a bucket still counts with what is expected of it.
+
+    From `FULL` down to 0.
+    """
+    age_s = now_s - bucket * BUCKET_S
+    if age_s <= SETTLING_FULL_S:
+        return FULL
+    left_s = SETTLING_S - age_s
+    return max(int(left_s * FULL / (SETTLING_S - SETTLING_FULL_S)), 0)
