@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -201,7 +202,7 @@ async def test_a_backup_made_while_writers_go_on_is_whole(tmp_path: Path, shows:
         await asyncio.sleep(0.2)
         # A process of its own, as an operator's: locks on a file belong to a process.
         process = await asyncio.create_subprocess_exec(
-            "unkai-scheduler",
+            str(Path(sys.executable).with_name("unkai-scheduler")),
             *("db", "backup", "--config", _settings(tmp_path), str(target)),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
