@@ -54,6 +54,7 @@ from unkai_scheduler.services.operations import OperationsService
 from unkai_scheduler.services.placement import PlacementService
 from unkai_scheduler.services.projects import ProjectsService
 from unkai_scheduler.settings import InvalidSettings, Settings, load_settings
+from unkai_scheduler.store import uploads
 from unkai_scheduler.store.measured import MeasuredUnitOfWork
 from unkai_scheduler.store.unit_of_work import open_unit_of_work
 from unkai_wire import open_files, small_process, tracing
@@ -136,7 +137,7 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
         bytes_store = open_image_store(
             settings.images.url, reserve_bytes=settings.images.reserve_bytes
         )
-        await bytes_store.sweep()
+        await bytes_store.sweep(partial(uow.read, uploads.keys))
         images = MeasuredImageStore(bytes_store)
         cluster = MeasuredCluster(
             EtcdCluster(settings.etcd.endpoints, settings.etcd.tls.files(), settings.name)

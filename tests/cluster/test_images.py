@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from unkai_scheduler.domain.images import Image, ImageState
 from unkai_scheduler.domain.operations import Operation, OperationState, Verb
 from unkai_scheduler.reconcile import images as reconcile_images
 from unkai_scheduler.settings import ImageSettings
-from unkai_scheduler.store import images, operations
+from unkai_scheduler.store import images, operations, uploads
 from unkai_wire.errors import Unavailable
 
 
@@ -140,3 +141,54 @@ async def test_a_deletion_that_waits_too_long_says_that_it_goes_on_and_it_does(
         return await cloud.uow.read(lambda conn: images.get(conn, image.id)) is None
 
     await cloud.until(gone, "the image is gone all the same", within_s=40)
+
+
+async def test_what_a_dead_scheduler_left_of_an_upload_is_removed_and_what_goes_on_is_not(
+    cloud: Cloud,
+) -> None:
+    image = an_image(state=ImageState.UPLOADING)
+    dead, alive = f"{image.id}.dead", f"{image.id}.alive"
+    cloud.images.kept |= {dead: b"all there, and nobody to say so", alive: b"half"}
+
+    def begin(conn: Any) -> None:
+        images.insert(conn, image)
+        for key in (dead, alive):
+            uploads.insert_new(conn, key, image.id)
+
+    await cloud.uow.write(begin)
+
+    async def is_removed() -> bool:
+        assert await cloud.uow.write(lambda conn: uploads.beat(conn, alive))
+        return [u.key for u in await cloud.uow.read(uploads.list_all)] == [alive]
+
+    await cloud.until(is_removed, "the dead upload is forgotten", within_s=200)
+    assert list(cloud.images.kept) == [alive]
+    assert await cloud.uow.write(lambda conn: uploads.end(conn, alive))
+    assert not await cloud.uow.write(lambda conn: uploads.end(conn, dead))
+
+
+async def test_an_image_whose_bytes_are_on_their_way_is_not_given_up(tmp_path: Path) -> None:
+    async with a_cloud(tmp_path, uploads=ImageSettings(upload_wait_s=60)) as cloud:
+        long_ago = cloud.clock() - timedelta(hours=1)
+        coming, left = (
+            an_image(name=name, state=ImageState.UPLOADING, create_time=long_ago)
+            for name in ("coming", "left")
+        )
+
+        def begin(conn: Any) -> None:
+            for row in (coming, left):
+                images.insert(conn, row)
+            uploads.insert_new(conn, coming.key, coming.id)
+
+        await cloud.uow.write(begin)
+
+        async def state_of(image: Image) -> ImageState:
+            row = await cloud.uow.read(lambda conn: images.get(conn, image.id))
+            assert row is not None
+            return row.state
+
+        async def left_is_failed() -> bool:
+            return await state_of(left) is ImageState.FAILED
+
+        await cloud.until(left_is_failed, "the one that nobody uploads is FAILED", within_s=40)
+        assert await state_of(coming) is ImageState.UPLOADING

@@ -157,18 +157,87 @@ asyncio.run(open_image_store(sys.argv[1]).put("img-1", chunks()))
 """
 
 
-async def test_what_a_crash_left_half_written_is_swept(tmp_path: Path) -> None:
-    url = f"file://{tmp_path}"
+async def _none() -> set[str]:
+    return set()
+
+
+async def _crash(folder: Path) -> None:
+    """Die while a put is under way."""
+    url = f"file://{folder}"
     dying = await asyncio.create_subprocess_exec(sys.executable, "-c", DIES, url)
     assert await dying.wait() == 0
+    assert len(files_below(folder)) == 1
+
+
+async def test_what_a_crash_left_half_written_is_swept(tmp_path: Path) -> None:
+    await _crash(tmp_path)
     (tmp_path / "partial" / "img-2.aa").write_bytes(b"all there, not yet moved")
-    left = files_below(tmp_path)
-    store = open_image_store(url)
+    store = open_image_store(f"file://{tmp_path}")
 
     assert await store.list() == []
-    assert await store.sweep() == len(left) == 2
+    assert await store.sweep(_none) == 2
     assert files_below(tmp_path) == []
-    assert await store.sweep() == 0
+    assert await store.sweep(_none) == 0
+
+
+async def test_what_a_crash_left_half_written_goes_with_its_key(tmp_path: Path) -> None:
+    await _crash(tmp_path)
+    store = open_image_store(f"file://{tmp_path}")
+    await store.put("img-1.2", pieces(b"of another put"))
+
+    await store.delete("img-1")
+
+    assert files_below(tmp_path) == ["img-1.2"]
+
+
+async def test_a_sweep_leaves_the_puts_that_go_on_elsewhere(tmp_path: Path) -> None:
+    """Also the one that began while the sweep looked."""
+    url = f"file://{tmp_path}"
+    here, elsewhere = open_image_store(url), open_image_store(url)
+    under_way: dict[str, asyncio.Task[int]] = {}
+    go = asyncio.Event()
+
+    async def begin(key: str) -> None:
+        began = asyncio.Event()
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield b"x" * (20 * MIB)
+            began.set()
+            await go.wait()
+            yield b"end"
+
+        under_way[key] = asyncio.ensure_future(elsewhere.put(key, chunks()))
+        await began.wait()
+
+    async def keys() -> set[str]:
+        await begin("img-2.late")
+        return set(under_way)
+
+    async with asyncio.timeout(60):
+        await begin("img-1.early")
+        (tmp_path / "partial" / "img-3.dead.aa#1").write_bytes(b"half")
+        swept = await here.sweep(keys)
+        go.set()
+        sizes = await asyncio.gather(*under_way.values())
+
+    assert swept == 1
+    assert sizes == [20 * MIB + 3] * 2
+    assert sorted(files_below(tmp_path)) == ["img-1.early", "img-2.late"]
+
+
+async def test_a_put_whose_key_was_deleted_fails_plainly(tmp_path: Path) -> None:
+    store = open_image_store(f"file://{tmp_path}")
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"x" * (20 * MIB)
+        await store.delete("img-1.given-up")
+        yield b"end"
+
+    with pytest.raises(Unavailable) as caught:
+        await store.put("img-1.given-up", chunks())
+
+    assert caught.value.reason == "IMAGE_STORE_UNAVAILABLE"
+    assert files_below(tmp_path) == []
 
 
 async def test_s3_keeps_no_parts_of_a_broken_put_and_copies_nothing(bucket: Bucket) -> None:

@@ -49,5 +49,33 @@ class Image:
     size_bytes: int = 0
     virtual_size_bytes: int = 0
     sha256: str = ""
+    bytes_key: str = ""
+    """Where its bytes are, once they count; empty for those kept under its id."""
     state_reason: Mapping[str, Any] | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The key of its bytes in the image store."""
+        return self.bytes_key or self.id
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An upload under way: bytes under a key that no image names yet."""
+
+    key: str
+    image_id: str
+    beat: int
+    """Rises while somebody uploads."""
+    given_up: bool = False
+
+
+def upload_key(image_id: str, token: str) -> str:
+    """Return the key for the bytes of one upload of an image."""
+    return f"{image_id}.{token}"
+
+
+def is_key_of(image_id: str, key: str) -> bool:
+    """Tell whether bytes under this key were uploaded for the image."""
+    return key == image_id or key.startswith(upload_key(image_id, ""))

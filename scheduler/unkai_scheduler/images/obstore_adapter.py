@@ -3,7 +3,8 @@
 A key appears whole or not at all. S3 shows an object once its parts are put together, so bytes go
 straight to their key: moving them there would be a copy, and S3 copies no more than 5 GiB at once.
 A directory's engine does not flush to the disk before a file appears, so there bytes are written
-below `partial/`, flushed by us, then moved; what a crash leaves below `partial/` is swept at start.
+below `partial/`, flushed by us, then moved. What a crash leaves there goes with its key (`delete`);
+what nobody knows a key of is swept at a start.
 Memory is bounded by the parts under way. What a crash leaves of an upload to S3 is no object and
 cannot be listed here: the bucket's own rule drops it (docs/howto/install.md).
 """
@@ -14,7 +15,7 @@ import asyncio
 import os
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,11 +67,11 @@ class ObstoreImages:
         moved = False
         try:
             size = await self._write(partial, self._leaving_room(directory, chunks))
-            await asyncio.to_thread(_fsync, directory / partial)
-            with _translated(key):
+            with _writing():
+                await asyncio.to_thread(_fsync, directory / partial)
                 await obstore.rename_async(self._store, partial, key)
-            moved = True
-            await asyncio.to_thread(_fsync, directory)
+                moved = True
+                await asyncio.to_thread(_fsync, directory)
         finally:
             if not moved:
                 await asyncio.shield(self._discard(partial))
@@ -110,8 +111,8 @@ class ObstoreImages:
         return size
 
     async def _discard(self, partial: str) -> None:
-        with suppress(UnkaiError):  # the sweep at the next start removes it
-            await self.delete(partial)
+        with suppress(UnkaiError):  # whoever deletes the key removes it
+            await self._remove(partial)
 
     async def get(self, key: str, offset_bytes: int = 0) -> AsyncIterator[bytes]:
         """Yield the bytes from an offset on, in pieces of at most 1 MiB."""
@@ -131,18 +132,32 @@ class ObstoreImages:
             return int((await obstore.head_async(self._store, key))["size"])
 
     async def delete(self, key: str) -> None:
-        """Remove the key; removing what is not there is fine."""
+        """Remove the key and what is left of its puts; removing what is not there is fine."""
+        if self._directory is not None:
+            await asyncio.to_thread(_remove_parts, self._directory / _PARTIAL, key)
+        await self._remove(key)
+
+    async def _remove(self, key: str) -> None:
         try:
             with _translated(key):
                 await obstore.delete_async(self._store, key)
         except NotFound:
             return
 
-    async def sweep(self) -> int:
-        """Remove what broken uploads left in a directory; return how many. Call before serving."""
+    async def sweep(self, under_way: Callable[[], Awaitable[Collection[str]]]) -> int:
+        """Remove what broken puts left in a directory; return how many files that were.
+
+        `under_way`: tells the keys that somebody puts, or is to delete. It is asked after what is
+        there was looked at, so that no put begun meanwhile, here or elsewhere, loses its file.
+        """
         if self._directory is None:
             return 0
-        return await asyncio.to_thread(_empty, self._directory / _PARTIAL)
+        with _writing():
+            parts = await asyncio.to_thread(_parts, self._directory / _PARTIAL)
+            keys = await under_way() if parts else ()
+            dead = [path for path in parts if _key_of(path) not in keys]
+            await asyncio.to_thread(_unlink, dead)
+        return len(dead)
 
     async def list(self) -> list[str]:
         """Return all keys."""
@@ -238,12 +253,24 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _empty(folder: Path) -> int:
-    """Remove a folder's files, also those the engine does not list: parts under way end in `#1`."""
+def _parts(folder: Path) -> list[Path]:
+    """Return a folder's files, also those the engine does not list: parts under way end in `#1`."""
     try:
-        left = [path for path in folder.iterdir() if path.is_file()]
+        return [path for path in folder.iterdir() if path.is_file()]
     except FileNotFoundError:
-        return 0
-    for path in left:
+        return []
+
+
+def _key_of(part: Path) -> str:
+    """Return the key that a file below `partial/` was to become."""
+    return part.name.rpartition(".")[0]
+
+
+def _remove_parts(folder: Path, key: str) -> None:
+    with _writing():
+        _unlink([path for path in _parts(folder) if _key_of(path) == key])
+
+
+def _unlink(paths: Iterable[Path]) -> None:
+    for path in paths:
         path.unlink(missing_ok=True)
-    return len(left)

@@ -23,7 +23,7 @@ class ImageStore(Protocol):
         """Return the number of bytes under the key."""
 
     async def delete(self, key: str) -> None:
-        """Remove the key; removing what is not there is fine."""
+        """Remove the key and what is left of its puts; removing what is not there is fine."""
 
     async def list(self) -> list[str]:
         """Return all keys."""

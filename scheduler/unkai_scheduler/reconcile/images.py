@@ -20,6 +20,7 @@ from unkai_scheduler.domain.operations import Operation, OperationState
 from unkai_scheduler.reconcile import operations as progress
 from unkai_scheduler.reconcile.changes import write_operation
 from unkai_scheduler.reconcile.office import Office, growing_s, new_etag, wait_for
+from unkai_scheduler.reconcile.uploads import UploadWatch
 from unkai_scheduler.store import events, images, operations
 from unkai_scheduler.store.unit_of_work import Connection
 from unkai_wire.errors import DeadlineExceeded, NotFound, UnkaiError
@@ -36,6 +37,7 @@ class ImageLoop:
 
     def __init__(self, office: Office) -> None:
         self._office = office
+        self._uploads = UploadWatch(office)
         self._kick = asyncio.Event()
         self._evictions = asyncio.Semaphore(MAX_EVICTIONS)
 
@@ -57,6 +59,7 @@ class ImageLoop:
     async def _round(self) -> None:
         await self._expire()
         await self._remove()
+        await self._uploads.give_up_dead()
 
     async def _expire(self) -> None:
         """Give up images that nobody brought the bytes of: their names are free again once they
@@ -117,7 +120,7 @@ class ImageLoop:
     async def _delete(self, image: Image, operation: Operation | None) -> None:
         office = self._office
         try:
-            await office.images.delete(image.id)
+            await office.images.delete(image.key)
         except NotFound:
             pass
         except UnkaiError as error:

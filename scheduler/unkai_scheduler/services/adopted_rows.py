@@ -186,18 +186,15 @@ def flavor_of(conn: Connection, row: Instance) -> str:
 
 
 def restore_image(
-    conn: Connection,
-    held: HeldMachine,
-    project_id: str,
-    now: datetime,
-    warnings: list[str],
-    *,
-    has_bytes: bool,
-) -> None:
-    """Give the image its row back, if it has none: without it nothing can be ordered."""
+    conn: Connection, held: HeldMachine, project_id: str, now: datetime, bytes_key: str
+) -> list[str]:
+    """Give the image its row back, if it has none: without it nothing can be ordered.
+
+    `bytes_key`: where its bytes are; empty when they are gone. Returns what a user is to know.
+    """
     image = held.order.image
     if images.held(conn, image.id) is not None:
-        return
+        return []
     name = f"image-{image.id[-6:]}"
     if images.find(conn, project_id, name) is not None:
         name = image.id
@@ -212,8 +209,8 @@ def restore_image(
         project_id=project_id,
         name=name,
         visibility=Visibility.PRIVATE,
-        state=ImageState.READY if has_bytes else ImageState.FAILED,
-        state_reason=None if has_bytes else lost.to_record(),
+        state=ImageState.READY if bytes_key else ImageState.FAILED,
+        state_reason=None if bytes_key else lost.to_record(),
         etag=image.id[-16:],
         create_time=now,
         update_time=now,
@@ -221,10 +218,11 @@ def restore_image(
         size_bytes=image.size_bytes,
         virtual_size_bytes=image.virtual_size_bytes,
         sha256=image.sha256,
+        bytes_key=bytes_key,
     )
     images.insert(conn, row)
-    kept = "its bytes are there" if has_bytes else "its bytes are gone"
-    warnings.append(f"its image {image.id} was not known: it is called {name} now, and {kept}")
+    kept = "its bytes are there" if bytes_key else "its bytes are gone"
+    return [f"its image {image.id} was not known: it is called {name} now, and {kept}"]
 
 
 def restore_key_pairs(conn: Connection, held: HeldMachine, project_id: str, now: datetime) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from unkai_scheduler.agents.port import MACHINE_SPECS, Agents, HeldMachine
 from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.hosts import Host
+from unkai_scheduler.domain.images import is_key_of
 from unkai_scheduler.domain.instances import Claim, Instance
 from unkai_scheduler.domain.machines import Machine, MachineState
 from unkai_scheduler.domain.names import check_name
@@ -105,10 +106,10 @@ class AdoptionsService:
             return first
         machine = _the_one(audit.holders(draft.instance_id), draft)
         held = await self._ask(machine)
-        has_bytes = await self._has_bytes(held)
+        bytes_key = await self._find_bytes(held)
 
         def work(conn: Connection) -> Adopted:
-            return self._write(conn, call, draft, held, has_bytes=has_bytes)
+            return self._write(conn, call, draft, held, bytes_key)
 
         return await mutate(
             self._context, call, Adopted, work, term=term, wakes=[draft.instance_id]
@@ -129,16 +130,16 @@ class AdoptionsService:
         endpoint = self._live.endpoint(host_id)
         return await self._agents.machine_spec(endpoint, machine.instance_id)
 
-    async def _has_bytes(self, held: HeldMachine) -> bool:
-        """Tell whether the bytes of an image that has no row are there all the same."""
+    async def _find_bytes(self, held: HeldMachine) -> str:
+        """Return where the bytes are of an image that has no row; empty when they are gone."""
         image = held.order.image
         known = await self._context.uow.read(lambda conn: images.get(conn, image.id))
         if known is not None:
-            return True
-        try:
-            return await self._images.size(image.id) == image.size_bytes
-        except NotFound:
-            return False
+            return ""
+        for key in await self._images.list():
+            if is_key_of(image.id, key) and await self._images.size(key) == image.size_bytes:
+                return key
+        return ""
 
     def _write(
         self,
@@ -146,8 +147,7 @@ class AdoptionsService:
         call: Call,
         draft: AdoptionDraft,
         held: HeldMachine,
-        *,
-        has_bytes: bool,
+        bytes_key: str,
     ) -> Adopted:
         machine, now = held.machine, self._context.clock()
         _check_unknown(conn, draft.instance_id)
@@ -161,7 +161,7 @@ class AdoptionsService:
         )
         flavor_id = adopted_rows.flavor_of(conn, row)
         row = replace(row, spec=replace(row.spec, name=name, flavor_id=flavor_id))
-        adopted_rows.restore_image(conn, held, project.id, now, warnings, has_bytes=has_bytes)
+        warnings += adopted_rows.restore_image(conn, held, project.id, now, bytes_key)
         adopted_rows.restore_key_pairs(conn, held, project.id, now)
         instances.insert(conn, row)
         spec = row.spec

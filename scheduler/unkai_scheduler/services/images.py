@@ -1,13 +1,10 @@
 """Images: their rows, and the way of their bytes in and out.
 
-Bytes are checked while they are stored and appear under the image's id only when all are there
-and right; the row becomes READY after that. The trap: an image may be deleted while its bytes
-arrive, so the row is looked at again before they count.
+How bytes come in is `uploading.py`'s; here is who may begin, and what of it is answered at once.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,14 +22,11 @@ from unkai_scheduler.services.instance_drafts import not_ready
 from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import Subject, mutate, record
 from unkai_scheduler.services.projects import resolve_project
-from unkai_scheduler.services.uploads import BytesCheck, Expected
+from unkai_scheduler.services.uploading import Uploading, not_uploading
 from unkai_scheduler.settings import ImageSettings
 from unkai_scheduler.store import events, images, instances, operations
 from unkai_wire.errors import (
     Conflict,
-    DeadlineExceeded,
-    FailedPrecondition,
-    InvalidArgument,
     Unavailable,
 )
 from unkai_wire.ids import check_id
@@ -69,6 +63,7 @@ class ImagesService:
         self._context = context
         self._store = store
         self._settings = settings
+        self._way_in = Uploading(context, store, settings)
         self._uploading: set[str] = set()
 
     async def create(self, call: Call, project_id: str, draft: ImageDraft) -> Image:
@@ -141,20 +136,20 @@ class ImagesService:
         """
         self._check_open(image_id, sha256, size_bytes)
         self._check_may_begin(image_id)
-        # Before the row is read: another upload may end between the look at it and the first byte,
-        # and this one would then replace, or remove, the bytes of a READY image.
         self._uploading.add(image_id)
         try:
             image = await self.get(image_id)
             if image.state is ImageState.READY and sha256 == image.sha256:
                 # Asked again by somebody who never saw the answer. A client that is answered before
                 # it has sent all may take that for a failure.
-                async for _ in _with_patience(chunks, image, self._settings.upload_idle_s):
+                async for _ in self._way_in.patient(chunks, image):
                     pass
                 return image
             if image.state is not ImageState.UPLOADING:
-                raise _not_uploading(image)
-            return await self._take(call, image, chunks, sha256, size_bytes)
+                raise not_uploading(image)
+            return await self._way_in.take(
+                call, image, chunks, sha256=sha256, size_bytes=size_bytes
+            )
         finally:
             self._uploading.discard(image_id)
 
@@ -173,7 +168,7 @@ class ImagesService:
                 f"is {offset_bytes}; the image has {image.size_bytes} bytes",
                 "INVALID_OFFSET",
             )
-        async for chunk in self._store.get(image_id, offset_bytes):
+        async for chunk in self._store.get(image.key, offset_bytes):
             yield chunk
 
     async def delete(self, call: Call, image_id: str, etag: str = "") -> ImageDeletion:
@@ -253,91 +248,6 @@ class ImagesService:
                 retry_after_s=5.0,
             )
 
-    async def _take(
-        self,
-        call: Call,
-        image: Image,
-        chunks: AsyncIterator[bytes],
-        sha256: str,
-        size_bytes: int,
-    ) -> Image:
-        most = self._settings.max_size_bytes
-        check = BytesCheck(Expected(sha256, size_bytes, image.format, most))
-        arriving = _with_patience(chunks, image, self._settings.upload_idle_s)
-        try:
-            await self._store.put(image.id, self._while_wanted(image, check, arriving))
-        except InvalidArgument as error:
-            if error is check.verdict:
-                await self._fail(call, image, error)
-            raise
-        return await self._finish(call, image, check)
-
-    async def _while_wanted(
-        self, image: Image, check: BytesCheck, chunks: AsyncIterator[bytes]
-    ) -> AsyncIterator[bytes]:
-        """Yield the checked chunks; raise before they count if others have come meanwhile.
-
-        Another scheduler may have taken an upload of this image: its bytes are not to be replaced.
-        """
-        async for chunk in check.passing(chunks):
-            yield chunk
-        now = await self._context.uow.read(lambda conn: images.get(conn, image.id))
-        if now is not None and now.sha256 not in {"", check.sha256}:
-            raise _not_uploading(now)
-
-    async def _finish(self, call: Call, image: Image, check: BytesCheck) -> Image:
-        """Make the image READY, unless it was deleted while its bytes arrived.
-
-        What another scheduler was sent meanwhile counts, and no bytes of it are removed.
-        """
-        header = check.header
-        assert header is not None
-
-        def work(conn: Connection) -> Image | None:
-            now = images.locked(conn, image.id)
-            if now is not None and now.sha256:
-                if now.state is ImageState.READY and now.sha256 == check.sha256:
-                    return now
-                raise _not_uploading(now)
-            if now is None or now.state is not ImageState.UPLOADING:
-                return None
-            ready = replace(
-                now,
-                state=ImageState.READY,
-                format=header.format,
-                size_bytes=check.size_bytes,
-                virtual_size_bytes=header.virtual_size_bytes,
-                sha256=check.sha256,
-                etag=self._context.new_etag(),
-                update_time=self._context.clock(),
-            )
-            images.replace(conn, ready, etag=None)
-            self._record(conn, call, ready, EventType.UPDATED, "is ready")
-            return ready
-
-        ready = await self._context.uow.write(work)
-        if ready is None:
-            await self._store.delete(image.id)
-            raise _not_uploading(replace(image, state=ImageState.DELETING))
-        return ready
-
-    async def _fail(self, call: Call, image: Image, error: InvalidArgument) -> None:
-        def work(conn: Connection) -> None:
-            now = images.locked(conn, image.id)
-            if now is None or now.state is not ImageState.UPLOADING:
-                return
-            failed = replace(
-                now,
-                state=ImageState.FAILED,
-                state_reason=error.to_record(),
-                etag=self._context.new_etag(),
-                update_time=self._context.clock(),
-            )
-            images.replace(conn, failed, etag=None)
-            self._record(conn, call, failed, EventType.UPDATED, "was refused", reason=error.reason)
-
-        await self._context.uow.write(work)
-
     def _record(
         self,
         conn: Connection,
@@ -369,32 +279,3 @@ def _free_name(image: Image) -> str:
     if image.name.endswith(suffix):
         return image.name
     return image.name[: names.MAX_NAME - len(suffix)].rstrip("-.") + suffix
-
-
-def _not_uploading(image: Image) -> FailedPrecondition:
-    return FailedPrecondition(
-        f"image {image.name} is {image.state.value}; bytes are taken only while it is UPLOADING",
-        reason="IMAGE_NOT_UPLOADING",
-        fix="make another image, and upload to that one",
-        metadata={"image_id": image.id, "state": image.state.value},
-    )
-
-
-async def _with_patience(
-    chunks: AsyncIterator[bytes], image: Image, idle_s: float
-) -> AsyncIterator[bytes]:
-    """Yield the chunks; raise `DeadlineExceeded` when none comes for too long."""
-    while True:
-        try:
-            async with asyncio.timeout(idle_s):
-                chunk = await anext(chunks)
-        except StopAsyncIteration:
-            return
-        except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"nothing came for image {image.name} in {idle_s:g} s",
-                reason="UPLOAD_IDLE",
-                fix="upload again from the start",
-                metadata={"image_id": image.id},
-            ) from error
-        yield chunk

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, or_, select
 
 from unkai_scheduler.domain.images import Image, ImageFormat, ImageState, Visibility
 from unkai_scheduler.store import rows
-from unkai_scheduler.store.tables import images, instances
+from unkai_scheduler.store.tables import images, instances, uploads
 
 _KIND = "image"
 _QUERY = select(images)
@@ -83,8 +83,13 @@ def deleting(conn: Connection, limit: int) -> list[tuple[Image, int]]:
 
 
 def uploading(conn: Connection, before: datetime, limit: int) -> list[Image]:
-    """Return images created before this time that still wait for their bytes, oldest first."""
-    where = (images.c.state == ImageState.UPLOADING.value, images.c.create_time < before)
+    """Return images created before this time that nobody uploads the bytes of, oldest first."""
+    under_way = select(uploads.c.key).where(uploads.c.image_id == images.c.id).correlate(images)
+    where = (
+        images.c.state == ImageState.UPLOADING.value,
+        images.c.create_time < before,
+        ~under_way.exists(),
+    )
     query = _QUERY.where(*where).order_by(images.c.create_time, images.c.id).limit(limit)
     return [_image(row) for row in conn.execute(query)]
 
@@ -116,6 +121,7 @@ def _values(row: Image) -> dict[str, Any]:
         "size_bytes": row.size_bytes,
         "virtual_size_bytes": row.virtual_size_bytes,
         "sha256": row.sha256,
+        "bytes_key": row.bytes_key,
         "state_reason": None if row.state_reason is None else dict(row.state_reason),
         "etag": row.etag,
         "create_time": row.create_time,

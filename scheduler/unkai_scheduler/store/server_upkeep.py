@@ -19,6 +19,7 @@ from unkai_scheduler.store import (
     seed,
     servers,
     terms,
+    uploads,
 )
 from unkai_scheduler.store.failures import DatabaseFailure, translate
 from unkai_scheduler.store.findings import Finding
@@ -95,6 +96,7 @@ class ServerUpkeep:
                     fix="put the backup there first, or see database.url in the settings",
                 )
             migrations.upgrade_on(conn)
+            uploads.forget_all(conn)
             history.raise_epoch(conn, int(now.timestamp()))
             return Restored(terms.take(conn, 0), history.extent(conn).newest)
 

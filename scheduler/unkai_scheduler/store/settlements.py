@@ -22,11 +22,17 @@ KEPT = timedelta(days=7)
 def open_slot(conn: Connection, slot: str, now: datetime) -> None:
     """Make a slot, and drop those of writers that are gone; in a transaction of its own.
 
-    May be done again: whether an earlier try was committed need not be known.
+    May be done again: whether an earlier try was committed need not be known. One that is being
+    committed only now is not seen by the DELETE, and met by the INSERT: that passes (`BUSY`).
     """
     is_old = settlements.c.update_time < now - KEPT
     conn.execute(delete(settlements).where(or_(settlements.c.slot == slot, is_old)))
-    conn.execute(insert(settlements).values(slot=slot, token=0, update_time=now))
+    try:
+        conn.execute(insert(settlements).values(slot=slot, token=0, update_time=now))
+    except DatabaseFailure as failure:
+        if failure.kind is Failure.UNIQUE:
+            raise DatabaseFailure(Failure.BUSY, "the slot is being opened") from failure
+        raise
 
 
 def mark(conn: Connection, slot: str, token: int, now: datetime) -> None:

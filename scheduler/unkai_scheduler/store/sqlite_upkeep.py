@@ -25,6 +25,7 @@ from unkai_scheduler.store import (
     seed,
     sqlite,
     terms,
+    uploads,
 )
 from unkai_scheduler.store.failures import DatabaseFailure, Failure, translate
 from unkai_scheduler.store.findings import Finding
@@ -101,6 +102,7 @@ class SqliteUpkeep:
         self._must_exist()
         with self._alone() as conn:
             migrations.upgrade_on(conn)
+            uploads.forget_all(conn)
             history.raise_epoch(conn, int(now.timestamp()))
             return Restored(terms.take(conn, 0), history.extent(conn).newest)
 

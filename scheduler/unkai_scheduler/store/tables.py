@@ -127,6 +127,7 @@ images = Table(
     Column("size_bytes", Int64, nullable=False),
     Column("virtual_size_bytes", Int64, nullable=False),
     Column("sha256", Text, nullable=False),
+    Column("bytes_key", Name, nullable=False),
     Column("state_reason", JSON(none_as_null=True)),
     Column("etag", Short, nullable=False),
     Column("create_time", UtcTime, nullable=False),
@@ -136,6 +137,16 @@ images = Table(
     Index(None, "name"),
     **MARIADB,
 )
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("key", Name, primary_key=True),
+    Column("image_id", Short, nullable=False, index=True),
+    Column("beat", Int64, nullable=False),
+    **MARIADB,
+)
+"""Uploads under way. No foreign key: one outlives its image until its bytes are gone."""
 
 hosts = Table(
     "hosts",
@@ -327,7 +338,7 @@ settlements = Table(
     metadata,
     Column("slot", Short, primary_key=True),
     Column("token", Int64, nullable=False),
-    Column("update_time", UtcTime, nullable=False),
+    Column("update_time", UtcTime, nullable=False, index=True),
     **MARIADB,
 )
 """The last transaction of each writer's slot, for one whose COMMIT was never answered."""

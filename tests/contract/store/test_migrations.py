@@ -50,7 +50,7 @@ from unkai_scheduler.store.tables import metadata
 
 T = TypeVar("T")
 OLD_REVISIONS = [step[0] for step in migrations.steps_from(None)][:-1]
-UNFILLED = {"settlements", "alembic_version"}
+UNFILLED = {"settlements", "uploads", "alembic_version"}
 
 
 def on(settings: DatabaseSettings, work: Callable[[Connection], T]) -> T:

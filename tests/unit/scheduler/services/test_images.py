@@ -14,9 +14,11 @@ from tests.support.builders import an_id
 from tests.support.store import FaultyStore, a_store, noon
 from unkai_scheduler.domain.images import Image, ImageState
 from unkai_scheduler.images.obstore_adapter import open_image_store
+from unkai_scheduler.services import uploading
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.images import ImageDraft, ImagesService
 from unkai_scheduler.settings import ImageSettings
+from unkai_scheduler.store import uploads
 from unkai_scheduler.store.unit_of_work import Connection, UnitOfWork
 from unkai_wire.errors import FailedPrecondition, Unavailable, UnkaiError
 from unkai_wire.tls import Principal, Role
@@ -154,3 +156,97 @@ async def test_what_another_scheduler_was_sent_meanwhile_keeps_its_bytes(
             assert refused.value.reason == "IMAGE_NOT_UPLOADING"
 
     assert await bytes_of(images, ready) == SECOND
+
+
+def kept_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+async def stored(store: LateAnswers, folder: Path) -> tuple[list[str], list[str]]:
+    """Return the keys that have bytes, whole or not, and those that have a row."""
+    return kept_in(folder), [upload.key for upload in await store.read(uploads.list_all)]
+
+
+async def test_of_uploads_that_end_at_the_same_moment_one_counts_and_the_others_leave_nothing(
+    store: LateAnswers, tmp_path: Path
+) -> None:
+    settings = ImageSettings(url=f"file://{tmp_path / 'images'}")
+    context = ServiceContext(store, noon, an_id, lambda _ids: None)
+    schedulers = [ImagesService(context, open_image_store(settings.url), settings) for _ in "abc"]
+    for number in range(5):
+        image = await schedulers[0].create(CALL, "", ImageDraft(name=f"tiny-{number}"))
+        all_there = asyncio.Barrier(len(schedulers))
+
+        async def chunks(fill: int, barrier: asyncio.Barrier) -> AsyncIterator[bytes]:
+            yield bytes([fill]) * 4096
+            await barrier.wait()
+
+        async with asyncio.timeout(20):
+            outcomes = await asyncio.gather(
+                *(
+                    scheduler.upload(CALL, image.id, chunks(fill, all_there))
+                    for fill, scheduler in enumerate(schedulers, start=1)
+                ),
+                return_exceptions=True,
+            )
+
+        [ready] = [outcome for outcome in outcomes if isinstance(outcome, Image)]
+        refused = [error for error in outcomes if isinstance(error, FailedPrecondition)]
+        assert [error.reason for error in refused] == ["IMAGE_NOT_UPLOADING"] * 2
+        kept = await bytes_of(schedulers[0], ready)
+        assert hashlib.sha256(kept).hexdigest() == ready.sha256
+        assert kept[0] == outcomes.index(ready) + 1
+        files, rows = await stored(store, tmp_path / "images")
+        assert len(files) == number + 1
+        assert ready.bytes_key in files
+        assert rows == []
+
+
+async def test_an_upload_that_was_given_up_ends_with_an_error_and_leaves_nothing(
+    images: ImagesService, store: LateAnswers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploading, "BEAT_S", 0.01)
+
+    async def give_up() -> None:
+        def work(conn: Connection) -> None:
+            assert all(uploads.give_up(conn, upload) for upload in uploads.list_all(conn))
+
+        await store.write(work)
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield FIRST
+        await give_up()
+        while True:
+            yield FIRST
+            await asyncio.sleep(0.01)
+
+    async def short() -> AsyncIterator[bytes]:
+        yield FIRST
+        await give_up()
+
+    for chunks in (endless(), short()):
+        image = await images.create(CALL, "", ImageDraft(name=f"tiny-{an_id('image')}"))
+        async with asyncio.timeout(20):
+            with pytest.raises(Unavailable) as caught:
+                await images.upload(CALL, image.id, chunks)
+        assert caught.value.reason == "UPLOAD_GIVEN_UP"
+        assert (await images.get(image.id)).state is ImageState.UPLOADING
+        assert await stored(store, tmp_path / "images") == ([], [])
+
+
+async def test_bytes_that_may_count_are_let_be_when_the_last_answer_is_lost(
+    images: ImagesService, store: LateAnswers, tmp_path: Path
+) -> None:
+    image = await images.create(CALL, "", ImageDraft(name="tiny"))
+    lost = Unavailable("no answer", reason="DATABASE_UNAVAILABLE")
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield FIRST
+        store.lose_answer_of_next(lost)
+
+    with pytest.raises(Unavailable):
+        await images.upload(CALL, image.id, chunks())
+
+    ready = await images.get(image.id)
+    assert ready.state is ImageState.READY
+    assert await bytes_of(images, ready) == FIRST
