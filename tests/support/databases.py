@@ -273,9 +273,9 @@ def server(name: str) -> Server:
     return _running[name]
 
 
-def a_server(name: str) -> Server:
+def a_server(name: str, within: Path = Path("/tmp")) -> Server:
     """Start a server of one's own; it is ended with the process at the latest."""
-    base = Path(tempfile.mkdtemp(prefix=f"unkai-{name[:2]}-", dir="/tmp"))
+    base = Path(tempfile.mkdtemp(prefix=f"unkai-{name[:2]}-", dir=within))
     base.chmod(0o755)
     made = Server(name, base / "db", _free_port())
     atexit.register(_remove, made)

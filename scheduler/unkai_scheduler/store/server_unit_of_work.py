@@ -294,7 +294,8 @@ class ServerUnitOfWork:
                     raise
             lost = await _commit(conn)
         if lost is not None and not await self._was_committed(slot, token, lost):
-            raise DatabaseFailure(Failure.LOST, str(lost)) from lost
+            kind = Failure.FULL if lost.kind is Failure.FULL else Failure.LOST
+            raise DatabaseFailure(kind, str(lost)) from lost
         return result
 
     async def _was_committed(self, slot: _Slot, token: int, lost: DatabaseFailure) -> bool:

@@ -133,6 +133,27 @@ async def test_a_leader_whose_commit_came_too_late_learns_that_it_leads_no_more(
     assert await _counted(behind.direct, row.id) == 1
 
 
+async def test_a_slot_that_is_opened_while_an_earlier_try_is_still_being_committed_is_no_error(
+    behind: Behind, tmp_path: Path
+) -> None:
+    """The COMMIT of the first try comes when the second has looked: both make the same row."""
+    url = databases.settings_of(tmp_path).url
+    running = databases.server(databases.kind())
+    url = url.replace(f":{running.port}", f":{behind.proxy.port}")
+    fresh = await open_unit_of_work(
+        DatabaseSettings(url=url), clock=noon, new_id=ids_with_default_project()
+    )
+    behind.proxy.faults.append(Fault.DELAY_COMMIT)  # the first COMMIT is of opening the slot
+    row = an_instance()
+    try:
+        await fresh.write(lambda conn: instances.insert(conn, row))
+    finally:
+        await fresh.close()
+
+    assert behind.proxy.done == [Fault.DELAY_COMMIT]
+    assert await behind.direct.read(lambda conn: instances.get(conn, row.id)) == row
+
+
 async def test_a_cut_network_ends_calls_in_bounded_time_and_heals(
     behind: Behind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
