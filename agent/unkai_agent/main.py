@@ -45,6 +45,7 @@ from unkai_wire.doctor import child
 from unkai_wire.doctor.child import Examine
 from unkai_wire.errors import FailedPrecondition, UnkaiError
 from unkai_wire.log_stream import standard_error
+from unkai_wire.setting_values import FINE
 from unkai_wire.tls import Role, host_tls_name
 
 _LOG = structlog.get_logger("unkai.agent")
@@ -239,12 +240,13 @@ def _check_files(settings: Settings) -> None:
     unreadable = [p for p in (tls.ca, tls.certificate, tls.key) if not os.access(p, os.R_OK)]
     for path in unreadable:
         click.echo(
-            f"unkai-agent: {path}: cannot be read; 'unkai-scheduler cert host NAME' makes it",
+            f"{path}: cannot be read; make it with 'unkai-scheduler cert host NAME', "
+            "or name another file",
             err=True,
         )
     if unreadable:
-        sys.exit(2)
-    click.echo("the settings are fine")
+        sys.exit(1)
+    click.echo(FINE)
 
 
 def _read(config: Path | None, *, to_stay: bool) -> Settings:
@@ -260,8 +262,8 @@ def _start(config: Path | None, check: bool, *, simulated: bool, hosts: int | No
         settings = _read(config, to_stay=not check)
     except InvalidSettings as error:
         for problem in error.problems:
-            click.echo(f"unkai-agent: {problem}", err=True)
-        sys.exit(2)
+            click.echo(problem, err=True)
+        sys.exit(1)
     if hosts is not None:
         settings = replace(settings, fleet=replace(settings.fleet, hosts=hosts))
     if check:

@@ -122,6 +122,10 @@ class Authority:
         """Make the certificate of a person or program."""
         return self._issue(f"client-{name}", Principal(Role.CLIENT, name))
 
+    def issue_monitor(self, name: str) -> Bundle:
+        """Make the certificate of a program that reads figures, and may do nothing else."""
+        return self._issue(f"monitor-{name}", Principal(Role.MONITOR, name))
+
     def issue_scheduler(self, name: str, addresses: Sequence[str] = ()) -> Bundle:
         """Make a scheduler's certificate."""
         names = (SCHEDULER_TLS_NAME, name, "localhost")

@@ -117,7 +117,7 @@ def _next_steps(folder: Path, address: str) -> str:
     endpoint = f"--endpoint {address}:2379" if address and ":" not in address else ""
     return f"""
 next, as root:
-  apt install --no-install-recommends etcd-server
+  apt install --no-install-recommends etcd-server etcd-client
   install -d -o etcd -g etcd -m 0700 /etc/etcd/pki
   install -o etcd -g etcd -m 0600 {folder}/pki/{{ca.crt,etcd.crt,etcd.key}} /etc/etcd/pki/
   cp {folder}/{templates.ETCD} /etc/default/etcd && systemctl restart etcd
@@ -151,8 +151,20 @@ def cert_host(
 @_out
 @_dir
 def cert_client(name: str, out: Path | None, folder: Path) -> None:
-    """Make the certificate of a person or program."""
+    """Make the certificate of a person or program, with all rights."""
     _issue(folder, out or Path(name), lambda ca: ca.issue_client(name))
+
+
+@cert.command("monitor")
+@click.argument("name")
+@_out
+@_dir
+def cert_monitor(name: str, out: Path | None, folder: Path) -> None:
+    """Make the certificate of a Prometheus.
+
+    It reads both daemons' figures, and may call nothing.
+    """
+    _issue(folder, out or Path(name), lambda ca: ca.issue_monitor(name))
 
 
 @cert.command("scheduler")
@@ -181,7 +193,10 @@ def cert_etcd(name: str, addresses: tuple[str, ...], out: Path | None, folder: P
 @_out
 @_dir
 def cert_database(name: str, addresses: tuple[str, ...], out: Path | None, folder: Path) -> None:
-    """Make the certificate of a PostgreSQL or MariaDB server, good for NAME and its addresses."""
+    """Make the certificate of a database server.
+
+    PostgreSQL's or MariaDB's, good for NAME and its addresses.
+    """
     _issue(folder, out or Path(name), lambda ca: ca.issue_database(name, addresses))
 
 

@@ -64,6 +64,7 @@ from unkai_wire.doctor.child import Examine
 from unkai_wire.errors import Unavailable, UnkaiError
 from unkai_wire.ids import new_id
 from unkai_wire.log_stream import standard_error
+from unkai_wire.setting_values import FINE
 
 _LOG = structlog.get_logger()
 
@@ -319,7 +320,7 @@ def _check(config: Path | None) -> None:
         click.echo(problem, err=True)
     if unreadable:
         raise click.exceptions.Exit(1)
-    click.echo("ok")
+    click.echo(FINE)
 
 
 def _run(config: Path | None) -> None:

@@ -56,6 +56,7 @@ class Guarded:
         self.fleet = self.write(self.authority.issue_fleet("lab"), folder / "fleet")
         self.scheduler = self.write(self.authority.issue_etcd_client("s1"), folder / "s1")
         self.person = self.write(self.authority.issue_client("eve"), folder / "eve")
+        self.monitor = self.write(self.authority.issue_monitor("mon"), folder / "mon")
         server = self.authority.issue_etcd("one", ["127.0.0.1"])
         self.server = self.write(server, folder / "etcd-pki")
 
@@ -138,10 +139,10 @@ def test_a_fleet_writes_the_records_of_its_own_hosts_alone(
     assert refused(etcd, fleet, lambda c: c.put(LEADER_KEY, "forged"))
 
 
-def test_a_person_and_an_etcd_member_may_nothing_in_etcd(
+def test_a_person_a_monitor_and_an_etcd_member_may_nothing_in_etcd(
     etcd: EtcdServer, parties: Guarded
 ) -> None:
-    for tls in (parties.person, parties.server):
+    for tls in (parties.person, parties.monitor, parties.server):
         assert refused(etcd, tls, lambda c: c.get(host_key(H1)))
         assert refused(etcd, tls, lambda c: c.put(host_key(H1), "forged"))
 

@@ -41,7 +41,8 @@ from tests.support.prometheus import (
 from tests.support.user_commands import CommandLine
 from tools import dashboards
 from unkai_cli.client import Client, Patience
-from unkai_wire.errors import UnkaiError
+from unkai_cli.settings import Context
+from unkai_wire.errors import PermissionDenied, UnkaiError
 
 _MISSING = "root" if os.geteuid() else missing_programs()
 pytestmark = [
@@ -50,6 +51,8 @@ pytestmark = [
     pytest.mark.skipif(bool(_MISSING), reason=f"needs {_MISSING}"),
 ]
 MIB = 1 << 20
+MONITOR = "monitor-prometheus"
+"""The certificate that Prometheus shows: it only reads."""
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 FETCHES = "FETCHES"
 HOST = "f2-0001"
@@ -139,11 +142,11 @@ def test_dashboards_and_alerts_on_a_real_prometheus(tmp_path: Path, shows: Shows
             fleet={"fetch_images": True},
             converge={"create_tries": 100, "backoff_cap_s": 1.0},
         )
-        cloud.authority.issue_client("prometheus").write(cloud.pki)
+        cloud.authority.issue_monitor("prometheus").write(cloud.pki)
         scheduler.start()
         with running_prometheus(
             tmp_path / "prometheus",
-            Cloud.files(cloud.pki, "client-prometheus"),
+            Cloud.files(cloud.pki, MONITOR),
             [scheduler.metrics_port],
             planted.port,
         ) as site.prometheus:
@@ -152,7 +155,7 @@ def test_dashboards_and_alerts_on_a_real_prometheus(tmp_path: Path, shows: Shows
             # 2. A cloud at work: dashboards have their series.
             instances = at_work(site)
             checked = check_dashboards(site)
-            shows("solid 11 prometheus", checked)
+            shows("solid 11 prometheus", f"{checked}; {only_reads(site)}")
             # 3. What goes wrong with work, hosts, and the control plane.
             work_goes_wrong(site, instances)
             hosts_go_wrong(site)
@@ -168,6 +171,23 @@ def test_dashboards_and_alerts_on_a_real_prometheus(tmp_path: Path, shows: Shows
             f"{len(fired)} of {len(names)} fired: {len(real)} by what they are about, by planted "
             f"series {', '.join(sorted(PLANTED))}",
         )
+
+
+def only_reads(site: Site) -> str:
+    """Try the certificate that Prometheus shows on what it may not do; return what was seen."""
+    ends = f'unkai_certificate_not_after_seconds{{certificate="{MONITOR}"}}'
+    assert site.prometheus.series(ends), "Prometheus sees when its own certificate ends"
+    files = Cloud.files(site.cloud.pki, MONITOR)
+    context = Context(
+        name="prometheus",
+        address=f"127.0.0.1:{site.daemon('s1').grpc_port}",
+        ca=str(files.ca),
+        certificate=str(files.certificate),
+        key=str(files.key),
+    )
+    with pytest.raises(PermissionDenied) as refused:
+        Client(context).call("HostService", "ListHosts")
+    return f"the same certificate may not list hosts: {refused.value.reason}"
 
 
 def a_scheduler(site: Site) -> Daemon:

@@ -84,7 +84,7 @@ class ServedAgent:
         self.port = 0
         self.host: RunningHost
         self._server: AgentServer
-        self._authority = init(folder / "ca")
+        self.authority = init(folder / "ca")
 
     def __enter__(self) -> ServedAgent:
         self._thread.start()
@@ -106,7 +106,7 @@ class ServedAgent:
         folder = self._folder / "caller"
         if not folder.exists():
             folder.mkdir()
-            self._authority.issue_scheduler("s1").write(folder)
+            self.authority.issue_scheduler("s1").write(folder)
         return TlsFiles(folder / "ca.crt", folder / "scheduler.crt", folder / "scheduler.key")
 
     def channel(self) -> grpc.Channel:
@@ -134,7 +134,7 @@ class ServedAgent:
     async def _open(self) -> None:
         self.host = a_host_on_fakes(self._folder, HOST_ID, self.compute)
         self._server = AgentServer(HostDirectory({HOST_ID: self.host.host}))
-        tls = host_tls(self._folder / "pki", self._authority)
+        tls = host_tls(self._folder / "pki", self.authority)
         self.port = self._server.listen("127.0.0.1:0", tls)
         self._tasks.append(asyncio.create_task(self.host.run()))
         await self._server.start()

@@ -15,7 +15,7 @@ import structlog
 from unkai_agent.api.policy import may_call
 from unkai_wire.errors import PermissionDenied
 from unkai_wire.rpc_errors import wrap_handler
-from unkai_wire.tls import Principal, principal_of_auth_context
+from unkai_wire.tls import MONITORS_READ, Principal, Role, principal_of_auth_context
 
 _LOG = structlog.get_logger("unkai.agent.api")
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -64,9 +64,13 @@ def _check(method: str, context: Context) -> None:
     principal = caller(context)
     if not may_call(principal.role, method):
         _LOG.info("call_refused", method=method, principal=str(principal))
+        reads_figures = principal.role is Role.MONITOR
         raise PermissionDenied(
-            f"{principal} may not call {method.rpartition('/')[2]} on a host's agent",
+            f"{principal} may not call {method.rpartition('/')[2]} on a host's agent"
+            f"{MONITORS_READ if reads_figures else ''}",
             reason="METHOD_NOT_ALLOWED",
-            fix="ask the scheduler: only it gives orders to hosts",
+            fix="ask the scheduler, with a client certificate"
+            if reads_figures
+            else "ask the scheduler: only it gives orders to hosts",
             metadata={"principal": str(principal), "method": method},
         )

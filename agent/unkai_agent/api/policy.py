@@ -11,6 +11,7 @@ from unkai_wire.tls import Role
 
 _SCHEDULER = frozenset({Role.SCHEDULER})
 _READERS = frozenset({Role.SCHEDULER, Role.LOCAL})
+_USERS = _READERS | {Role.CLIENT}
 _ANYONE = frozenset(Role)
 
 _HOST = "/unkai.agent.v1.HostService/"
@@ -35,7 +36,7 @@ POLICY: Mapping[str, frozenset[Role]] = {
     _STORAGE + "EvictImage": _SCHEDULER,
     "/grpc.health.v1.Health/Check": _ANYONE,
     "/grpc.health.v1.Health/Watch": _ANYONE,
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _ANYONE,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _USERS,
 }
 """Roles that may call each method. `_ANYONE` still needs a certificate of this cloud."""
 

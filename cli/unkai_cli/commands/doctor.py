@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from unkai_cli import __version__
 from unkai_cli.commands.options import common, complete_names
@@ -34,6 +35,8 @@ COLUMNS = (
 )
 _AT_ONCE = 8
 _CLOCK_S = 2.0
+_LIST_S = 120.0
+"""Two seconds where the machine is idle; the checks are wanted most where it is not."""
 
 
 def _config(role: str) -> Callable[[Any], Any]:
@@ -42,6 +45,18 @@ def _config(role: str) -> Callable[[Any], Any]:
         type=click.Path(dir_okay=False, path_type=Path),
         help=f"Settings of this machine's {role}; {FILES[role]} where it exists.",
     )
+
+
+def _complete_checks(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Offer the checks of the roles that are installed here."""
+    try:
+        with ThreadPoolExecutor(len(FILES)) as pool:
+            names = {name for found in pool.map(_names, FILES) for name in found}
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
 
 
 @click.command()
@@ -56,7 +71,13 @@ def _config(role: str) -> Callable[[Any], Any]:
     shell_complete=complete_names("host"),
     help="Ask the scheduler for this host alone; repeatable.",
 )
-@click.option("--check", "checks", multiple=True, help="Only the check of this name; repeatable.")
+@click.option(
+    "--check",
+    "checks",
+    multiple=True,
+    shell_complete=_complete_checks,
+    help="Only the check of this name; repeatable.",
+)
 @click.option("--list", "list_them", is_flag=True, help="List the checks and end.")
 @click.option(
     "--timeout",
@@ -88,7 +109,7 @@ def doctor(
     if list_them:
         for role in FILES:
             session.printer.line(f"{role}:")
-            session.printer.line(_output([*_program(role), "--list"], 30.0)[0].rstrip())
+            session.printer.line(_output([*_program(role), "--list"], _LIST_S)[0].rstrip())
         return
     given = {"scheduler": scheduler_config, "agent": agent_config}
     local = {} if cloud or hosts else _local(given)
@@ -143,9 +164,14 @@ def _known(role: str, checks: Sequence[str]) -> list[str]:
     """Return those of the named checks that a role has."""
     if not checks:
         return []
-    listed = _output([*_program(role), "--list"], 30.0)[0]
-    names = {line.split()[0] for line in listed.splitlines() if line.strip()}
+    names = _names(role)
     return [name for name in checks if name in names]
+
+
+def _names(role: str) -> set[str]:
+    """Return the names of a role's checks; none where the role is not installed."""
+    listed = _output([*_program(role), "--list"], _LIST_S)[0]
+    return {line.split()[0] for line in listed.splitlines() if line.strip()}
 
 
 def _examine_cloud(session: Session, names: Sequence[str], checks: Sequence[str]) -> list[Report]:

@@ -7,24 +7,35 @@ that shows it was started anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from prometheus_client import REGISTRY
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from unkai_wire.metrics_server import Reader
 from unkai_wire.own_certificate import end_of
 
 
 class DaemonCollector(Collector):
     """Version, end of each certificate, and what the process's own objects have counted."""
 
-    def __init__(self, role: str, version: str, certificates: Iterable[Path]) -> None:
-        """Read the certificates at once; one that cannot be read has no series."""
+    def __init__(
+        self,
+        role: str,
+        version: str,
+        certificates: Iterable[Path],
+        reader: Callable[[], Reader | None] = lambda: None,
+    ) -> None:
+        """Read the certificates at once; one that cannot be read has no series.
+
+        `reader`: whose certificate, beside our own, shall be seen to end.
+        """
         self._role = role
         self._version = version
         self._ends = _ends(certificates)
+        self._reader = reader
 
     def describe(self) -> Iterable[Metric]:
         """Return nothing: registering reads nothing."""
@@ -39,11 +50,14 @@ class DaemonCollector(Collector):
         yield build
         ends = GaugeMetricFamily(
             "unkai_certificate_not_after_seconds",
-            "When a certificate that this process shows or trusts ends, in Unix time.",
+            "When a certificate that this process shows, trusts, or was shown with this scrape "
+            "ends, in Unix time.",
             labels=["certificate"],
         )
         for name, end_s in self._ends.items():
             ends.add_metric([name], end_s)
+        if (reader := self._reader()) is not None:
+            ends.add_metric([reader.certificate], reader.end_s)
         yield ends
         yield from REGISTRY.collect()
 

@@ -1,4 +1,4 @@
-"""The HTTPS server behind both daemons' `/metrics`: for administrators and schedulers alone.
+"""The HTTPS server behind both daemons' `/metrics`: for monitors, administrators and schedulers.
 
 Beside the figures it may show pages of JSON, such as a scheduler's `/targets`: what there is to
 scrape, as Prometheus's `http_sd_configs` reads it.
@@ -16,6 +16,8 @@ import ssl
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -23,9 +25,9 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from unkai_wire.errors import UnkaiError
-from unkai_wire.tls import Role, TlsFiles, principal_of_uri
+from unkai_wire.tls import Role, TlsFiles, common_name, principal_of_uri
 
-READERS = frozenset({Role.CLIENT, Role.SCHEDULER})
+READERS = frozenset({Role.MONITOR, Role.CLIENT, Role.SCHEDULER})
 IDLE_S = 5.0
 """A caller that says nothing for so long, or has not shaken hands, is cut off."""
 MAX_CALLERS = 32
@@ -34,6 +36,22 @@ POLL_S = 0.5
 """How often the server looks whether it shall close."""
 Page = Callable[[], Any]
 """Returns what JSON can hold; raises `UnkaiError` when it cannot be known now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Whose certificate a caller shows, and when it ends, in Unix time."""
+
+    certificate: str
+    end_s: float
+
+
+_READER: ContextVar[Reader | None] = ContextVar("reader", default=None)
+
+
+def reader() -> Reader | None:
+    """Return who reads: each caller has a thread of its own, and figures are collected on it."""
+    return _READER.get()
 
 
 class MetricsServer:
@@ -113,7 +131,9 @@ class _Server(ThreadingMixIn, WSGIServer):
             # No matter how it fails: a stranger's mistakes are not worth a line in the log.
             with suppress(OSError):
                 request.do_handshake()
-                if _reads(request):
+                reader = _reader_of(request)
+                if reader is not None:
+                    _READER.set(reader)
                     self.finish_request(request, client_address)
         finally:
             self._places.release()
@@ -127,11 +147,11 @@ class _Handler(WSGIRequestHandler):
         """Log nothing: a scrape every few seconds is no news."""
 
 
-def _reads(connection: ssl.SSLSocket) -> bool:
-    """Tell whether the caller's certificate is of one who may read figures."""
-    names: Any = (connection.getpeercert() or {}).get("subjectAltName", ())
-    for kind, name in names:
+def _reader_of(connection: ssl.SSLSocket) -> Reader | None:
+    """Return who calls if it is one who may read figures."""
+    certificate: Any = connection.getpeercert() or {}
+    for kind, name in certificate.get("subjectAltName", ()):
         with suppress(ValueError):
-            if kind == "URI" and principal_of_uri(str(name)).role in READERS:
-                return True
-    return False
+            if kind == "URI" and (who := principal_of_uri(str(name))).role in READERS:
+                return Reader(common_name(who), ssl.cert_time_to_seconds(certificate["notAfter"]))
+    return None

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+FINE = "the settings are fine"
+"""What `--check-config` says where it finds nothing wrong."""
 _ADDRESS = re.compile(r"([A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+(?:%\w+)?\]):([0-9]{1,5})")
 _WORDS = {
     "string_type": "must be a text",

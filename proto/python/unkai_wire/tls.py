@@ -3,6 +3,7 @@
 A certificate says who its holder is in one URI subject alternative name:
 
     unkai://client/NAME            a person or program, with all rights until users come
+    unkai://monitor/NAME           a program that reads figures, and calls nothing
     unkai://scheduler/NAME         a scheduler
     unkai://host/HOST_ID/NAME      a host's agent
     unkai://fleet/NAME             the lab's simulated hosts, many in one process
@@ -64,6 +65,7 @@ class Role(Enum):
     """What the holder of a certificate is."""
 
     CLIENT = "client"
+    MONITOR = "monitor"
     SCHEDULER = "scheduler"
     HOST = "host"
     FLEET = "fleet"
@@ -71,6 +73,10 @@ class Role(Enum):
     DATABASE = "database"
     LOCAL = "local"
     """Came in by the 0600 unix socket: root on this machine."""
+
+
+MONITORS_READ = ": a monitor's certificate reads /metrics and /targets, and calls no method"
+"""What a daemon adds where it refuses a monitor's call."""
 
 
 @dataclass(frozen=True, slots=True)

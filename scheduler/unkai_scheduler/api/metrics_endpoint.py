@@ -21,7 +21,7 @@ from unkai_scheduler.reconcile.live import LiveState
 from unkai_scheduler.settings import Settings
 from unkai_scheduler.store.unit_of_work import UnitOfWork
 from unkai_wire.daemon_figures import DaemonCollector
-from unkai_wire.metrics_server import MetricsServer
+from unkai_wire.metrics_server import MetricsServer, reader
 from unkai_wire.setting_values import split_address
 
 
@@ -55,7 +55,7 @@ def _metrics_server(
     registry = CollectorRegistry()
     registry.register(CloudCollector(uow, live, leader, loop, etcd=cluster, disks=_disks(settings)))
     shown = (tls.certificate, tls.ca, settings.etcd.tls.certificate)
-    registry.register(DaemonCollector("scheduler", version("unkai"), shown))
+    registry.register(DaemonCollector("scheduler", version("unkai"), shown, reader))
 
     targets = Targets()
 

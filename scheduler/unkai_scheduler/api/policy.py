@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from unkai_wire.deadlines import DIAGNOSE_S, READ_S, WAIT_MAX_S, WRITE_S
 from unkai_wire.errors import PermissionDenied
-from unkai_wire.tls import Principal, Role
+from unkai_wire.tls import MONITORS_READ, Principal, Role
 
 USERS = frozenset({Role.LOCAL, Role.CLIENT})
 """People and programs; all rights until users come."""
@@ -19,6 +19,7 @@ DOWNLOADERS = USERS | {Role.HOST, Role.FLEET, Role.SCHEDULER}
 """Agents fetch image bytes from any scheduler."""
 PEERS = frozenset({Role.SCHEDULER})
 EVERYBODY = frozenset(Role)
+"""A monitor too: whether a daemon serves is what it watches, and all that it may ask here."""
 _WAIT_S = WAIT_MAX_S + READ_S
 
 
@@ -114,8 +115,9 @@ def allow(principal: Principal, method: str) -> Rule:
     """Return the method's rule if the caller may call it, else raise `PermissionDenied`."""
     rule = TABLE.get(method)
     if rule is None or principal.role not in rule.roles:
+        reads_figures = principal.role is Role.MONITOR
         raise PermissionDenied(
-            f"{principal} may not call {method}",
+            f"{principal} may not call {method}{MONITORS_READ if reads_figures else ''}",
             reason="METHOD_NOT_ALLOWED",
             fix="use a client certificate, or the unix socket as root",
             metadata={"principal": str(principal), "method": method},

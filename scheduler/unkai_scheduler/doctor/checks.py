@@ -73,10 +73,11 @@ def certificate_ca(scene: Scene) -> Iterable[Finding]:
         yield from certificates.other_ca(certificate)
 
 
-@CHECKS.add("certificate-dates", "certificates and CA are valid today and for a month")
+@CHECKS.add("certificate-dates", "all certificates in our folder are valid today and for a month")
 def certificate_dates(scene: Scene) -> Iterable[Finding]:
     """Judge the dates."""
-    found = [f for certificate in _both(scene) for f in certificates.dates(certificate, scene.now)]
+    looked_at = (*_both(scene), *scene.handed_out)
+    found = [f for certificate in looked_at for f in certificates.dates(certificate, scene.now)]
     return {f.what: f for f in found}.values()
 
 

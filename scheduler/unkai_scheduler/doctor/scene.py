@@ -17,6 +17,7 @@ from unkai_wire.doctor import certificates, daemons, etcd, places
 from unkai_wire.doctor.findings import Probe
 from unkai_wire.errors import UnkaiError
 from unkai_wire.setting_values import split_address
+from unkai_wire.tls import Role, TlsFiles
 
 _ETCD_S = 6.0
 _DATABASE_S = 8.0
@@ -43,6 +44,7 @@ class Scene:
             f"move {settings.etcd.tls.certificate} and its key away, then: "
             f"unkai-scheduler init --name {settings.name}; systemctl restart unkai-scheduler",
         )
+        self.handed_out = _handed_out(settings.tls.files())
         endpoints, tls = settings.etcd.endpoints, settings.etcd.tls.files()
         self.daemon = Probe(
             lambda: daemons.look("unkai-scheduler", settings.socket),
@@ -90,6 +92,22 @@ class Scene:
         with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
             answers = dict(zip(asked, pool.map(trouble, asked), strict=True))
         return {address: why for address, why in answers.items() if why}
+
+
+def _handed_out(own: TlsFiles) -> list[certificates.Certificate]:
+    """Look at the certificates of people and monitors that lie beside our own."""
+    folder = own.certificate.parent
+    found = []
+    for role in (Role.CLIENT, Role.MONITOR):
+        for path in sorted(folder.glob(f"{role.value}-*.crt")):
+            name = path.stem.removeprefix(f"{role.value}-")
+            renew = (
+                f"move {path} and its key away, then: "
+                f"unkai-scheduler cert {role.value} {name} --out {folder}"
+            )
+            files = TlsFiles(own.ca, path, path.with_suffix(".key"))
+            found.append(certificates.look(files, renew, "; copy both to where they are used"))
+    return found
 
 
 def _database(settings: Settings) -> list[DatabaseFinding]:

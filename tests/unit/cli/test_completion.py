@@ -64,6 +64,7 @@ def test_the_script_of_each_shell_calls_the_command_back(shell: str) -> None:
         ("unkai instance list --all", ["--all-projects"]),
         ("unkai flavor list -o j", ["json"]),
         ("unkai -p de", ["default"]),
+        ("unkai doctor --check host-", ["host-names", "host-records"]),
         ("unkai nothing like th", []),
     ],
 )

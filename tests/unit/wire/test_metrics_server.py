@@ -1,4 +1,4 @@
-"""Figures are for administrators and schedulers, and no caller keeps them from the others."""
+"""Figures are for monitors, people and schedulers; no caller keeps them from the others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from unkai_scheduler import certificates
 from unkai_wire import metrics_server
+from unkai_wire.daemon_figures import DaemonCollector
 from unkai_wire.metrics_server import MetricsServer
+from unkai_wire.own_certificate import end_of
 from unkai_wire.tls import TlsFiles
 
 
@@ -31,12 +33,13 @@ class Site:
         authority = certificates.init(folder / "ca")
         self.scheduler = written(authority.issue_scheduler("s1", ["127.0.0.1"]), folder / "s1")
         self.person = written(authority.issue_client("ada"), folder / "ada")
+        self.monitor = written(authority.issue_monitor("prometheus"), folder / "prometheus")
         self.host = written(authority.issue_host("h1"), folder / "h1")
         stranger = certificates.init(folder / "other")
         self.stranger = written(stranger.issue_client("ada"), folder / "stranger")
-        registry = CollectorRegistry()
-        Gauge("figure", "A figure", registry=registry).set(7)
-        self.server = MetricsServer("127.0.0.1", 0, self.scheduler, registry)
+        self.registry = CollectorRegistry()
+        Gauge("figure", "A figure", registry=self.registry).set(7)
+        self.server = MetricsServer("127.0.0.1", 0, self.scheduler, self.registry)
 
     def context(self, shown: TlsFiles | None) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(self.scheduler.ca))
@@ -62,9 +65,18 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     site.server.close()
 
 
-def test_administrators_and_schedulers_read_figures(site: Site) -> None:
-    assert "figure 7.0" in site.scrape(site.person)
-    assert "figure 7.0" in site.scrape(site.scheduler)
+@pytest.mark.parametrize("who", ["monitor", "person", "scheduler"])
+def test_monitors_administrators_and_schedulers_read_figures(site: Site, who: str) -> None:
+    assert "figure 7.0" in site.scrape(getattr(site, who))
+
+
+def test_a_reader_is_told_when_the_certificate_it_shows_ends(site: Site) -> None:
+    site.registry.register(DaemonCollector("scheduler", "9.9", (), metrics_server.reader))
+    wanted_s = end_of(site.monitor.certificate.read_text()).timestamp()
+    shown = dict(line.rsplit(" ", 1) for line in site.scrape(site.monitor).splitlines())
+    name = 'unkai_certificate_not_after_seconds{certificate="monitor-prometheus"}'
+    assert float(shown[name]) == wanted_s
+    assert name not in site.scrape(site.person), "what another caller showed stays with it"
 
 
 @pytest.mark.parametrize("who", ["host", "stranger", "nobody"])

@@ -116,6 +116,7 @@ def test_what_is_no_record_is_refused(text: str) -> None:
     "principal",
     [
         tls.Principal(tls.Role.CLIENT, "ada"),
+        tls.Principal(tls.Role.MONITOR, "prometheus"),
         tls.Principal(tls.Role.HOST, "h1", "hst-1"),
         tls.Principal(tls.Role.SCHEDULER, "s1"),
         tls.Principal(tls.Role.FLEET, "sim"),

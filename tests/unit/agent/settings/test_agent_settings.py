@@ -51,13 +51,13 @@ def test_a_misspelt_variable_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     result = CliRunner().invoke(
         main, ["run", "--check-config", "--config", str(a_file(tmp_path, ""))]
     )
-    assert result.exit_code == 2
+    assert result.exit_code == 1
     assert "UNKAI_AGENT_LISTN: no such setting" in result.output
 
 
 def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["--check-config", "--config", str(tmp_path / "none")])
-    assert result.exit_code == 2
+    assert result.exit_code == 1
     assert "there is no such file" in result.output
 
 
@@ -76,7 +76,7 @@ def test_a_fine_file_is_called_so(tmp_path: Path) -> None:
 def test_certificates_that_are_not_there_are_named(tmp_path: Path) -> None:
     file = a_file(tmp_path, f'[tls]\nkey = "{tmp_path}/none.key"\n')
     result = CliRunner().invoke(main, ["--check-config", "--config", str(file)])
-    assert result.exit_code == 2
+    assert result.exit_code == 1
     assert f"{tmp_path}/none.key: cannot be read" in result.stderr
 
 
@@ -117,8 +117,8 @@ def test_a_process_of_their_own_tells_every_problem(tmp_path: Path) -> None:
 def test_an_agent_that_is_to_stay_has_its_settings_refused_too(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["--config", str(a_file(tmp_path, "listen = 'x'"))])
     assert (result.exit_code, result.stderr) == (
-        2,
-        f"unkai-agent: {tmp_path}/agent.toml: listen: 'x' is not HOST:PORT\n",
+        1,
+        f"{tmp_path}/agent.toml: listen: 'x' is not HOST:PORT\n",
     )
 
 

@@ -50,6 +50,17 @@ def test_a_stolen_host_key_can_only_download_images(role: Role) -> None:
     assert allowed == {DOWNLOAD}
 
 
+def test_a_monitor_may_ask_for_health_and_nothing_else() -> None:
+    monitor = Principal(Role.MONITOR, "prometheus")
+    allowed = {method for method in TABLE if monitor.role in TABLE[method].roles}
+    assert allowed == {"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"}
+    for method in contract_methods():
+        with pytest.raises(PermissionDenied, match="reads /metrics and /targets") as caught:
+            allow(monitor, method)
+        assert caught.value.reason == "METHOD_NOT_ALLOWED"
+        assert "client certificate" in caught.value.fix
+
+
 def test_users_are_no_peers_and_etcd_may_nothing() -> None:
     with pytest.raises(PermissionDenied):
         allow(Principal(Role.CLIENT, "x"), "/unkai.scheduler.v1.PeerService/Proxy")

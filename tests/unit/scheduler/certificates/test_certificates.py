@@ -61,6 +61,7 @@ def test_a_host_keeps_its_id_when_its_certificate_is_renewed(tmp_path: Path) -> 
     ("kind", "role", "name"),
     [
         ("issue_client", Role.CLIENT, None),
+        ("issue_monitor", Role.MONITOR, None),
         ("issue_scheduler", Role.SCHEDULER, SCHEDULER_TLS_NAME),
         ("issue_etcd", Role.ETCD, "localhost"),
         ("issue_database", Role.DATABASE, "localhost"),

@@ -102,7 +102,7 @@ def test_init_makes_what_check_config_wants_and_keeps_it_when_repeated(tmp_path:
     assert again.exit_code == 0
     assert again.output.count("kept") == 8
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
-    assert (checked.exit_code, checked.output) == (0, "ok\n")
+    assert (checked.exit_code, checked.output) == (0, "the settings are fine\n")
 
 
 def test_check_config_names_a_missing_certificate(tmp_path: Path) -> None:
@@ -152,4 +152,4 @@ def test_a_folders_name_may_hold_any_character(tmp_path: Path) -> None:
         main, ["run", "--check-config", "--config", str(folder / "scheduler.toml")]
     )
 
-    assert (made.exit_code, checked.exit_code, checked.output) == (0, 0, "ok\n")
+    assert (made.exit_code, checked.exit_code, checked.output) == (0, 0, "the settings are fine\n")
