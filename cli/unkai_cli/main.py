@@ -10,7 +10,8 @@ import importlib
 import io
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -238,9 +239,25 @@ def _mend_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def main(args: list[str] | None = None) -> None:
+def main(args: list[str] | None = None) -> NoReturn:
     """Run the command line; never returns."""
     _mend_streams()
     # grpc logs connection trouble on standard error by itself; our errors say it better.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    sys.exit(run(args))
+    try:
+        code = run(args)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process at once, without taking the interpreter down.
+
+    grpc's threads die with the interpreter wherever they are, also holding the lock of a call that
+    has ended; the call's finaliser wants that lock, and the command would never end.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # told already where it was written
+            stream.flush()
+    os._exit(code)

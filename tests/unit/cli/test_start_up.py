@@ -1,4 +1,4 @@
-"""What the command costs before it does anything, and what reaches its user's pipes."""
+"""What the command costs before it does anything, what reaches its user's pipes, and its end."""
 
 from __future__ import annotations
 
@@ -130,3 +130,32 @@ def test_no_colours_when_standard_error_is_no_terminal() -> None:
     )
     assert done.returncode == 3
     assert b"\x1b" not in done.stderr
+
+
+def _with_a_thread_that_died_holding_a_lock(call: str) -> subprocess.CompletedProcess[str]:
+    program = (
+        "import threading\n"
+        "from unkai_cli import main\n"
+        "lock = threading.Lock()\n"
+        "lock.acquire()\n"
+        "class Call:\n"
+        "    def __del__(self):\n"
+        "        lock.acquire()\n"
+        "kept = Call()\n"
+        f"{call}\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_a_lock_that_a_dead_thread_of_a_library_holds_keeps_no_command_from_its_end() -> None:
+    done = _with_a_thread_that_died_holding_a_lock("main.main(['--version'])")
+    assert (done.returncode, done.stdout) == (0, f"unkai, version {__version__}\n"), done.stderr
+
+
+@pytest.mark.parametrize(("end", "code"), [(7, 7), (None, 0), ("words", 1)])
+def test_an_exit_from_inside_keeps_its_code(end: int | str | None, code: int) -> None:
+    leaves = f"def leaves(args): raise SystemExit({end!r})\nmain.run = leaves\nmain.main([])"
+    done = _with_a_thread_that_died_holding_a_lock(leaves)
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
