@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cloud import Cloud, FastLoop, a_cloud
+from tests.support.cloud import Cloud, a_cloud
+from tests.support.fast_loop import FastLoop
 
 
 def pytest_asyncio_loop_factories(

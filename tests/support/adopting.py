@@ -10,6 +10,7 @@ from typing import Any
 from tests.support import databases
 from tests.support.builders import an_id
 from tests.support.cloud import Cloud
+from tests.support.fast_loop import AwaitedStore
 from tests.support.store import open_store
 from unkai_scheduler.domain.findings import Finding, FindingKind
 from unkai_scheduler.services.adoptions import Adopted, AdoptionDraft, AdoptionsService
@@ -48,7 +49,7 @@ async def restore(cloud: Cloud, copy: Path, *, wipe_etcd: bool = True) -> None:
         cloud.etcd.wipe()
         for host_id in cloud.host_ids:
             cloud.register(host_id)
-    cloud.uow = await open_store(cloud.folder, clock=cloud.clock)
+    cloud.uow = AwaitedStore(await open_store(cloud.folder, clock=cloud.clock))
     await cloud.start()
 
 

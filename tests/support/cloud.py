@@ -1,14 +1,12 @@
-"""A cloud in one process: the real store and leader, fake agents and etcd, time that runs faster.
+"""A cloud in one process: the real store and leader, fake agents and etcd, time that jumps.
 
-Time: `FastLoop` runs the event loop's clock `SPEED` times as fast as the wall's, and the cloud's
-wall clock follows it, so that stories of minutes take seconds and nobody sleeps for real.
+Its tests run on `tests.support.fast_loop`, and the cloud's wall clock follows the loop's, so that
+stories of minutes take seconds and nobody sleeps for real.
 """
 
 from __future__ import annotations
 
 import asyncio
-import selectors
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -16,8 +14,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.support import databases
 from tests.support.builders import NOON, an_id, an_image, an_instance, an_operation
+from tests.support.fast_loop import AwaitedStore
 from tests.support.store import open_store
 from unkai_scheduler.agents.fake import FakeAgents
 from unkai_scheduler.agents.limits import Limits
@@ -37,27 +35,9 @@ from unkai_scheduler.store.unit_of_work import UnitOfWork
 from unkai_wire.cluster_records import HostRecord, SchedulerRecord
 from unkai_wire.errors import NotFound, UnkaiError
 
-SPEED = 10.0 if databases.kind() == databases.SQLITE else 3.0
-"""A server answers in real time, and each wait for it has a bound."""
 GIB = 1 << 30
 _TICK_S = 0.1
 _SAMPLE_S = 2.0
-
-
-class _FastSelector(selectors.DefaultSelector):
-    def select(self, timeout: float | None = None) -> list[Any]:
-        return super().select(timeout / SPEED if timeout and timeout > 0 else timeout)
-
-
-class FastLoop(asyncio.SelectorEventLoop):
-    """An event loop whose seconds are shorter."""
-
-    def __init__(self) -> None:
-        super().__init__(_FastSelector())
-        self._clock_resolution = time.get_clock_info("monotonic").resolution * SPEED
-
-    def time(self) -> float:
-        return time.monotonic() * SPEED
 
 
 class MemoryImages:
@@ -472,7 +452,7 @@ async def a_cloud(
         images=uploads or ImageSettings(),
     )
     cloud = Cloud(folder, settings, converge_s)
-    cloud.uow = await open_store(folder, clock=cloud.clock)
+    cloud.uow = AwaitedStore(await open_store(folder, clock=cloud.clock))
     await cloud.uow.write(lambda conn: images.insert(conn, cloud.image))
     for _ in range(host_count):
         cloud.add_host()
