@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ class Ledger:
         for ident in set(self._entries) & set(self._tombstones):
             self._settle(ident)
         self._highest_term = self._load_term()
+        self._counted_s: dict[Tombstone, float] = {}
+        """Since when each acknowledged tombstone is known to be."""
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -170,15 +172,21 @@ class Ledger:
                     continue
                 self._keep_stone(replace(held, acknowledge_time=now))
 
-    def sweep(self, now: datetime) -> Sequence[Tombstone]:
-        """Forget tombstones acknowledged so long ago that no late order can be under way."""
-        keep = timedelta(seconds=TOMBSTONE_KEEP_S)
+    def sweep(self, now_s: float) -> Sequence[Tombstone]:
+        """Forget tombstones acknowledged so long ago that no late order can be under way.
+
+        Call it again and again, with monotonic seconds: the first call that finds a tombstone
+        acknowledged begins to count. A wall clock that was set would end its time too early.
+        """
         with self._lock:
             self._files.lay_by()
+            self._counted_s = {
+                stone: self._counted_s.get(stone, now_s)
+                for stone in self._tombstones.values()
+                if stone.acknowledge_time is not None
+            }
             gone = [
-                s
-                for s in self._tombstones.values()
-                if s.acknowledge_time is not None and s.acknowledge_time + keep <= now
+                s for s, since_s in self._counted_s.items() if since_s + TOMBSTONE_KEEP_S <= now_s
             ]
             for stone in gone:
                 self._unlink("tombstones", stone.instance_id)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -285,7 +286,8 @@ class _Session:
                 int(port),
                 secure=self._credentials is not None,
                 creds=self._credentials,
-                time_retry=0,
+                # The library counts by the wall clock: one put back would bar the only address.
+                time_retry=-math.inf,
                 opts=_CHANNEL_OPTIONS,
             )
             self._client = etcd3.MultiEndpointEtcd3Client([endpoint], timeout=self._timeout_s)

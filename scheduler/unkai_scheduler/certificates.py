@@ -49,8 +49,10 @@ ROOT_LIFETIME = dt.timedelta(minutes=10)
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _ISSUED = "issued"
 """Folder beside the CA: a file for each holder of a certificate, which contains its URI."""
-_BACKDATE = dt.timedelta(minutes=5)
-"""Clocks of hosts differ: a fresh certificate must be valid at once on all."""
+_BACKDATE = dt.timedelta(days=1)
+"""A fresh certificate must be valid at once on all hosts, also where a clock is hours late."""
+_SHORT_BACKDATE = dt.timedelta(minutes=5)
+"""The same for one that does not live for a day."""
 _HOLDER = re.compile(r"[a-z0-9]([a-z0-9.-]{0,48}[a-z0-9])?")
 """At most 50: with its role before it, a common name may have 64 (RFC 5280, appendix A)."""
 
@@ -291,7 +293,7 @@ def _builder(
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(start - _BACKDATE)
+        .not_valid_before(start - (_BACKDATE if end - start > _BACKDATE else _SHORT_BACKDATE))
         .not_valid_after(end)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )

@@ -31,7 +31,7 @@ from unkai_scheduler.api.server import ApiServer, Services, claim_socket
 from unkai_scheduler.cluster.etcd import EtcdCluster
 from unkai_scheduler.cluster.measured import MeasuredCluster
 from unkai_scheduler.cluster.port import Cluster
-from unkai_scheduler.domain.clock import system_clock
+from unkai_scheduler.domain.clock import CloudClock
 from unkai_scheduler.images.measured import MeasuredImageStore
 from unkai_scheduler.images.obstore_adapter import open_image_store
 from unkai_scheduler.images.port import ImageStore
@@ -53,6 +53,7 @@ from unkai_scheduler.services.live import LeaderView
 from unkai_scheduler.services.operations import OperationsService
 from unkai_scheduler.services.placement import PlacementService
 from unkai_scheduler.services.projects import ProjectsService
+from unkai_scheduler.services.timekeeper import Timekeeper
 from unkai_scheduler.settings import InvalidSettings, Settings, load_settings
 from unkai_scheduler.store import uploads
 from unkai_scheduler.store.measured import MeasuredUnitOfWork
@@ -62,7 +63,7 @@ from unkai_wire.cluster_records import SchedulerRecord
 from unkai_wire.doctor import child
 from unkai_wire.doctor.child import Examine
 from unkai_wire.errors import Unavailable, UnkaiError
-from unkai_wire.ids import new_id
+from unkai_wire.ids import ids_by
 from unkai_wire.log_stream import standard_error
 from unkai_wire.setting_values import FINE
 
@@ -76,6 +77,7 @@ class Daemon:
     leader: Leader
     waker: PeerWaker
     follower: Follower
+    timekeeper: Timekeeper
 
     async def run_forever(self) -> None:
         """Run what never ends, until cancelled; the first failure ends all."""
@@ -83,6 +85,7 @@ class Daemon:
             tasks.create_task(self.leader.run(), name="leader")
             tasks.create_task(self.waker.run(), name="waker")
             tasks.create_task(self.follower.run(), name="follower")
+            tasks.create_task(self.timekeeper.run(), name="timekeeper")
             tasks.create_task(small_process.give_memory_back(), name="memory")
 
 
@@ -131,10 +134,14 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
         if settings.tracing.endpoint:
             stop = tracing.start(_traces(settings))
             stack.push_async_callback(asyncio.to_thread, stop)
+        clock = CloudClock()
+        new_id = ids_by(clock)
         uow = MeasuredUnitOfWork(
-            await open_unit_of_work(settings.database, clock=system_clock, new_id=new_id)
+            await open_unit_of_work(settings.database, clock=clock, new_id=new_id)
         )
         stack.push_async_callback(uow.close)
+        timekeeper = Timekeeper(uow, clock)
+        await timekeeper.read()
         bytes_store = open_image_store(
             settings.images.url, reserve_bytes=settings.images.reserve_bytes
         )
@@ -146,7 +153,7 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
         stack.push_async_callback(cluster.close)
         agents = GrpcAgents(tls)
         stack.push_async_callback(agents.close)
-        live = LiveState()
+        live = LiveState(clock=clock)
         follower = Follower(uow)
         leader = Leader(
             name=settings.name,
@@ -156,14 +163,14 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
             images=images,
             settings=settings,
             live=live,
-            clock=system_clock,
+            clock=clock,
             new_id=new_id,
             audience=follower,
         )
         route = LeaderRoute(settings.name, cluster, leader, tls)
         stack.push_async_callback(route.close)
         waker = PeerWaker(route, leader)
-        context = ServiceContext(uow, system_clock, new_id, waker.wake)
+        context = ServiceContext(uow, clock, new_id, waker.wake)
         services = build_services(
             context=context,
             follower=follower,
@@ -180,9 +187,11 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
         await server.start()
         stack.callback(settings.socket.unlink, missing_ok=True)
         stack.push_async_callback(server.stop, settings.shutdown_grace_s)
-        await stack.enter_async_context(metrics_served(settings, uow, live, leader, cluster))
+        await stack.enter_async_context(
+            metrics_served(settings, uow, live, leader, cluster, clock=clock)
+        )
         await _register(cluster, settings)
-        yield Daemon(leader, waker, follower)
+        yield Daemon(leader, waker, follower, timekeeper)
 
 
 def _traces(settings: Settings) -> tracing.Options:

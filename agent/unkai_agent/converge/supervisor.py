@@ -262,4 +262,4 @@ class Converger:
                 )
 
     async def _sweep(self) -> None:
-        await self._in_thread(self._ledger.sweep, self._clock())
+        await self._in_thread(self._ledger.sweep, asyncio.get_running_loop().time())

@@ -10,6 +10,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Callable
+from datetime import datetime
 from typing import NewType
 
 from unkai_wire.errors import InvalidArgument
@@ -63,6 +64,15 @@ def encode(prefix: str, value: uuid.UUID) -> str:
 def new_id(kind: str) -> str:
     """Make a new id of a kind named in `PREFIXES`."""
     return encode(PREFIXES[kind], uuid7())
+
+
+def ids_by(clock: Callable[[], datetime]) -> NewId:
+    """Return a maker of ids whose order is that of a clock's time, not of this machine's."""
+
+    def make(kind: str) -> str:
+        return encode(PREFIXES[kind], uuid7(int(clock().timestamp() * 1000)))
+
+    return make
 
 
 def uuid_of(ident: str) -> uuid.UUID:

@@ -79,7 +79,7 @@ class CloudCollector(Collector):
         disks: Mapping[str, Path] | None = None,
         clock: Clock = system_clock,
     ) -> None:
-        """`disks`: what lies where on this machine's disks, by what it is."""
+        """`clock`: the cloud's. `disks`: what lies where on this machine's, by what it is."""
         self._etcd = etcd
         self._disks = dict(disks or {})
         self._clock = clock
@@ -98,6 +98,10 @@ class CloudCollector(Collector):
         yield _gauge("unkai_leader", "1 where this scheduler leads.", float(leading))
         yield _gauge("unkai_term", "Number of the reign, where this scheduler leads.",
                      float(self._reign.term if leading else 0))  # fmt: skip
+        ahead = system_clock() - self._clock()
+        yield _gauge("unkai_scheduler_clock_ahead_seconds",
+                     "How far this machine's clock is ahead of the database's.",
+                     ahead.total_seconds())  # fmt: skip
         yield from _of_disks(self._disks)
         if self._etcd is not None:
             answers = asyncio.run_coroutine_threadsafe(self._etcd.answers(), self._loop)
@@ -160,7 +164,7 @@ def _of_hosts(rows: list[Host], live: LiveView) -> Iterator[Metric]:
     )
     skews = GaugeMetricFamily(
         "unkai_host_clock_skew_seconds",
-        "How far the host's clock is behind this scheduler's, by its newest sample.",
+        "How far the host's clock is behind the database's, by its newest sample.",
         labels=["host"],
     )
     samples = live.samples()

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from unkai_scheduler.api.exporter import CloudCollector, Reign
 from unkai_scheduler.api.targets import Targets
 from unkai_scheduler.cluster.measured import MeasuredCluster
+from unkai_scheduler.domain.clock import Clock
 from unkai_scheduler.reconcile.live import LiveState
 from unkai_scheduler.settings import Settings
 from unkai_scheduler.store.unit_of_work import UnitOfWork
@@ -32,12 +33,14 @@ async def metrics_served(
     live: LiveState,
     leader: Reign,
     cluster: MeasuredCluster,
+    *,
+    clock: Clock,
 ) -> AsyncIterator[None]:
     """Serve `/metrics` and `/targets` meanwhile, unless the settings want none."""
     if not settings.metrics_listen:
         yield
         return
-    server = _metrics_server(settings, uow, live, leader, cluster)
+    server = _metrics_server(settings, uow, live, leader, cluster, clock=clock)
     try:
         yield
     finally:
@@ -50,10 +53,14 @@ def _metrics_server(
     live: LiveState,
     leader: Reign,
     cluster: MeasuredCluster,
+    *,
+    clock: Clock,
 ) -> MetricsServer:
     loop, tls = asyncio.get_running_loop(), settings.tls.files()
     registry = CollectorRegistry()
-    registry.register(CloudCollector(uow, live, leader, loop, etcd=cluster, disks=_disks(settings)))
+    registry.register(
+        CloudCollector(uow, live, leader, loop, etcd=cluster, disks=_disks(settings), clock=clock)
+    )
     shown = (tls.certificate, tls.ca, settings.etcd.tls.certificate)
     registry.register(DaemonCollector("scheduler", version("unkai"), shown, reader))
 

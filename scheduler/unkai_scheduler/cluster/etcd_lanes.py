@@ -13,6 +13,7 @@ who lists a change that no hint told of opens the watch anew on the next member.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -119,7 +120,8 @@ class Lane:
                 int(port),
                 secure=self._credentials is not None,
                 creds=self._credentials,
-                time_retry=0,
+                # The library counts by the wall clock: one put back would bar the only address.
+                time_retry=-math.inf,
                 opts=_CHANNEL_OPTIONS,
             )
             self._client = etcd3.MultiEndpointEtcd3Client([endpoint], timeout=CALL_S)

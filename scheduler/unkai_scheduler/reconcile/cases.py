@@ -93,7 +93,10 @@ class Case:
         cancelled = operation is not None and operation.cancel_requested_time is not None
         steady = timedelta(seconds=self.rules.steady_s)
         since = machine.start_time
-        return not cancelled and since is not None and self.now - since >= steady
+        if cancelled or since is None:
+            return False
+        # A host whose clock is ahead tells a start yet to come: what ran for long may be behind it.
+        return self.now - since >= steady or since > self.now
 
     @property
     def leaving(self) -> bool:

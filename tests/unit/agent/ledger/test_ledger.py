@@ -130,14 +130,38 @@ def test_what_once_had_to_exist_has_to_for_ever(tmp_path: Path) -> None:
 def test_a_tombstone_is_forgotten_only_after_it_was_acknowledged_long_ago(tmp_path: Path) -> None:
     ledger = a_ledger(tmp_path)
     stone = ledger.bury(Fence(1, 2, 1), ID, START)
-    keep = timedelta(seconds=TOMBSTONE_KEEP_S)
-    assert ledger.sweep(START + 10 * keep) == []
+    assert ledger.sweep(0) == []
     ledger.acknowledge(Fence(1), [replace(stone, generation=1)], START)
-    assert ledger.sweep(START + 10 * keep) == []
+    assert ledger.sweep(10 * TOMBSTONE_KEEP_S) == []
     ledger.acknowledge(Fence(1), [stone], START)
-    assert ledger.sweep(START + keep / 2) == []
-    assert len(a_ledger(tmp_path).sweep(START + keep)) == 1
+    assert ledger.sweep(20 * TOMBSTONE_KEEP_S) == []
+    assert ledger.sweep(20.9 * TOMBSTONE_KEEP_S) == []
+    assert len(ledger.sweep(21 * TOMBSTONE_KEEP_S)) == 1
     assert a_ledger(tmp_path).tombstones() == []
+
+
+@pytest.mark.parametrize("step", [timedelta(hours=-1), timedelta(hours=1)])
+def test_a_tombstone_s_time_is_not_that_of_a_clock_which_is_set(
+    tmp_path: Path, step: timedelta
+) -> None:
+    ledger = a_ledger(tmp_path)
+    stone = ledger.bury(Fence(1, 2, 1), ID, START)
+    ledger.acknowledge(Fence(1), [stone], START + step)
+    # An agent that starts anew counts anew: how long it was away it cannot know.
+    again = a_ledger(tmp_path)
+    assert again.sweep(5) == []
+    assert again.sweep(5 + TOMBSTONE_KEEP_S / 2) == []
+    assert len(again.sweep(5 + TOMBSTONE_KEEP_S)) == 1
+
+
+def test_a_tombstone_that_takes_another_s_place_has_a_time_of_its_own(tmp_path: Path) -> None:
+    ledger = a_ledger(tmp_path)
+    ledger.acknowledge(Fence(1), [ledger.bury(Fence(1, 2, 1), ID, START)], START)
+    assert ledger.sweep(0) == []
+    ledger.accept(Fence(1, 3, 1), a_spec(generation=3))
+    ledger.acknowledge(Fence(1), [ledger.bury(Fence(1, 4, 1), ID, START)], START)
+    assert ledger.sweep(TOMBSTONE_KEEP_S) == []
+    assert len(ledger.sweep(2 * TOMBSTONE_KEEP_S)) == 1
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"null", b'{"body": {}, "sha256": ""}'])
@@ -234,7 +258,7 @@ def test_an_older_agents_ledger_is_read_on_a_full_disk_and_its_reserve_made_late
     ledger = a_ledger(tmp_path)
     assert [e.spec for e in ledger.entries()] == [a_spec()]
     monkeypatch.undo()
-    ledger.sweep(START)
+    ledger.sweep(0)
     assert len(list(reserve.iterdir())) == 4
 
 

@@ -169,6 +169,7 @@ class TestCreate:
         "told",
         [
             {"state": M.RUNNING, "start_time": LONG_AGO},
+            {"state": M.RUNNING, "start_time": NOON + timedelta(minutes=30)},  # its clock is ahead
             {"state": M.STOPPED, "start_time": LONG_AGO},
             {"state": M.AWAITING_PERMIT, "start_time": LONG_AGO},
             {"state": M.FAILED, "start_time": LONG_AGO},

@@ -1,0 +1,61 @@
+"""Keeps the cloud's clock: reads the database's time now and then, in every scheduler.
+
+While the database does not answer, the monotonic clock goes on; it strays by milliseconds a minute
+at worst. What is said in the log is said once: that the database's clock jumped, and that this
+machine's differs from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from unkai_scheduler.domain.clock import CloudClock, Reading
+from unkai_scheduler.store import times
+from unkai_scheduler.store.unit_of_work import Connection, UnitOfWork
+from unkai_wire.errors import UnkaiError
+
+READ_S = 5.0
+"""Seconds between readings: so long a database's clock that was set is not followed."""
+DIFFERS_S = 2.0
+"""Clocks so far apart are wrong."""
+_LOG = structlog.get_logger()
+
+
+class Timekeeper:
+    """Has the cloud's clock follow the database's."""
+
+    def __init__(self, uow: UnitOfWork, clock: CloudClock, *, read_s: float = READ_S) -> None:
+        self._uow = uow
+        self._clock = clock
+        self._read_s = read_s
+        self._differs = False
+
+    async def run(self) -> None:
+        """Read again and again until cancelled."""
+        while True:
+            await asyncio.sleep(self._read_s)
+            try:
+                moved_s = await self.read()
+            except UnkaiError:
+                continue  # those who need the database say so
+            if abs(moved_s) > DIFFERS_S:
+                _LOG.warning("database_clock_was_set", forward_s=round(moved_s, 1))
+
+    async def read(self) -> float:
+        """Read the database's time; return by how many seconds the cloud's clock went forward."""
+        clock = self._clock
+
+        def work(conn: Connection) -> Reading:
+            return Reading(clock.monotonic(), times.now(conn), clock.monotonic())
+
+        moved_s = clock.follow(await self._uow.read(work))
+        ahead_s = clock.ahead_s()
+        if self._differs != (abs(ahead_s) > DIFFERS_S):
+            self._differs = not self._differs
+            if self._differs:
+                _LOG.error("clock_differs", of="this machine", ahead_s=round(ahead_s, 1))
+            else:
+                _LOG.info("clock_agrees", of="this machine")
+        return moved_s
