@@ -45,6 +45,7 @@ from unkai_scheduler.services.diagnoses import DiagnosesService
 from unkai_scheduler.services.events import EventsService
 from unkai_scheduler.services.flavors import FlavorsService
 from unkai_scheduler.services.follower import Follower
+from unkai_scheduler.services.host_removals import HostRemovalsService
 from unkai_scheduler.services.hosts import HostsService
 from unkai_scheduler.services.images import ImagesService
 from unkai_scheduler.services.instances import InstancesService
@@ -116,6 +117,7 @@ def build_services(
         key_pairs=KeyPairsService(context),
         images=ImagesService(context, images, settings.images),
         hosts=HostsService(context, live, settings.placement.ratios),
+        host_removals=HostRemovalsService(context, leader),
         audits=AuditsService(leader),
         diagnoses=DiagnosesService(context, agents, examine),
         placement=PlacementService(context),

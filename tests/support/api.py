@@ -74,6 +74,19 @@ class FakeLeading:
     findings: list[Finding] = field(default_factory=list)
     unseen_hosts: list[str] = field(default_factory=list)
     machines: list[Machine] = field(default_factory=list)
+    gone_hosts: set[str] = field(default_factory=set)
+    forgotten_hosts: list[str] = field(default_factory=list)
+
+    @property
+    def hosts(self) -> FakeLeading:
+        """It knows of hosts what a test says."""
+        return self.audit
+
+    def is_gone(self, host_id: str) -> bool:
+        return host_id in self.gone_hosts
+
+    def forget(self, host_id: str) -> None:
+        self.forgotten_hosts.append(host_id)
 
     @property
     def audit(self) -> FakeLeading:

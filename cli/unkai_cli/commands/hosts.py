@@ -11,7 +11,7 @@ import click
 from unkai_cli.commands.options import Seconds, common, limited, named
 from unkai_cli.commands.watching import Listing
 from unkai_cli.groups import Group
-from unkai_cli.output import Column, Record, age_text, bytes_text
+from unkai_cli.output import Column, Record, age_text, bytes_text, note
 
 if TYPE_CHECKING:
     from unkai_cli.session import Session
@@ -76,7 +76,7 @@ DETAILS = (
 
 @click.group(cls=Group)
 def host() -> None:
-    """Hosts: state, live figures, cordon."""
+    """Hosts: state, live figures, cordon, removal."""
 
 
 def _hosts(session: Session) -> list[Record]:
@@ -146,3 +146,28 @@ def uncordon(session: Session, host: str) -> None:
     ident = session.client.resolve("host", host)
     done = session.client.call("HostService", "UncordonHost", host_id=ident).host
     session.printer.rows([record(done)], COLUMNS)
+
+
+@host.command("remove")
+@named("host")
+@click.option(
+    "--statement",
+    required=True,
+    help="Why its machines can never run again, in your own words; the event keeps it.",
+)
+@common
+def remove(session: Session, host: str, statement: str) -> None:
+    """Take a host that is gone for ever out of the cloud.
+
+    It must be silent and no longer registered. Instances that it holds must be deleted first
+    (with --no-wait: their deletion ends when the host is removed). What is on its disks is given
+    up; should it come back all the same, it is a new host.
+    """
+    from unkai_cli.records import record
+
+    ident = session.client.resolve("host", host)
+    done = session.client.call("HostService", "RemoveHost", host_id=ident, statement=statement)
+    session.printer.rows([record(done.host)], COLUMNS)
+    if done.instance_ids:
+        note(f"the deletion of {len(done.instance_ids)} instances that it held ends now")
+    note(f"shut its key out too, on the control machine: unkai-scheduler etcd revoke {ident}")

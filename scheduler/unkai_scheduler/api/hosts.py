@@ -11,6 +11,7 @@ from unkai_scheduler.agents.convert import timestamp
 from unkai_scheduler.api.callers import call_of
 from unkai_scheduler.domain.hosts import HostUsage, MachineUsage
 from unkai_scheduler.services.diagnoses import DiagnosesService
+from unkai_scheduler.services.host_removals import HostRemovalsService
 from unkai_scheduler.services.hosts import HostsService, HostView
 from unkai_scheduler.services.listing import Paging
 from unkai_wire.doctor.messages import check_names, to_message
@@ -19,8 +20,11 @@ from unkai_wire.doctor.messages import check_names, to_message
 class HostServicer(host_service_pb2_grpc.HostServiceServicer):
     """Hosts over gRPC."""
 
-    def __init__(self, hosts: HostsService, diagnoses: DiagnosesService) -> None:
+    def __init__(
+        self, hosts: HostsService, removals: HostRemovalsService, diagnoses: DiagnosesService
+    ) -> None:
         self._hosts = hosts
+        self._removals = removals
         self._diagnoses = diagnoses
 
     async def GetHost(
@@ -51,6 +55,15 @@ class HostServicer(host_service_pb2_grpc.HostServiceServicer):
     ) -> host_service_pb2.UncordonHostResponse:
         host = await self._hosts.uncordon(call_of(request), request.host_id)
         return host_service_pb2.UncordonHostResponse(host=host_message(host))
+
+    async def RemoveHost(
+        self, request: host_service_pb2.RemoveHostRequest, context: Any
+    ) -> host_service_pb2.RemoveHostResponse:
+        call = call_of(request)
+        removed = await self._removals.remove(call, request.host_id, request.statement)
+        return host_service_pb2.RemoveHostResponse(
+            host=host_message(self._hosts.view(removed.host)), instance_ids=removed.instance_ids
+        )
 
     async def DiagnoseHost(
         self, request: host_service_pb2.DiagnoseHostRequest, context: Any

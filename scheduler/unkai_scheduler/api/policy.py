@@ -87,6 +87,7 @@ TABLE: Mapping[str, Rule] = {
     "/unkai.host.v1.HostService/ListHosts": _read(live=True),
     "/unkai.host.v1.HostService/CordonHost": _write(),
     "/unkai.host.v1.HostService/UncordonHost": _write(),
+    "/unkai.host.v1.HostService/RemoveHost": _write(live=True),
     "/unkai.host.v1.HostService/WatchUsage": _watch(live=True),
     "/unkai.host.v1.AuditService/ListFindings": Rule(USERS, READ_S, live=True),
     "/unkai.host.v1.HostService/DiagnoseHost": Rule(USERS, DIAGNOSE_S),

@@ -64,6 +64,7 @@ from unkai_scheduler.services.consoles import ConsolesService
 from unkai_scheduler.services.diagnoses import DiagnosesService
 from unkai_scheduler.services.events import EventsService
 from unkai_scheduler.services.flavors import FlavorsService
+from unkai_scheduler.services.host_removals import HostRemovalsService
 from unkai_scheduler.services.hosts import HostsService
 from unkai_scheduler.services.images import ImagesService
 from unkai_scheduler.services.instances import InstancesService
@@ -92,6 +93,7 @@ class Services:
     key_pairs: KeyPairsService
     images: ImagesService
     hosts: HostsService
+    host_removals: HostRemovalsService
     audits: AuditsService
     diagnoses: DiagnosesService
     placement: PlacementService
@@ -212,7 +214,7 @@ def _offered(services: Services) -> list[tuple[Any, Any, Any]]:
         ),
         (
             host.services_by_name["HostService"],
-            HostServicer(services.hosts, services.diagnoses),
+            HostServicer(services.hosts, services.host_removals, services.diagnoses),
             host_service_pb2_grpc.add_HostServiceServicer_to_server,
         ),
         (

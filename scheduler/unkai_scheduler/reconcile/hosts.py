@@ -110,6 +110,17 @@ class Hosts:
         synced = watched.connected and self._office.live.is_synced(host_id)
         return HostState.UP if synced else HostState.CONNECTING
 
+    def is_gone(self, host_id: str) -> bool:
+        """Tell whether a host is neither registered nor heard any more."""
+        registered = not self._members_read or host_id in self._members
+        return not registered and self.state(host_id) is HostState.UNKNOWN
+
+    def forget(self, host_id: str) -> None:
+        """Know a host no longer: its row was deleted. One that comes back is a new one."""
+        self._rows.pop(host_id, None)
+        self._lost.discard(host_id)
+        self._changed(host_id)
+
     def hears_nobody(self) -> bool:
         """Tell whether hosts are registered and none of them speaks to us."""
         states = map(self.state, self._members)

@@ -89,6 +89,7 @@ class Leader:
         self._fitness = Fitness(name, cluster, live.now_s)
         self._wakers: list[Callable[[], None]] = []
         self._audit: Audit | None = None
+        self._hosts: Hosts | None = None
         self._is_elected = False
         self._office: Office | None = None
         self._seen_term = 0
@@ -103,13 +104,15 @@ class Leader:
     def audit(self) -> Audit:
         """Return the audit of the reign; raise `Unavailable` / NOT_LEADER when there is none."""
         if self._audit is None or not self.is_leading:
-            raise Unavailable(
-                "this scheduler does not lead",
-                reason="NOT_LEADER",
-                fix="try again in a few seconds",
-                retry_after_s=1.0,
-            )
+            raise _not_leader()
         return self._audit
+
+    @property
+    def hosts(self) -> Hosts:
+        """Return the reign's knowledge of hosts; raise `Unavailable` / NOT_LEADER as `audit`."""
+        if self._hosts is None or not self.is_leading:
+            raise _not_leader()
+        return self._hosts
 
     async def run(self) -> None:
         """Campaign, lead, and again, until cancelled."""
@@ -252,7 +255,7 @@ class Leader:
         finally:
             self.is_leading = False
             self._wakers = []
-            self._audit = None
+            self._audit = self._hosts = None
             self._live.clear()
 
     async def _run_loops(self, office: Office) -> None:
@@ -274,7 +277,7 @@ class Leader:
         )
         loop = InstanceLoop(office, hosts, placer, rules)
         audit, images = Audit(office, hosts), ImageLoop(office)
-        self._audit = audit
+        self._audit, self._hosts = audit, hosts
         deadlines = Deadlines(office, lambda ids: loop.mark(ids, urgent=True))
         self._wakers = [loop.wake, images.wake, office.written.set]
         async with asyncio.TaskGroup() as group:
@@ -290,6 +293,15 @@ class Leader:
                 _fold(placer),
             ):
                 group.create_task(work)
+
+
+def _not_leader() -> Unavailable:
+    return Unavailable(
+        "this scheduler does not lead",
+        reason="NOT_LEADER",
+        fix="try again in a few seconds",
+        retry_after_s=1.0,
+    )
 
 
 async def _fold(placer: Placer) -> None:

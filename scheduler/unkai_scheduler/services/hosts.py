@@ -50,7 +50,7 @@ class HostsService:
         """Return one host."""
         check_id("host", host_id, "host_id")
         row = await self._context.uow.read(lambda conn: hosts.get(conn, host_id))
-        return self._view(found("host", host_id, row))
+        return self.view(found("host", host_id, row))
 
     async def list(self, paging: Paging, *, name: str = "") -> Page[HostView]:
         """Return hosts by name."""
@@ -64,16 +64,16 @@ class HostsService:
                 revision=str(events.newest(conn)),
             )
         )
-        return Page([self._view(row) for row in rows.rows], rows.next_token, rows.revision)
+        return Page([self.view(row) for row in rows.rows], rows.next_token, rows.revision)
 
     async def cordon(self, call: Call, host_id: str, reason: str) -> HostView:
         """Keep new instances from a host."""
         check_text(reason, "reason", _MAX_REASON)
-        return self._view(await self._set_cordon(call, host_id, cordoned=True, reason=reason))
+        return self.view(await self._set_cordon(call, host_id, cordoned=True, reason=reason))
 
     async def uncordon(self, call: Call, host_id: str) -> HostView:
         """Let new instances onto a host again."""
-        return self._view(await self._set_cordon(call, host_id, cordoned=False, reason=""))
+        return self.view(await self._set_cordon(call, host_id, cordoned=False, reason=""))
 
     async def watch_usage(self, host_ids: Sequence[str]) -> AsyncIterator[UsageSample]:
         """Yield samples of these hosts (none: all) as they arrive."""
@@ -110,7 +110,8 @@ class HostsService:
 
         return await mutate(self._context, call, Host, work, wakes=[host_id])
 
-    def _view(self, host: Host) -> HostView:
+    def view(self, host: Host) -> HostView:
+        """Return a row with what may be claimed on it, and its newest sample."""
         received = self._live.samples().get(host.id)
         return HostView(
             host=host,

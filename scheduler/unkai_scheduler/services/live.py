@@ -21,12 +21,26 @@ class AuditView(Protocol):
         """Return the machines of an instance on all hosts."""
 
 
+class HostsView(Protocol):
+    """The leader's knowledge of which hosts are there."""
+
+    def is_gone(self, host_id: str) -> bool:
+        """Tell whether a host is neither registered nor heard any more."""
+
+    def forget(self, host_id: str) -> None:
+        """Know a host no longer: its row was deleted."""
+
+
 class LeaderView(Protocol):
     """The leader's part of this process."""
 
     @property
     def term(self) -> int:
         """Return the term of the reign; what it was when there is none."""
+
+    @property
+    def hosts(self) -> HostsView:
+        """Return what is known of hosts; raise `Unavailable` / NOT_LEADER as `audit` does."""
 
     @property
     def audit(self) -> AuditView:

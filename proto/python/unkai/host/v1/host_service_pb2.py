@@ -28,7 +28,7 @@ from unkai.host.v1 import host_pb2 as unkai_dot_host_dot_v1_dot_host__pb2
 from unkai.host.v1 import usage_pb2 as unkai_dot_host_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n unkai/host/v1/host_service.proto\x12\runkai.host.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1dunkai/host/v1/diagnosis.proto\x1a\x18unkai/host/v1/host.proto\x1a\x19unkai/host/v1/usage.proto\"\'\n\x0eGetHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"4\n\x0fGetHostResponse\x12!\n\x04host\x18\x01 \x01(\x0b\x32\x13.unkai.host.v1.Host\"Y\n\x10ListHostsRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"b\n\x11ListHostsResponse\x12\"\n\x05hosts\x18\x01 \x03(\x0b\x32\x13.unkai.host.v1.Host\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\"Z\n\x11\x43ordonHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06reason\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"7\n\x12\x43ordonHostResponse\x12!\n\x04host\x18\x01 \x01(\x0b\x32\x13.unkai.host.v1.Host\"F\n\x13UncordonHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"9\n\x14UncordonHostResponse\x12!\n\x04host\x18\x01 \x01(\x0b\x32\x13.unkai.host.v1.Host\"K\n\x11WatchUsageRequest\x12\x16\n\x08host_ids\x18\x01 \x03(\tB\x04\xe2\x41\x01\x01\x12\x1e\n\x10include_machines\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"|\n\x12WatchUsageResponse\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12&\n\x04host\x18\x02 \x01(\x0b\x32\x18.unkai.host.v1.HostUsage\x12-\n\x08machines\x18\x03 \x03(\x0b\x32\x1b.unkai.host.v1.MachineUsage\"B\n\x13\x44iagnoseHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06\x63hecks\x18\x02 \x03(\tB\x04\xe2\x41\x01\x01\"C\n\x14\x44iagnoseHostResponse\x12+\n\tdiagnosis\x18\x01 \x01(\x0b\x32\x18.unkai.host.v1.Diagnosis\"0\n\x18\x44iagnoseSchedulerRequest\x12\x14\n\x06\x63hecks\x18\x01 \x03(\tB\x04\xe2\x41\x01\x01\"H\n\x19\x44iagnoseSchedulerResponse\x12+\n\tdiagnosis\x18\x01 \x01(\x0b\x32\x18.unkai.host.v1.Diagnosis2\xe9\x04\n\x0bHostService\x12H\n\x07GetHost\x12\x1d.unkai.host.v1.GetHostRequest\x1a\x1e.unkai.host.v1.GetHostResponse\x12N\n\tListHosts\x12\x1f.unkai.host.v1.ListHostsRequest\x1a .unkai.host.v1.ListHostsResponse\x12Q\n\nCordonHost\x12 .unkai.host.v1.CordonHostRequest\x1a!.unkai.host.v1.CordonHostResponse\x12W\n\x0cUncordonHost\x12\".unkai.host.v1.UncordonHostRequest\x1a#.unkai.host.v1.UncordonHostResponse\x12S\n\nWatchUsage\x12 .unkai.host.v1.WatchUsageRequest\x1a!.unkai.host.v1.WatchUsageResponse0\x01\x12W\n\x0c\x44iagnoseHost\x12\".unkai.host.v1.DiagnoseHostRequest\x1a#.unkai.host.v1.DiagnoseHostResponse\x12\x66\n\x11\x44iagnoseScheduler\x12\'.unkai.host.v1.DiagnoseSchedulerRequest\x1a(.unkai.host.v1.DiagnoseSchedulerResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n unkai/host/v1/host_service.proto\x12\runkai.host.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1dunkai/host/v1/diagnosis.proto\x1a\x18unkai/host/v1/host.proto\x1a\x19unkai/host/v1/usage.proto\"\'\n\x0eGetHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"4\n\x0fGetHostResponse\x12!\n\x04host\x18\x01 \x01(\x0b\x32\x13.unkai.host.v1.Host\"Y\n\x10ListHostsRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"b\n\x11ListHostsResponse\x12\"\n\x05hosts\x18\x01 \x03(\x0b\x32\x13.unkai.host.v1.Host\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\"Z\n\x11\x43ordonHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06reason\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"7\n\x12\x43ordonHostResponse\x12!\n\x04host\x18\x01 \x01(\x0b\x32\x13.unkai.host.v1.Host\"F\n\x13UncordonHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"9\n\x14UncordonHostResponse\x12!\n\x04host\x18\x01 \x01(\x0b\x32\x13.unkai.host.v1.Host\"]\n\x11RemoveHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tstatement\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"M\n\x12RemoveHostResponse\x12!\n\x04host\x18\x01 \x01(\x0b\x32\x13.unkai.host.v1.Host\x12\x14\n\x0cinstance_ids\x18\x02 \x03(\t\"K\n\x11WatchUsageRequest\x12\x16\n\x08host_ids\x18\x01 \x03(\tB\x04\xe2\x41\x01\x01\x12\x1e\n\x10include_machines\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"|\n\x12WatchUsageResponse\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12&\n\x04host\x18\x02 \x01(\x0b\x32\x18.unkai.host.v1.HostUsage\x12-\n\x08machines\x18\x03 \x03(\x0b\x32\x1b.unkai.host.v1.MachineUsage\"B\n\x13\x44iagnoseHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06\x63hecks\x18\x02 \x03(\tB\x04\xe2\x41\x01\x01\"C\n\x14\x44iagnoseHostResponse\x12+\n\tdiagnosis\x18\x01 \x01(\x0b\x32\x18.unkai.host.v1.Diagnosis\"0\n\x18\x44iagnoseSchedulerRequest\x12\x14\n\x06\x63hecks\x18\x01 \x03(\tB\x04\xe2\x41\x01\x01\"H\n\x19\x44iagnoseSchedulerResponse\x12+\n\tdiagnosis\x18\x01 \x01(\x0b\x32\x18.unkai.host.v1.Diagnosis2\xbc\x05\n\x0bHostService\x12H\n\x07GetHost\x12\x1d.unkai.host.v1.GetHostRequest\x1a\x1e.unkai.host.v1.GetHostResponse\x12N\n\tListHosts\x12\x1f.unkai.host.v1.ListHostsRequest\x1a .unkai.host.v1.ListHostsResponse\x12Q\n\nCordonHost\x12 .unkai.host.v1.CordonHostRequest\x1a!.unkai.host.v1.CordonHostResponse\x12W\n\x0cUncordonHost\x12\".unkai.host.v1.UncordonHostRequest\x1a#.unkai.host.v1.UncordonHostResponse\x12Q\n\nRemoveHost\x12 .unkai.host.v1.RemoveHostRequest\x1a!.unkai.host.v1.RemoveHostResponse\x12S\n\nWatchUsage\x12 .unkai.host.v1.WatchUsageRequest\x1a!.unkai.host.v1.WatchUsageResponse0\x01\x12W\n\x0c\x44iagnoseHost\x12\".unkai.host.v1.DiagnoseHostRequest\x1a#.unkai.host.v1.DiagnoseHostResponse\x12\x66\n\x11\x44iagnoseScheduler\x12\'.unkai.host.v1.DiagnoseSchedulerRequest\x1a(.unkai.host.v1.DiagnoseSchedulerResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,6 +53,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UNCORDONHOSTREQUEST'].fields_by_name['host_id']._serialized_options = b'\342A\001\002'
   _globals['_UNCORDONHOSTREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_UNCORDONHOSTREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001'
+  _globals['_REMOVEHOSTREQUEST'].fields_by_name['host_id']._loaded_options = None
+  _globals['_REMOVEHOSTREQUEST'].fields_by_name['host_id']._serialized_options = b'\342A\001\002'
+  _globals['_REMOVEHOSTREQUEST'].fields_by_name['statement']._loaded_options = None
+  _globals['_REMOVEHOSTREQUEST'].fields_by_name['statement']._serialized_options = b'\342A\001\002'
+  _globals['_REMOVEHOSTREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_REMOVEHOSTREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001'
   _globals['_WATCHUSAGEREQUEST'].fields_by_name['host_ids']._loaded_options = None
   _globals['_WATCHUSAGEREQUEST'].fields_by_name['host_ids']._serialized_options = b'\342A\001\001'
   _globals['_WATCHUSAGEREQUEST'].fields_by_name['include_machines']._loaded_options = None
@@ -79,18 +85,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UNCORDONHOSTREQUEST']._serialized_end=673
   _globals['_UNCORDONHOSTRESPONSE']._serialized_start=675
   _globals['_UNCORDONHOSTRESPONSE']._serialized_end=732
-  _globals['_WATCHUSAGEREQUEST']._serialized_start=734
-  _globals['_WATCHUSAGEREQUEST']._serialized_end=809
-  _globals['_WATCHUSAGERESPONSE']._serialized_start=811
-  _globals['_WATCHUSAGERESPONSE']._serialized_end=935
-  _globals['_DIAGNOSEHOSTREQUEST']._serialized_start=937
-  _globals['_DIAGNOSEHOSTREQUEST']._serialized_end=1003
-  _globals['_DIAGNOSEHOSTRESPONSE']._serialized_start=1005
-  _globals['_DIAGNOSEHOSTRESPONSE']._serialized_end=1072
-  _globals['_DIAGNOSESCHEDULERREQUEST']._serialized_start=1074
-  _globals['_DIAGNOSESCHEDULERREQUEST']._serialized_end=1122
-  _globals['_DIAGNOSESCHEDULERRESPONSE']._serialized_start=1124
-  _globals['_DIAGNOSESCHEDULERRESPONSE']._serialized_end=1196
-  _globals['_HOSTSERVICE']._serialized_start=1199
-  _globals['_HOSTSERVICE']._serialized_end=1816
+  _globals['_REMOVEHOSTREQUEST']._serialized_start=734
+  _globals['_REMOVEHOSTREQUEST']._serialized_end=827
+  _globals['_REMOVEHOSTRESPONSE']._serialized_start=829
+  _globals['_REMOVEHOSTRESPONSE']._serialized_end=906
+  _globals['_WATCHUSAGEREQUEST']._serialized_start=908
+  _globals['_WATCHUSAGEREQUEST']._serialized_end=983
+  _globals['_WATCHUSAGERESPONSE']._serialized_start=985
+  _globals['_WATCHUSAGERESPONSE']._serialized_end=1109
+  _globals['_DIAGNOSEHOSTREQUEST']._serialized_start=1111
+  _globals['_DIAGNOSEHOSTREQUEST']._serialized_end=1177
+  _globals['_DIAGNOSEHOSTRESPONSE']._serialized_start=1179
+  _globals['_DIAGNOSEHOSTRESPONSE']._serialized_end=1246
+  _globals['_DIAGNOSESCHEDULERREQUEST']._serialized_start=1248
+  _globals['_DIAGNOSESCHEDULERREQUEST']._serialized_end=1296
+  _globals['_DIAGNOSESCHEDULERRESPONSE']._serialized_start=1298
+  _globals['_DIAGNOSESCHEDULERRESPONSE']._serialized_end=1370
+  _globals['_HOSTSERVICE']._serialized_start=1373
+  _globals['_HOSTSERVICE']._serialized_end=2073
 # @@protoc_insertion_point(module_scope)

@@ -236,6 +236,68 @@ class UncordonHostResponse(_message.Message):
 Global___UncordonHostResponse: _TypeAlias = UncordonHostResponse  # noqa: Y015
 
 @_typing.final
+class RemoveHostRequest(_message.Message):
+    """RemoveHostRequest names the host that is gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_ID_FIELD_NUMBER: _builtins.int
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    host_id: _builtins.str
+    """Id of the host."""
+    statement: _builtins.str
+    """Why its machines can never run again, in the operator's words; 1 to 255 characters. The event
+    of the removal keeps it, with who said it.
+    """
+    request_id: _builtins.str
+    """Idempotency key, 1 to 64 characters; a UUID is advised."""
+    def __init__(
+        self,
+        *,
+        host_id: _builtins.str = ...,
+        statement: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_id", b"host_id", "request_id", b"request_id", "statement", b"statement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveHostRequest: _TypeAlias = RemoveHostRequest  # noqa: Y015
+
+@_typing.final
+class RemoveHostResponse(_message.Message):
+    """RemoveHostResponse carries what was removed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    INSTANCE_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def host(self) -> _host_pb2.Host:
+        """The host as it was."""
+
+    @_builtins.property
+    def instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the instances that it held, whose deletion ends now."""
+
+    def __init__(
+        self,
+        *,
+        host: _host_pb2.Host | None = ...,
+        instance_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["host", b"host"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "instance_ids", b"instance_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveHostResponse: _TypeAlias = RemoveHostResponse  # noqa: Y015
+
+@_typing.final
 class WatchUsageRequest(_message.Message):
     """WatchUsageRequest selects hosts."""
 

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class HostServiceStub:
-    """HostService shows hosts and their live figures, and takes them out of placement.
+    """HostService shows hosts and their live figures, and takes them out of placement or for good.
     """
 
     def __init__(self, channel):
@@ -55,6 +55,11 @@ class HostServiceStub:
                 request_serializer=unkai_dot_host_dot_v1_dot_host__service__pb2.UncordonHostRequest.SerializeToString,
                 response_deserializer=unkai_dot_host_dot_v1_dot_host__service__pb2.UncordonHostResponse.FromString,
                 _registered_method=True)
+        self.RemoveHost = channel.unary_unary(
+                '/unkai.host.v1.HostService/RemoveHost',
+                request_serializer=unkai_dot_host_dot_v1_dot_host__service__pb2.RemoveHostRequest.SerializeToString,
+                response_deserializer=unkai_dot_host_dot_v1_dot_host__service__pb2.RemoveHostResponse.FromString,
+                _registered_method=True)
         self.WatchUsage = channel.unary_stream(
                 '/unkai.host.v1.HostService/WatchUsage',
                 request_serializer=unkai_dot_host_dot_v1_dot_host__service__pb2.WatchUsageRequest.SerializeToString,
@@ -73,7 +78,7 @@ class HostServiceStub:
 
 
 class HostServiceServicer:
-    """HostService shows hosts and their live figures, and takes them out of placement.
+    """HostService shows hosts and their live figures, and takes them out of placement or for good.
     """
 
     def GetHost(self, request, context):
@@ -99,6 +104,15 @@ class HostServiceServicer:
 
     def UncordonHost(self, request, context):
         """UncordonHost lets new instances onto a host again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveHost(self, request, context):
+        """RemoveHost takes a host that is gone for ever out of the cloud, on an operator's word. The
+        host must be silent and unregistered; the instances that it holds must be being deleted, and
+        their deletion ends with it: nothing of them is waited for any more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,6 +162,11 @@ def add_HostServiceServicer_to_server(servicer, server):
                     request_deserializer=unkai_dot_host_dot_v1_dot_host__service__pb2.UncordonHostRequest.FromString,
                     response_serializer=unkai_dot_host_dot_v1_dot_host__service__pb2.UncordonHostResponse.SerializeToString,
             ),
+            'RemoveHost': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveHost,
+                    request_deserializer=unkai_dot_host_dot_v1_dot_host__service__pb2.RemoveHostRequest.FromString,
+                    response_serializer=unkai_dot_host_dot_v1_dot_host__service__pb2.RemoveHostResponse.SerializeToString,
+            ),
             'WatchUsage': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchUsage,
                     request_deserializer=unkai_dot_host_dot_v1_dot_host__service__pb2.WatchUsageRequest.FromString,
@@ -172,7 +191,7 @@ def add_HostServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class HostService:
-    """HostService shows hosts and their live figures, and takes them out of placement.
+    """HostService shows hosts and their live figures, and takes them out of placement or for good.
     """
 
     @staticmethod
@@ -273,6 +292,33 @@ class HostService:
             '/unkai.host.v1.HostService/UncordonHost',
             unkai_dot_host_dot_v1_dot_host__service__pb2.UncordonHostRequest.SerializeToString,
             unkai_dot_host_dot_v1_dot_host__service__pb2.UncordonHostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveHost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/unkai.host.v1.HostService/RemoveHost',
+            unkai_dot_host_dot_v1_dot_host__service__pb2.RemoveHostRequest.SerializeToString,
+            unkai_dot_host_dot_v1_dot_host__service__pb2.RemoveHostResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class HostServiceStub:
-    """HostService shows hosts and their live figures, and takes them out of placement."""
+    """HostService shows hosts and their live figures, and takes them out of placement or for good."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -41,6 +41,11 @@ class HostServiceStub:
     """CordonHost keeps new instances from a host. Those on it go on."""
     UncordonHost: _grpc.UnaryUnaryMultiCallable[_host_service_pb2.UncordonHostRequest, _host_service_pb2.UncordonHostResponse]
     """UncordonHost lets new instances onto a host again."""
+    RemoveHost: _grpc.UnaryUnaryMultiCallable[_host_service_pb2.RemoveHostRequest, _host_service_pb2.RemoveHostResponse]
+    """RemoveHost takes a host that is gone for ever out of the cloud, on an operator's word. The
+    host must be silent and unregistered; the instances that it holds must be being deleted, and
+    their deletion ends with it: nothing of them is waited for any more.
+    """
     WatchUsage: _grpc.UnaryStreamMultiCallable[_host_service_pb2.WatchUsageRequest, _host_service_pb2.WatchUsageResponse]
     """WatchUsage sends the live figures of hosts as they arrive, until the caller ends it."""
     DiagnoseHost: _grpc.UnaryUnaryMultiCallable[_host_service_pb2.DiagnoseHostRequest, _host_service_pb2.DiagnoseHostResponse]
@@ -50,7 +55,7 @@ class HostServiceStub:
 
 @_typing.type_check_only
 class HostServiceAsyncStub(HostServiceStub):
-    """HostService shows hosts and their live figures, and takes them out of placement."""
+    """HostService shows hosts and their live figures, and takes them out of placement or for good."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetHost: _aio.UnaryUnaryMultiCallable[_host_service_pb2.GetHostRequest, _host_service_pb2.GetHostResponse]  # type: ignore[assignment]
@@ -61,6 +66,11 @@ class HostServiceAsyncStub(HostServiceStub):
     """CordonHost keeps new instances from a host. Those on it go on."""
     UncordonHost: _aio.UnaryUnaryMultiCallable[_host_service_pb2.UncordonHostRequest, _host_service_pb2.UncordonHostResponse]  # type: ignore[assignment]
     """UncordonHost lets new instances onto a host again."""
+    RemoveHost: _aio.UnaryUnaryMultiCallable[_host_service_pb2.RemoveHostRequest, _host_service_pb2.RemoveHostResponse]  # type: ignore[assignment]
+    """RemoveHost takes a host that is gone for ever out of the cloud, on an operator's word. The
+    host must be silent and unregistered; the instances that it holds must be being deleted, and
+    their deletion ends with it: nothing of them is waited for any more.
+    """
     WatchUsage: _aio.UnaryStreamMultiCallable[_host_service_pb2.WatchUsageRequest, _host_service_pb2.WatchUsageResponse]  # type: ignore[assignment]
     """WatchUsage sends the live figures of hosts as they arrive, until the caller ends it."""
     DiagnoseHost: _aio.UnaryUnaryMultiCallable[_host_service_pb2.DiagnoseHostRequest, _host_service_pb2.DiagnoseHostResponse]  # type: ignore[assignment]
@@ -69,7 +79,7 @@ class HostServiceAsyncStub(HostServiceStub):
     """DiagnoseScheduler has the scheduler that answers examine itself, etcd and the database."""
 
 class HostServiceServicer(metaclass=_abc_1.ABCMeta):
-    """HostService shows hosts and their live figures, and takes them out of placement."""
+    """HostService shows hosts and their live figures, and takes them out of placement or for good."""
 
     @_abc_1.abstractmethod
     def GetHost(
@@ -102,6 +112,17 @@ class HostServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_host_service_pb2.UncordonHostResponse, _abc.Awaitable[_host_service_pb2.UncordonHostResponse]]:
         """UncordonHost lets new instances onto a host again."""
+
+    @_abc_1.abstractmethod
+    def RemoveHost(
+        self,
+        request: _host_service_pb2.RemoveHostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_host_service_pb2.RemoveHostResponse, _abc.Awaitable[_host_service_pb2.RemoveHostResponse]]:
+        """RemoveHost takes a host that is gone for ever out of the cloud, on an operator's word. The
+        host must be silent and unregistered; the instances that it holds must be being deleted, and
+        their deletion ends with it: nothing of them is waited for any more.
+        """
 
     @_abc_1.abstractmethod
     def WatchUsage(

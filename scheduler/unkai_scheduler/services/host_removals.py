@@ -1,0 +1,145 @@
+"""Removal of a host that is gone for ever, on an operator's word.
+
+Runs where the leader is: only it knows that a host is neither registered nor heard. A claim ends
+only when its host confirms that nothing is left, or when somebody signs that the host never comes
+back; this is the second way, and it is taken for instances alone whose deletion was asked for.
+Whatever else the host holds keeps it: its disks may be the only copy.
+
+The trap: a host may come back all the same. Each deletion leaves a tombstone, so that what it
+still holds of those instances is removed then; all else on it is an orphan, kept and reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from unkai_scheduler.domain.events import EventType
+from unkai_scheduler.domain.hosts import Host
+from unkai_scheduler.domain.instances import Instance, InstanceState
+from unkai_scheduler.domain.machines import Tombstone
+from unkai_scheduler.domain.names import check_text
+from unkai_scheduler.services.checks import Violations, found
+from unkai_scheduler.services.context import Call, ServiceContext
+from unkai_scheduler.services.live import LeaderView
+from unkai_scheduler.services.mutations import Subject, mutate, recalled, record
+from unkai_scheduler.store import claims, hosts, instances, tombstones
+from unkai_wire.errors import FailedPrecondition
+from unkai_wire.ids import check_id
+
+if TYPE_CHECKING:
+    from unkai_scheduler.store.unit_of_work import Connection
+
+_MAX_STATEMENT = 255
+_NAMED = 5
+"""Instances that a refusal names; it counts them all."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedHost:
+    """A host as it was, and the instances whose deletion ended with it."""
+
+    host: Host
+    instance_ids: tuple[str, ...]
+
+
+class HostRemovalsService:
+    """The use case of a host's removal."""
+
+    def __init__(self, context: ServiceContext, leader: LeaderView) -> None:
+        self._context = context
+        self._leader = leader
+
+    async def remove(self, call: Call, host_id: str, statement: str) -> RemovedHost:
+        """Take a host out of the cloud. `statement`: why its machines can never run again."""
+        _check(host_id, statement)
+        view, term = self._leader.hosts, self._leader.term
+        first = await recalled(self._context, call, RemovedHost)
+        if first is not None:
+            return first
+        row = await self._context.uow.read(lambda conn: hosts.get(conn, host_id))
+        host = found("host", host_id, row)
+        if not view.is_gone(host_id):
+            raise _not_gone(host)
+
+        def work(conn: Connection) -> RemovedHost:
+            return self._write(conn, call, host_id, statement)
+
+        removed = await mutate(self._context, call, RemovedHost, work, term=term)
+        view.forget(host_id)
+        self._context.wake(removed.instance_ids)
+        return removed
+
+    def _write(self, conn: Connection, call: Call, host_id: str, statement: str) -> RemovedHost:
+        host = found("host", host_id, hosts.locked(conn, host_id))
+        held = _held(conn, host)
+        for instance in held:
+            self._let_go(conn, instance)
+        hosts.delete(conn, host_id)
+        record(
+            conn,
+            self._context,
+            call,
+            Subject("host", host.id, host.name, state=host.state.value),
+            EventType.DELETED,
+            message=f"host {host.name} was removed for ever: {statement}",
+            reason="HOST_REMOVED",
+            attributes={"statement": statement, "instances": str(len(held))},
+        )
+        return RemovedHost(host, tuple(instance.id for instance in held))
+
+    def _let_go(self, conn: Connection, instance: Instance) -> None:
+        """End the host's claim; the leader ends the deletion when it looks next."""
+        now = self._context.clock()
+        tombstones.insert(
+            conn,
+            Tombstone(instance.id, instance.host_id, instance.generation, instance.run_epoch, now),
+        )
+        claims.delete(conn, instance.id)
+        freed = replace(instance, etag=self._context.new_etag(), update_time=now, due_time=now)
+        instances.replace(conn, freed, etag=None)
+
+
+def _check(host_id: str, statement: str) -> None:
+    with Violations() as wrong:
+        with wrong.collect():
+            check_id("host", host_id, "host_id")
+        with wrong.collect():
+            check_text(statement, "statement", _MAX_STATEMENT)
+        wrong.require(
+            bool(statement.strip()),
+            "statement",
+            "must say why the machines on this host can never run again",
+            "STATEMENT_REQUIRED",
+        )
+
+
+def _held(conn: Connection, host: Host) -> Sequence[Instance]:
+    """Return what the host holds, all of it being deleted; else raise `FailedPrecondition`."""
+    some = instances.list_page(conn, after=None, limit=host.instance_count + 1, host_id=host.id)
+    instances.lock(conn, *(instance.id for instance in some))
+    held = [found("instance", one.id, instances.get(conn, one.id)) for one in some]
+    wanted = [i for i in held if not (i.delete_requested or i.state is InstanceState.DELETING)]
+    if wanted:
+        names = ", ".join(instance.spec.name for instance in wanted[:_NAMED])
+        more = f" and {len(wanted) - _NAMED} more" if len(wanted) > _NAMED else ""
+        raise FailedPrecondition(
+            f"host {host.name} holds {len(wanted)} instances that nobody has deleted: "
+            f"{names}{more}",
+            reason="HOST_HOLDS_INSTANCES",
+            fix="bring the host back; or give up what its disks hold: "
+            "'unkai instance delete --no-wait' of each, then remove the host",
+            metadata={"host": host.name, "instances": str(len(wanted))},
+        )
+    return held
+
+
+def _not_gone(host: Host) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"host {host.name} is not gone: its agent is registered, or still answers",
+        reason="HOST_NOT_GONE",
+        fix="switch the host off, or stop its agent and shut it out "
+        f"('unkai-scheduler etcd revoke {host.id}'); it counts as gone seconds later",
+        metadata={"host": host.name, "state": host.state.value},
+    )
