@@ -357,6 +357,14 @@ REQUESTS: dict[str, tuple[str, Fields]] = {
     ),
     "host: a name": ("HostService.GetHost", {"host_id": "h1"}),
     "host: long reason": ("HostService.CordonHost", {"host_id": "{host}", "reason": "x" * 256}),
+    "host: removed without a word": (
+        "HostService.RemoveHost",
+        {"host_id": "{host}", "statement": " \n"},
+    ),
+    "host: removed while it is there": (
+        "HostService.RemoveHost",
+        {"host_id": "{host}", "statement": "burnt"},
+    ),
     "explain: a flavor": ("PlacementService.Explain", {"instance_id": "{flavor}"}),
 }
 

@@ -95,6 +95,23 @@ async def test_cordoning_is_kept_with_its_reason_until_uncordoned(tmp_path: Path
     assert (freed.cordoned, freed.cordon_reason) == (False, "")
 
 
+async def test_a_host_that_is_gone_is_removed_on_an_operator_s_word(tmp_path: Path) -> None:
+    async with an_api(tmp_path / "a") as api:
+        host = await a_known_host(api, live=False)
+        remove = pb.RemoveHostRequest(host_id=host.id, statement="burnt", request_id="r-1")
+        assert (await refused(api.hosts.RemoveHost(remove))).reason == "HOST_NOT_GONE"
+        api.leading.gone_hosts.add(host.id)
+        removed = await api.hosts.RemoveHost(remove)
+        again = await api.hosts.RemoveHost(remove)
+        gone = await refused(api.hosts.GetHost(pb.GetHostRequest(host_id=host.id)))
+        silent = pb.RemoveHostRequest(host_id=host.id)
+        assert (await refused(api.hosts.RemoveHost(silent))).reason == "STATEMENT_REQUIRED"
+    assert removed.host.name == host.name
+    assert again == removed
+    assert gone.reason == "HOST_NOT_FOUND"
+    assert api.leading.forgotten_hosts[0] == host.id
+
+
 async def test_usage_is_watched_for_the_hosts_asked_for(tmp_path: Path) -> None:
     async with an_api(tmp_path / "a") as api:
         one, two = await a_known_host(api, "h1"), await a_known_host(api, "h2")

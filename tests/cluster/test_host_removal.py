@@ -1,0 +1,137 @@
+"""A host that is gone for ever is removed on an operator's word; what it held ends with it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.adopting import a_call, found
+from tests.support.builders import an_id
+from tests.support.cloud import Cloud
+from tests.support.cloud_sight import wait_clean
+from unkai_scheduler.domain.events import EventType
+from unkai_scheduler.domain.findings import FindingKind
+from unkai_scheduler.domain.hosts import HostState
+from unkai_scheduler.domain.instances import InstanceState
+from unkai_scheduler.domain.operations import OperationState
+from unkai_scheduler.services.context import ServiceContext
+from unkai_scheduler.services.host_removals import HostRemovalsService, RemovedHost
+from unkai_wire.errors import FailedPrecondition, NotFound
+
+BURNT = "burnt on 27 November; the disks were shredded"
+
+
+async def remove(cloud: Cloud, host_id: str, *, request_id: str = "") -> RemovedHost:
+    leader = cloud.schedulers["s1"].leader
+    context = ServiceContext(cloud.uow, cloud.clock, an_id, leader.wake)
+    return await HostRemovalsService(context, leader).remove(a_call(request_id), host_id, BURNT)
+
+
+async def refusal(cloud: Cloud, host_id: str) -> FailedPrecondition:
+    before = await cloud.hosts(), await cloud.claims()
+    with pytest.raises(FailedPrecondition) as caught:
+        await remove(cloud, host_id)
+    assert (await cloud.hosts(), await cloud.claims()) == before
+    return caught.value
+
+
+async def an_instance_on_a_lost_host(cloud: Cloud) -> tuple[str, str]:
+    """Run an instance, lose its host; return the ids of both."""
+    made = await cloud.create("web")
+    await cloud.until_ended(made.operation_id)
+    host_id = (await cloud.instance(made.id)).host_id
+    cloud.lose_host(host_id)
+    await until_host(cloud, host_id, HostState.UNKNOWN)
+    return made.id, host_id
+
+
+async def until_host(cloud: Cloud, host_id: str, state: HostState) -> None:
+    async def holds() -> bool:
+        host = (await cloud.hosts()).get(host_id)
+        return host is not None and host.state is state
+
+    await cloud.until(holds, f"the host is {state.value}")
+
+
+async def test_an_instance_that_was_deleted_is_gone_once_its_host_is_removed(cloud: Cloud) -> None:
+    ident, host_id = await an_instance_on_a_lost_host(cloud)
+    deletion = await cloud.delete(ident)
+    await cloud.until_state(ident, InstanceState.DELETING)
+
+    removed = await remove(cloud, host_id, request_id="r-1")
+
+    assert removed.instance_ids == (ident,)
+    assert (await cloud.until_ended(deletion.id)).state is OperationState.SUCCEEDED
+    assert await cloud.find(ident) is None
+    assert host_id not in await cloud.hosts()
+    assert await remove(cloud, host_id, request_id="r-1") == removed, "asked twice, done once"
+    (said,) = [e for e in await cloud.events(host_id) if e.type is EventType.DELETED]
+    assert (said.actor, said.reason) == ("client:admin", "HOST_REMOVED")
+    assert said.attributes["statement"] == BURNT
+    assert not await found(cloud), "no audit waits for it, and nothing is left of it"
+    with pytest.raises(NotFound):
+        await remove(cloud, host_id)
+
+
+async def test_an_instance_that_nobody_deleted_keeps_its_host(cloud: Cloud) -> None:
+    ident, host_id = await an_instance_on_a_lost_host(cloud)
+
+    error = await refusal(cloud, host_id)
+    assert error.reason == "HOST_HOLDS_INSTANCES"
+    assert "web" in error.message
+    assert "unkai instance delete" in error.fix
+
+    cloud.return_host(host_id)
+    await cloud.until_state(ident, InstanceState.RUNNING)
+
+
+async def test_a_host_that_speaks_or_is_registered_is_not_removed(cloud: Cloud) -> None:
+    host_id = cloud.host_ids[0]
+    await until_host(cloud, host_id, HostState.UP)
+    assert (await refusal(cloud, host_id)).reason == "HOST_NOT_GONE"
+
+    cloud.agents.hang(host_id)
+    await until_host(cloud, host_id, HostState.UNKNOWN)
+    assert (await refusal(cloud, host_id)).reason == "HOST_NOT_GONE", "its lease is still there"
+
+    cloud.agents.heal(host_id)
+    await until_host(cloud, host_id, HostState.UP)
+    cloud.etcd.remove_host(host_id)
+    error = await refusal(cloud, host_id)
+    assert error.reason == "HOST_NOT_GONE", "it speaks, whatever etcd says"
+    assert f"etcd revoke {host_id}" in error.fix
+
+
+async def test_a_host_that_comes_back_is_new_and_what_was_deleted_on_it_goes(cloud: Cloud) -> None:
+    ident, host_id = await an_instance_on_a_lost_host(cloud)
+    await cloud.delete(ident)
+    await cloud.until_state(ident, InstanceState.DELETING)
+    await remove(cloud, host_id)
+
+    cloud.return_host(host_id)
+
+    async def is_empty() -> bool:
+        return host_id in await cloud.hosts() and not cloud.machines().get(host_id)
+
+    await cloud.until(is_empty, "the machine left on the host is removed")
+    await wait_clean(cloud)
+    assert not await found(cloud, FindingKind.ORPHAN)
+    again = await cloud.create("web")
+    assert (await cloud.until_ended(again.operation_id)).state is OperationState.SUCCEEDED
+
+
+async def test_nothing_is_placed_on_a_removed_host_and_the_next_leader_knows_it_no_more(
+    cloud: Cloud,
+) -> None:
+    host_id = cloud.host_ids[0]
+    await until_host(cloud, host_id, HostState.UP)
+    cloud.lose_host(host_id)
+    await until_host(cloud, host_id, HostState.UNKNOWN)
+    await remove(cloud, host_id)
+
+    made = [await cloud.create(f"web-{n}") for n in range(4)]
+    for one in made:
+        assert (await cloud.until_ended(one.operation_id)).state is OperationState.SUCCEEDED
+    await cloud.kill()
+    await cloud.start()
+    await wait_clean(cloud)
+    assert set(await cloud.hosts()) == set(cloud.host_ids) - {host_id}
