@@ -31,7 +31,7 @@ from unkai_wire.errors import AlreadyExists, NotFound
 
 Say = Callable[[str], None]
 _BRIDGE = "unkai0"
-_REGISTERED_DEADLINE_S = 60.0
+_REGISTERED_DEADLINE_S = 90.0
 
 
 class Lab:

@@ -178,8 +178,12 @@ class Traffic:
             thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self.goes_on = False
+        if error is not None:
+            # The story is over. They see it at their next life; whoever waits is left behind.
+            self.failures.append(error)
+            return
         for thread in self._threads:
             thread.join(PERSISTENCE_S * 2)
         assert not any(thread.is_alive() for thread in self._threads), "callers are still waiting"
