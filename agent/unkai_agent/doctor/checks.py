@@ -15,7 +15,7 @@ from unkai_agent.host_facts import FEATURES, advertised_address, agent_version
 from unkai_agent.ledger_files import examine
 from unkai_agent.state_lock import holder_of
 from unkai_wire.doctor import certificates, daemons, etcd, places
-from unkai_wire.doctor.findings import Checks, Finding, Severity
+from unkai_wire.doctor.findings import Checks, Finding, Severity, finding
 from unkai_wire.errors import UnkaiError
 from unkai_wire.setting_values import split_address
 from unkai_wire.tls import Role
@@ -23,10 +23,6 @@ from unkai_wire.tls import Role
 CHECKS: Checks[Scene] = Checks()
 _REACH_S = 2.0
 _SLOW_CLOCKS = ("jiffies", "refined-jiffies", "acpi_pm", "pit", "hpet")
-
-
-def _finding(severity: Severity, what: str, why: str, fix: str) -> Finding:
-    return Finding("", severity, what, why, fix)
 
 
 # Certificates
@@ -74,7 +70,7 @@ def certificate_address(scene: Scene) -> Iterable[Finding]:
     try:
         address = advertised_address(scene.settings)
     except UnkaiError as error:
-        yield _finding(Severity.FAIL, error.message, "nobody can reach this host", error.fix)
+        yield finding(Severity.FAIL, error.message, "nobody can reach this host", error.fix)
         return
     yield from certificates.address(scene.certificate, split_address(address)[0])
 
@@ -109,7 +105,7 @@ def state_owner(scene: Scene) -> Iterable[Finding]:
     holder, daemon = holder_of(scene.settings.state_dir), scene.daemon()
     if holder is None or holder == daemon.pid:
         return
-    yield _finding(
+    yield finding(
         Severity.FAIL,
         f"process {holder} uses {scene.settings.state_dir}, and it is not the agent of "
         f"{scene.settings.socket}",
@@ -124,14 +120,14 @@ def ledger(scene: Scene) -> Iterable[Finding]:
     folder = scene.settings.state_dir / "ledger"
     for file, problem, newer in examine(folder):
         if newer:
-            yield _finding(
+            yield finding(
                 Severity.FAIL,
                 f"{file} was written by a newer agent",
                 "this agent does not start: it would forget what the newer one knew",
                 "install that version again; guests run on meanwhile",
             )
         else:
-            yield _finding(
+            yield finding(
                 Severity.FAIL,
                 f"{file}: {problem}",
                 "the agent does not know what it was asked to hold there; nothing is removed",
@@ -174,14 +170,14 @@ def live_figures(scene: Scene) -> Iterable[Finding]:
     wanted |= {"sampler.blkio_v1": sampler.blkio_v1, "sampler.cpu_v1": sampler.cpu_v1}
     for setting, group in wanted.items():
         if group is not None and not group.is_dir():
-            yield _finding(
+            yield finding(
                 Severity.FAIL,
                 f"{setting} = {group} is not there",
                 "there are no live figures, so nothing is placed on this host",
                 f"make the group, or remove '{setting}' to sample the whole machine",
             )
     if sampler.cgroup2 is None and not (scene.paths.pressure / "cpu").exists():
-        yield _finding(
+        yield finding(
             Severity.WARN,
             f"this kernel tells no pressure: {scene.paths.pressure}/cpu is not there",
             "placement does not see that work waits on this host",
@@ -195,7 +191,7 @@ def clock_source(scene: Scene) -> Iterable[Finding]:
     with suppress(OSError):
         name = scene.paths.clock_source.read_text().strip()
         if name in _SLOW_CLOCKS:
-            yield _finding(
+            yield finding(
                 Severity.WARN,
                 f"the kernel's clock source is {name}",
                 "reading the time is slow and may drift: the kernel mistrusts the CPU's counter",
@@ -234,7 +230,7 @@ def clock_etcd(scene: Scene) -> Iterable[Finding]:
 def etcd_permission(scene: Scene) -> Iterable[Finding]:
     """Judge what etcd answers to this certificate."""
     if scene.access().refused:
-        yield _finding(
+        yield finding(
             Severity.FAIL,
             "etcd refuses this host's certificate",
             "the host cannot register: schedulers do not see it",
@@ -246,7 +242,7 @@ def etcd_permission(scene: Scene) -> Iterable[Finding]:
 def etcd_secured(scene: Scene) -> Iterable[Finding]:
     """Judge whether etcd is open to all certificates."""
     if scene.access().unguarded:
-        yield _finding(
+        yield finding(
             Severity.FAIL,
             "etcd asks nobody for permission: this host may read and write what is not its own",
             "one stolen host key is enough to take the whole cloud's membership over",
@@ -263,7 +259,7 @@ def agent_registered(scene: Scene) -> Iterable[Finding]:
     record = access.record
     if record is None:
         if daemon.state is daemons.State.SERVING:
-            yield _finding(
+            yield finding(
                 Severity.FAIL,
                 "the agent runs, but its host is not registered in etcd",
                 "schedulers do not see the host",
@@ -273,7 +269,7 @@ def agent_registered(scene: Scene) -> Iterable[Finding]:
     with suppress(UnkaiError):
         ours = advertised_address(scene.settings)
         if record.address != ours:
-            yield _finding(
+            yield finding(
                 Severity.FAIL,
                 f"this host is registered at {record.address}, but these settings say {ours}",
                 "another machine has a copy of this certificate, or the agent runs with others",
@@ -289,7 +285,7 @@ def scheduler_known(scene: Scene) -> Iterable[Finding]:
     if not access.answered or access.refused:
         return
     if not access.schedulers:
-        yield _finding(
+        yield finding(
             Severity.WARN,
             "no scheduler is registered in etcd",
             "nothing new is placed; guests run on",
@@ -300,7 +296,7 @@ def scheduler_known(scene: Scene) -> Iterable[Finding]:
         try:
             socket.create_connection((host, port), timeout=_REACH_S).close()
         except OSError as error:
-            yield _finding(
+            yield finding(
                 Severity.WARN,
                 f"scheduler {scheduler.name} at {scheduler.address} is not reached: {error}",
                 "images cannot be fetched from it",
@@ -314,7 +310,7 @@ def versions(scene: Scene) -> Iterable[Finding]:
     ours, access = agent_version(), scene.access()
     for scheduler in access.schedulers:
         if scheduler.version != ours:
-            yield _finding(
+            yield finding(
                 Severity.WARN,
                 f"scheduler {scheduler.name} is version {scheduler.version}, this is {ours}",
                 "versions may mix for an upgrade, not for good",
@@ -324,7 +320,7 @@ def versions(scene: Scene) -> Iterable[Finding]:
     if record is None:
         return
     if record.agent_version != ours:
-        yield _finding(
+        yield finding(
             Severity.WARN,
             f"the agent that runs is version {record.agent_version}, installed is {ours}",
             "it was upgraded, and not restarted",
@@ -332,7 +328,7 @@ def versions(scene: Scene) -> Iterable[Finding]:
         )
     elif set(FEATURES) - set(record.features):
         lacking = ", ".join(sorted(set(FEATURES) - set(record.features)))
-        yield _finding(
+        yield finding(
             Severity.WARN,
             f"the agent that runs lacks {lacking}, which the installed one has",
             "it was upgraded, and not restarted",

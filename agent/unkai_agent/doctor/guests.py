@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from unkai_agent.doctor.checks import CHECKS
 from unkai_agent.doctor.scene import EMULATOR, Scene
-from unkai_wire.doctor.findings import Finding, Severity
+from unkai_wire.doctor.findings import Finding, Severity, finding
 
 __all__ = ["CHECKS"]
 
@@ -23,16 +23,12 @@ _LIBVIRT_FIX = "systemctl restart libvirtd; guests run on. Why: journalctl -u li
 _CONF_FIX = "in {path} set {line}; then: systemctl restart libvirtd"
 
 
-def _finding(severity: Severity, what: str, why: str, fix: str) -> Finding:
-    return Finding("", severity, what, why, fix)
-
-
 @CHECKS.add("programs", "the programs that the agent runs are installed")
 def programs(scene: Scene) -> Iterable[Finding]:
     """Judge PATH."""
     for program, package in ({} if scene.simulated else _PROGRAMS).items():
         if shutil.which(program) is None:
-            yield _finding(
+            yield finding(
                 Severity.FAIL,
                 f"{program} is not installed, or not in PATH",
                 "no machine can be made here",
@@ -45,7 +41,7 @@ def python_modules(scene: Scene) -> Iterable[Finding]:
     """Judge the environment."""
     for name in _MODULES:
         if importlib.util.find_spec(name) is None:
-            yield _finding(
+            yield finding(
                 Severity.FAIL,
                 f"the Python module {name} is not installed",
                 "the agent does not start",
@@ -62,7 +58,7 @@ def qemu_user(scene: Scene) -> Iterable[Finding]:
     try:
         uid = pwd.getpwnam(name).pw_uid
     except KeyError:
-        yield _finding(
+        yield finding(
             Severity.FAIL,
             f"there is no user {name}, as libvirt.qemu_user says",
             "no disk can be given to QEMU",
@@ -70,7 +66,7 @@ def qemu_user(scene: Scene) -> Iterable[Finding]:
         )
         return
     if uid == 0:
-        yield _finding(
+        yield finding(
             Severity.FAIL,
             f"libvirt.qemu_user = {name} is root",
             "a guest that breaks out of QEMU would own the host",
@@ -87,7 +83,7 @@ def kvm(scene: Scene) -> Iterable[Finding]:
     severity = Severity.FAIL if wanted == "kvm" else Severity.WARN
     why = "guests run emulated, ten times slower" if wanted == "auto" else "guests do not start"
     if not scene.paths.kvm.exists():
-        yield _finding(
+        yield finding(
             severity,
             f"there is no {scene.paths.kvm}",
             why,
@@ -100,7 +96,7 @@ def kvm(scene: Scene) -> Iterable[Finding]:
         return
     user = scene.settings.libvirt.qemu_user
     denied = re.search("ermission denied|not permitted", proof.reason)
-    yield _finding(
+    yield finding(
         severity,
         f"KVM does not work: {proof.reason}",
         why,
@@ -119,7 +115,7 @@ def libvirt_answers(scene: Scene) -> Iterable[Finding]:
     found = scene.libvirt()
     if found.trouble:
         hangs = "libvirtd hangs: " if found.hangs else ""
-        yield _finding(
+        yield finding(
             Severity.FAIL,
             f"{hangs}{found.trouble}",
             "machines are neither made nor seen here; those that run go on",
@@ -138,7 +134,7 @@ def libvirt_version(scene: Scene) -> Iterable[Finding]:
         ("QEMU", facts.qemu_version, QEMU_LEAST),
     ):
         if version < least:
-            yield _finding(
+            yield finding(
                 Severity.FAIL,
                 f"{name} is version {_dotted(version)}; {_dotted(least)} is the least",
                 "what the agent asks of it may not be there",
@@ -167,7 +163,7 @@ def qemu_conf(scene: Scene) -> Iterable[Finding]:
         found = qemu_settings(path.read_text())
 
     def wrong(line: str, what: str, why: str) -> Finding:
-        return _finding(Severity.FAIL, what, why, _CONF_FIX.format(path=path, line=line))
+        return finding(Severity.FAIL, what, why, _CONF_FIX.format(path=path, line=line))
 
     shown = found.get("user", "")
     if shown.lstrip("+") in ("root", "0"):
@@ -209,7 +205,7 @@ def qemu_identity(scene: Scene) -> Iterable[Finding]:
         return
     if facts.guest_uids != {uid}:
         shown = ", ".join(map(str, sorted(facts.guest_uids)))
-        yield _finding(
+        yield finding(
             Severity.FAIL,
             f"libvirtd runs guests as user {shown}, not as {user} ({uid})",
             "it has not read qemu.conf since that was changed, or it is set otherwise there",

@@ -12,17 +12,13 @@ from collections.abc import Iterable, Iterator
 
 from unkai_scheduler.doctor.scene import UNREACHABLE, Scene
 from unkai_wire.doctor import certificates, daemons, etcd, places
-from unkai_wire.doctor.findings import Checks, Finding, Severity
+from unkai_wire.doctor.findings import Checks, Finding, Severity, finding
 from unkai_wire.setting_values import split_address
 from unkai_wire.tls import Role
 
 CHECKS: Checks[Scene] = Checks()
 _TOLD = ("revision", "integrity", "room", UNREACHABLE)
 """The store's findings that have a check of their own; `database` has the others."""
-
-
-def _finding(severity: Severity, what: str, why: str, fix: str) -> Finding:
-    return Finding("", severity, what, why, fix)
 
 
 def _both(scene: Scene) -> Iterator[certificates.Certificate]:
@@ -58,7 +54,7 @@ def key_mode(scene: Scene) -> Iterable[Finding]:
     except OSError:
         return
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        yield _finding(
+        yield finding(
             Severity.FAIL,
             f"{key} has mode {mode:04o}",
             "whoever reads it can make a certificate of anybody",
@@ -169,7 +165,7 @@ def database(scene: Scene) -> Iterable[Finding]:
 def _of_database(scene: Scene, what: str, why: str) -> Iterable[Finding]:
     for found in scene.database():
         if found.what == what and not found.ok:
-            yield _finding(Severity.FAIL, f"database: {what}: {found.text}", why, found.fix)
+            yield finding(Severity.FAIL, f"database: {what}: {found.text}", why, found.fix)
 
 
 # etcd, and what stands there
@@ -209,7 +205,7 @@ def clock_etcd(scene: Scene) -> Iterable[Finding]:
 def etcd_permission(scene: Scene) -> Iterable[Finding]:
     """Judge what etcd answers to this certificate."""
     if scene.access().refused:
-        yield _finding(
+        yield finding(
             Severity.FAIL,
             "etcd refuses this scheduler's certificate",
             "it sees no host and can never lead",
@@ -221,7 +217,7 @@ def etcd_permission(scene: Scene) -> Iterable[Finding]:
 def etcd_secured(scene: Scene) -> Iterable[Finding]:
     """Judge whether etcd is open to all certificates."""
     if scene.access().unguarded:
-        yield _finding(
+        yield finding(
             Severity.FAIL,
             "etcd asks nobody for permission: each certificate may write everything",
             "one stolen host key is enough to take the whole cloud's membership over",
@@ -234,7 +230,7 @@ def leader(scene: Scene) -> Iterable[Finding]:
     """Judge the election."""
     access = scene.access()
     if access.answered and not access.refused and access.leader is None:
-        yield _finding(
+        yield finding(
             Severity.FAIL,
             "no scheduler leads",
             "accepted requests wait; guests run on",
@@ -250,14 +246,14 @@ def scheduler_registered(scene: Scene) -> Iterable[Finding]:
         return
     own = [record for record in access.schedulers if record.name == name]
     if not own:
-        yield _finding(
+        yield finding(
             Severity.FAIL,
             f"the scheduler runs, but {name} is not registered in etcd",
             "agents and other schedulers do not find it",
             "journalctl -u unkai-scheduler | grep etcd; then: systemctl restart unkai-scheduler",
         )
     elif own[0].address != scene.settings.advertise_address:
-        yield _finding(
+        yield finding(
             Severity.FAIL,
             f"{name} is registered at {own[0].address}, but these settings say "
             f"{scene.settings.advertise_address}",
@@ -275,7 +271,7 @@ def host_names(scene: Scene) -> Iterable[Finding]:
     for name, count in Counter(host.name for host in hosts).items():
         if count > 1:
             ids = ", ".join(host.host_id for host in hosts if host.name == name)
-            yield _finding(
+            yield finding(
                 Severity.FAIL,
                 f"{count} hosts are called {name}: {ids}",
                 "nobody can tell them apart by name",
@@ -284,7 +280,7 @@ def host_names(scene: Scene) -> Iterable[Finding]:
     for address, count in Counter(host.address for host in real).items():
         if count > 1:
             names = ", ".join(host.name for host in real if host.address == address)
-            yield _finding(
+            yield finding(
                 Severity.FAIL,
                 f"{count} hosts say that they are at {address}: {names}",
                 "orders to one reach the other, which refuses them",
@@ -296,7 +292,7 @@ def host_names(scene: Scene) -> Iterable[Finding]:
 def host_records(scene: Scene) -> Iterable[Finding]:
     """Judge records that make no sense."""
     if scene.access().unreadable:
-        yield _finding(
+        yield finding(
             Severity.FAIL,
             f"{scene.access().unreadable} host records in etcd make no sense",
             "those hosts are not seen",
@@ -312,7 +308,7 @@ def agents_reached(scene: Scene) -> Iterable[Finding]:
     for host in hosts:
         if why := unreached.get(host.address):
             name, port = split_address(host.address)
-            yield _finding(
+            yield finding(
                 Severity.FAIL,
                 f"the agent of {host.name} at {host.address} is not reached: {why}",
                 "its host stays CONNECTING: nothing is placed there, its machines are UNKNOWN",
@@ -327,7 +323,7 @@ def versions(scene: Scene) -> Iterable[Finding]:
     access = scene.access()
     for record in access.schedulers:
         if record.version != scene.version:
-            yield _finding(
+            yield finding(
                 Severity.WARN,
                 f"scheduler {record.name} is version {record.version}, this is {scene.version}",
                 "versions may mix for an upgrade, not for good; or it was not restarted since",
@@ -335,7 +331,7 @@ def versions(scene: Scene) -> Iterable[Finding]:
             )
     for host in access.hosts:
         if host.agent_version != scene.version:
-            yield _finding(
+            yield finding(
                 Severity.WARN,
                 f"the agent of {host.name} is version {host.agent_version}, "
                 f"the scheduler {scene.version}",

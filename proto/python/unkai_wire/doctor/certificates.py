@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 
-from unkai_wire.doctor.findings import Finding, Severity
+from unkai_wire.doctor.findings import Finding, Severity, finding
 from unkai_wire.tls import Principal, Role, TlsFiles, principal_of_uri
 
 SOON = dt.timedelta(days=30)
@@ -82,8 +82,7 @@ def _der(key: object) -> bytes:
 def unreadable(found: Certificate) -> Iterable[Finding]:
     """Judge: files that are missing or broken."""
     for path, why in found.problems:
-        yield Finding(
-            "",
+        yield finding(
             Severity.FAIL,
             f"{path}: {why}",
             "no connection of this party can be made or taken",
@@ -94,8 +93,7 @@ def unreadable(found: Certificate) -> Iterable[Finding]:
 def exposed_key(found: Certificate) -> Iterable[Finding]:
     """Judge: a key that others than its owner may read."""
     if found.key_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        yield Finding(
-            "",
+        yield finding(
             Severity.FAIL,
             f"{found.files.key} has mode {found.key_mode:04o}",
             "whoever reads it can pass for this party",
@@ -108,8 +106,7 @@ def other_key(found: Certificate) -> Iterable[Finding]:
     if found.own is None or found.public_key is None:
         return
     if _der(found.own.public_key()) != found.public_key:
-        yield Finding(
-            "",
+        yield finding(
             Severity.FAIL,
             f"{found.files.key} is not the key of {found.files.certificate}",
             "no handshake succeeds",
@@ -124,8 +121,7 @@ def other_ca(found: Certificate) -> Iterable[Finding]:
     try:
         found.own.verify_directly_issued_by(found.ca)
     except (ValueError, TypeError, InvalidSignature):
-        yield Finding(
-            "",
+        yield finding(
             Severity.FAIL,
             f"{found.files.certificate} was not made by the CA in {found.files.ca}",
             "this party trusts another cloud than the one that trusts it",
@@ -141,24 +137,21 @@ def dates(found: Certificate, now: dt.datetime) -> Iterable[Finding]:
             continue
         start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         if now < start:
-            yield Finding(
-                "",
+            yield finding(
                 Severity.FAIL,
                 f"{path} is valid from {start:%Y-%m-%d %H:%M} UTC; here it is {now:%Y-%m-%d %H:%M}",
                 "this machine's clock is behind, or was when the certificate was made ahead",
                 "set the clock: timedatectl set-ntp true",
             )
         elif now >= end:
-            yield Finding(
-                "",
+            yield finding(
                 Severity.FAIL,
                 f"{path} ended {end:%Y-%m-%d %H:%M} UTC",
                 "every handshake with it fails",
                 f"{found.fix()}; if it should be valid, the clock is ahead: timedatectl",
             )
         elif end - now < SOON:
-            yield Finding(
-                "",
+            yield finding(
                 Severity.WARN,
                 f"{path} ends {end:%Y-%m-%d %H:%M} UTC, in {(end - now).days} days",
                 "every handshake with it will fail then",
@@ -173,8 +166,7 @@ def identity(found: Certificate, role: Role) -> Iterable[Finding]:
     principal = principal_of(found.own)
     if principal is None or principal.role is not role:
         is_a = "names no party of a cloud" if principal is None else f"is {principal}'s"
-        yield Finding(
-            "",
+        yield finding(
             Severity.FAIL,
             f"{found.files.certificate} {is_a}, where a {role.value}'s must be",
             "this party may do nothing of what it must",
@@ -211,8 +203,7 @@ def address(found: Certificate, advertised: str) -> Iterable[Finding]:
     except ValueError:
         return  # a name, which everybody looks up anew
     if wanted not in _addresses(found.own):
-        yield Finding(
-            "",
+        yield finding(
             Severity.WARN,
             f"{found.files.certificate} does not name {advertised}, where this party is reached",
             "Prometheus, and whoever verifies addresses, refuses it",

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from unkai_wire.doctor.findings import Finding, Severity
+from unkai_wire.doctor.findings import Finding, Severity, finding
 
 ANSWER_S = 3.0
 FEW_FILES = 4096
@@ -71,16 +71,14 @@ def running(daemon: Daemon) -> Iterable[Finding]:
     unit = daemon.program
     match daemon.state:
         case State.DOWN:
-            yield Finding(
-                "",
+            yield finding(
                 Severity.FAIL,
                 f"{unit} does not run: nobody listens at {daemon.socket}",
                 "nothing is kept true from here; instances run on",
                 f"systemctl start {unit}; why it ended: journalctl -u {unit} -n 50",
             )
         case State.SILENT:
-            yield Finding(
-                "",
+            yield finding(
                 Severity.FAIL,
                 f"{unit} (pid {daemon.pid}) runs but does not answer within {ANSWER_S:g} s",
                 "it hangs, is stopped, or the machine is overloaded",
@@ -88,8 +86,7 @@ def running(daemon: Daemon) -> Iterable[Finding]:
                 f"then: systemctl restart {unit}",
             )
         case State.STARTING:
-            yield Finding(
-                "",
+            yield finding(
                 Severity.WARN,
                 f"{unit} (pid {daemon.pid}) runs but does not serve yet",
                 "it starts, stops, or waits for what it needs",
@@ -119,16 +116,14 @@ def ports(daemon: Daemon, addresses: Sequence[tuple[str, str]]) -> Iterable[Find
 
 def _not_free(setting: str, address: str, error: OSError, port: int) -> Finding:
     if error.errno == errno.EADDRNOTAVAIL:
-        return Finding(
-            "",
+        return finding(
             Severity.FAIL,
             f"{setting} = {address} is no address of this machine",
             "the daemon cannot start",
             f"set '{setting}' to one of: hostname -I",
         )
     holder = holder_of_port(port)
-    return Finding(
-        "",
+    return finding(
         Severity.FAIL,
         f"{setting} = {address} is taken{' by ' + holder if holder else ''}",
         "the daemon cannot start",
@@ -168,8 +163,7 @@ def open_files(daemon: Daemon) -> Iterable[Finding]:
     limit = row.split()[3]
     if limit == "unlimited" or (int(limit) >= FEW_FILES and used < 0.8 * int(limit)):
         return
-    yield Finding(
-        "",
+    yield finding(
         Severity.WARN,
         f"{daemon.program} (pid {daemon.pid}) has {used} files open and may have {limit}",
         "beyond that it can take no connection and open no disk",

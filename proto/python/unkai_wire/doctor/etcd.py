@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-from unkai_wire.doctor.findings import Finding, Severity
+from unkai_wire.doctor.findings import Finding, Severity, finding
 from unkai_wire.tls import TlsFiles
 
 CLOCK_S = 2.0
@@ -109,8 +109,7 @@ def reachable(members: Sequence[Member]) -> Iterable[Finding]:
     away = [m for m in members if m.trouble and not m.trust and not m.ours]
     for member in away:
         alone = len(away) == len(members)
-        yield Finding(
-            "",
+        yield finding(
             Severity.FAIL if alone else Severity.WARN,
             f"etcd at {member.endpoint} cannot be reached: {member.trouble}",
             "no host can be seen, nobody can lead" if alone else "one more loss may end the quorum",
@@ -123,8 +122,7 @@ def trusted(members: Sequence[Member]) -> Iterable[Finding]:
     """Judge: members whose certificate we do not take, or that do not take ours."""
     for member in members:
         if member.trust:
-            yield Finding(
-                "",
+            yield finding(
                 Severity.FAIL,
                 f"etcd at {member.endpoint} and this party do not trust each other: "
                 f"{member.trouble}",
@@ -139,8 +137,7 @@ def quorum(members: Sequence[Member]) -> Iterable[Finding]:
     """Judge: members that answer, yet have no leader."""
     for member in members:
         if not member.trouble and not member.has_leader:
-            yield Finding(
-                "",
+            yield finding(
                 Severity.FAIL,
                 f"etcd at {member.endpoint} has no leader: most members are away",
                 "nothing can be written: hosts go UNKNOWN and no scheduler can lead",
@@ -157,8 +154,7 @@ def space(members: Sequence[Member]) -> Iterable[Finding]:
         if member.healthy and used < NEARLY_FULL:
             continue
         text = f"{member.used_bytes >> 20} of {member.quota_bytes >> 20} MiB are used"
-        yield Finding(
-            "",
+        yield finding(
             Severity.WARN if member.healthy else Severity.FAIL,
             f"etcd at {member.endpoint} {'is nearly full' if member.healthy else 'is not well'}: "
             f"{text}",
@@ -177,8 +173,7 @@ def clock(members: Sequence[Member]) -> Iterable[Finding]:
 
 def clock_finding(ahead_s: float, other: str) -> Finding:
     """Return the finding of a clock that is so far ahead of another."""
-    return Finding(
-        "",
+    return finding(
         Severity.FAIL if abs(ahead_s) > CLOCK_FAIL_S else Severity.WARN,
         f"this clock is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} {other}",
         "certificates seem to begin late or end early, and times in events and logs mislead",

@@ -59,6 +59,11 @@ class Finding:
         return cls(**{**values, "severity": Severity(record["severity"])})  # type: ignore[arg-type]
 
 
+def finding(severity: Severity, what: str, why: str, fix: str) -> Finding:
+    """Return a finding as a check makes it: whose and where is added when it has run."""
+    return Finding("", severity, what, why, fix)
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """All that one party's checks found."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from unkai_wire.doctor.findings import Finding, Severity
+from unkai_wire.doctor.findings import Finding, Severity, finding
 
 LEAST_BYTES = 256 << 20
 """Less room than this stops the next write of an image or a disk."""
@@ -47,8 +47,7 @@ def room(places: Iterable[Place]) -> Iterable[Finding]:
         free, size = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
         least = min(LEAST_BYTES, int(size * 0.1))
         if size and (free < least or free < size * LEAST_RATIO):
-            yield Finding(
-                "",
+            yield finding(
                 Severity.FAIL if free < least else Severity.WARN,
                 f"{free >> 20} of {size >> 20} MiB are free for {place.purpose} in {place.path}",
                 "writes there fail: creates and uploads end in an error, guests that write pause",
@@ -67,8 +66,7 @@ def inodes(places: Iterable[Place]) -> Iterable[Finding]:
         seen.add(device)
         found = os.statvfs(folder)
         if found.f_files and found.f_favail < max(16, found.f_files * FEW_INODES_RATIO):
-            yield Finding(
-                "",
+            yield finding(
                 Severity.FAIL,
                 f"{found.f_favail} of {found.f_files} inodes are free for {place.purpose} "
                 f"in {place.path}",
@@ -89,8 +87,7 @@ def writable(places: Iterable[Place]) -> Iterable[Finding]:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 continue  # another check's
             why = error.strerror or type(error).__name__
-            yield Finding(
-                "",
+            yield finding(
                 Severity.FAIL,
                 f"{place.path}, for {place.purpose}, cannot be written: {why}",
                 "nothing new can be kept there",
