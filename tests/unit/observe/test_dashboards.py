@@ -76,9 +76,12 @@ def test_links_lead_to_dashboards_that_there_are() -> None:
 
 
 def test_each_variable_that_is_used_is_there() -> None:
+    found: set[str] = set()
     for text in FILES.values():
         board = json.loads(text)
         known = {variable["name"] for variable in board["templating"]["list"]}
         expressions = " ".join(t["expr"] for p in panels(text) for t in p["targets"])
         used = set(re.findall(r"\$(\w+)", expressions)) - {"__rate_interval"}
         assert used <= known, board["title"]
+        found |= used
+    assert found
