@@ -9,7 +9,9 @@ fills while writers go on, are in `test_store_crashes.py`.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import sqlite3
 import subprocess
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -37,6 +39,7 @@ from unkai_agent.storage.qcow2 import Qcow2Storage
 from unkai_scheduler import certificates
 from unkai_scheduler.commands import cert, init
 from unkai_scheduler.images.obstore_adapter import open_image_store
+from unkai_scheduler.main import main as scheduler
 from unkai_scheduler.store import instances
 from unkai_wire.errors import UnkaiError
 from unkai_wire.log_stream import LastingStream
@@ -263,6 +266,26 @@ async def _log(folder: Path) -> Writer:
     return Writer(act, _nothing, close)
 
 
+async def _backup(folder: Path) -> Writer:
+    """A backup of a database that lies elsewhere."""
+    source = folder.parent / "source"
+    source.mkdir()
+    async with a_store(source) as uow:
+        await uow.write(lambda conn: instances.insert(conn, an_instance(user_data=b"x" * 60_000)))
+    settings = source / "scheduler.toml"
+    settings.write_text(f"[database]\nurl = 'sqlite:///{source}/unkai.db'\n")
+    numbers = itertools.count(1)
+
+    async def act() -> None:
+        target = folder / f"backup-{next(numbers)}.db"
+        words = ["db", "backup", "--config", str(settings), str(target)]
+        await _command(scheduler, words).act()
+        with sqlite3.connect(target) as copy:
+            assert copy.execute("SELECT count(*) FROM instances").fetchone() == (1,)
+
+    return Writer(act, _nothing, _nothing)
+
+
 MakeWriter = Callable[[Path], Awaitable[Writer]]
 SILENT = ""
 """Costs a memory or a line, and says nothing."""
@@ -278,6 +301,7 @@ WRITERS: dict[str, tuple[MakeWriter, str, str]] = {
     "agent: init": (_agent_settings, "EXIT_1", "EXIT_1"),
     "scheduler: database": (_database, "DATABASE_FULL", "DATABASE_UNAVAILABLE"),
     "scheduler: image store": (_image_store, "STORE_FULL", "IMAGE_STORE_UNAVAILABLE"),
+    "scheduler: db backup": (_backup, "EXIT_1", "EXIT_1"),
     "scheduler: init": (_scheduler_settings, "EXIT_1", "EXIT_1"),
     "scheduler: certificates": (_host_certificate, "EXIT_1", "EXIT_1"),
     "command: contexts": (_contexts, "EXIT_4", "EXIT_4"),
@@ -388,4 +412,4 @@ async def test_on_a_read_only_disk_it_says_so_and_goes_on_when_it_is_mended(
 
 def test_the_matrix_names_every_writer(shows: Shows) -> None:
     shows("solid 7 full disk", f"{len(WRITERS)} writers: {', '.join(WRITERS)}")
-    assert len(WRITERS) >= 14
+    assert len(WRITERS) >= 15

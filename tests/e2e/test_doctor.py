@@ -363,6 +363,12 @@ in_qemu_conf(
 in_qemu_conf(
     "qemu.conf without sandbox", "seccomp_sandbox = 1", "seccomp_sandbox = 1", "seccomp_sandbox = 0"
 )
+in_qemu_conf(
+    "qemu.conf without a bound on console logs",
+    'stdio_handler = "logd"',
+    "dynamic_ownership = 0",
+    'dynamic_ownership = 0\nstdio_handler = "file"',
+)
 
 
 # etcd

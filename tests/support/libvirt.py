@@ -136,10 +136,12 @@ class PrivateLibvirt:
 
 
 @contextlib.contextmanager
-def private_libvirt(qemu_user: str = QEMU_USER) -> Iterator[PrivateLibvirt]:
+def private_libvirt(
+    qemu_user: str = QEMU_USER, *, within: Path = Path("/tmp")
+) -> Iterator[PrivateLibvirt]:
     """Run a libvirtd; everything of it is gone afterwards."""
     # A short path: a unix socket's is limited to 107 bytes.
-    root = Path(tempfile.mkdtemp(prefix="ukl-", dir="/tmp"))
+    root = Path(tempfile.mkdtemp(prefix="ukl-", dir=within))
     root.chmod(0o755)
     for folder in ("run/libvirt", "var/lib/libvirt", "var/cache/libvirt", "etc/libvirt"):
         (root / folder).mkdir(parents=True)

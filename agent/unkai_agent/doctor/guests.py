@@ -152,7 +152,7 @@ def qemu_settings(text: str) -> dict[str, str]:
     return dict(pairs)
 
 
-@CHECKS.add("qemu-conf", "qemu.conf keeps QEMU from root, sandboxed, and files the agent's")
+@CHECKS.add("qemu-conf", "qemu.conf confines QEMU, leaves files to the agent, bounds logs")
 def qemu_conf(scene: Scene) -> Iterable[Finding]:
     """Judge libvirt's settings of QEMU."""
     if scene.simulated or not scene.settings.libvirt.uri.startswith("qemu:///system"):
@@ -189,6 +189,12 @@ def qemu_conf(scene: Scene) -> Iterable[Finding]:
             "seccomp_sandbox = 1",
             f"{path} turns QEMU's sandbox off",
             "a guest that breaks out of QEMU may call all that the kernel offers",
+        )
+    if found.get("stdio_handler", "logd") != "logd":
+        yield wrong(
+            'stdio_handler = "logd"',
+            f"{path} lets QEMU write console logs itself",
+            "nothing bounds them then: one guest that prints without end fills the host's disk",
         )
 
 

@@ -208,7 +208,7 @@ def _dump(settings: DatabaseSettings, file: Path) -> None:
         written.seek(-min(200, file.stat().st_size), os.SEEK_END)
         is_whole = b"-- Dump completed" in written.read()
     if ended.returncode or not is_whole:
-        raise backup_files.failed(file, ended.stderr.strip()[-500:] or "it ends too early")
+        raise backup_files.DumpFailed(ended.stderr.strip()[-500:] or "it ends too early")
 
 
 def _quoted(text: str) -> str:

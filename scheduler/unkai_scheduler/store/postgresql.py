@@ -155,7 +155,7 @@ def _dump(settings: DatabaseSettings, file: Path) -> None:
     argv = [program, "--format=custom", "--no-owner", "--no-privileges", f"--file={file}"]
     ended = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
     if ended.returncode:
-        raise backup_files.failed(file, ended.stderr.strip()[-500:])
+        raise backup_files.DumpFailed(ended.stderr.strip()[-500:])
 
 
 def _ms(seconds: float) -> str:

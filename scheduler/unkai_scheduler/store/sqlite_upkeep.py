@@ -91,7 +91,7 @@ class SqliteUpkeep:
             try:
                 self._copy_to(part)
             except sqlite3.Error as error:
-                raise backup_files.failed(file, str(error)) from error
+                raise backup_files.DumpFailed(str(error)) from error
 
     def restored(self, now: datetime) -> Restored:
         """Begin a new term and a new history epoch, after a backup was put back.

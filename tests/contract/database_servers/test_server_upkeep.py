@@ -14,6 +14,8 @@ from click.testing import CliRunner, Result
 from tests.support import databases
 from tests.support.acceptance import Shows
 from tests.support.builders import an_event, an_instance, an_operation
+from tests.support.faults import fill as fill_disk
+from tests.support.faults import small_disk
 from tests.support.store import a_store
 from unkai_scheduler.main import main
 from unkai_scheduler.store import events, history, instances, migrations, operations, terms
@@ -220,3 +222,26 @@ async def test_an_empty_database_was_not_restored(tmp_path: Path, database: str)
     result = await db(tmp_path, "restored", settings=settings)
 
     assert "DATABASE_MISSING" in result.output
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+async def test_a_backup_onto_a_full_disk_says_so_leaves_nothing_and_succeeds_with_room(
+    tmp_path: Path, database: str, shows: Shows
+) -> None:
+    async with a_store(tmp_path) as uow:
+        await fill(uow)
+        with small_disk(tmp_path / "disk", 8 << 20) as disk:
+            ballast = fill_disk(disk, leave_bytes=8 << 10)
+            full = await db(tmp_path, "backup", str(disk / "backup"))
+            left = sorted(path.name for path in disk.iterdir())
+            ballast.unlink()
+            done = await db(tmp_path, "backup", str(disk / "backup"))
+            kept = sorted(path.name for path in disk.iterdir())
+
+    assert full.exit_code == 1
+    assert f"the backup to {disk / 'backup'} failed: there is no room on its disk" in full.output
+    assert "fix:" in full.output
+    assert left == ["ballast"]
+    assert done.exit_code == 0, done.output
+    assert kept == ["backup"]
+    shows(f"solid 7 full disk, db backup, {database}", full.output.splitlines()[0][:120])

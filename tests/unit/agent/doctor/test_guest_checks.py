@@ -87,6 +87,7 @@ def test_qemu_conf_is_read_as_libvirt_reads_it() -> None:
         ('user = "+0"\ndynamic_ownership = 0', "as root"),
         ('user = "qemu"\ndynamic_ownership = 0', "as qemu"),
         ("seccomp_sandbox = 0\ndynamic_ownership = 0", "sandbox off"),
+        ('stdio_handler = "file"\ndynamic_ownership = 0', "console logs itself"),
     ],
 )
 def test_each_wrong_line_of_qemu_conf_is_told(tmp_path: Path, conf: str, said: str) -> None:
