@@ -21,6 +21,7 @@ from unkai_wire.new_files import hint, write_new
 from unkai_wire.tls import common_name
 
 _DEFAULT_DIR = Path("/etc/unkai")
+_NO_RIGHTS = "it never had rights in etcd; daemons take its certificate until that ends"
 
 
 def explained(error: UnkaiError) -> click.ClickException:
@@ -260,7 +261,8 @@ def etcd_revoke(name: str, endpoints: tuple[str, ...], folder: Path) -> None:
             )
         etcd_auth.revoke(members, credentials, holders[name])
         authority.forget(holders[name])
-        click.echo(f"revoked {name}")
+        had_rights = etcd_auth.grant_of(holders[name]) is not None
+        click.echo(f"revoked {name}" if had_rights else f"forgot {name}: {_NO_RIGHTS}")
 
 
 @contextmanager

@@ -361,7 +361,7 @@ def hosts_go_wrong(site: Site) -> None:
     fleet.kill()
     site.fires("UnkaiAgentDown", "an agent killed")
     site.fires("UnkaiHostLost", "its hosts")
-    site.fires("UnkaiHostSilent", "its hosts' figures, at an age of 5 s in place of 30 s")
+    site.fires("UnkaiHostSilent", "its hosts' figures, at an age of 3 s in place of 30 s")
 
 
 def start_time(prometheus: Prometheus, daemon: Daemon) -> str | None:

@@ -28,11 +28,11 @@ from unkai_wire.tls import TlsFiles
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "observe" / "rules"
-SHORT_SPANS = {"15m": "45s", "10m": "20s", "5m": "20s"}
+SHORT_SPANS = {"15m": "120s", "10m": "20s", "5m": "20s"}
 SHORT_ENOUGH = {
     # Seconds that a condition itself speaks of.
     "unkai_capacity_queue_oldest_seconds) > 300": "unkai_capacity_queue_oldest_seconds) > 3",
-    "unkai_metric_age_seconds) > 30": "unkai_metric_age_seconds) > 5",
+    "unkai_metric_age_seconds) > 30": "unkai_metric_age_seconds) > 3",
 }
 
 

@@ -153,3 +153,17 @@ def test_a_folders_name_may_hold_any_character(tmp_path: Path) -> None:
     )
 
     assert (made.exit_code, checked.exit_code, checked.output) == (0, 0, "the settings are fine\n")
+
+
+def test_revoking_who_has_no_rights_in_etcd_says_that_the_certificate_is_still_good(
+    tmp_path: Path,
+) -> None:
+    runner, where = CliRunner(), ["--dir", str(tmp_path)]
+    runner.invoke(main, ["init", "--name", "s1", *where])
+    made = runner.invoke(main, ["cert", "monitor", "m1", "--out", str(tmp_path / "m1"), *where])
+    assert made.exit_code == 0, made.output
+
+    revoked = runner.invoke(main, ["etcd", "revoke", "monitor-m1", *where])
+
+    assert revoked.exit_code == 0, revoked.output
+    assert revoked.output.startswith("forgot monitor-m1: it never had rights in etcd")
