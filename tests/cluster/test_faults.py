@@ -440,3 +440,34 @@ async def test_a_clock_put_back_puts_nothing_off(tmp_path: Path) -> None:
         assert ended.state is OperationState.SUCCEEDED
         cloud.agents.crash_machine((await cloud.instance(made.id)).host_id, made.id)
         await cloud.until_state(made.id, S.RUNNING, within_s=60)
+
+
+async def test_a_guest_that_its_hosts_disk_has_paused_says_why_and_nothing_is_ordered(
+    cloud: Cloud,
+) -> None:
+    made = await cloud.create()
+    await cloud.until_ended(made.operation_id)
+    running = await cloud.until_state(made.id, S.RUNNING)
+    full = FailedPrecondition(
+        "the guest is paused: its host has no room left for its disk", reason="PAUSED_BY_IO_ERROR"
+    )
+
+    async def reason() -> str:
+        return str(((await cloud.instance(made.id)).state_reason or {}).get("reason", ""))
+
+    async def is_told() -> bool:
+        return await reason() == "PAUSED_BY_IO_ERROR"
+
+    async def is_well() -> bool:
+        return await reason() == ""
+
+    cloud.agents.pause_guest(running.host_id, made.id, full)
+    await cloud.until(is_told, "the instance says why its guest stands still")
+    paused = await cloud.instance(made.id)
+    cloud.agents.resume_guest(running.host_id, made.id)
+    await cloud.until(is_well, "the reason is gone")
+    await cloud.until_stamped()
+
+    assert (paused.state, paused.generation) == (S.RUNNING, running.generation)
+    told = [event.reason for event in await cloud.events(made.id) if event.state == "RUNNING"]
+    assert told[-2:] == ["PAUSED_BY_IO_ERROR", ""]

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.support.acceptance import Shows
 from tests.support.compute import (
     ComputeHarness,
     FakeHarness,
@@ -16,7 +17,7 @@ from tests.support.compute import (
     until_state,
 )
 from tests.support.libvirt import PrivateLibvirt, private_libvirt, unavailable_reason
-from unkai_agent.compute.driver import DomainSpec, DomainState, OffReason
+from unkai_agent.compute.driver import DiskError, DomainSpec, DomainState, OffReason
 from unkai_wire import ids
 from unkai_wire.errors import Conflict, FailedPrecondition, NotFound
 
@@ -186,6 +187,27 @@ async def test_a_machine_starts_again_after_a_crash(harness: ComputeHarness) -> 
     await harness.crash(spec)
     await harness.driver.start(spec.instance_id)
     await until_state(harness.driver, spec, DomainState.RUNNING)
+
+
+async def test_a_disk_that_fails_pauses_the_machine_and_says_so(
+    harness: ComputeHarness, shows: Shows, request: pytest.FixtureRequest
+) -> None:
+    spec = harness.spec()
+    changes = harness.driver.watch()
+    await harness.start_on_a_broken_disk(spec)
+
+    paused = await until_state(harness.driver, spec, DomainState.PAUSED)
+    listed = [d for d in await harness.driver.list_domains() if d.instance_id == spec.instance_id]
+
+    assert paused.paused_by_error
+    assert paused.disk_error is DiskError.FAILED
+    assert [domain.paused_by_error for domain in listed] == [True]
+    async with asyncio.timeout(10), aclosing(changes) as hints:
+        assert await anext(hints) == spec.instance_id
+    await harness.driver.destroy(spec.instance_id)
+    off = await until_state(harness.driver, spec, DomainState.OFF)
+    assert (off.paused_by_error, off.disk_error) == (False, None)
+    shows(f"solid 7 guest's disk, {request.node.callspec.id}", "unreadable: paused and told")
 
 
 async def test_a_forced_reboot_keeps_the_machine_running(harness: ComputeHarness) -> None:

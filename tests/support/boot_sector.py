@@ -97,3 +97,20 @@ def echo_guest() -> bytes:
     code[patch : patch + 2] = (_ORIGIN + len(code)).to_bytes(2, "little")
     code += GREETING + b"\0"
     return bytes(code.ljust(510, b"\0") + b"\x55\xaa").ljust(DISK_BYTES, b"\0")
+
+
+def reading_guest(sector: int) -> bytes:
+    """Return a raw disk of 1 MiB whose guest reads one sector of it again and again."""
+    asm = _Assembler()
+    asm.raw("fa 31c0 8ed8 8ed0 bc007c fb")  # cli; ds = ss = 0; sp = 7C00; sti
+    asm.label("read")
+    asm.raw("be0000")  # mov si, packet
+    patch = len(asm.code) - 2
+    asm.raw("b442 b280 cd13 f4")  # ah = 42h (extended read); dl = 80h; int 13h; hlt
+    asm.jump(_JMP, "read")
+    code = bytearray(asm.assembled())
+    code[patch : patch + 2] = (_ORIGIN + len(code)).to_bytes(2, "little")
+    # The packet: its size, one sector, to 0000:7E00, from there.
+    code += bytes.fromhex("10000100007e0000") + sector.to_bytes(8, "little")
+    disk = bytearray(code.ljust(510, b"\0") + b"\x55\xaa").ljust(DISK_BYTES, b"\xa5")
+    return bytes(disk)

@@ -5,14 +5,24 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import struct
+import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from tests.support.boot_sector import echo_guest
+from tests.support.boot_sector import echo_guest, reading_guest
 from tests.support.libvirt import PrivateLibvirt, give_to_qemu
-from unkai_agent.compute.driver import ComputeDriver, Domain, DomainDisk, DomainSpec, DomainState
+from unkai_agent.compute.driver import (
+    ComputeDriver,
+    DiskError,
+    Domain,
+    DomainDisk,
+    DomainSpec,
+    DomainState,
+)
 from unkai_agent.compute.fake import FakeCompute
 from unkai_agent.compute.libvirt_driver import LibvirtDriver
 from unkai_agent.compute.measured import MeasuredCompute
@@ -40,6 +50,9 @@ class ComputeHarness(Protocol):
 
     async def wait_for_guest(self, spec: DomainSpec) -> None:
         """Wait until the guest is up."""
+
+    async def start_on_a_broken_disk(self, spec: DomainSpec) -> None:
+        """Define the domain and start it on a disk that cannot be read."""
 
 
 def a_domain_spec(
@@ -88,6 +101,11 @@ class FakeHarness:
     async def crash(self, spec: DomainSpec) -> None:
         self._fake.crash(spec.instance_id)
 
+    async def start_on_a_broken_disk(self, spec: DomainSpec) -> None:
+        await self.driver.define(spec)
+        await self.driver.start(spec.instance_id)
+        self._fake.pause_by_error(spec.instance_id, DiskError.FAILED)
+
     async def wait_for_guest(self, spec: DomainSpec) -> None:
         assert self._fake.console_text(spec.instance_id)
 
@@ -116,6 +134,13 @@ class LibvirtHarness:
             pass
         await until_state(self.driver, spec, DomainState.OFF)
 
+    async def start_on_a_broken_disk(self, spec: DomainSpec) -> None:
+        disk = spec.disks[0].path.with_suffix(".qcow2")
+        await asyncio.to_thread(_make_unreadable, disk)
+        disks = (DomainDisk(disk, "qcow2"),)
+        await self.driver.define(replace(spec, disks=disks))
+        await self.driver.start(spec.instance_id)
+
     async def crash(self, spec: DomainSpec) -> None:
         os.kill(self.libvirt.qemu_pid(ids.uuid_of(spec.instance_id)), signal.SIGKILL)
         await until_state(self.driver, spec, DomainState.OFF)
@@ -125,6 +150,35 @@ class LibvirtHarness:
             return spec.console_log.exists() and b"guest is up" in spec.console_log.read_bytes()
 
         await until(is_up)
+
+
+_FAR_SECTOR = 1024
+"""On the ninth cluster of 64 KiB: QEMU itself reads the first when it starts."""
+
+
+def _make_unreadable(disk: Path) -> None:
+    """Make a qcow2 file whose guest reads a compressed cluster that is garbage: QEMU gives EIO.
+
+    What is where: QEMU's docs/interop/qcow2.txt.
+    """
+    raw = disk.with_suffix(".plain")
+    raw.write_bytes(reading_guest(_FAR_SECTOR))
+    command = ["qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", str(raw), str(disk)]
+    subprocess.run(command, check=True, timeout=30)
+    raw.unlink()
+    content = bytearray(disk.read_bytes())
+
+    def entry_of(table: int, index: int) -> int:
+        return int(struct.unpack_from(">Q", content, table + 8 * index)[0])
+
+    first_table = entry_of(40, 0)
+    second_table = entry_of(first_table, 0) & 0x00FF_FFFF_FFFF_FE00
+    entry = entry_of(second_table, _FAR_SECTOR * 512 >> 16)
+    assert entry >> 62 & 1, "the cluster is not compressed"
+    offset = entry & ((1 << 54) - 1)
+    content[offset : offset + 16] = b"\xff" * 16
+    disk.write_bytes(content)
+    give_to_qemu(disk)
 
 
 async def until(holds: Callable[[], Awaitable[bool]], deadline_s: float = 30.0) -> None:

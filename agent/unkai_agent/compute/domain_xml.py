@@ -165,10 +165,12 @@ def _devices(spec: DomainSpec) -> ET.Element:
 
 def _disk(disk: DomainDisk, index: int, *, boot: bool) -> ET.Element:
     element = ET.Element("disk", type="file", device="disk")
-    driver = {"name": "qemu", "type": disk.format, "cache": "writeback"}
+    # A full or failing host disk pauses the guest, at reads as at writes (`rerror_policy` follows):
+    # it is resumed when the host is mended, and has seen nothing. QEMU's own default would tell the
+    # guest of all but a full disk, and most then turn their file system read-only, or lose writes.
+    driver = {"name": "qemu", "type": disk.format, "cache": "writeback", "error_policy": "stop"}
     if not disk.read_only:
-        # A full or failing host disk pauses the guest; it must not see lost writes.
-        driver |= {"error_policy": "stop", "discard": "unmap", "detect_zeroes": "unmap"}
+        driver |= {"discard": "unmap", "detect_zeroes": "unmap"}
     ET.SubElement(element, "driver", driver)
     ET.SubElement(element, "source", file=str(disk.path))
     if disk.backing_path is not None:

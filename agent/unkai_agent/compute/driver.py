@@ -74,6 +74,15 @@ class OffReason(Enum):
     """Never started, or the host or hypervisor restarted."""
 
 
+class DiskError(Enum):
+    """Why a disk's error has paused a domain."""
+
+    NO_ROOM = "NO_ROOM"
+    """The host's disk is full."""
+    FAILED = "FAILED"
+    """Reading or writing failed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Domain:
     """A domain as it is."""
@@ -88,6 +97,8 @@ class Domain:
     accelerator: str = ""
     paused_by_error: bool = False
     """Paused by an I/O error, such as a full disk."""
+    disk_error: DiskError | None = None
+    """Which one, as far as it is known; told by `get_domain` alone."""
 
 
 @dataclass(frozen=True, slots=True)

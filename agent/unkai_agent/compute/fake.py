@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from unkai_agent.compute.changes import ChangeFeed
 from unkai_agent.compute.driver import (
+    DiskError,
     Domain,
     DomainSpec,
     DomainState,
@@ -101,7 +102,7 @@ class _Record:
     """What it was started with; a redefinition counts from the next start."""
     state: DomainState = DomainState.OFF
     off_reason: OffReason = OffReason.UNKNOWN
-    paused_by_error: bool = False
+    disk_error: DiskError | None = None
     load: MachineLoad = field(default_factory=MachineLoad)
     counters: _Counters | None = None
     console: _Console | None = None
@@ -305,10 +306,10 @@ class FakeCompute:
         """Let the domain's process die."""
         self._power_off(self._record(instance_id), OffReason.CRASHED)
 
-    def pause_by_error(self, instance_id: str) -> None:
+    def pause_by_error(self, instance_id: str, error: DiskError = DiskError.NO_ROOM) -> None:
         """Let the domain be paused by an I/O error."""
         record = self._record(instance_id)
-        record.paused_by_error = True
+        record.disk_error = error
         self._move(record, DomainState.PAUSED)
 
     def reboot_host(self) -> None:
@@ -362,7 +363,7 @@ class FakeCompute:
 
     def _move(self, record: _Record, state: DomainState) -> None:
         if state is DomainState.RUNNING:
-            record.paused_by_error = False
+            record.disk_error = None
         record.state = state
         self._changes.publish(record.spec.instance_id)
 
@@ -374,7 +375,7 @@ class FakeCompute:
 
     def _power_off(self, record: _Record, reason: OffReason) -> None:
         record.off_reason = reason
-        record.paused_by_error = False
+        record.disk_error = None
         record.counters = record.running = None
         if record.console is not None:
             record.console.put(None)
@@ -416,7 +417,8 @@ def _observe(record: _Record) -> Domain:
         generation=spec.generation,
         run_epoch=spec.run_epoch,
         accelerator=spec.accelerator,
-        paused_by_error=record.paused_by_error,
+        paused_by_error=record.disk_error is not None,
+        disk_error=record.disk_error,
     )
 
 

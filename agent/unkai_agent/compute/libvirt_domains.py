@@ -10,7 +10,7 @@ from typing import Any
 
 from unkai_agent.compute import domain_xml
 from unkai_agent.compute.domain_xml import DomainIdentity
-from unkai_agent.compute.driver import Domain, DomainState, OffReason
+from unkai_agent.compute.driver import DiskError, Domain, DomainState, OffReason
 
 
 def identity_of(libvirt: Any, domain: Any) -> DomainIdentity | None:
@@ -25,8 +25,11 @@ def identity_of(libvirt: Any, domain: Any) -> DomainIdentity | None:
     return domain_xml.parse_identity(metadata)
 
 
-def observed(libvirt: Any, domain: Any) -> Domain | None:
-    """Look at a domain now; None: it is not ours, or gone."""
+def observed(libvirt: Any, domain: Any, *, closely: bool = False) -> Domain | None:
+    """Look at a domain now; None: it is not ours, or gone.
+
+    `closely`: its QEMU may be asked, too. One that hangs would hold up a look at all domains.
+    """
     identity = identity_of(libvirt, domain)
     if identity is None:
         return None
@@ -37,6 +40,7 @@ def observed(libvirt: Any, domain: Any) -> Domain | None:
             return None
         raise
     state = _state(libvirt, code)
+    is_failing = state is DomainState.PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR
     return Domain(
         instance_id=identity.instance_id,
         name=domain.name(),
@@ -45,8 +49,20 @@ def observed(libvirt: Any, domain: Any) -> Domain | None:
         generation=identity.generation,
         run_epoch=identity.run_epoch,
         accelerator=identity.accelerator,
-        paused_by_error=state is DomainState.PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR,
+        paused_by_error=is_failing,
+        disk_error=_disk_error(libvirt, domain) if is_failing and closely else None,
     )
+
+
+def _disk_error(libvirt: Any, domain: Any) -> DiskError | None:
+    """Ask QEMU what it met at the domain's disks (virDomainGetDiskErrors); a full one says most."""
+    try:
+        errors = set(domain.diskErrors().values())
+    except libvirt.libvirtError:
+        return None  # gone, or resumed: the next look tells
+    if libvirt.VIR_DOMAIN_DISK_ERROR_NO_SPACE in errors:
+        return DiskError.NO_ROOM
+    return DiskError.FAILED if errors - {libvirt.VIR_DOMAIN_DISK_ERROR_NONE} else None
 
 
 def _state(libvirt: Any, code: int) -> DomainState:

@@ -89,7 +89,7 @@ class LibvirtDriver:
 
         def work(connection: Any) -> Domain | None:
             domain = self._look_up(connection, instance_id)
-            return None if domain is None else observed(self._libvirt, domain)
+            return None if domain is None else observed(self._libvirt, domain, closely=True)
 
         return await self._call(work, act="look at the machine", instance_id=instance_id)
 

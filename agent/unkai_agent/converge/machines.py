@@ -7,12 +7,19 @@ Each step asks the drivers what is there, makes what is missing and can be undon
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from unkai_agent.compute.driver import ComputeDriver, Domain, DomainDisk, DomainSpec, DomainState
+from unkai_agent.compute.driver import (
+    ComputeDriver,
+    DiskError,
+    Domain,
+    DomainDisk,
+    DomainSpec,
+    DomainState,
+)
 from unkai_agent.converge.decisions import is_on
 from unkai_agent.converge.runner import Step, run_steps
 from unkai_agent.domain.machines import DiskSpec, Fence, LedgerEntry, MachineSpec
@@ -278,11 +285,22 @@ def disk_lost(instance_id: str, disks: Sequence[DiskSpec], *, running: bool) -> 
     )
 
 
-def paused_by_error(instance_id: str) -> FailedPrecondition:
-    """Make the error of a guest that a failing write has paused."""
+def paused_by_error(instance_id: str, error: DiskError | None) -> FailedPrecondition:
+    """Make the error of a guest that its disk's failure on the host has paused."""
+    what, fix = _DISK_ERRORS[error]
     return FailedPrecondition(
-        "the guest was paused because its host could not write to its disk",
+        f"the guest is paused: {what}",
         reason="PAUSED_BY_IO_ERROR",
-        fix="free space on the host, or mend its disk; the guest is then resumed by itself",
-        metadata={"instance_id": instance_id},
+        fix=f"{fix}; the guest then goes on by itself",
+        metadata={"instance_id": instance_id, "disk_error": error.value if error else "UNKNOWN"},
     )
+
+
+_DISK_ERRORS: Mapping[DiskError | None, tuple[str, str]] = {
+    DiskError.NO_ROOM: ("its host has no room left for its disk", "free space on the host"),
+    DiskError.FAILED: (
+        "its host failed to read or write its disk",
+        "see the host's kernel log (dmesg) and mend what the disk is on",
+    ),
+    None: ("its host failed at its disk", "free space on the host, or mend its disk"),
+}

@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
+from prometheus_client import Counter
 
 from unkai_agent.compute.driver import Domain, DomainState
 from unkai_agent.converge import machines
@@ -39,6 +40,11 @@ from unkai_wire import tracing
 from unkai_wire.errors import InvalidArgument, UnkaiError, Unsupported
 from unkai_wire.rpc_errors import internal_error
 
+GUEST_DISK_ERRORS = Counter(
+    "unkai_agent_guest_disk_errors_total",
+    "Times that a failing disk of the host has paused a guest, by what failed.",
+    ["error"],
+)
 _LOG = structlog.get_logger("unkai.agent.converge")
 _SETTLED = frozenset(
     {MachineState.RUNNING, MachineState.STOPPED, MachineState.AWAITING_PERMIT, MachineState.LOST}
@@ -286,7 +292,9 @@ class Worker:
             self._retries.trouble()
             self._resumes = not self._resumes
             if self._resumes:
-                return self._failed(machines.paused_by_error(self._ident))
+                error = machines.paused_by_error(self._ident, domain.disk_error)
+                GUEST_DISK_ERRORS.labels(error.metadata["disk_error"]).inc()
+                return self._failed(error)
         self._on_step("resume")
         await compute.start(self._ident)
         return 0.0

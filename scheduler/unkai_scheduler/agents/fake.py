@@ -139,6 +139,19 @@ class FakeAgents:
         """Remove the disk; seen when the machine next starts."""
         self.hosts[host_id].held(instance_id).has_disk = False
 
+    def pause_guest(self, host_id: str, instance_id: str, error: UnkaiError) -> None:
+        """Let the host's disk pause a guest; it is tried again until `resume_guest`."""
+        host = self.hosts[host_id]
+        again = self._clock() + timedelta(minutes=1)
+        held = host.held(instance_id)
+        host.change(held, state=MachineState.FAILED, error=error.to_record(), retry_time=again)
+
+    def resume_guest(self, host_id: str, instance_id: str) -> None:
+        """Let a guest go on that was paused."""
+        host = self.hosts[host_id]
+        held = host.held(instance_id)
+        host.change(held, state=MachineState.RUNNING, error=None, retry_time=None)
+
     def reboot_host(self, host_id: str) -> None:
         """Restart the host: new boot id, streams break, what ran awaits its permit."""
         host = self.hosts[host_id]

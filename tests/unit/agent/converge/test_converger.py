@@ -8,6 +8,7 @@ from pathlib import Path
 from unittest.mock import AsyncMock
 
 import pytest
+from prometheus_client import REGISTRY
 
 from tests.support.agent import (
     SimulatedAgent,
@@ -17,6 +18,7 @@ from tests.support.agent import (
     an_instance_id,
     run,
 )
+from unkai_agent.compute.driver import DiskError
 from unkai_agent.domain.machines import Fence, Machine, MachineState, Power, Tombstone
 from unkai_agent.ledger_files import LedgerFiles
 from unkai_wire.errors import (
@@ -410,14 +412,28 @@ def test_a_start_counts_as_the_reboot_that_was_asked_for(tmp_path: Path) -> None
     run(story())
 
 
-def test_a_guest_paused_by_an_io_error_is_shown_and_resumed(tmp_path: Path) -> None:
+def pauses(error: DiskError) -> float:
+    labels = {"error": error.value}
+    return REGISTRY.get_sample_value("unkai_agent_guest_disk_errors_total", labels) or 0.0
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(DiskError.NO_ROOM, "no room"), (DiskError.FAILED, "failed to read")]
+)
+def test_a_guest_paused_by_an_io_error_is_shown_and_resumed(
+    tmp_path: Path, error: DiskError, said: str
+) -> None:
     async def story() -> None:
         async with a_running_agent(tmp_path) as agent:
             await _running(agent)
-            agent.compute.pause_by_error(an_instance_id())
+            counted = pauses(error)
+            agent.compute.pause_by_error(an_instance_id(), error)
             machine = await agent.until_state(MachineState.FAILED)
             assert machine.error is not None
             assert machine.error["reason"] == "PAUSED_BY_IO_ERROR"
+            assert machine.error["metadata"]["disk_error"] == error.value
+            assert said in machine.error["message"]
+            assert pauses(error) == counted + 1
             await agent.until_state(MachineState.RUNNING)
             assert await agent.is_on()
 
