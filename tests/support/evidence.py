@@ -37,12 +37,14 @@ __all__ = [
     "Finding",
     "Rows",
     "TwinWatch",
+    "as_rows",
     "findings",
     "leader_of",
     "look",
     "problems",
     "qemus",
     "rows_of",
+    "simulated_hosts",
     "uuid_of",
     "wait_clean",
     "wait_settled",
@@ -88,10 +90,11 @@ def tables_of(lab: Lab) -> Tables:
 
 def rows_of(lab: Lab) -> Rows:
     """Read the lab's database, and put it in the words of stories."""
-    return _rows(tables_of(lab))
+    return as_rows(tables_of(lab))
 
 
-def _rows(tables: Tables) -> Rows:
+def as_rows(tables: Tables) -> Rows:
+    """Put a database's tables in the words of stories."""
     claims = {row["instance_id"]: row["host_id"] for row in tables["claims"]}
     active = [row for row in tables["operations"] if row["end_time"] is None]
     ended = [row for row in tables["operations"] if row["end_time"] is not None]
@@ -213,7 +216,7 @@ def wait_settled(
     deadline_s: float = 90.0,
 ) -> Rows:
     """Return the rows once nothing is at odds; fail with what is at the deadline."""
-    return _rows(wait_clean(lab, rules, deadline_s=deadline_s).tables)
+    return as_rows(wait_clean(lab, rules, deadline_s=deadline_s).tables)
 
 
 # Hosts.
@@ -266,11 +269,18 @@ def _names(folder: Path) -> list[str]:
 
 
 def _simulated_hosts(lab: Lab, ids: Mapping[str, str]) -> Sequence[HostSight]:
-    """Read the ledgers of simulated hosts, and ask their agent what it holds of machines."""
     if not lab.spec.simulated:
         return []
-    folders = {p.name: p for p in (lab.paths.cell(FLEET) / "agent" / "hosts").iterdir()}
-    with open_channel(lab.agent_socket(FLEET)) as channel:
+    return simulated_hosts(lab.paths.cell(FLEET) / "agent", lab.agent_socket(FLEET), ids)
+
+
+def simulated_hosts(state: Path, socket: Path, ids: Mapping[str, str]) -> Sequence[HostSight]:
+    """Read the ledgers of simulated hosts, and ask their agent what it holds of machines.
+
+    `ids`: of the hosts, by name.
+    """
+    folders = {p.name: p for p in (state / "hosts").iterdir()}
+    with open_channel(socket) as channel:
         stub = machine_service_pb2_grpc.MachineServiceStub(channel)
         return [
             _simulated_host(stub, name, ids.get(name, ""), folder)

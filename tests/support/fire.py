@@ -13,10 +13,11 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import pytest
 from google.protobuf import duration_pb2
@@ -35,7 +36,6 @@ from unkai_wire.errors import (
     NoCapacity,
     NotFound,
     Unavailable,
-    UnkaiError,
 )
 from unkai_wire.rpc_errors import from_status
 
@@ -44,11 +44,18 @@ _ENDED = (Operation.STATE_SUCCEEDED, Operation.STATE_FAILED, Operation.STATE_CAN
 PERSISTENCE_S = 180.0
 
 
-class Caller:
-    """A user of all schedulers of a lab, one at a time."""
+class Cloud(Protocol):
+    """What has schedulers: a lab, or daemons on this machine."""
 
-    def __init__(self, lab: Lab, first: int = 0, *, timeout_s: float = 5.0) -> None:
-        self._users = [_user(socket, timeout_s) for socket in lab.sockets()]
+    def sockets(self) -> Sequence[Path]:
+        """Return the unix sockets of all schedulers."""
+
+
+class Caller:
+    """A user of all schedulers of a cloud, one at a time."""
+
+    def __init__(self, cloud: Cloud, first: int = 0, *, timeout_s: float = 5.0) -> None:
+        self._users = [_user(socket, timeout_s) for socket in cloud.sockets()]
         self._turn = first
         self.failed: Counter[str] = Counter()
         """What calls failed with before they were answered, by class."""
@@ -95,9 +102,9 @@ def _user(socket: Any, timeout_s: float) -> User:
 
 
 @contextmanager
-def calling(lab: Lab, **options: Any) -> Iterator[Caller]:
+def calling(cloud: Cloud, **options: Any) -> Iterator[Caller]:
     """Have a caller for the time of a block."""
-    caller = Caller(lab, **options)
+    caller = Caller(cloud, **options)
     try:
         yield caller
     finally:
@@ -130,8 +137,6 @@ class Plan:
     """What is asked for on simulated hosts; on real ones it is `nano`."""
     capacity_wait_s: int = 60
     may_lack_capacity: bool = False
-    may_be_late: bool = False
-    """Operations may end with OPERATION_DEADLINE: a leader's clock is wrong."""
     pause_s: float = 0.0
     """Longest pause of a caller between two lives: spreads them over the time of the faults."""
 
@@ -140,7 +145,7 @@ class Plan:
 class Traffic:
     """The callers at work, from entering to leaving."""
 
-    lab: Lab
+    cloud: Cloud
     story: str
     rng: random.Random
     plan: Plan
@@ -214,7 +219,7 @@ class Traffic:
 
     def _run(self, number: int, seed: float) -> None:
         rng = random.Random(seed)
-        caller = Caller(self.lab, number)
+        caller = Caller(self.cloud, number)
         try:
             while not self.failures and (life := self._next(rng)):
                 self._live(caller, life)
@@ -239,8 +244,9 @@ class Traffic:
         if life.stays or not life.hurries:
             try:
                 caller.finish(answer.operation)
-            except (NoCapacity, DeadlineExceeded) as error:
-                self._refused(caller, ident, error)
+            except NoCapacity:
+                assert self.plan.may_lack_capacity
+                self.refused.add(ident)
                 return
         if life.stays:
             self.kept.add(ident)
@@ -249,29 +255,13 @@ class Traffic:
             self.early.add(ident)
         self._delete(caller, ident)
 
-    def _refused(self, caller: Caller, ident: str, error: UnkaiError) -> None:
-        is_allowed = (
-            self.plan.may_lack_capacity
-            if isinstance(error, NoCapacity)
-            else self.plan.may_be_late and error.reason == "OPERATION_DEADLINE"
-        )
-        if not is_allowed:
-            raise error
-        self.refused.add(ident)
-
     def _delete(self, caller: Caller, ident: str) -> None:
         again = str(uuid.uuid4())
         operation = caller.persist(
             lambda user: user.act("Delete", ident, wait=False, request_id=again)
         )
-        try:
-            caller.finish(operation)
-        except DeadlineExceeded:
-            if not self.plan.may_be_late:
-                raise
-            self._delete(caller, ident)
-            return
         self.operations[operation.id] = "DELETE"
+        caller.finish(operation)
         with pytest.raises(NotFound):
             caller.persist(lambda user: user.get(ident))
         self.deleted.add(ident)
@@ -288,8 +278,6 @@ class Traffic:
             ended_verb, state, resource = rows.ended[ident]
             cancelled = verb == "CREATE" and resource in self.early
             refused = verb == "CREATE" and resource in self.refused
-            if state == "FAILED" and self.plan.may_be_late:
-                continue
             assert ended_verb == verb
             wanted = "FAILED" if refused else "SUCCEEDED"
             assert state == wanted or (cancelled and state == "CANCELLED"), (ident, state)
@@ -315,7 +303,7 @@ def under_fire(
 
 def _rules(plan: Plan) -> Rules:
     """Return what may be afterwards: an instance that was refused stays, and holds nothing."""
-    refusals = {"FAILED"} if plan.may_lack_capacity or plan.may_be_late else set()
+    refusals = {"FAILED"} if plan.may_lack_capacity else set()
     return Rules(lasting=Rules().lasting | refusals)
 
 
@@ -334,9 +322,9 @@ def delete_all(lab: Lab) -> None:
             caller.finish(operation)
 
 
-def upload(lab: Lab, name: str, file: Any) -> None:
+def upload(cloud: Cloud, name: str, file: Any) -> None:
     """Upload an image by whichever scheduler answers."""
-    with calling(lab, timeout_s=30.0) as caller:
+    with calling(cloud, timeout_s=30.0) as caller:
         caller.persist(lambda user: user.upload(name, file))
 
 
