@@ -79,8 +79,8 @@ async def mutate(
             answer = await _lead(context, term, once)
         else:
             answer = await (context.uow.write_grouped if grouped else context.uow.write)(once)
-    except UnkaiError:
-        meanwhile = await _answered_meanwhile(context, call, answer_type)
+    except UnkaiError as error:
+        meanwhile = await _answered_meanwhile(context, call, answer_type, error)
         if meanwhile is None:
             raise
         answer = meanwhile
@@ -142,13 +142,15 @@ async def _lead(context: ServiceContext, term: int, work: Callable[[Connection],
 
 
 async def _answered_meanwhile(
-    context: ServiceContext, call: Call, answer_type: type[A]
+    context: ServiceContext, call: Call, answer_type: type[A], error: UnkaiError
 ) -> A | None:
     """Return what another scheduler has answered to this request while we failed at it.
 
     Two that do one request at the same time do not see each other's request id: the second fails
-    at what the first has made.
+    at what the first has made. A database that does not answer is not asked for that too.
     """
+    if not call.request_id or error.reason == "DATABASE_UNAVAILABLE":
+        return None
     with suppress(UnkaiError):
         return await recalled(context, call, answer_type)
     return None

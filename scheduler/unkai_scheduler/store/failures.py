@@ -66,7 +66,7 @@ def translate(failure: DatabaseFailure) -> UnkaiError:
     if failure.kind is Failure.UNIQUE:
         # A repository names the resource; here two callers raced for something internal.
         return Unavailable(
-            "somebody else wrote the same at the same time", reason="DATABASE_UNAVAILABLE"
+            "somebody else wrote the same at the same time", reason="WRITTEN_MEANWHILE"
         )
     return Unavailable(
         f"the scheduler's database does not answer ({failure}); whether the change was made is "
@@ -88,6 +88,16 @@ def overloaded(waiting: int) -> Unavailable:
         f"{waiting} calls wait for the scheduler's database already",
         reason="DATABASE_UNAVAILABLE",
         metadata={"waiting": str(waiting)},
+        retry_after_s=1.0,
+    )
+
+
+def crowded() -> Unavailable:
+    """Make the error for work whose turn did not come while its caller still waited."""
+    return Unavailable(
+        "other calls kept the scheduler's database busy; nothing was changed",
+        reason="DATABASE_UNAVAILABLE",
+        fix="try again; if it stays so, see what holds locks in the database",
         retry_after_s=1.0,
     )
 

@@ -5,13 +5,15 @@ A failure before COMMIT is tried again, because nothing was written. Whether a C
 answer was done is read from the writer's slot (`settlements`), never guessed: if it was not, the
 transaction is tried again; if even that cannot be read in time, the caller is told that the outcome
 is unknown and asks again with its request id.
+
+Calls wait for their turn (`turns`); who leaves before it has come leaves nothing. The leader has
+turns of its own, so that no crowd of callers keeps it from its work.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -33,7 +35,14 @@ from unkai_scheduler.store.failures import (
     overloaded,
     translate,
 )
-from unkai_scheduler.store.servers import ATTEMPT_S, CONNECTIONS, Server, connected
+from unkai_scheduler.store.servers import (
+    ATTEMPT_S,
+    CONNECTIONS,
+    LEADING_CONNECTIONS,
+    Server,
+    connected,
+)
+from unkai_scheduler.store.turns import Call, Slot, Turns
 from unkai_scheduler.store.writer import (
     ATTEMPTS,
     GROUP_SIZE,
@@ -44,7 +53,7 @@ from unkai_scheduler.store.writer import (
     pause_s,
     run_in_savepoint,
 )
-from unkai_wire.errors import UnkaiError
+from unkai_wire.errors import Unavailable, UnkaiError
 from unkai_wire.ids import NewId
 
 T = TypeVar("T")
@@ -54,8 +63,11 @@ COMMIT_S = 10.0
 SETTLE_S = 15.0
 """Longest that a lost answer to COMMIT is looked into."""
 SETTLE_PAUSE_S = 0.2
-RETRY_S = 10.0
-"""Time after which a transaction is not begun anew: its caller's patience is bounded too."""
+READING_S = 9.0
+"""Longest that a reader waits, for its turn and for the answer: a read that is given up harms
+nobody, so it ends before its caller's deadline whatever the database does."""
+GROUP_ALONE_S = 1.0
+"""A group that takes longer is waited for no more: the next begins beside it."""
 MAX_WAITING_READS = 1024
 
 
@@ -103,24 +115,30 @@ def run_alone(server: Server, settings: DatabaseSettings, work: Callable[[Connec
             await engine.dispose()
 
     async def retried() -> T:
-        return await _retried(attempt)
+        return await _retried(attempt, Call())
 
     return asyncio.run(retried())
 
 
-async def _retried(attempt: Callable[[], Coroutine[Any, Any, T]]) -> T:
+async def _retried(attempt: Callable[[], Coroutine[Any, Any, T]], call: Call) -> T:
     """Run a transaction, again while it fails in a way that passes; raise errors of ours."""
-    loop = asyncio.get_running_loop()
-    end_s = loop.time() + RETRY_S
     for tries in range(1, ATTEMPTS + 1):
         try:
             return await attempt()
         except DatabaseFailure as failure:
-            is_last = tries == ATTEMPTS or loop.time() >= end_s
+            _pass_cancellation(failure)
+            is_last = tries == ATTEMPTS or not call.may_try_again()
             if failure.kind not in PASSING or is_last:
                 raise translate(failure) from failure
         await asyncio.sleep(pause_s(tries))
     raise AssertionError("unreachable")
+
+
+def _pass_cancellation(failure: DatabaseFailure) -> None:
+    """End a task that was cancelled, though its driver took that for a broken connection."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError from failure
 
 
 @dataclass(slots=True, eq=False)
@@ -129,37 +147,7 @@ class _Job:
 
     work: Callable[[Connection], Any]
     future: asyncio.Future[Any]
-
-
-@dataclass(slots=True)
-class _Slot:
-    """A row that one transaction at a time marks."""
-
-    name: str
-    is_open: bool = False
-
-
-@dataclass(slots=True)
-class _Slots:
-    """The slots of a writer; who finds none free waits."""
-
-    writer: str = field(default_factory=lambda: secrets.token_hex(8))
-    _free: asyncio.LifoQueue[_Slot] = field(default_factory=asyncio.LifoQueue)
-
-    def __post_init__(self) -> None:
-        for number in range(CONNECTIONS):
-            self._free.put_nowait(_Slot(f"{self.writer}-{number}"))
-
-    @asynccontextmanager
-    async def taken(self) -> AsyncIterator[_Slot]:
-        slot = await self._free.get()
-        try:
-            yield slot
-        finally:
-            self._free.put_nowait(slot)
-
-    def names(self) -> list[str]:
-        return [f"{self.writer}-{number}" for number in range(CONNECTIONS)]
+    call: Call = field(default_factory=Call)
 
 
 class ServerUnitOfWork:
@@ -172,7 +160,9 @@ class ServerUnitOfWork:
         self._writing = writing
         self._reading = reading
         self._clock = clock
-        self._slots = _Slots()
+        self._turns = Turns(CONNECTIONS)
+        self._leading_turns = Turns(LEADING_CONNECTIONS)
+        self._reading_turns = asyncio.Semaphore(CONNECTIONS)
         self._tokens = itertools.count(1)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._grouped: deque[_Job] = deque()
@@ -187,17 +177,24 @@ class ServerUnitOfWork:
         if self._reads >= MAX_WAITING_READS:
             raise overloaded(self._reads)
         self._reads += 1
+        # In a task of ours too: MariaDB's driver takes its caller's cancellation for a broken
+        # connection, and the caller would go on as if it had never been cancelled.
+        task = self._begin(self._read_in_turn(work))
+        task.add_done_callback(self._read_ended)
         try:
-            # In a task of ours too: MariaDB's driver takes its caller's cancellation for a broken
-            # connection, and the caller would go on as if it had never been cancelled.
-            return await asyncio.shield(self._begin(_retried(partial(self._read_once, work))))
+            async with asyncio.timeout(READING_S) as limit:
+                return await asyncio.shield(task)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            failure = DatabaseFailure(Failure.UNAVAILABLE, "no answer in time")
+            raise translate(failure) from error
         finally:
-            self._reads -= 1
+            task.cancel()
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run work in a transaction of its own."""
-        self._check_open()
-        return await asyncio.shield(self._begin(self._transact(work)))
+        return await self._write(work, self._turns, Call())
 
     async def write_grouped(self, work: Callable[[Connection], T]) -> T:
         """Run work in a transaction shared with what arrives within 3 ms, at most 64."""
@@ -217,11 +214,11 @@ class ServerUnitOfWork:
             terms.verify(conn, term)
             return work(conn)
 
-        return await self.write(fenced)
+        return await self._lead(fenced)
 
     async def take_term(self, at_least: int) -> int:
         """Begin a new term above the stored one and above `at_least`; return it."""
-        return await self.write(lambda conn: terms.take(conn, at_least))
+        return await self._lead(lambda conn: terms.take(conn, at_least))
 
     async def close(self) -> None:
         """Finish what is queued and let the database go. More work is `Unavailable`."""
@@ -234,6 +231,19 @@ class ServerUnitOfWork:
         waiting = len(self._tasks) + len(self._grouped)
         if waiting >= MAX_WAITING:
             raise overloaded(waiting)
+
+    async def _lead(self, work: Callable[[Connection], T]) -> T:
+        return await self._write(work, self._leading_turns, Call(lasts_s=ATTEMPT_S))
+
+    async def _write(self, work: Callable[[Connection], T], turns: Turns, call: Call) -> T:
+        self._check_open()
+        task = self._begin(self._transact(work, turns, call))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not call.has_begun:
+                task.cancel()
+            raise
 
     def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run in a task of ours, which `close` awaits."""
@@ -252,15 +262,23 @@ class ServerUnitOfWork:
             await asyncio.wait(set(self._tasks))
         with suppress(UnkaiError, TimeoutError):
             async with asyncio.timeout(servers.CONNECT_S):
-                names = self._slots.names()
-                await self._in_own_transaction(lambda c: settlements.close_slots(c, names))
+                names = [*self._turns.slots, *self._leading_turns.slots]
+                closing = partial(settlements.close_slots, slots=names)
+                await self._in_own_transaction(closing, servers.CONNECT_S)
         await self._reading.dispose()
         await self._writing.dispose()
 
     # Reading.
 
+    def _read_ended(self, _task: asyncio.Task[Any]) -> None:
+        self._reads -= 1
+
+    async def _read_in_turn(self, work: Callable[[Connection], T]) -> T:
+        async with self._reading_turns:
+            return await _retried(partial(self._read_once, work), Call())
+
     async def _read_once(self, work: Callable[[Connection], T]) -> T:
-        async with connected(self._reading, self._classify) as conn, _limited():
+        async with connected(self._reading, self._classify) as conn, _limited(ATTEMPT_S):
             await conn.begin()
             result = await conn.run_sync(work)
             await conn.rollback()
@@ -268,23 +286,23 @@ class ServerUnitOfWork:
 
     # Writing.
 
-    async def _transact(self, work: Callable[[Connection], T]) -> T:
-        """Run one transaction, tried again while nothing was written."""
-        return await _retried(partial(self._transact_once, work))
+    async def _transact(self, work: Callable[[Connection], T], turns: Turns, call: Call) -> T:
+        """Run one transaction in its turn, tried again while nothing was written."""
+        async with turns.taken(call) as slot:
+            return await _retried(partial(self._transact_once, work, slot, call), call)
 
-    async def _transact_once(self, work: Callable[[Connection], T]) -> T:
-        async with self._slots.taken() as slot:
-            if not slot.is_open:
-                opening = partial(settlements.open_slot, slot=slot.name, now=self._clock())
-                await self._in_own_transaction(opening)
-                slot.is_open = True
-            return await self._settle(work, slot)
+    async def _transact_once(self, work: Callable[[Connection], T], slot: Slot, call: Call) -> T:
+        if not slot.is_open:
+            opening = partial(settlements.open_slot, slot=slot.name, now=self._clock())
+            await self._in_own_transaction(opening, call.left_s())
+            slot.is_open = True
+        return await self._settle(work, slot, call)
 
-    async def _settle(self, work: Callable[[Connection], T], slot: _Slot) -> T:
+    async def _settle(self, work: Callable[[Connection], T], slot: Slot, call: Call) -> T:
         """Run one transaction that marks the slot, and make sure of what became of it."""
         token, now = next(self._tokens), self._clock()
         async with connected(self._writing, self._classify) as conn:
-            async with _limited():
+            async with _limited(call.left_s()):
                 await conn.begin()
                 result = await conn.run_sync(work)
                 try:
@@ -298,13 +316,13 @@ class ServerUnitOfWork:
             raise DatabaseFailure(kind, str(lost)) from lost
         return result
 
-    async def _was_committed(self, slot: _Slot, token: int, lost: DatabaseFailure) -> bool:
+    async def _was_committed(self, slot: Slot, token: int, lost: DatabaseFailure) -> bool:
         """Tell whether a transaction was committed; `UNKNOWN` when it cannot be known in time."""
         loop = asyncio.get_running_loop()
         end_s = loop.time() + SETTLE_S
         while loop.time() < end_s:
             try:
-                async with connected(self._writing, self._classify) as conn, _limited():
+                async with connected(self._writing, self._classify) as conn, _limited(ATTEMPT_S):
                     await conn.begin()
                     stored = await conn.run_sync(settlements.settled, slot.name)
                     await conn.rollback()
@@ -317,14 +335,23 @@ class ServerUnitOfWork:
         slot.is_open = False
         raise DatabaseFailure(Failure.UNKNOWN, str(lost)) from lost
 
-    async def _in_own_transaction(self, work: Callable[[Connection], None]) -> None:
-        async with connected(self._writing, self._classify) as conn, _limited(), conn.begin():
+    async def _in_own_transaction(
+        self, work: Callable[[Connection], None], longest_s: float
+    ) -> None:
+        async with (
+            connected(self._writing, self._classify) as conn,
+            _limited(longest_s),
+            conn.begin(),
+        ):
             await conn.run_sync(work)
 
     # Groups.
 
     async def _run_groups(self) -> None:
-        """Run what waits, in groups, until nothing does: while one runs, the next gathers."""
+        """Run what waits, in groups, until nothing does: while one runs, the next gathers.
+
+        One that takes long, because it waits for a lock, is let alone: it holds nobody else up.
+        """
         try:
             while self._grouped:
                 if len(self._grouped) < GROUP_SIZE and not self._closed:
@@ -333,45 +360,63 @@ class ServerUnitOfWork:
                 jobs = [self._grouped.popleft() for _ in range(count)]
                 jobs = [job for job in jobs if not job.future.done()]
                 GROUPED.observe(len(jobs))
-                if len(jobs) > 1:
-                    await self._run_group(jobs)
-                elif jobs:
-                    await self._run_alone(jobs[0])
+                if jobs:
+                    running = self._begin(self._run_group(jobs))
+                    await asyncio.wait({running}, timeout=GROUP_ALONE_S)
         finally:
             self._grouping = False
 
     async def _run_group(self, jobs: Sequence[_Job]) -> None:
-        def all_of_them(conn: Connection) -> list[Outcome]:
-            return [run_in_savepoint(conn, job.work) for job in jobs]
+        if len(jobs) == 1:
+            await self._run_alone(jobs[0])
+            return
 
+        def all_of_them(conn: Connection) -> list[Outcome]:
+            # Whoever has left by now leaves nothing.
+            return [
+                Outcome() if job.future.done() else run_in_savepoint(conn, job.work) for job in jobs
+            ]
+
+        call = Call(jobs[0].call.began_s)
         try:
-            outcomes = await self._transact_once(all_of_them)
+            async with self._turns.taken(call) as slot:
+                outcomes = await self._transact_once(all_of_them, slot, call)
         except DatabaseFailure as failure:
             if failure.kind is not Failure.UNKNOWN:
                 # Nothing was written: each work meets it again alone, and reports it.
-                await asyncio.gather(*(self._run_alone(job) for job in jobs))
+                await self._run_each(jobs)
                 return
             error = translate(failure)
             error.__cause__ = failure
             outcomes = [Outcome(error=error) for _ in jobs]
+        except Unavailable:  # no turn came; who came later than the first may still wait for one
+            await self._run_each(jobs)
+            return
         except Exception as error:  # noqa: BLE001 - it is the callers', who await the futures
             outcomes = [Outcome(error=error) for _ in jobs]
         for job, outcome in zip(jobs, outcomes, strict=True):
             _tell(job, outcome)
 
+    async def _run_each(self, jobs: Sequence[_Job]) -> None:
+        await asyncio.gather(*(self._run_alone(job) for job in jobs))
+
     async def _run_alone(self, job: _Job) -> None:
         try:
-            outcome = Outcome(result=await self._transact(job.work))
+            async with self._turns.taken(job.call) as slot:
+                if job.future.done():  # nobody waits for it any more
+                    return
+                attempt = partial(self._transact_once, job.work, slot, job.call)
+                outcome = Outcome(result=await _retried(attempt, job.call))
         except Exception as error:  # noqa: BLE001 - it is the caller's, who awaits the future
             outcome = Outcome(error=error)
         _tell(job, outcome)
 
 
 @asynccontextmanager
-async def _limited() -> AsyncIterator[None]:
+async def _limited(longest_s: float) -> AsyncIterator[None]:
     """Let statements last no longer than a transaction may, whatever the network does."""
     try:
-        async with asyncio.timeout(ATTEMPT_S):
+        async with asyncio.timeout(longest_s):
             yield
     except TimeoutError as error:
         raise DatabaseFailure(Failure.LOST, "the transaction took too long") from error

@@ -45,7 +45,9 @@ IDLE_IN_TRANSACTION_S = 3
 ATTEMPT_S = 30.0
 """Longest transaction, whatever the network does."""
 CONNECTIONS = 8
-"""Connections of a scheduler for writing, and as many for reading."""
+"""Connections of a scheduler for its callers' writes, and as many for reading."""
+LEADING_CONNECTIONS = 2
+"""Connections of a scheduler for what it writes as the leader."""
 CLOSE_S = 3.0
 """Longest wait for a connection to be given back."""
 RECYCLE_S = 1800
@@ -101,9 +103,9 @@ def engine(server: Server, settings: DatabaseSettings, session: Session) -> Asyn
     pool: dict[str, Any] = {"poolclass": NullPool}
     if session.bounded:
         pool = {
-            "pool_size": CONNECTIONS,
+            "pool_size": CONNECTIONS + (0 if session.read_only else LEADING_CONNECTIONS),
             "max_overflow": 0,
-            "pool_timeout": ATTEMPT_S,
+            "pool_timeout": CONNECT_S,
             "pool_recycle": RECYCLE_S,
             "pool_use_lifo": True,
         }
