@@ -15,7 +15,7 @@ from tests.support.acceptance import Shows
 from tests.support.builders import DEFAULT_PROJECT_ID, a_project, an_instance
 from tests.support.commit_proxy import a_commit_proxy
 from tests.support.store import a_store, ids_with_default_project, noon
-from unkai_scheduler.settings import DatabaseSettings
+from unkai_scheduler.database_settings import DatabaseSettings
 from unkai_scheduler.store import events, instances, projects, server_unit_of_work, servers, turns
 from unkai_scheduler.store.unit_of_work import Connection, open_unit_of_work
 from unkai_wire import deadlines
