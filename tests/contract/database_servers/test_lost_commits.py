@@ -17,7 +17,7 @@ from tests.support.builders import an_instance
 from tests.support.commit_proxy import CommitProxy, Fault, a_commit_proxy
 from tests.support.store import a_store, ids_with_default_project, noon
 from unkai_scheduler.database_settings import DatabaseSettings
-from unkai_scheduler.store import instances, server_unit_of_work, settlements, terms
+from unkai_scheduler.store import instances, server_unit_of_work, settlements, terms, turns
 from unkai_scheduler.store.server_unit_of_work import ServerUnitOfWork
 from unkai_scheduler.store.unit_of_work import Connection, UnitOfWork, open_unit_of_work
 from unkai_wire.errors import Unavailable
@@ -158,7 +158,7 @@ async def test_a_cut_network_ends_calls_in_bounded_time_and_heals(
     behind: Behind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_unit_of_work, "ATTEMPT_S", 1.0)
-    monkeypatch.setattr(server_unit_of_work, "RETRY_S", 2.0)
+    monkeypatch.setattr(turns, "RETRY_S", 2.0)
     row = an_instance(attempt=0)
     await behind.proxied.write(lambda conn: instances.insert(conn, row))
     behind.proxy.flowing.clear()
