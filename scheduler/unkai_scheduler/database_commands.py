@@ -77,11 +77,15 @@ def restored(config: Path | None) -> None:
     """Declare that a backup was put back; run it before any scheduler starts.
 
     A new term keeps every older leader from writing, and a new history epoch has every watcher
-    list anew. Machines that the backup does not know are kept and reported.
+    list anew. Machines that the backup does not know are kept and reported. Requests that were
+    under way when the backup was made end as FAILED, but for deletions: what came of them since
+    is not known.
     """
     with _upkeep(config) as upkeep:
-        begun = upkeep.restored(system_clock())
+        begun = upkeep.restored(system_clock(), new_id)
     click.echo(f"term {begun.term} and history {begun.revision} begin; older watches list anew")
+    for ended in begun.ended:
+        click.echo(f"ended {ended.id}: {ended.verb.value} of {ended.resource_id} was under way")
     click.echo("next: start the schedulers, then see what the backup does not know:")
     click.echo("  unkai audit orphans            # machines made since the backup")
     click.echo("  unkai instance adopt --all     # take them all back")

@@ -31,8 +31,13 @@ def backup(cloud: Cloud) -> Path:
     return copy
 
 
-async def restore(cloud: Cloud, copy: Path, *, wipe_etcd: bool = True) -> None:
-    """Put a backup back while no scheduler runs, as docs/howto/recover.md says; then start one."""
+async def restore(
+    cloud: Cloud, copy: Path, *, wipe_etcd: bool = True, declares: bool = True
+) -> None:
+    """Put a backup back while no scheduler runs, as docs/howto/recover.md says; then start one.
+
+    `declares`: the operator has not forgotten `db restored`.
+    """
     for name in list(cloud.schedulers):
         await cloud.kill(name)
     await cloud.uow.close()
@@ -44,7 +49,8 @@ async def restore(cloud: Cloud, copy: Path, *, wipe_etcd: bool = True) -> None:
     else:
         server, name = databases.server(settings.kind), settings.url.rpartition("/")[2]
         await asyncio.to_thread(server.restore, name, copy)
-    await asyncio.to_thread(open_upkeep(settings).restored, cloud.clock())
+    if declares:
+        await asyncio.to_thread(open_upkeep(settings).restored, cloud.clock(), an_id)
     if wipe_etcd:
         cloud.etcd.wipe()
         for host_id in cloud.host_ids:

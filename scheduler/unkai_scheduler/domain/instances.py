@@ -166,3 +166,13 @@ def check_move(instance: Instance, state: InstanceState) -> None:
                 "wanted": state.value,
             },
         )
+
+
+def may_be_adopted(row: Instance) -> bool:
+    """Tell whether a machine that some host holds may become this instance again.
+
+    It holds nothing, and no deletion of it was asked for: its create had ended, or had not begun,
+    when the database lost what came after.
+    """
+    waits = row.state in {InstanceState.FAILED, InstanceState.PROVISIONING}
+    return waits and not row.host_id and not row.delete_requested

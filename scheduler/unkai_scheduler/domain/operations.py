@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 from typing import Any
@@ -89,3 +89,25 @@ def check_move(operation: Operation, state: OperationState) -> None:
             reason="OPERATION_ENDED",
             metadata={"operation_id": operation.id, "state": operation.state.value},
         )
+
+
+def end(
+    operation: Operation,
+    state: OperationState,
+    now: datetime,
+    error: Mapping[str, Any] | None = None,
+) -> Operation:
+    """Return the operation ended; one that has ended already is returned as it is."""
+    if operation.state.ended:
+        return operation
+    check_move(operation, state)
+    done = state is OperationState.SUCCEEDED
+    return replace(
+        operation,
+        state=state,
+        error=None if done else error,
+        progress_message="done" if done else operation.progress_message,
+        progress_percent=100 if done else operation.progress_percent,
+        queue_position=0,
+        end_time=now,
+    )

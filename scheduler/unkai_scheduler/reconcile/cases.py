@@ -34,6 +34,8 @@ class Case:
     now: datetime
     failed_hosts: tuple[str, ...]
     rules: Rules
+    held_by: tuple[str, ...] = ()
+    """Names of other hosts that say they hold a machine of it."""
 
     @property
     def deleting(self) -> bool:
@@ -120,6 +122,11 @@ class Case:
         return machine is None or (
             machine.generation < instance.generation or machine.run_epoch < instance.run_epoch
         )
+
+    @property
+    def elsewhere(self) -> bool:
+        """To make it here would make a second copy: another host holds what this one does not."""
+        return bool(self.held_by) and self.machine is None and not self.instance.has_run
 
     @property
     def reached(self) -> bool:

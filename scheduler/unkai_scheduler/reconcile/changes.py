@@ -13,8 +13,7 @@ from unkai_scheduler.domain.decisions import Decision
 from unkai_scheduler.domain.events import Event, EventType
 from unkai_scheduler.domain.instances import Claim, Instance, check_move
 from unkai_scheduler.domain.machines import Tombstone
-from unkai_scheduler.domain.operations import Operation, OperationState
-from unkai_scheduler.reconcile import operations as progress
+from unkai_scheduler.domain.operations import Operation, OperationState, end
 from unkai_scheduler.reconcile.actions import Action, Fail, Forget, Release
 from unkai_scheduler.reconcile.office import Office
 from unkai_scheduler.store import claims, events, instances, operations, tombstones
@@ -111,7 +110,7 @@ def _forget(conn: Connection, seen: Seen, action: Forget, office: Office, now: d
         conn, seen.operation, action.operation, name=instance.spec.name, office=office, now=now
     )
     while (other := operations.active_for(conn, instance.id)) is not None:
-        ended = progress.end(other, OperationState.CANCELLED, now)
+        ended = end(other, OperationState.CANCELLED, now)
         write_operation(conn, other, ended, name=instance.spec.name, office=office, now=now)
     _drop_claim(conn, instance.id, action.tombstone, now)
     instances.delete(conn, instance.id)

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from datetime import datetime
 
-from unkai_scheduler.domain.operations import Operation, OperationState
+from unkai_scheduler.domain.operations import Operation, OperationState, end
 from unkai_scheduler.reconcile import operations as progress
 from unkai_scheduler.reconcile.changes import write_operation
 from unkai_scheduler.reconcile.office import Office
@@ -61,5 +61,5 @@ class Deadlines:
             if operation is None or operation.state.ended:
                 continue
             why = progress.too_late(operation).to_record()
-            ended = progress.end(operation, OperationState.FAILED, now, why)
+            ended = end(operation, OperationState.FAILED, now, why)
             write_operation(conn, operation, ended, name="", office=self._office, now=now)

@@ -16,7 +16,7 @@ from typing import Any
 
 from unkai_scheduler.domain.findings import Finding, FindingKind, Remedy
 from unkai_scheduler.domain.hosts import Host
-from unkai_scheduler.domain.instances import Instance, InstanceState
+from unkai_scheduler.domain.instances import Instance, InstanceState, may_be_adopted
 from unkai_scheduler.domain.machines import LEAP, Machine, MachineState, Tombstone
 from unkai_scheduler.placement.fleet import AllocationRatios, claimable
 
@@ -81,8 +81,8 @@ def examine(books: Books) -> Report:
         right = _right_to_remove(machine, books.known.get(machine.instance_id, ()))
         if right is not None:
             removals.append((machine, right))
-        elif row is None:
-            findings.append(_orphan(books, machine, holders[machine.instance_id]))
+        elif row is None or may_be_adopted(row):
+            findings.append(_orphan(books, machine, row, holders[machine.instance_id]))
         else:
             findings.append(_unclaimed(books, machine, row))
     findings += _without_machine(books)
@@ -105,7 +105,12 @@ def is_stray(found: Machine | Tombstone, rows: Mapping[str, Instance]) -> bool:
 # Machines without a claim.
 
 
-def _orphan(books: Books, machine: Machine, holders: Sequence[str]) -> Finding:
+def _orphan(
+    books: Books, machine: Machine, row: Instance | None, holders: Sequence[str]
+) -> Finding:
+    what = "one that the database does not know"
+    if row is not None:
+        what = f"of instance {row.spec.name}, which is {row.state.value} and on no host"
     others = [books.host_name(i) for i in holders if i != machine.host_id]
     also = f", and which is on {', '.join(others[:3])}, too" if others else ""
     flag = f" --host {books.host_name(machine.host_id)}" if others else ""
@@ -113,7 +118,7 @@ def _orphan(books: Books, machine: Machine, holders: Sequence[str]) -> Finding:
         books,
         FindingKind.ORPHAN,
         machine,
-        f"is one that the database does not know{also}; it is kept",
+        f"is {what}{also}; it is kept",
         remedy=Remedy.OPERATOR,
         fix=f"'unkai instance adopt {machine.instance_id}{flag}' takes it into the database",
     )

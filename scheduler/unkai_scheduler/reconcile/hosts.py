@@ -110,6 +110,11 @@ class Hosts:
         synced = watched.connected and self._office.live.is_synced(host_id)
         return HostState.UP if synced else HostState.CONNECTING
 
+    def name(self, host_id: str) -> str:
+        """Return a host's name; its id when it has none yet."""
+        row = self._rows.get(host_id)
+        return row.name if row else host_id
+
     def is_gone(self, host_id: str) -> bool:
         """Tell whether a host is neither registered nor heard any more."""
         registered = not self._members_read or host_id in self._members
@@ -119,6 +124,7 @@ class Hosts:
         """Know a host no longer: its row was deleted. One that comes back is a new one."""
         self._rows.pop(host_id, None)
         self._lost.discard(host_id)
+        self._office.live.forget_host(host_id)
         self._changed(host_id)
 
     def hears_nobody(self) -> bool:

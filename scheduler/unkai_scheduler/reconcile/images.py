@@ -16,7 +16,7 @@ import structlog
 
 from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.images import Image, ImageState
-from unkai_scheduler.domain.operations import Operation, OperationState
+from unkai_scheduler.domain.operations import Operation, OperationState, end
 from unkai_scheduler.reconcile import operations as progress
 from unkai_scheduler.reconcile.changes import write_operation
 from unkai_scheduler.reconcile.office import Office, growing_s, new_etag, wait_for
@@ -134,7 +134,7 @@ class ImageLoop:
             stored = images.locked(conn, image.id)
             current = operations.active_for(conn, image.id)
             while current is not None:
-                ended = progress.end(current, OperationState.SUCCEEDED, now)
+                ended = end(current, OperationState.SUCCEEDED, now)
                 write_operation(conn, current, ended, name=image.name, office=office, now=now)
                 current = operations.active_for(conn, image.id)
             if stored is None:
@@ -161,7 +161,7 @@ class ImageLoop:
         assert shown is not None
         if progress.is_expired(operation, now):
             why = progress.too_late(shown).to_record()
-            shown = progress.end(shown, OperationState.FAILED, now, why)
+            shown = end(shown, OperationState.FAILED, now, why)
         if shown == operation:
             return
 

@@ -9,7 +9,8 @@ again. In the order of the table:
     tombstone covers our generation and run epoch; while the host is silent it waits.
  2. **A create given up** (cancelled, out of time, or without an operation) is removed from its
     host; only then is it FAILED, holding nothing. What has run for long is no create any more.
- 3. **No claim**: a PROVISIONING instance is placed, unless `create_hosts` hosts have failed it.
+ 3. **No claim**: a PROVISIONING instance is placed, unless `create_hosts` hosts have failed it, or
+    some host holds a machine of it: the database has lost that, and two copies must never be.
  4. **A silent host** makes its instances UNKNOWN: nothing is ordered there and nothing moves.
  5. **Leaving** a host that failed it before it first ran: removed there, then released. The mark
     is durable: `state_reason` names the claiming host while the instance is PROVISIONING.
@@ -17,7 +18,8 @@ again. In the order of the table:
  7. **A host ahead of the database** (restored from a backup): what it was last told is taken over
     into the row, and nothing is ordered. It is overtaken when the user asks for something, or the
     machine asks whether it may run.
- 8. **A host behind**, or without the machine, gets `Ensure`.
+ 8. **A host behind**, or without the machine, gets `Ensure`; not for a machine that has never run
+    and that another host holds.
  9. Otherwise the machine's state is settled by the table `OBSERVED`.
 
 The trap: a machine may be absent because its host has not told us yet. `host_state` is UP only
@@ -34,7 +36,7 @@ from typing import Any
 from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.instances import Instance, InstanceState, Power
 from unkai_scheduler.domain.machines import Machine, MachineState, Tombstone
-from unkai_scheduler.domain.operations import Operation, OperationState, Verb
+from unkai_scheduler.domain.operations import Operation, OperationState, Verb, end
 from unkai_scheduler.reconcile import operations
 from unkai_scheduler.reconcile.actions import (
     Action,
@@ -75,16 +77,26 @@ def next_action(
     host_state: HostState | None,
     now: datetime,
     failed_hosts: Collection[str] = (),
+    held_by: Collection[str] = (),
     rules: Rules | None = None,
 ) -> Action:
     """Decide what to do about an instance now.
 
     `machine` and `tombstone` are what the claiming host reports; `host_state` is None when
-    nothing is known of that host; `failed_hosts` failed this create before.
+    nothing is known of that host; `failed_hosts` failed this create before; `held_by`: names of
+    other hosts that say they hold a machine of it.
     """
     live = None if operation is None or operation.state.ended else operation
     case = Case(
-        instance, live, machine, tombstone, host_state, now, tuple(failed_hosts), rules or Rules()
+        instance,
+        live,
+        machine,
+        tombstone,
+        host_state,
+        now,
+        tuple(failed_hosts),
+        rules or Rules(),
+        tuple(held_by),
     )
     action = next(act(case) for holds, act in RULES if holds(case))
     return _end_what_is_late(case, action)
@@ -99,7 +111,7 @@ def _forget(case: Case) -> Action:
         state = (
             OperationState.SUCCEEDED if operation.verb is Verb.DELETE else OperationState.CANCELLED
         )
-        operation = operations.end(operation, state, case.now)
+        operation = end(operation, state, case.now)
     return Forget(case.instance, operation, case.tombstone if case.claimed else None)
 
 
@@ -130,9 +142,7 @@ def _fail(case: Case) -> Action:
     error = operations.why_given_up(case.instance, case.operation)
     operation = case.operation
     if operation is not None:
-        operation = operations.end(
-            operation, operations.give_up_state(operation), case.now, error.to_record()
-        )
+        operation = end(operation, operations.give_up_state(operation), case.now, error.to_record())
     row = case.idle(state=_S.FAILED, state_reason=error.to_record())
     return Fail(row, operation, case.tombstone if case.claimed else None)
 
@@ -146,19 +156,35 @@ def fail_create(
     instance: Instance, operation: Operation | None, error: UnkaiError, now: datetime
 ) -> Fail:
     """Return the failure of a create that holds no claim."""
-    ended = operation and operations.end(operation, OperationState.FAILED, now, error.to_record())
+    ended = operation and end(operation, OperationState.FAILED, now, error.to_record())
     row = replace(instance, state=_S.FAILED, state_reason=error.to_record(), due_time=None)
     return Fail(row, ended)
 
 
-def _place_or_fail(case: Case) -> Action:
+def _place(case: Case) -> Action:
     instance = case.instance
+    if case.elsewhere:
+        return _held_elsewhere(case)
     if len(set(case.failed_hosts)) >= case.rules.create_hosts and instance.state_reason:
         error = UnkaiError.from_record(instance.state_reason)
         return fail_create(instance, case.operation, error, case.now)
     if not case.due:
         return Wait(instance, case.operation)
     return Place(instance, case.operation)
+
+
+def _held_elsewhere(case: Case) -> Action:
+    """Make no second copy: wait until somebody has said what that machine is."""
+    instance = case.instance
+    hosts = ", ".join(sorted(case.held_by)[:4])
+    adopt = f"'unkai instance adopt {instance.id}' takes it into the database"
+    error = FailedPrecondition(
+        f"not made: host {hosts} holds a machine of it already, which the database does not know",
+        reason="MACHINE_HELD",
+        fix=f"cancel the operation, then {adopt}" if case.claimed else adopt,
+        metadata={"instance_id": instance.id, "hosts": hosts},
+    )
+    return _pause(case, f"{error.message}; {error.fix}", state_reason=error.to_record())
 
 
 def _holds_nothing(case: Case) -> Action:
@@ -170,7 +196,7 @@ def _holds_nothing(case: Case) -> Action:
         fix="delete the instance, and create it again if it is still wanted",
         metadata={"instance_id": case.instance.id, "state": case.instance.state.value},
     )
-    ended = operations.end(case.operation, OperationState.FAILED, case.now, error.to_record())
+    ended = end(case.operation, OperationState.FAILED, case.now, error.to_record())
     return Settle(case.idle(), ended)
 
 
@@ -231,7 +257,7 @@ def _ahead(case: Case) -> Action:
     assert machine is not None
     if case.instance.state is _S.PROVISIONING:
         # Orders came after its creation, so that is over: it must not be undone for being late.
-        operation = operation and operations.end(operation, OperationState.SUCCEEDED, case.now)
+        operation = operation and end(operation, OperationState.SUCCEEDED, case.now)
         case = replace(case, instance=replace(case.instance, state=_S.STARTING))
     elif operation is not None:
         return Settle(_overtake(case, machine), operation)
@@ -415,7 +441,7 @@ def _machine_failed(case: Case) -> Action:
 def _power_failed(case: Case, error: Mapping[str, Any]) -> Action:
     """End the operation; a start that failed leaves the instance off, as it was."""
     assert case.operation is not None
-    operation = operations.end(case.operation, OperationState.FAILED, case.now, error)
+    operation = end(case.operation, OperationState.FAILED, case.now, error)
     row = case.observed(state=_underway(case), state_reason=error)
     return Settle(_undo_start(row, case.operation, case.now), operation)
 
@@ -462,7 +488,7 @@ RULES: tuple[tuple[Callable[[Case], bool], Callable[[Case], Action]], ...] = (
     (lambda c: c.given_up and (not c.claimed or c.gone), _fail),
     (lambda c: c.given_up and not c.up, _wait_to_give_up),
     (lambda c: c.given_up, _remove),
-    (lambda c: not c.claimed and c.instance.state is _S.PROVISIONING, _place_or_fail),
+    (lambda c: not c.claimed and c.instance.state is _S.PROVISIONING, _place),
     (lambda c: not c.claimed, _holds_nothing),
     (lambda c: c.host_state is HostState.UNKNOWN, _unknown),
     (lambda c: not c.up, _wait_for_host),
@@ -470,6 +496,7 @@ RULES: tuple[tuple[Callable[[Case], bool], Callable[[Case], Action]], ...] = (
     (lambda c: c.leaving, _remove),
     (lambda c: c.gone, _deleted_on_host),
     (lambda c: c.ahead, _ahead),
+    (lambda c: c.elsewhere, _held_elsewhere),
     (lambda c: c.behind, _ensure),
     (lambda _: True, _settle_machine),
 )
@@ -494,9 +521,9 @@ def _settle(
         return Settle(row, None)
     row = replace(row, attempt=0)
     if failed is not None:
-        ended = operations.end(case.operation, OperationState.FAILED, case.now, failed)
+        ended = end(case.operation, OperationState.FAILED, case.now, failed)
         return Settle(row, ended)
-    return Finish(row, operations.end(case.operation, OperationState.SUCCEEDED, case.now))
+    return Finish(row, end(case.operation, OperationState.SUCCEEDED, case.now))
 
 
 def _pause(case: Case, message: str, **changes: Any) -> Wait:
@@ -519,7 +546,7 @@ def _end_what_is_late(case: Case, action: Action) -> Action:
         return action
     error = operations.why_given_up(case.instance, operation).to_record()
     state = OperationState.CANCELLED if cancelled else OperationState.FAILED
-    ended = operations.end(operation, state, case.now, error)
+    ended = end(operation, state, case.now, error)
     row = action.instance
     if operation.verb is Verb.CREATE:
         row = replace(row, state_reason=error)

@@ -2,7 +2,8 @@
 
 The host watchers write it, everybody reads it; it dies with a reign. It never touches the store.
 The trap: what a host said is worth something only while the host is in sync (`is_synced`); before
-that, "no machine" means "not told yet".
+that, "no machine" means "not told yet". Who holds an instance is asked of each host's last whole
+word (`holders`), whether it is silent or not: there, to forget would be the mistake.
 """
 
 from __future__ import annotations
@@ -47,6 +48,10 @@ class LiveState:
         self._machines: dict[str, dict[str, Machine]] = {}
         self._tombstones: dict[str, dict[str, Tombstone]] = {}
         self._synced: set[str] = set()
+        self._holders: dict[str, tuple[str, ...]] = {}
+        """By instance, the hosts that hold a machine of it by their last word."""
+        self._before: dict[str, set[str]] = {}
+        """Of hosts that are being told anew or are lost, what they held by then."""
         self._subscribers: set[asyncio.Queue[UsageSample | None]] = set()
 
     # What the API reads.
@@ -123,6 +128,10 @@ class LiveState:
         """Return all tombstones a host reported."""
         return list(self._tombstones.get(host_id, {}).values())
 
+    def holders(self, instance_id: str) -> tuple[str, ...]:
+        """Return the hosts whose last word was that they hold a machine of it, silent or not."""
+        return self._holders.get(instance_id, ())
+
     def held_count(self, host_id: str) -> int:
         """Return how many machines and tombstones a host has told of."""
         return len(self._machines.get(host_id, ())) + len(self._tombstones.get(host_id, ()))
@@ -143,15 +152,37 @@ class LiveState:
         self._samples.pop(host_id, None)
         self.begin_sync(host_id)
 
+    def forget_host(self, host_id: str) -> None:
+        """Forget a host that is said never to come back, with its last word."""
+        self.drop_host(host_id)
+        for instance_id in self._before.pop(host_id, set()):
+            self._let_go(host_id, instance_id)
+
     def begin_sync(self, host_id: str) -> None:
         """Forget what a host held: it is about to be told anew."""
         self._synced.discard(host_id)
-        self._machines.pop(host_id, None)
+        told = self._machines.pop(host_id, {})
         self._tombstones.pop(host_id, None)
+        before = self._before.get(host_id)
+        if before is None:
+            self._before[host_id] = set(told)
+            return
+        for instance_id in told.keys() - before:  # told by half: its last whole word stands
+            self._let_go(host_id, instance_id)
 
     def end_sync(self, host_id: str) -> None:
         """Note that all a host holds has been told."""
         self._synced.add(host_id)
+        held = self._machines.get(host_id, {})
+        for instance_id in self._before.pop(host_id, set()) - held.keys():
+            self._let_go(host_id, instance_id)
+
+    def _let_go(self, host_id: str, instance_id: str) -> None:
+        left = tuple(i for i in self._holders.get(instance_id, ()) if i != host_id)
+        if left:
+            self._holders[instance_id] = left
+        else:
+            self._holders.pop(instance_id, None)
 
     def lose_sync(self, host_id: str) -> None:
         """Note that a host is silent: what it said before is no longer worth anything."""
@@ -160,6 +191,9 @@ class LiveState:
     def put_machine(self, machine: Machine) -> None:
         """Remember a machine as it is now; it is newer than any tombstone before it."""
         self._machines.setdefault(machine.host_id, {})[machine.instance_id] = machine
+        holders = self._holders.get(machine.instance_id, ())
+        if machine.host_id not in holders:
+            self._holders[machine.instance_id] = (*holders, machine.host_id)
         buried = self._tombstones.get(machine.host_id, {})
         tombstone = buried.get(machine.instance_id)
         if tombstone is not None and tombstone.generation < machine.generation:
@@ -171,6 +205,9 @@ class LiveState:
         machine = held.get(tombstone.instance_id)
         if machine is not None and machine.generation <= tombstone.generation:
             del held[tombstone.instance_id]
+        if tombstone.instance_id not in held:
+            self._before.get(tombstone.host_id, set()).discard(tombstone.instance_id)
+            self._let_go(tombstone.host_id, tombstone.instance_id)
         self._tombstones.setdefault(tombstone.host_id, {})[tombstone.instance_id] = tombstone
 
     def put_answer(self, answer: Machine | Tombstone) -> None:
@@ -213,6 +250,8 @@ class LiveState:
         """Forget all and end the subscriptions: the reign is over."""
         for store in (self._samples, self._endpoints, self._machines, self._tombstones):
             store.clear()
+        self._holders.clear()
+        self._before.clear()
         self._synced.clear()
         for queue in self._subscribers:
             _offer(queue, None)

@@ -242,8 +242,19 @@ class InstanceLoop:
             host_state=state,
             now=now,
             failed_hosts=seen.failed_hosts,
+            held_by=[self._hosts.name(i) for i in self._others(instance)],
             rules=self._rules,
         )
+
+    def _others(self, instance: Instance) -> list[str]:
+        """Return the hosts but its own that hold a machine of it by their last word."""
+        holders = self._office.live.holders(instance.id)
+        return [host_id for host_id in holders if host_id != instance.host_id]
+
+    def _would_double(self, instance: Instance) -> bool:
+        """Tell whether an order would make a machine that another host has told of meanwhile."""
+        here = self._office.live.machine(instance.host_id, instance.id)
+        return here is None and not instance.has_run and bool(self._others(instance))
 
     async def _write(self, decided: list[Change], now: datetime) -> list[Change]:
         """Write all changes in one transaction; return those that hold, read-only ones too."""
@@ -334,6 +345,8 @@ class InstanceLoop:
                         result = "HOST_SILENT"  # since it was decided; due again by its row
                     elif kind == "remove":
                         await self._send_removal(instance)
+                    elif self._would_double(instance):
+                        result = "MACHINE_HELD"
                     else:
                         await self._send_ensure(instance)
         except UnkaiError as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 from unkai_scheduler.domain.instances import MIB, Instance
 from unkai_scheduler.domain.machines import Machine
-from unkai_scheduler.domain.operations import Operation, OperationState, Verb, check_move
+from unkai_scheduler.domain.operations import Operation, OperationState, Verb
 from unkai_wire.errors import Cancelled, DeadlineExceeded, NoCapacity, UnkaiError
 
 MAX_PROGRESS = 256
@@ -24,28 +24,6 @@ _PERCENT = {
     "start": 80,
 }
 """How far a create is when its host is at a step whose name has this word."""
-
-
-def end(
-    operation: Operation,
-    state: OperationState,
-    now: datetime,
-    error: Mapping[str, Any] | None = None,
-) -> Operation:
-    """Return the operation ended; one that has ended already is returned as it is."""
-    if operation.state.ended:
-        return operation
-    check_move(operation, state)
-    done = state is OperationState.SUCCEEDED
-    return replace(
-        operation,
-        state=state,
-        error=None if done else error,
-        progress_message="done" if done else operation.progress_message,
-        progress_percent=100 if done else operation.progress_percent,
-        queue_position=0,
-        end_time=now,
-    )
 
 
 def progress(

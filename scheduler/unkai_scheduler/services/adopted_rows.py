@@ -21,7 +21,7 @@ from unkai_scheduler.services.instance_drafts import InstanceDraft, check_draft
 from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.services.public_keys import parse_public_key
 from unkai_scheduler.store import flavors, images, instances, key_pairs, projects
-from unkai_wire.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from unkai_wire.errors import AlreadyExists, FailedPrecondition, InvalidArgument, Unavailable
 from unkai_wire.ids import is_id
 
 if TYPE_CHECKING:
@@ -73,6 +73,33 @@ def instance_of(held: HeldMachine, project_id: str, now: datetime, etag: str) ->
         create_time=made if datetime(2020, 1, 1, tzinfo=UTC) < made <= now else now,
         update_time=now,
         due_time=now,
+    )
+
+
+def rejoined(known: Instance, told: Instance) -> Instance:
+    """Return the row of an instance that is in the database on no host.
+
+    What the user asked for is as the row says, what there is as its host says; neither number goes
+    back. Raises for a machine that cannot have begun as this instance.
+    """
+    if told.spec.image_id != known.spec.image_id:
+        raise FailedPrecondition(
+            f"the machine was made from image {told.spec.image_id[:64]!r}, instance "
+            f"{known.spec.name} from {known.spec.image_id}",
+            reason="ORPHAN_ABSURD",
+            fix="mistrust the host; on it, the machine's disk can be copied and uploaded as an "
+            "image",
+            metadata={"instance_id": known.id, "name": known.spec.name},
+        )
+    return replace(
+        told,
+        spec=known.spec,
+        project_id=known.project_id,
+        generation=max(told.generation, known.generation),
+        run_epoch=max(told.run_epoch, known.run_epoch),
+        reboot_serial=max(told.reboot_serial, known.reboot_serial),
+        has_run=told.has_run or known.has_run,
+        create_time=known.create_time,
     )
 
 
@@ -186,15 +213,28 @@ def flavor_of(conn: Connection, row: Instance) -> str:
 
 
 def restore_image(
-    conn: Connection, held: HeldMachine, project_id: str, now: datetime, bytes_key: str
+    conn: Connection,
+    held: HeldMachine,
+    project_id: str,
+    now: datetime,
+    bytes_key: str | None,
 ) -> list[str]:
     """Give the image its row back, if it has none: without it nothing can be ordered.
 
-    `bytes_key`: where its bytes are; empty when they are gone. Returns what a user is to know.
+    `bytes_key`: where its bytes are; empty when they are gone, None when nobody has looked because
+    it had a row a moment ago. Returns what a user is to know.
     """
     image = held.order.image
     if images.held(conn, image.id) is not None:
         return []
+    if bytes_key is None:
+        raise Unavailable(
+            f"image {image.id} was deleted meanwhile",
+            reason="IMAGE_GONE_MEANWHILE",
+            fix="try again",
+            metadata={"image_id": image.id},
+            retry_after_s=1.0,
+        )
     name = f"image-{image.id[-6:]}"
     if images.find(conn, project_id, name) is not None:
         name = image.id
@@ -225,19 +265,53 @@ def restore_image(
     return [f"its image {image.id} was not known: it is called {name} now, and {kept}"]
 
 
-def restore_key_pairs(conn: Connection, held: HeldMachine, project_id: str, now: datetime) -> None:
-    """Give key pairs their rows back, where the order tells which key is whose."""
-    idents, keys = held.order.instance.spec.key_pair_ids, held.order.public_keys
-    if len(idents) != len(keys):
+def check_image(conn: Connection, row: Instance, warnings: list[str]) -> None:
+    """Warn of an image that nobody of the instance's project could have asked for."""
+    image = images.get(conn, row.spec.image_id)
+    if image is None or image.visibility is not Visibility.PRIVATE:
         return
-    for ident, public_key in zip(idents, keys, strict=True):
-        name = f"key-{ident[-6:]}"
-        if key_pairs.held(conn, ident) or key_pairs.find(conn, project_id, name):
+    if image.project_id != row.project_id:
+        warnings.append(
+            f"its image {image.name} is private to project {image.project_id}: see whether its "
+            "host tells the truth"
+        )
+
+
+def restore_key_pairs(
+    conn: Connection, held: HeldMachine, project_id: str, now: datetime, warnings: list[str]
+) -> tuple[str, ...]:
+    """Give key pairs their rows back, where the order tells which key is whose.
+
+    Returns those that the instance names from now on: none of another project, which its host may
+    have named to learn the key or to keep others from deleting it.
+    """
+    idents, keys = held.order.instance.spec.key_pair_ids, held.order.public_keys
+    told = dict(zip(idents, keys, strict=True)) if len(idents) == len(keys) else {}
+    named: list[str] = []
+    for ident in idents:
+        known = key_pairs.held(conn, ident)
+        if known is not None and known.project_id != project_id:
+            warnings.append(f"its key pair {ident} is another project's: it is left out")
             continue
-        try:
-            line, fingerprint = parse_public_key(public_key)
-        except InvalidArgument:
+        named.append(ident)
+        row = _key_pair(ident, told.get(ident, ""), project_id, now) if known is None else None
+        if row is None:
             continue
-        etag = ident[-16:]
-        row = KeyPair(ident, project_id, name, line, fingerprint, etag=etag, create_time=now)
+        if key_pairs.find(conn, project_id, row.name) is not None:
+            row = replace(row, name=ident)
         key_pairs.insert(conn, row)
+        warnings.append(
+            f"its key pair {ident} was not known: it is called {row.name} now, with the key that "
+            f"its host remembers, {row.fingerprint}; see whose it is before you use it"
+        )
+    return tuple(named)
+
+
+def _key_pair(ident: str, public_key: str, project_id: str, now: datetime) -> KeyPair | None:
+    """Return the row of a key that a host remembers; None when that is no key."""
+    try:
+        line, fingerprint = parse_public_key(public_key)
+    except InvalidArgument:
+        return None
+    name, etag = f"key-{ident[-6:]}", ident[-16:]
+    return KeyPair(ident, project_id, name, line, fingerprint, etag=etag, create_time=now)

@@ -5,6 +5,9 @@ gets the generation and run epoch that the host has, so that the leader finds no
 all is written in one transaction under the leader's term: of two callers one adopts, and a leader
 that has lost writes nothing.
 
+An instance that the database has on no host, FAILED when a backup was put back or held back since,
+becomes what it was: its row says what its user asked for, its host what there is.
+
 The trap: all that is known of the machine is its host's word. `adopted_rows.py` believes no more
 of it than a user could have asked for.
 """
@@ -19,9 +22,10 @@ from unkai_scheduler.agents.port import MACHINE_SPECS, Agents, HeldMachine
 from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.hosts import Host
 from unkai_scheduler.domain.images import is_key_of
-from unkai_scheduler.domain.instances import Claim, Instance
+from unkai_scheduler.domain.instances import Claim, Instance, may_be_adopted
 from unkai_scheduler.domain.machines import Machine, MachineState
 from unkai_scheduler.domain.names import check_name
+from unkai_scheduler.domain.operations import OperationState, end
 from unkai_scheduler.images.port import ImageStore
 from unkai_scheduler.placement.fleet import AllocationRatios, claimable
 from unkai_scheduler.services import adopted_rows
@@ -30,7 +34,7 @@ from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.live import LeaderView, LiveView
 from unkai_scheduler.services.mutations import Subject, mutate, recalled, record
 from unkai_scheduler.settings import RatioSettings
-from unkai_scheduler.store import claims, hosts, images, instances, tombstones
+from unkai_scheduler.store import claims, hosts, images, instances, operations, tombstones
 from unkai_wire.errors import FailedPrecondition, NotFound, Unavailable
 from unkai_wire.ids import check_id
 
@@ -96,12 +100,11 @@ class AdoptionsService:
         """Take a machine into the database as its host remembers it."""
         draft.check()
         audit, term = self._leader.audit, self._leader.term
-        first = await recalled(
-            self._context,
-            call,
-            Adopted,
-            check=lambda conn: _check_unknown(conn, draft.instance_id),
-        )
+
+        def check(conn: Connection) -> None:
+            _check_free(conn, draft.instance_id)
+
+        first = await recalled(self._context, call, Adopted, check=check)
         if first is not None:
             return first
         machine = _the_one(audit.holders(draft.instance_id), draft)
@@ -130,12 +133,15 @@ class AdoptionsService:
         endpoint = self._live.endpoint(host_id)
         return await self._agents.machine_spec(endpoint, machine.instance_id)
 
-    async def _find_bytes(self, held: HeldMachine) -> str:
-        """Return where the bytes are of an image that has no row; empty when they are gone."""
+    async def _find_bytes(self, held: HeldMachine) -> str | None:
+        """Return where the bytes are of an image that has no row; empty when they are gone.
+
+        None: it has a row, so that nobody has looked.
+        """
         image = held.order.image
         known = await self._context.uow.read(lambda conn: images.get(conn, image.id))
         if known is not None:
-            return ""
+            return None
         for key in await self._images.list():
             if is_key_of(image.id, key) and await self._images.size(key) == image.size_bytes:
                 return key
@@ -147,23 +153,19 @@ class AdoptionsService:
         call: Call,
         draft: AdoptionDraft,
         held: HeldMachine,
-        bytes_key: str,
+        bytes_key: str | None,
     ) -> Adopted:
         machine, now = held.machine, self._context.clock()
-        _check_unknown(conn, draft.instance_id)
+        instances.lock(conn, draft.instance_id)
+        known = _check_free(conn, draft.instance_id)
         _check_not_buried(conn, machine)
         host = _known_host(conn, machine.host_id)
         warnings: list[str] = []
-        project = adopted_rows.project_of(conn, draft.project_id, held, warnings)
-        row = adopted_rows.instance_of(held, project.id, now, self._context.new_etag())
-        name = adopted_rows.name_of(
-            conn, row, draft.name, warnings, rename_if_taken=draft.rename_if_taken
-        )
-        flavor_id = adopted_rows.flavor_of(conn, row)
-        row = replace(row, spec=replace(row.spec, name=name, flavor_id=flavor_id))
-        warnings += adopted_rows.restore_image(conn, held, project.id, now, bytes_key)
-        adopted_rows.restore_key_pairs(conn, held, project.id, now)
-        instances.insert(conn, row)
+        if known is None:
+            row = self._insert(conn, draft, held, warnings, bytes_key=bytes_key)
+        else:
+            row = self._rejoin(conn, draft, known, held, warnings, bytes_key=bytes_key)
+            self._end_create(conn, call, row)
         spec = row.spec
         claim = Claim(
             row.id, host.id, spec.vcpus, spec.memory_bytes, spec.disk_bytes, row.run_epoch, now
@@ -173,8 +175,77 @@ class AdoptionsService:
         adopted = replace(
             row, host_id=host.id, host_name=host.name, spec=replace(spec, user_data=b"")
         )
-        self._record(conn, call, adopted)
+        self._record(conn, call, adopted, EventType.UPDATED if known else EventType.CREATED)
         return Adopted(adopted, tuple(warnings))
+
+    def _insert(
+        self,
+        conn: Connection,
+        draft: AdoptionDraft,
+        held: HeldMachine,
+        warnings: list[str],
+        *,
+        bytes_key: str | None,
+    ) -> Instance:
+        """Write an instance that the database does not know, with what it stands on."""
+        now = self._context.clock()
+        project = adopted_rows.project_of(conn, draft.project_id, held, warnings)
+        row = adopted_rows.instance_of(held, project.id, now, self._context.new_etag())
+        name = adopted_rows.name_of(
+            conn, row, draft.name, warnings, rename_if_taken=draft.rename_if_taken
+        )
+        flavor_id = adopted_rows.flavor_of(conn, row)
+        warnings += adopted_rows.restore_image(conn, held, project.id, now, bytes_key)
+        if not draft.project_id:
+            adopted_rows.check_image(conn, row, warnings)
+        keys = adopted_rows.restore_key_pairs(conn, held, project.id, now, warnings)
+        spec = replace(row.spec, name=name, flavor_id=flavor_id, key_pair_ids=keys)
+        row = replace(row, spec=spec)
+        instances.insert(conn, row)
+        return row
+
+    def _rejoin(
+        self,
+        conn: Connection,
+        draft: AdoptionDraft,
+        known: Instance,
+        held: HeldMachine,
+        warnings: list[str],
+        *,
+        bytes_key: str | None,
+    ) -> Instance:
+        """Write an instance that the database has on no host."""
+        now = self._context.clock()
+        told = adopted_rows.instance_of(held, known.project_id, now, self._context.new_etag())
+        row = adopted_rows.rejoined(known, told)
+        if draft.name and draft.name != known.spec.name:
+            name = adopted_rows.name_of(conn, row, draft.name, warnings, rename_if_taken=False)
+            row = replace(row, spec=replace(row.spec, name=name))
+        if draft.project_id not in {"", known.project_id}:
+            warnings.append("it stays in the project that it has in the database")
+        warnings += adopted_rows.restore_image(conn, held, row.project_id, now, bytes_key)
+        instances.replace(conn, row, etag=None)
+        return row
+
+    def _end_create(self, conn: Connection, call: Call, row: Instance) -> None:
+        """Let a create that was held back succeed: what it asked for is there."""
+        now = self._context.clock()
+        while (waiting := operations.active_for(conn, row.id)) is not None:
+            done = replace(end(waiting, OperationState.SUCCEEDED, now), update_time=now)
+            operations.replace(conn, done)
+            record(
+                conn,
+                self._context,
+                call,
+                Subject("operation", done.id, row.spec.name, done.project_id, done.state.value),
+                EventType.UPDATED,
+                message="its instance was adopted",
+                attributes={
+                    "verb": done.verb.value,
+                    "resource_kind": done.resource_kind,
+                    "resource_id": done.resource_id,
+                },
+            )
 
     def _oversold(self, conn: Connection, host_id: str) -> list[str]:
         host = found("host", host_id, hosts.get(conn, host_id))
@@ -192,13 +263,13 @@ class AdoptionsService:
             return []
         return [f"host {host.name} holds more {' and '.join(over)} now than may be claimed of it"]
 
-    def _record(self, conn: Connection, call: Call, row: Instance) -> None:
+    def _record(self, conn: Connection, call: Call, row: Instance, change: EventType) -> None:
         record(
             conn,
             self._context,
             call,
             Subject("instance", row.id, row.spec.name, row.project_id, row.state.value),
-            EventType.CREATED,
+            change,
             reason="ADOPTED",
             message=f"instance {row.spec.name} was adopted from host {row.host_name}",
             attributes={
@@ -257,10 +328,11 @@ def _the_one(machines: Sequence[Machine], draft: AdoptionDraft) -> Machine:
     return machine
 
 
-def _check_unknown(conn: Connection, instance_id: str) -> None:
+def _check_free(conn: Connection, instance_id: str) -> Instance | None:
+    """Return the row on no host that the machine may become; None when there is none at all."""
     row = instances.get(conn, instance_id)
-    if row is None:
-        return
+    if row is None or may_be_adopted(row):
+        return row
     where = f"on host {row.host_name}" if row.host_id else "on no host"
     raise FailedPrecondition(
         f"instance {instance_id} is in the database: {row.spec.name}, {where}",

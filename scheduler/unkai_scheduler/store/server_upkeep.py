@@ -14,17 +14,16 @@ from unkai_scheduler.database_settings import DatabaseSettings
 from unkai_scheduler.store import (
     backup_files,
     findings,
-    history,
     migrations,
+    restoration,
     seed,
     servers,
-    terms,
-    uploads,
 )
 from unkai_scheduler.store.failures import DatabaseFailure, translate
 from unkai_scheduler.store.findings import Finding
+from unkai_scheduler.store.restoration import Restored
 from unkai_scheduler.store.server_unit_of_work import run_alone, server_of
-from unkai_scheduler.store.upkeep import Restored, Upgrade, in_use
+from unkai_scheduler.store.upkeep import Upgrade, in_use
 from unkai_wire.errors import FailedPrecondition
 from unkai_wire.ids import NewId
 
@@ -80,8 +79,8 @@ class ServerUpkeep:
         with backup_files.whole(file) as part:
             self._server.dump(self._settings, part)
 
-    def restored(self, now: datetime) -> Restored:
-        """Begin a new term and a new history epoch, after a backup was put back.
+    def restored(self, now: datetime, new_id: NewId) -> Restored:
+        """Begin anew after a backup was put back: see `restoration.py`.
 
         Raises `FailedPrecondition` / DATABASE_IN_USE while a scheduler is connected: it would go on
         from what it knew.
@@ -96,9 +95,7 @@ class ServerUpkeep:
                     fix="put the backup there first, or see database.url in the settings",
                 )
             migrations.upgrade_on(conn)
-            uploads.forget_all(conn)
-            history.raise_epoch(conn, int(now.timestamp()))
-            return Restored(terms.take(conn, 0), history.extent(conn).newest)
+            return restoration.begin_anew(conn, now, new_id)
 
         return run_alone(self._server, self._settings, work)
 

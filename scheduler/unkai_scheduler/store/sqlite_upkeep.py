@@ -20,16 +20,15 @@ from sqlalchemy import Connection, make_url
 from unkai_scheduler.store import (
     backup_files,
     findings,
-    history,
     migrations,
+    restoration,
     seed,
     sqlite,
-    terms,
-    uploads,
 )
 from unkai_scheduler.store.failures import DatabaseFailure, Failure, translate
 from unkai_scheduler.store.findings import Finding
-from unkai_scheduler.store.upkeep import Restored, Upgrade, in_use
+from unkai_scheduler.store.restoration import Restored
+from unkai_scheduler.store.upkeep import Upgrade, in_use
 from unkai_wire.errors import FailedPrecondition
 from unkai_wire.ids import NewId
 
@@ -93,8 +92,8 @@ class SqliteUpkeep:
             except sqlite3.Error as error:
                 raise backup_files.DumpFailed(str(error)) from error
 
-    def restored(self, now: datetime) -> Restored:
-        """Begin a new term and a new history epoch, after a backup was put back.
+    def restored(self, now: datetime, new_id: NewId) -> Restored:
+        """Begin anew after a backup was put back: see `restoration.py`.
 
         Raises `FailedPrecondition` / DATABASE_IN_USE while a scheduler has the file open: it would
         go on from what it knew.
@@ -102,9 +101,7 @@ class SqliteUpkeep:
         self._must_exist()
         with self._alone() as conn:
             migrations.upgrade_on(conn)
-            uploads.forget_all(conn)
-            history.raise_epoch(conn, int(now.timestamp()))
-            return Restored(terms.take(conn, 0), history.extent(conn).newest)
+            return restoration.begin_anew(conn, now, new_id)
 
     def _must_exist(self) -> None:
         if not self._path.exists():

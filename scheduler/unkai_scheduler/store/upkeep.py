@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Protocol
 
 from unkai_scheduler.database_settings import DatabaseSettings
-from unkai_scheduler.domain.events import Revision
 from unkai_scheduler.store.findings import Finding
+from unkai_scheduler.store.restoration import Restored
 from unkai_wire.errors import FailedPrecondition
 from unkai_wire.ids import NewId
 
@@ -24,14 +24,6 @@ class Upgrade:
 
     from_revision: str | None
     steps: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Restored:
-    """Where a restored database begins anew."""
-
-    term: int
-    revision: Revision
 
 
 class Upkeep(Protocol):
@@ -49,8 +41,8 @@ class Upkeep(Protocol):
     def backup(self, file: Path) -> None:
         """Write a consistent copy while schedulers go on; `file` must not exist."""
 
-    def restored(self, now: datetime) -> Restored:
-        """Begin a new term and a new history epoch, after a backup was put back."""
+    def restored(self, now: datetime, new_id: NewId) -> Restored:
+        """Begin anew after a backup was put back: a term, a history, no request half-done."""
 
 
 def open_upkeep(settings: DatabaseSettings) -> Upkeep:

@@ -71,6 +71,26 @@ def test_a_machine_on_a_host_that_does_not_claim_it_is_kept_without_a_tombstone(
 
 
 @pytest.mark.parametrize(
+    ("state", "deleting", "kind"),
+    [
+        (InstanceState.FAILED, False, K.ORPHAN),
+        (InstanceState.PROVISIONING, False, K.ORPHAN),
+        (InstanceState.FAILED, True, K.UNCLAIMED_MACHINE),
+        (InstanceState.DELETING, True, K.UNCLAIMED_MACHINE),
+    ],
+)
+def test_a_machine_of_an_instance_on_no_host_is_offered_unless_it_is_being_deleted(
+    state: InstanceState, deleting: bool, kind: K
+) -> None:
+    row = a_row(host_id="", state=state, delete_requested=deleting)
+
+    (finding,) = audit([a_machine(row.id)], [row]).findings
+
+    assert finding.kind is kind
+    assert ("unkai instance adopt" in finding.fix) is (kind is K.ORPHAN)
+
+
+@pytest.mark.parametrize(
     ("generation", "run_epoch", "may_go"),
     [(3, 2, True), (9, 9, True), (2, 2, False), (3, 1, False), (2, 9, False)],
 )

@@ -167,3 +167,49 @@ async def test_a_sample_told_again_is_not_passed_on() -> None:
     live.put_sample(newer)
 
     assert await waiting == newer
+
+
+def test_who_holds_an_instance_is_known_by_each_hosts_last_whole_word() -> None:
+    live, machine, other = a_live_state(), a_machine(), replace(a_machine(), host_id="hst-2")
+    live.begin_sync(HOST)
+    live.put_machine(machine)
+    assert live.holders("ins-1") == (HOST,), "what is told by half counts"
+    live.end_sync(HOST)
+    live.put_machine(other)
+
+    live.lose_sync(HOST)
+    live.drop_host("hst-2")
+    assert set(live.holders("ins-1")) == {HOST, "hst-2"}, "who is silent or lost holds it still"
+
+    live.begin_sync(HOST)
+    live.begin_sync(HOST)
+    assert HOST in live.holders("ins-1"), "it has not said otherwise yet"
+    live.end_sync(HOST)
+    assert live.holders("ins-1") == ("hst-2",)
+    live.put_tombstone(replace(a_tombstone(), host_id="hst-2"))
+    assert live.holders("ins-1") == ()
+
+    live.put_machine(machine)
+    live.lose_sync(HOST)
+    live.forget_host(HOST)
+    assert live.holders("ins-1") == (), "it will never come back"
+
+
+def test_a_host_that_never_ends_its_list_makes_us_remember_no_more_than_two_of_them() -> None:
+    live = a_live_state()
+    for number in range(9):
+        live.begin_sync(HOST)
+        live.put_machine(replace(a_machine(), instance_id=f"ins-{number}"))
+
+    assert [n for n in range(9) if live.holders(f"ins-{n}")] == [8]
+    live.clear()
+    assert live.holders("ins-8") == ()
+
+
+def test_a_tombstone_older_than_the_machine_lets_nothing_go() -> None:
+    live = a_live_state()
+    live.put_machine(a_machine(3))
+
+    live.put_tombstone(a_tombstone(2))
+
+    assert live.holders("ins-1") == (HOST,)

@@ -81,6 +81,43 @@ class TestCreate:
     def test_what_no_host_claims_is_placed(self) -> None:
         assert isinstance(decide(an_instance(), an_operation(), host=None), Place)
 
+    def test_what_a_host_holds_is_placed_nowhere_and_says_how_to_take_it_back(self) -> None:
+        row = an_instance()
+
+        action = decide(row, an_operation(), host=None, held_by=["h7"])
+
+        assert isinstance(action, Wait)
+        assert action.instance.due_time is not None
+        reason = action.instance.state_reason or {}
+        assert reason["reason"] == "MACHINE_HELD"
+        assert "h7" in reason["message"]
+        assert f"unkai instance adopt {row.id}" in reason["fix"]
+        assert action.operation is not None
+        assert row.id in action.operation.progress_message
+        assert isinstance(decide(action.instance, an_operation(), host=None), Wait)
+        later = replace(action.instance, due_time=NOON)
+        assert isinstance(decide(later, an_operation(), host=None), Place), "it has let go"
+
+    def test_what_another_host_holds_is_not_made_on_the_claiming_one(self) -> None:
+        row = placed()
+
+        action = decide(row, an_operation(), held_by=["h7"])
+
+        assert isinstance(action, Wait)
+        assert "cancel" in (action.instance.state_reason or {})["fix"]
+        cancelled = an_operation(cancel_requested_time=NOON)
+        assert isinstance(decide(action.instance, cancelled, held_by=["h7"]), Wait | Remove)
+        gone = decide(action.instance, cancelled, None, a_tombstone(row), held_by=["h7"])
+        assert isinstance(gone, Fail)
+
+    def test_what_another_host_says_holds_up_no_machine_that_is_there(self) -> None:
+        row, was = placed(), settled()
+        operation = an_operation()
+        for machine in (a_machine(row, M.CONVERGING), a_machine(row)):
+            action = decide(row, operation, machine, held_by=["h7"])
+            assert action == decide(row, operation, machine)
+        assert isinstance(decide(was, None, held_by=["h7"]), Ensure), "its disk must exist"
+
     def test_a_claim_without_a_machine_is_ordered(self) -> None:
         action = decide(placed(), an_operation())
 

@@ -1,0 +1,290 @@
+"""A backup made while requests were under way is put back: what became of them is not guessed.
+
+The worst that could happen is a second copy of a machine: the backup says that an instance waits
+for its first host, and one has run it for long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.support import adopting
+from tests.support.acceptance import Shows
+from tests.support.adopting import adopt, found, restore, starts
+from tests.support.checker import Rules
+from tests.support.cloud import Cloud, a_cloud
+from tests.support.cloud_sight import wait_clean
+from unkai_scheduler.domain.findings import FindingKind
+from unkai_scheduler.domain.instances import Instance, InstanceState, Power
+from unkai_scheduler.domain.operations import OperationState
+from unkai_wire.errors import FailedPrecondition
+
+S, K = InstanceState, FindingKind
+RESTORED = Rules(history=False)
+DISK_FULL = FailedPrecondition("the disk is full", reason="DISK_FULL")
+LOOKS_S = 10.0
+"""Longer than a leader waits for hosts before it places, and than it takes to order."""
+
+
+async def accepted_only(cloud: Cloud, name: str = "web") -> tuple[Instance, Path]:
+    """Accept a create and write a backup before anybody has placed it; then let it run."""
+    await cloud.kill()
+    made = await cloud.create(name)
+    copy = adopting.backup(cloud)
+    await cloud.start()
+    ended = await cloud.until_ended(made.operation_id)
+    assert ended.state is OperationState.SUCCEEDED, ended
+    return made, copy
+
+
+async def is_told_of(cloud: Cloud, ident: str, where: list[str]) -> None:
+    """Assert that an instance is FAILED, holds nothing, and that its machine is offered."""
+    row = await cloud.instance(ident)
+    assert (row.state, row.host_id, row.operation_id) == (S.FAILED, "", "")
+    assert row.state_reason is not None
+    assert row.state_reason["reason"] == "DATABASE_RESTORED"
+    assert f"unkai instance adopt {ident}" in row.state_reason["fix"]
+    assert [(f.instance_id, f.host_id) for f in await found(cloud, K.ORPHAN)] == [
+        (ident, host_id) for host_id in where
+    ]
+
+
+async def is_made_right(cloud: Cloud, ident: str) -> None:
+    """Adopt it; assert that nothing else is to repair then."""
+    before = starts(cloud)
+    adopted = await adopt(cloud, ident)
+    await wait_clean(cloud, RESTORED)
+    assert starts(cloud) == before, "no machine was touched"
+    row = await cloud.until_state(ident, S.RUNNING)
+    assert (row.host_id, row.has_run) == (adopted.instance.host_id, True)
+    assert not await found(cloud)
+
+
+@pytest.mark.parametrize("is_silent", [False, True], ids=["its host speaks", "its host is silent"])
+async def test_a_create_accepted_before_the_backup_and_placed_after_it_has_no_second_copy(
+    cloud: Cloud, is_silent: bool, shows: Shows
+) -> None:
+    made, copy = await accepted_only(cloud)
+    (holder,) = cloud.machines()[made.id]
+    if is_silent:
+        cloud.lose_host(holder)
+
+    await restore(cloud, copy, wipe_etcd=False)
+    await asyncio.sleep(LOOKS_S)
+
+    assert cloud.running() == {made.id: [holder]}
+    operation = await cloud.operation(made.operation_id)
+    assert operation.state is OperationState.FAILED
+    assert (operation.error or {})["reason"] == "DATABASE_RESTORED"
+    if is_silent:
+        cloud.return_host(holder)
+    await is_told_of(cloud, made.id, [holder])
+    await is_made_right(cloud, made.id)
+    for act in (cloud.stop, cloud.begin, cloud.delete):
+        assert (await cloud.until_ended((await act(made.id)).id)).state is OperationState.SUCCEEDED
+    await wait_clean(cloud, RESTORED)
+    assert cloud.machines() == {}
+    shows(
+        f"solid 3 create under way at the backup, its host {'silent' if is_silent else 'there'}",
+        "one machine, never a second; the create FAILED, adopted, then stopped, started, deleted",
+    )
+
+
+async def test_a_create_that_was_leaving_its_host_at_the_backup_has_no_second_copy(
+    tmp_path: Path,
+) -> None:
+    async with a_cloud(tmp_path, host_count=2) as cloud:
+        first, second = cloud.host_ids
+        cloud.lose_host(second)
+        cloud.agents.fail_starts(first, DISK_FULL)
+        made = await cloud.create("web")
+
+        async def leaves() -> bool:
+            row = await cloud.instance(made.id)
+            return bool(row.host_id == first and row.state_reason)
+
+        await cloud.until(leaves, "the first host has failed it")
+        copy = adopting.backup(cloud)
+        cloud.return_host(second)
+        await cloud.until_ended(made.operation_id)
+        await cloud.until_state(made.id, S.RUNNING)
+        cloud.agents.heal(first)
+
+        await restore(cloud, copy)
+        await asyncio.sleep(LOOKS_S)
+
+        assert cloud.running() == {made.id: [second]}
+        await is_told_of(cloud, made.id, [second])
+        await is_made_right(cloud, made.id)
+
+
+async def test_a_claimed_create_that_went_to_another_host_since_is_not_made_anew_on_the_first(
+    tmp_path: Path,
+) -> None:
+    async with a_cloud(tmp_path, host_count=2, converge_s=15.0) as cloud:
+        first, second = cloud.host_ids
+        cloud.lose_host(second)
+        made = await cloud.create("web")
+        await cloud.until(lambda: is_claimed(cloud, made.id), "it is placed")
+        copy = adopting.backup(cloud)
+        cloud.agents.fail_starts(first, DISK_FULL)
+        cloud.return_host(second)
+        await cloud.until_state(made.id, S.RUNNING)
+        cloud.agents.heal(first)
+        # Its host has long forgotten that it removed it.
+        cloud.agents.hosts[first].tombstones.clear()
+        cloud.lose_host(second)
+
+        await restore(cloud, copy, wipe_etcd=False)
+        await asyncio.sleep(LOOKS_S)
+
+        assert cloud.machines() == {made.id: [second]}
+        cloud.return_host(second)
+        await is_told_of(cloud, made.id, [second])
+        await is_made_right(cloud, made.id)
+
+
+async def test_a_cancel_that_waits_at_the_backup_removes_no_machine_afterwards(
+    tmp_path: Path,
+) -> None:
+    async with a_cloud(tmp_path, host_count=1, converge_s=15.0) as cloud:
+        made = await cloud.create("web")
+        await cloud.until(lambda: is_claimed(cloud, made.id), "it is placed")
+        await cloud.until(lambda: is_ordered(cloud, made.id), "its host has the order")
+        await cloud.kill()
+        await cloud.cancel(made.operation_id)
+        copy = adopting.backup(cloud)
+        await cloud.until(lambda: runs(cloud, made.id), "its host has made it")
+
+        await restore(cloud, copy)
+        await asyncio.sleep(LOOKS_S)
+
+        assert cloud.running() == {made.id: cloud.host_ids}
+        await is_told_of(cloud, made.id, cloud.host_ids)
+        await is_made_right(cloud, made.id)
+
+
+async def is_claimed(cloud: Cloud, ident: str) -> bool:
+    """Tell whether some host has it."""
+    return bool((await cloud.instance(ident)).host_id)
+
+
+async def runs(cloud: Cloud, ident: str) -> bool:
+    """Tell whether a machine of it runs."""
+    return ident in cloud.running()
+
+
+async def is_ordered(cloud: Cloud, ident: str) -> bool:
+    """Tell whether some host holds a machine of it."""
+    return ident in cloud.machines()
+
+
+async def test_a_power_request_that_waits_at_the_backup_is_not_done_again(tmp_path: Path) -> None:
+    async with a_cloud(tmp_path, host_count=1) as cloud:
+        (host_id,) = cloud.host_ids
+        made = [await cloud.create(name) for name in ("stops", "starts", "reboots")]
+        for one in made:
+            await cloud.until_ended(one.operation_id)
+        stops, begins, reboots = (one.id for one in made)
+        await cloud.until_ended((await cloud.stop(begins)).id)
+        cloud.agents.fail(host_id, DISK_FULL)
+        waiting = [
+            await cloud.stop(stops),
+            await cloud.begin(begins),
+            await cloud.reboot(reboots),
+        ]
+        copy = adopting.backup(cloud)
+        # It was all done, and then its users wished otherwise.
+        cloud.agents.heal(host_id)
+        for operation in waiting:
+            done = await cloud.until_ended(operation.id)
+            assert done.state is OperationState.SUCCEEDED, done
+        for later in (cloud.begin(stops), cloud.stop(begins), cloud.stop(reboots)):
+            await cloud.until_ended((await later).id)
+        before, was = starts(cloud), {row.id: row for row in await cloud.instances()}
+
+        await restore(cloud, copy)
+        for ident, row in was.items():
+            await cloud.until_state(ident, row.state)
+        await asyncio.sleep(LOOKS_S)
+
+        assert starts(cloud) == before
+        for row in await cloud.instances():
+            assert (row.state, row.desired_power, row.generation) == (
+                was[row.id].state,
+                was[row.id].desired_power,
+                was[row.id].generation,
+            )
+        for operation in waiting:
+            ended = await cloud.operation(operation.id)
+            assert ended.state is OperationState.FAILED
+            assert (ended.error or {})["reason"] == "DATABASE_RESTORED"
+
+
+async def test_a_deletion_that_waits_at_the_backup_goes_on(cloud: Cloud) -> None:
+    made = await cloud.create("web")
+    await cloud.until_ended(made.operation_id)
+    (holder,) = cloud.machines()[made.id]
+    cloud.agents.fail(holder, DISK_FULL)
+    deletion = await cloud.delete(made.id)
+    copy = adopting.backup(cloud)
+    cloud.agents.heal(holder)
+
+    await restore(cloud, copy)
+
+    assert (await cloud.until_ended(deletion.id)).state is OperationState.SUCCEEDED
+    assert cloud.machines() == {}
+
+
+# Nobody has declared that the database was put back, or the server has lost commits by itself.
+
+
+async def test_an_undeclared_backup_places_nothing_that_a_host_holds(cloud: Cloud) -> None:
+    made, copy = await accepted_only(cloud)
+    (holder,) = cloud.machines()[made.id]
+    name = cloud.agents.hosts[holder].description.name
+
+    await restore(cloud, copy, declares=False)
+
+    async def is_held() -> bool:
+        return (await cloud.instance(made.id)).state_reason is not None
+
+    await cloud.until(is_held, "it is said why it waits")
+    await asyncio.sleep(LOOKS_S)
+    row = await cloud.instance(made.id)
+    assert row.state is S.PROVISIONING
+    assert row.state_reason is not None
+    assert row.state_reason["reason"] == "MACHINE_HELD"
+    assert name in row.state_reason["message"]
+    assert f"unkai instance adopt {made.id}" in row.state_reason["fix"]
+    assert cloud.running() == {made.id: [holder]}
+    adopted = await adopt(cloud, made.id)
+    assert (adopted.instance.state, adopted.instance.desired_power) == (S.RUNNING, Power.ON)
+    operation = await cloud.operation(made.operation_id)
+    assert operation.state is OperationState.SUCCEEDED
+    await wait_clean(cloud, RESTORED)
+    assert cloud.running() == {made.id: [holder]}
+
+
+async def test_what_an_undeclared_backup_holds_back_can_be_adopted_after_its_deadline(
+    cloud: Cloud,
+) -> None:
+    await cloud.kill()
+    made = await cloud.create("web", deadline_s=60)
+    copy = adopting.backup(cloud)
+    await cloud.start()
+    await cloud.until_ended(made.operation_id)
+    (holder,) = cloud.machines()[made.id]
+
+    await restore(cloud, copy, declares=False)
+    row = await cloud.until_state(made.id, S.FAILED)
+    assert row.state_reason is not None
+    assert "adopt" in row.state_reason["message"]
+    await adopt(cloud, made.id)
+
+    await cloud.until_state(made.id, S.RUNNING)
+    await wait_clean(cloud, RESTORED)
+    assert cloud.running() == {made.id: [holder]}
