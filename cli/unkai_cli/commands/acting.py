@@ -25,8 +25,16 @@ def resolved(session: Session, kind: str, names: Iterable[str]) -> dict[str, str
     return found
 
 
-def attempted(idents: Iterable[str], act: Callable[[str], T]) -> tuple[list[T], list[UnkaiError]]:
-    """Act on each; return the answers and the refusals. No scheduler: the others are left."""
+def attempted(
+    idents: Iterable[str],
+    act: Callable[[str], T],
+    *,
+    goes_on: Callable[[UnkaiError], bool] = lambda refusal: False,
+) -> tuple[list[T], list[UnkaiError]]:
+    """Act on each; return the answers and the refusals. No scheduler: the others are left.
+
+    `goes_on`: tells of a refusal that would end it whether it concerns this one alone.
+    """
     answers: list[T] = []
     refusals: list[UnkaiError] = []
     for ident in idents:
@@ -34,7 +42,7 @@ def attempted(idents: Iterable[str], act: Callable[[str], T]) -> tuple[list[T], 
             answers.append(act(ident))
         except UnkaiError as refusal:
             refusals.append(refusal)
-            if isinstance(refusal, (Unavailable, DeadlineExceeded)):
+            if isinstance(refusal, (Unavailable, DeadlineExceeded)) and not goes_on(refusal):
                 break
     return answers, refusals
 

@@ -10,7 +10,7 @@ from unkai_cli.commands.acting import attempted, raise_first
 from unkai_cli.commands.audits import ORPHAN, Findings
 from unkai_cli.output import EXIT_UNAVAILABLE, Column, note
 from unkai_wire import ids
-from unkai_wire.errors import InvalidArgument, NotFound
+from unkai_wire.errors import InvalidArgument, NotFound, UnkaiError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,11 +52,23 @@ def adopt(
             rename_if_taken=rename or every,
         )
 
-    answers, refusals = attempted(dict.fromkeys(idents), act)
+    answers, refusals = attempted(dict.fromkeys(idents), act, goes_on=_is_of_its_host)
     _show(session, answers, columns)
     found.tell_unseen()
+    if every and found.unseen:
+        note(
+            f"all {len(answers)} orphans of the other hosts were adopted; repeat this once every "
+            "host is back"
+            if not refusals
+            else f"{len(answers)} orphans of the other hosts were adopted, {len(refusals)} not"
+        )
     raise_first(refusals)
     return EXIT_UNAVAILABLE if every and found.unseen else 0
+
+
+def _is_of_its_host(refusal: UnkaiError) -> bool:
+    """Tell whether one host alone cannot be asked: those of other hosts can be adopted still."""
+    return bool(refusal.metadata.keys() & {"host", "host_id"})
 
 
 def _all(found: Findings) -> list[str]:
