@@ -358,11 +358,28 @@ async def test_what_was_removed_by_right_is_refused(orphaned: tuple[Cloud, str])
     (host_id,) = cloud.machines()[ident]
     machine = cloud.agents.hosts[host_id].machines[ident].machine
     grave = Tombstone(ident, host_id, machine.generation, machine.run_epoch, cloud.clock())
-    await cloud.uow.write(lambda conn: tombstones.insert(conn, grave))
+    # The audit removes what it knows to be removed: so it is written while the host is asked.
+    burying = Meanwhile(cloud, lambda: cloud.uow.write(lambda conn: tombstones.insert(conn, grave)))
 
-    # By then the audit may have begun to remove it, or be through with it.
-    expected = {"TOMBSTONED", "MACHINE_REMOVING", "ORPHAN_NOT_FOUND"}
-    assert (await refusal(cloud, ident)).reason in expected
+    with pytest.raises(FailedPrecondition) as caught:
+        await adopting.adoptions(cloud, agents=burying).adopt(
+            adopting.a_call(), AdoptionDraft(ident)
+        )
+
+    assert caught.value.reason == "TOMBSTONED"
+    assert await cloud.instances() == []
+
+
+async def test_an_image_deleted_meanwhile_is_not_said_to_have_its_bytes(
+    orphaned: tuple[Cloud, str],
+) -> None:
+    cloud, ident = orphaned
+    gone = Meanwhile(
+        cloud, lambda: asyncio.sleep(0), then=lambda conn: images.delete(conn, cloud.image.id)
+    )
+    service = adopting.adoptions(cloud, agents=gone)
+    service._images = DeletingImages(cloud)  # type: ignore[assignment]
+    await cloud.uow.write(lambda conn: images.delete(conn, cloud.image.id))
 
 
 async def test_an_agent_too_old_to_tell_is_said_to_be(orphaned: tuple[Cloud, str]) -> None:

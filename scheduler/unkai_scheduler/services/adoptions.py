@@ -15,6 +15,7 @@ of it than a user could have asked for.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ from unkai_scheduler.services.live import LeaderView, LiveView
 from unkai_scheduler.services.mutations import Subject, mutate, recalled, record
 from unkai_scheduler.settings import RatioSettings
 from unkai_scheduler.store import claims, hosts, images, instances, operations, tombstones
-from unkai_wire.errors import FailedPrecondition, NotFound, Unavailable
+from unkai_wire.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
 from unkai_wire.ids import check_id
 
 if TYPE_CHECKING:
@@ -131,7 +132,18 @@ class AdoptionsService:
                 metadata={"host": host.name, "feature": MACHINE_SPECS},
             )
         endpoint = self._live.endpoint(host_id)
-        return await self._agents.machine_spec(endpoint, machine.instance_id)
+        try:
+            return await self._agents.machine_spec(endpoint, machine.instance_id)
+        except (Unavailable, DeadlineExceeded) as error:
+            raise Unavailable(
+                f"host {host.name} cannot be asked for machine {machine.instance_id}: "
+                f"{error.message}",
+                reason="HOST_UNREACHABLE",
+                fix="see 'unkai host list'; try again once the host is UP",
+                metadata={"host": host.name, "instance_id": machine.instance_id},
+            ) from error
+        except NotFound as error:
+            raise _not_held(machine.instance_id, machine.host_id) from error
 
     async def _find_bytes(self, held: HeldMachine) -> str | None:
         """Return where the bytes are of an image that has no row; empty when they are gone.
@@ -143,8 +155,10 @@ class AdoptionsService:
         if known is not None:
             return None
         for key in await self._images.list():
-            if is_key_of(image.id, key) and await self._images.size(key) == image.size_bytes:
-                return key
+            if is_key_of(image.id, key):
+                with suppress(NotFound):  # gone since it was listed
+                    if await self._images.size(key) == image.size_bytes:
+                        return key
         return ""
 
     def _write(
@@ -294,20 +308,24 @@ def _known_host(conn: Connection, host_id: str) -> Host:
     return host
 
 
+def _not_held(instance_id: str, host_id: str) -> NotFound:
+    where = f"host {host_id}, as far as it is known," if host_id else "no host"
+    return NotFound(
+        f"{where} holds {'no' if host_id else 'a'} machine {instance_id}",
+        reason="ORPHAN_NOT_FOUND",
+        fix="see 'unkai audit orphans'; a silent host tells of its machines once it is back",
+        metadata={"instance_id": instance_id, "host_id": host_id},
+        resource_kind="machine",
+        resource=instance_id,
+    )
+
+
 def _the_one(machines: Sequence[Machine], draft: AdoptionDraft) -> Machine:
     """Return the machine meant; raise when there is none, or more than one."""
     ident = draft.instance_id
     wanted = [m for m in machines if not draft.host_id or m.host_id == draft.host_id]
     if not wanted:
-        where = f"host {draft.host_id}, as far as it is known," if draft.host_id else "no host"
-        raise NotFound(
-            f"{where} holds {'no' if draft.host_id else 'a'} machine {ident}",
-            reason="ORPHAN_NOT_FOUND",
-            fix="see 'unkai audit orphans'; a silent host tells of its machines once it is back",
-            metadata={"instance_id": ident, "host_id": draft.host_id},
-            resource_kind="machine",
-            resource=ident,
-        )
+        raise _not_held(ident, draft.host_id)
     if len(wanted) > 1:
         holders = ", ".join(sorted(m.host_id for m in wanted)[:4])
         raise FailedPrecondition(
