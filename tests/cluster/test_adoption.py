@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tests.support.builders import a_key_pair, a_project, an_id, an_image, an_in
 from tests.support.checker import Rules
 from tests.support.cloud import GIB, Cloud, a_cloud
 from tests.support.cloud_sight import wait_clean
-from unkai_scheduler.agents.port import MachineOrder
+from unkai_scheduler.agents.port import HeldMachine, MachineOrder
 from unkai_scheduler.domain.findings import FindingKind
 from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.images import ImageState
@@ -26,8 +27,10 @@ from unkai_scheduler.domain.machines import Machine, MachineState, Tombstone
 from unkai_scheduler.domain.operations import OperationState
 from unkai_scheduler.services.adoptions import AdoptionDraft
 from unkai_scheduler.store import hosts, images, instances, key_pairs, projects, tombstones
+from unkai_scheduler.store.unit_of_work import Connection
 from unkai_wire.errors import (
     AlreadyExists,
+    DeadlineExceeded,
     FailedPrecondition,
     NotFound,
     Unavailable,
@@ -295,15 +298,16 @@ async def test_of_many_callers_at_once_one_adopts(orphaned: tuple[Cloud, str]) -
     await wait_clean(cloud, RESTORED)
 
 
-class Changing:
-    """Agents that let the leader change while a host is asked."""
+class Meanwhile:
+    """Agents that let something happen while a host is asked."""
 
-    def __init__(self, cloud: Cloud) -> None:
+    def __init__(self, cloud: Cloud, act: Callable[[], Awaitable[object]]) -> None:
         self._cloud = cloud
+        self._act = act
 
-    async def machine_spec(self, endpoint: Any, instance_id: str) -> Any:
+    async def machine_spec(self, endpoint: Any, instance_id: str) -> HeldMachine:
         held = await self._cloud.agents.machine_spec(endpoint, instance_id)
-        await self._cloud.uow.take_term(0)
+        await self._act()
         return held
 
 
@@ -311,7 +315,8 @@ async def test_a_leader_that_has_lost_meanwhile_adopts_nothing_and_the_next_one_
     orphaned: tuple[Cloud, str],
 ) -> None:
     cloud, ident = orphaned
-    deposed = adopting.adoptions(cloud, agents=Changing(cloud))
+    changing = Meanwhile(cloud, lambda: cloud.uow.take_term(0))
+    deposed = adopting.adoptions(cloud, agents=changing)
 
     with pytest.raises(Unavailable) as caught:
         await deposed.adopt(adopting.a_call("r-1"), AdoptionDraft(ident))
@@ -370,16 +375,91 @@ async def test_what_was_removed_by_right_is_refused(orphaned: tuple[Cloud, str])
     assert await cloud.instances() == []
 
 
-async def test_an_image_deleted_meanwhile_is_not_said_to_have_its_bytes(
+async def test_an_image_deleted_meanwhile_is_never_taken_for_one_that_has_its_bytes(
     orphaned: tuple[Cloud, str],
 ) -> None:
     cloud, ident = orphaned
-    gone = Meanwhile(
-        cloud, lambda: asyncio.sleep(0), then=lambda conn: images.delete(conn, cloud.image.id)
+    service = adopting.adoptions(cloud)
+    look = service._find_bytes
+
+    async def find_bytes(held: HeldMachine) -> str | None:
+        found_key = await look(held)
+        await cloud.uow.write(lambda conn: images.delete(conn, cloud.image.id))
+        return found_key
+
+    service._find_bytes = find_bytes  # type: ignore[method-assign]
+    with pytest.raises(Unavailable) as caught:
+        await service.adopt(adopting.a_call(), AdoptionDraft(ident))
+
+    assert caught.value.reason == "IMAGE_GONE_MEANWHILE"
+    again = await adopt(cloud, ident)
+    assert "its bytes are gone" in again.warnings[0]
+
+
+async def test_a_host_that_cannot_be_asked_or_has_removed_it_is_named(
+    orphaned: tuple[Cloud, str],
+) -> None:
+    cloud, ident = orphaned
+    (host_id,) = cloud.machines()[ident]
+    asked: list[UnkaiError] = [
+        Unavailable("the connection broke"),
+        DeadlineExceeded("no answer"),
+        NotFound.of("instance", ident),
+    ]
+    reasons = []
+    for error in asked:
+        refusing = adopting.adoptions(cloud, agents=Meanwhile(cloud, _raising(error)))
+        with pytest.raises(UnkaiError) as caught:
+            await refusing.adopt(adopting.a_call(), AdoptionDraft(ident))
+        reasons.append(caught.value.reason)
+        assert caught.value.metadata.keys() & {"host", "host_id"}
+    assert reasons == ["HOST_UNREACHABLE", "HOST_UNREACHABLE", "ORPHAN_NOT_FOUND"]
+    assert host_id in caught.value.message
+
+
+def _raising(error: UnkaiError) -> Callable[[], Awaitable[object]]:
+    async def act() -> object:
+        raise error
+
+    return act
+
+
+async def test_keys_and_images_of_other_projects_are_not_taken_on_a_hosts_word(
+    orphaned: tuple[Cloud, str],
+) -> None:
+    cloud, ident = orphaned
+    (host_id,) = cloud.machines()[ident]
+    theirs = a_project(name="theirs")
+    key = a_key_pair(project_id=theirs.id, public_key=an_ssh_key())
+    image = an_image(project_id=theirs.id)
+    unknown = an_id("key_pair")
+
+    def work(conn: Connection) -> None:
+        projects.insert(conn, theirs)
+        key_pairs.insert(conn, key)
+        images.insert(conn, image)
+
+    await cloud.uow.write(work)
+    held = cloud.agents.hosts[host_id].machines[ident]
+    told = held.order.instance
+    spec = replace(told.spec, image_id=image.id, key_pair_ids=(key.id, unknown))
+    held.order = replace(
+        held.order,
+        instance=replace(told, spec=spec),
+        image=image,
+        public_keys=(key.public_key, an_ssh_key()),
     )
-    service = adopting.adoptions(cloud, agents=gone)
-    service._images = DeletingImages(cloud)  # type: ignore[assignment]
-    await cloud.uow.write(lambda conn: images.delete(conn, cloud.image.id))
+
+    adopted = await adopt(cloud, ident)
+
+    assert adopted.instance.spec.key_pair_ids == (unknown,)
+    warned = "\n".join(adopted.warnings)
+    assert f"image {image.name} is private to project {theirs.id}" in warned
+    assert f"key pair {key.id} is another project's: it is left out" in warned
+    restored = await cloud.uow.read(lambda conn: key_pairs.get(conn, unknown))
+    assert restored is not None
+    assert f"{restored.name} now" in warned
+    assert restored.fingerprint in warned
 
 
 async def test_an_agent_too_old_to_tell_is_said_to_be(orphaned: tuple[Cloud, str]) -> None:

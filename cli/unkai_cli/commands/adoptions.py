@@ -56,11 +56,10 @@ def adopt(
     _show(session, answers, columns)
     found.tell_unseen()
     if every and found.unseen:
+        left = f", {len(refusals)} were not" if refusals else ""
         note(
-            f"all {len(answers)} orphans of the other hosts were adopted; repeat this once every "
+            f"{len(answers)} orphans of the other hosts were adopted{left}; repeat this once every "
             "host is back"
-            if not refusals
-            else f"{len(answers)} orphans of the other hosts were adopted, {len(refusals)} not"
         )
     raise_first(refusals)
     return EXIT_UNAVAILABLE if every and found.unseen else 0

@@ -166,7 +166,9 @@ class Findings:
         """Say which hosts could not be looked at."""
         if self.unseen:
             shown = ", ".join(self.unseen[:5]) + (", ..." if self._unseen_count > 5 else "")
-            note(f"{self._unseen_count} hosts are silent and could not be looked at: {shown}")
+            count = self._unseen_count
+            silent = "1 host is" if count == 1 else f"{count} hosts are"
+            note(f"{silent} silent and could not be looked at: {shown}")
 
 
 def complete_orphans() -> Callable[..., list[CompletionItem]]:

@@ -260,6 +260,9 @@ def adopt(
     For what 'unkai audit orphans' lists, as after a database was restored from a backup. Guests
     notice nothing. They come into the project that they were of, or into that of -p.
 
+    With --all, exit code 6 says that all was adopted but what some silent hosts may hold: they are
+    named; repeat it once they are back.
+
     \b
     unkai instance adopt --all
     unkai instance adopt ins-01m4k2 --name web

@@ -14,6 +14,7 @@ from unkai_scheduler.agents.port import HeldMachine, MachineOrder
 from unkai_scheduler.domain.findings import Finding, FindingKind, Remedy
 from unkai_scheduler.domain.machines import Machine, MachineState
 from unkai_scheduler.store import images
+from unkai_wire.errors import DeadlineExceeded
 
 FOUND, REFUSED, SILENT = 4, 4, 6
 FORMS = ("table", "wide", "json", "yaml", "name")
@@ -24,9 +25,13 @@ class RememberingAgents:
 
     def __init__(self) -> None:
         self.held: dict[str, HeldMachine] = {}
+        self.silent: set[str] = set()
 
     async def machine_spec(self, endpoint: object, instance_id: str) -> HeldMachine:
-        return self.held[instance_id]
+        held = self.held[instance_id]
+        if held.machine.host_id in self.silent:
+            raise DeadlineExceeded("it does not answer")
+        return held
 
 
 def an_orphan(cloud: ServedApi, name: str = "web") -> Finding:
@@ -147,3 +152,16 @@ def test_what_makes_no_sense_is_wrong_usage(cloud: ServedApi, words: tuple[str, 
 def test_an_orphan_that_is_not_there_is_not_found(cloud: ServedApi) -> None:
     assert unkai("instance", "adopt", "nobody").code == 3
     assert unkai("instance", "adopt", an_id("instance")).code == 3
+
+
+def test_all_is_adopted_but_what_a_silent_host_holds_and_that_is_said(cloud: ServedApi) -> None:
+    for name in ("a", "b"):
+        remember(cloud, name)
+    cloud.leader.unseen_hosts = ["h7"]
+
+    done = unkai("instance", "adopt", "--all", "-o", "name")
+
+    assert (done.code, sorted(done.out.split())) == (SILENT, ["a", "b"])
+    assert "1 host is silent and could not be looked at: h7" in done.err
+    assert "2 orphans of the other hosts were adopted" in done.err
+    assert "once every host is back" in done.err
