@@ -38,7 +38,7 @@ def agent_version() -> str:
 
 
 def principal_of_certificate(path: Path) -> Principal:
-    """Read who a certificate says its holder is."""
+    """Read who a certificate says its holder is; raise `FailedPrecondition` when it does not."""
     try:
         uris = uris_of(path.read_text(encoding="ascii"))
         if not uris:
@@ -54,7 +54,7 @@ def principal_of_certificate(path: Path) -> Principal:
 
 
 def host_identity(path: Path) -> HostIdentity:
-    """Read which host this is from its certificate."""
+    """Read which host this is from its certificate; raise `FailedPrecondition` for another's."""
     principal = principal_of_certificate(path)
     if principal.role is not Role.HOST:
         raise FailedPrecondition(

@@ -216,7 +216,10 @@ class Client:
                 return
 
     def resolve(self, kind: str, text: str) -> str:
-        """Return the id that a name, an id or a unique prefix of an id stands for."""
+        """Return the id that a name, an id or a unique prefix of an id stands for.
+
+        Raise `NotFound` when it stands for none, `InvalidArgument` for several or when it is empty.
+        """
         if not text:  # in a list's request an empty name means any
             raise InvalidArgument(
                 f"an empty text names no {kind.replace('_', ' ')}",

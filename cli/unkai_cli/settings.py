@@ -93,7 +93,7 @@ def config_path() -> Path:
 
 
 def load() -> Config:
-    """Read the contexts; a missing file has none."""
+    """Read the contexts; a missing file has none. Raise `FailedPrecondition` for a broken one."""
     import tomllib
 
     path = config_path()
@@ -147,7 +147,10 @@ def _quote(text: str) -> str:
 
 
 def chosen(config: Config, name: str = "") -> Context:
-    """Return the context to use: the one named, the environment's, the current, the local one."""
+    """Return the context to use: the one named, the environment's, the current, the local one.
+
+    Raise `NotFound` for a name that no context has.
+    """
     env = os.environ
     name = name or env.get("UNKAI_CONTEXT", "")
     if name:

@@ -23,7 +23,10 @@ _ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGINT)
 
 
 def control_key(text: str) -> int | None:
-    """Return the byte of a key written `^]` or `ctrl-]`; None for `none`."""
+    """Return the byte of a key written `^]` or `ctrl-]`; None for `none`.
+
+    Raise `ValueError` for anything else.
+    """
     if text.lower() == "none":
         return None
     if (match := _KEY.fullmatch(text)) is None:

@@ -118,7 +118,7 @@ class ControlPlane:
         self._tell(f"{server.program} listens")
 
     def kill_database(self, signal_number: int = signal.SIGKILL) -> None:
-        """End the database server; its data stay."""
+        """End the database server; its data stay. Raise `LabError` for a lab on SQLite."""
         if self._server is None:
             raise LabError(
                 f"lab {self._spec.name} has no database server",

@@ -183,7 +183,10 @@ class Site:
 
 
 def installed(program: str) -> str:
-    """Return the path of one of our commands, beside the running interpreter."""
+    """Return the path of one of our commands, beside the running interpreter.
+
+    Raise `LabError` when it is not installed there.
+    """
     path = Path(sys.executable).parent / program
     if not path.exists():
         raise LabError(

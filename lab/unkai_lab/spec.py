@@ -108,7 +108,10 @@ class LabSpec:
         return tuple(f"s{number}" for number in range(1, self.schedulers + 1))
 
     def scheduler_cell(self, name: str) -> str:
-        """Return the cell a scheduler runs in: one alone is in `control`."""
+        """Return the cell a scheduler runs in: one alone is in `control`.
+
+        Raise `InvalidArgument` for a name that no scheduler of the lab has.
+        """
         if name not in self.scheduler_names:
             raise InvalidArgument.field(
                 "scheduler",
@@ -140,7 +143,10 @@ class LabSpec:
         return ipaddress.IPv4Network((f"10.{64 + digest[0] % 64}.{digest[1]}.0", 24))
 
     def address(self, cell: str) -> str:
-        """Return the cell's address in the lab's network."""
+        """Return the cell's address in the lab's network.
+
+        Raise `InvalidArgument` for a cell that the lab has not.
+        """
         if cell not in self.cells:
             raise InvalidArgument.field(
                 "host",
@@ -173,7 +179,7 @@ class LabPaths:
 
     @classmethod
     def of(cls, name: str, root: Path | None = None) -> LabPaths:
-        """Return the paths of the lab of that name."""
+        """Return the paths of the lab of that name; raise `InvalidArgument` for too long ones."""
         paths = cls((root or lab_root()).absolute() / name)
         if len(str(paths.scheduler_socket)) > _SOCKET_PATH_MAX:
             raise InvalidArgument.field(

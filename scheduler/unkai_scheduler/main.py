@@ -58,7 +58,7 @@ from unkai_scheduler.services.timekeeper import Timekeeper
 from unkai_scheduler.settings import InvalidSettings, Settings, load_settings
 from unkai_scheduler.store import uploads
 from unkai_scheduler.store.measured import MeasuredUnitOfWork
-from unkai_scheduler.store.unit_of_work import open_unit_of_work
+from unkai_scheduler.store.unit_of_work import UnitOfWork, open_unit_of_work
 from unkai_wire import open_files, small_process, tracing
 from unkai_wire.cluster_records import SchedulerRecord
 from unkai_wire.doctor import child
@@ -133,9 +133,7 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
     tls = settings.tls.files()
     claim_socket(settings.socket)  # first of all: another scheduler's files are not ours to open
     async with AsyncExitStack() as stack:
-        if settings.tracing.endpoint:
-            stop = tracing.start(_traces(settings))
-            stack.push_async_callback(asyncio.to_thread, stop)
+        await stack.enter_async_context(_traced(settings))
         clock = CloudClock()
         new_id = ids_by(clock)
         uow = MeasuredUnitOfWork(
@@ -144,11 +142,7 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
         stack.push_async_callback(uow.close)
         timekeeper = Timekeeper(uow, clock)
         await timekeeper.read()
-        bytes_store = open_image_store(
-            settings.images.url, reserve_bytes=settings.images.reserve_bytes
-        )
-        await bytes_store.sweep(partial(uow.read, uploads.keys))
-        images = MeasuredImageStore(bytes_store)
+        images = await _image_store(settings, uow)
         cluster = MeasuredCluster(
             EtcdCluster(settings.etcd.endpoints, settings.etcd.tls.files(), settings.name)
         )
@@ -196,8 +190,20 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
         yield Daemon(leader, waker, follower, timekeeper)
 
 
-def _traces(settings: Settings) -> tracing.Options:
-    return tracing.Options(
+async def _image_store(settings: Settings, uow: UnitOfWork) -> ImageStore:
+    """Open the store of image bytes, rid of what no row names."""
+    store = open_image_store(settings.images.url, reserve_bytes=settings.images.reserve_bytes)
+    await store.sweep(partial(uow.read, uploads.keys))
+    return MeasuredImageStore(store)
+
+
+@asynccontextmanager
+async def _traced(settings: Settings) -> AsyncIterator[None]:
+    """Send traces meanwhile, where the settings say whither."""
+    if not settings.tracing.endpoint:
+        yield
+        return
+    options = tracing.Options(
         service="unkai-scheduler",
         name=settings.name,
         version=version("unkai"),
@@ -205,6 +211,11 @@ def _traces(settings: Settings) -> tracing.Options:
         sample_ratio=settings.tracing.sample_ratio,
         tls=settings.tls.files(),
     )
+    stop = tracing.start(options)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(stop)
 
 
 async def _register(cluster: Cluster, settings: Settings) -> None:

@@ -95,7 +95,10 @@ async def check_not_newer(machinery: Machinery, fence: Fence, instance_id: str) 
 
 
 async def remove(machinery: Machinery, instance_id: str, on_step: Callable[[str], None]) -> None:
-    """Remove all of a machine. May run twice, and where there is nothing."""
+    """Remove all of a machine. May run twice, and where there is nothing.
+
+    Raise `Unavailable` when the hypervisor still has it afterwards: try again.
+    """
     compute, storage = machinery.compute, machinery.storage
     on_step("destroy")
     if is_on(await compute.get_domain(instance_id)):

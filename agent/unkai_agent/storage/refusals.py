@@ -12,7 +12,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def check_disk_name(name: str) -> str:
-    """Return the name when a disk may bear it; it becomes a file's."""
+    """Return the name, which becomes a file's; raise `InvalidArgument` when no disk may bear it."""
     if not _DISK_NAME.fullmatch(name):
         raise InvalidArgument.field(
             "disk.name", f"{name[:64]!r} is not 1 to 32 of a-z, 0-9 and -, first a letter"
@@ -21,7 +21,7 @@ def check_disk_name(name: str) -> str:
 
 
 def check_sha256(sha256: str) -> str:
-    """Return the hash when it is one; it becomes a file's name."""
+    """Return the hash, which becomes a file's name; raise `InvalidArgument` when it is none."""
     if not is_sha256(sha256):
         raise InvalidArgument.field("sha256", "it is not 64 lower-case hexadecimal digits")
     return sha256

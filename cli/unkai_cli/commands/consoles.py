@@ -160,7 +160,10 @@ def _machine_here(name: str) -> Iterator[tuple[Any, str, str]]:
 
 
 def chosen_machine(machines: Any, name: str) -> str:
-    """Return the id of the one machine of this name, domain, id, or beginning of an id."""
+    """Return the id of the one machine of this name, domain, id, or beginning of an id.
+
+    Raise `NotFound` when there is none, `InvalidArgument` when there are several.
+    """
     exact = [m for m in machines if name in (m.instance_id, m.domain_name)]
     named = [m for m in machines if m.instance.name == name]
     begun = [m for m in machines if len(name) >= 6 and m.instance_id.startswith(name)]

@@ -20,7 +20,10 @@ MAX_LABEL_VALUE = 255
 
 
 def check_name(name: str, field: str, *, dots: bool = False) -> str:
-    """Return the name when it is one: 1 to 63 of a-z 0-9 - (and . where allowed)."""
+    """Return the name when it is one: 1 to 63 of a-z 0-9 - (and . where allowed).
+
+    Raise `InvalidArgument`, which names the field, otherwise.
+    """
     if not (_DOTTED_NAME if dots else _NAME).fullmatch(name):
         raise InvalidArgument.field(
             field,
@@ -39,7 +42,7 @@ def check_name(name: str, field: str, *, dots: bool = False) -> str:
 
 
 def check_labels(labels: Mapping[str, str], field: str) -> dict[str, str]:
-    """Return the labels when all are within the limits."""
+    """Return the labels when all are within the limits; raise `InvalidArgument` otherwise."""
     if len(labels) > MAX_LABELS:
         raise InvalidArgument.field(
             field, f"has {len(labels)} labels; {MAX_LABELS} are allowed", reason="TOO_MANY_LABELS"
@@ -59,7 +62,10 @@ def check_labels(labels: Mapping[str, str], field: str) -> dict[str, str]:
 
 
 def check_text(text: str, field: str, most: int) -> str:
-    """Return free text when it is short enough and has no control characters but line ends."""
+    """Return free text when it is short enough and has no control characters but line ends.
+
+    `most`: characters. Raise `InvalidArgument` otherwise.
+    """
     if len(text) > most:
         raise InvalidArgument.field(
             field, f"is longer than {most} characters", reason="TEXT_TOO_LONG"
@@ -77,7 +83,10 @@ def is_request_id(text: str) -> bool:
 
 
 def check_request_id(request_id: str) -> str:
-    """Return the request id when it is empty or 1 to 64 visible ASCII characters."""
+    """Return the request id when it is empty or 1 to 64 visible ASCII characters.
+
+    Raise `InvalidArgument` otherwise.
+    """
     if request_id and not is_request_id(request_id):
         raise InvalidArgument.field(
             "request_id",
