@@ -125,8 +125,7 @@ def _held(conn: Connection, host: Host) -> Sequence[Instance]:
         names = ", ".join(instance.spec.name for instance in wanted[:_NAMED])
         more = f" and {len(wanted) - _NAMED} more" if len(wanted) > _NAMED else ""
         raise FailedPrecondition(
-            f"host {host.name} holds {len(wanted)} instances that nobody has deleted: "
-            f"{names}{more}",
+            f"host {host.name} holds instances that nobody has deleted: {names}{more}",
             reason="HOST_HOLDS_INSTANCES",
             fix="bring the host back; or give up what its disks hold: "
             "'unkai instance delete --no-wait' of each, then remove the host",
