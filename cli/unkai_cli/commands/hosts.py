@@ -169,5 +169,5 @@ def remove(session: Session, host: str, statement: str) -> None:
     done = session.client.call("HostService", "RemoveHost", host_id=ident, statement=statement)
     session.printer.rows([record(done.host)], COLUMNS)
     if done.instance_ids:
-        note(f"the deletion of {len(done.instance_ids)} instances that it held ends now")
+        note(f"instances that it held, whose deletion ends now: {len(done.instance_ids)}")
     note(f"shut its key out too, on the control machine: unkai-scheduler etcd revoke {ident}")
