@@ -203,9 +203,9 @@ class Lab:
         """Run a short program on a host, inside its cgroup."""
         return self.site.run(host, argv, timeout_s=timeout_s, check=check)
 
-    def virsh(self, host: str, *arguments: str) -> str:
+    def virsh(self, host: str, *arguments: str, timeout_s: float = 30.0) -> str:
         """Run virsh on a host; return what it printed."""
-        return self.run(host, ["virsh", "--quiet", *arguments]).stdout
+        return self.run(host, ["virsh", "--quiet", *arguments], timeout_s=timeout_s).stdout
 
     def qemu_pids(self, host: str) -> list[int]:
         """Return the processes of a host's guests."""
@@ -302,7 +302,8 @@ class Lab:
         self.start_libvirt(host)
         # libvirt probes QEMU once, which takes seconds; meanwhile the agent starts.
         with ThreadPoolExecutor(max_workers=1) as pool:
-            probe = pool.submit(self.virsh, host, "domcapabilities", "--virttype", "qemu")
+            asked = partial(self.virsh, host, timeout_s=_REGISTERED_DEADLINE_S)
+            probe = pool.submit(asked, "domcapabilities", "--virttype", "qemu")
             self.start_agent(host)
             probe.result()
 
