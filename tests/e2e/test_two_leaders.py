@@ -13,8 +13,7 @@ import random
 import signal
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -32,11 +31,10 @@ from unkai_lab.spec import SQLITE
 from unkai_wire.errors import Unavailable
 
 pytestmark = pytest.mark.timeout(1800)
-PAUSE_S = 30.0 if full_counts() else 8.0
+PAUSE_S = 30.0 if full_counts() else 5.0
 """A lease of the lead lives 3 s, a transaction on a server 3 s: either is long over."""
 PATIENCE_S = 60.0
 """Long over what any of it takes, for a machine that has much else to do."""
-Stop = Callable[[Lab, str], ProcessId]
 
 
 def process_of(lab: Lab, scheduler: str) -> ProcessId:
@@ -45,21 +43,16 @@ def process_of(lab: Lab, scheduler: str) -> ProcessId:
     return process
 
 
-@contextmanager
-def trapped_pair(lab: Lab, folder: Path) -> Iterator[dict[str, Trap]]:
-    """Start both schedulers anew with a trap inside the leader's transactions."""
-    traps = {}
-    for name in lab.spec.scheduler_names:
+def set_traps(lab: Lab, folder: Path) -> dict[str, Trap]:
+    """Start both schedulers anew, each with a trap inside a leader's transactions."""
+    names = lab.spec.scheduler_names
+    traps = {name: Trap("in lead", signal.SIGSTOP, folder / f"armed-{name}") for name in names}
+    for name in names:
         lab.kill_scheduler(name)
-    for name in lab.spec.scheduler_names:
-        traps[name] = Trap("in lead", signal.SIGSTOP, folder / f"armed-{name}")
-        lab.control.start_scheduler(name, traps[name].wrapper)
-    yield traps
-    for name in lab.spec.scheduler_names:
-        process = process_of(lab, name)
-        process.kill(signal.SIGCONT)
-        lab.kill_scheduler(name)
-    lab.restore()
+    with ThreadPoolExecutor(len(names)) as pool:
+        wrappers = [traps[name].wrapper for name in names]
+        list(pool.map(lab.control.start_scheduler, names, wrappers))
+    return traps
 
 
 def wait_for_another(lab: Lab, old: str) -> str:
@@ -159,8 +152,8 @@ def _stopped_in_a_transaction(
             with calling(lab) as caller:
                 caller.persist(lambda user: user.create("retried", request_id=request_id))
 
-    with trapped_pair(lab, folder) as traps:
-        return under_fire(lab, "inside", rng, plan, shoot)[0]
+    traps = set_traps(lab, folder)
+    return under_fire(lab, "inside", rng, plan, shoot)[0]
 
 
 def refused_meanwhile(lab: Lab, scheduler: str, request_id: str) -> None:
