@@ -21,7 +21,7 @@ from tests.support.cloud_sight import wait_clean
 from unkai_scheduler.agents.port import HeldMachine, MachineOrder
 from unkai_scheduler.domain.findings import FindingKind
 from unkai_scheduler.domain.hosts import HostState
-from unkai_scheduler.domain.images import ImageState
+from unkai_scheduler.domain.images import ImageState, upload_key
 from unkai_scheduler.domain.instances import InstanceState, Power
 from unkai_scheduler.domain.machines import Machine, MachineState, Tombstone
 from unkai_scheduler.domain.operations import OperationState
@@ -199,12 +199,18 @@ async def test_a_project_that_is_gone_is_replaced_by_the_default_or_the_one_aske
 
 
 @pytest.mark.parametrize("has_bytes", [True, False])
+@pytest.mark.parametrize("token", ["", "0123456789abcdef"], ids=["by its id", "by its upload"])
 async def test_an_image_and_keys_that_are_gone_get_their_rows_back(
-    cloud: Cloud, has_bytes: bool
+    cloud: Cloud, has_bytes: bool, token: str
 ) -> None:
     copy = adopting.backup(cloud)
     image, key = an_image(size_bytes=5), a_key_pair(public_key=an_ssh_key())
-    cloud.images.kept[image.id] = b"bytes" if has_bytes else b""
+    if token:
+        image = replace(image, bytes_key=upload_key(image.id, token))
+    cloud.images.kept |= {
+        image.key: b"bytes" if has_bytes else b"",
+        f"{an_id('image')}.1": b"other",
+    }
     await cloud.uow.write(lambda conn: images.insert(conn, image))
     await cloud.uow.write(lambda conn: key_pairs.insert(conn, key))
     ident = await run_new(
@@ -219,6 +225,7 @@ async def test_an_image_and_keys_that_are_gone_get_their_rows_back(
     assert again is not None
     assert again.state is (ImageState.READY if has_bytes else ImageState.FAILED)
     assert (again.sha256, again.size_bytes) == (image.sha256, image.size_bytes)
+    assert again.key == (image.key if has_bytes else image.id)
     assert image.id in adopted.warnings[0]
     pair = await cloud.uow.read(lambda conn: key_pairs.get(conn, key.id))
     assert pair is not None

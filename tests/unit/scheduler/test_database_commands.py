@@ -19,7 +19,15 @@ from tests.support.builders import NOON, an_event, an_instance, an_operation
 from tests.support.store import a_store, store_url
 from unkai_scheduler import database_commands
 from unkai_scheduler.main import main
-from unkai_scheduler.store import events, history, instances, migrations, operations, terms
+from unkai_scheduler.store import (
+    events,
+    history,
+    instances,
+    migrations,
+    operations,
+    terms,
+    uploads,
+)
 from unkai_scheduler.store.unit_of_work import Connection
 from unkai_wire.errors import Conflict, FailedPrecondition
 
@@ -247,6 +255,18 @@ async def test_a_backup_never_writes_over_a_file_and_leaves_no_half_one(tmp_path
     assert no_folder.exit_code == 1
     assert "DATABASE_MISSING" in missing.output
     assert sorted(os.listdir(tmp_path)) == ["elsewhere", "scheduler.toml", "there"]
+
+
+async def test_a_restored_database_judges_no_upload_that_was_under_way(tmp_path: Path) -> None:
+    """It may have ended since the backup: then its bytes are an image's only copy."""
+    await fill(tmp_path)
+    async with a_store(tmp_path) as uow:
+        await uow.write(lambda conn: uploads.insert_new(conn, "img-1.token", "img-1"))
+
+    assert (await asyncio.to_thread(db, tmp_path, "restored")).exit_code == 0
+
+    async with a_store(tmp_path) as uow:
+        assert await uow.read(uploads.list_all) == []
 
 
 async def test_a_restored_database_fences_old_leaders_and_has_old_watchers_list_anew(
