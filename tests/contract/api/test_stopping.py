@@ -19,7 +19,7 @@ from unkai.operation.v1 import operation_service_pb2
 from unkai.storage.v1 import image_pb2, image_service_pb2
 from unkai_scheduler.agents.fake import idle_usage
 from unkai_scheduler.agents.port import Endpoint, UsageSample
-from unkai_scheduler.store import events
+from unkai_scheduler.store import events, uploads
 from unkai_wire.errors import Unavailable
 
 GRACE_S = 30.0
@@ -118,6 +118,8 @@ async def test_an_upload_under_way_may_end_and_new_calls_are_refused(tmp_path: P
 
         upload = api.images.UploadImage(requests())
         await begun.wait()
+        while not await api.uow.read(uploads.keys):  # noqa: ASYNC110 - until the server took it in
+            await asyncio.sleep(0.01)
         stop = asyncio.ensure_future(api.server.stop(GRACE_S))
         await asyncio.sleep(0.2)
         late = await refused(api.images.ListImages(image_service_pb2.ListImagesRequest()))
