@@ -1,6 +1,7 @@
 """Story: the database is lost, and etcd with it; an old backup is put back; no guest notices.
 
-The backup is older than five instances, which all run on real QEMU, and than the stop of another.
+The backup is older than five instances, which all run on real QEMU, and than the stop of another;
+one of the five was accepted when it was made, and waited for a host.
 One command adopts the five. A checker that shares no code with the product then finds nothing to
 repair, and all five can be stopped, started and deleted as usual.
 """
@@ -113,22 +114,29 @@ def test_five_instances_newer_than_the_backup_are_adopted_by_one_command(
         key_pair=key_pair_pb2.KeyPair(name="laptop", public_key=an_ssh_key()),
     ).key_pair
 
-    # 1. Three instances, and a backup while the scheduler goes on.
+    def newly(number: int) -> dict[str, Any]:
+        return {
+            "required_traits": [REAL_TRAIT],
+            "labels": {"number": str(number)},
+            "key_pair_ids": [key.id],
+            "user_data": SAY_HELLO,
+        }
+
+    # 1. Three instances, and a backup while the scheduler goes on, and a create waits for a host.
     old = [owner.launch(f"old-{n}", required_traits=[REAL_TRAIT]) for n in range(2)]
     simulated = owner.launch("simulated", required_traits=[SIMULATED_TRAIT])
+    for name in owner.hosts():
+        assert unkai(lab, "host", "cordon", name).returncode == 0
+    asked = owner.create("new-0", capacity_wait_s=300, **newly(0))
     db(lab, "backup", str(tmp_path / "backup.db"))
+    assert owner.get(asked.instance.id).host_id == ""
+    for name in owner.hosts():
+        assert unkai(lab, "host", "uncordon", name).returncode == 0
 
-    # 2. Then come five more, and one of the old is stopped.
-    new = [
-        owner.launch(
-            f"new-{n}",
-            required_traits=[REAL_TRAIT],
-            labels={"number": str(n)},
-            key_pair_ids=[key.id],
-            user_data=SAY_HELLO,
-        )
-        for n in range(5)
-    ]
+    # 2. Then it runs, and four more come, and one of the old is stopped.
+    owner.finish(asked.operation)
+    new = [owner.get(asked.instance.id)]
+    new += [owner.launch(f"new-{n}", **newly(n)) for n in range(1, 5)]
     for made in new:
         owner.wait_log(made.id, f"hello from {made.name}", 120)
     owner.act("Stop", old[1].id, force=True)
@@ -139,6 +147,9 @@ def test_five_instances_newer_than_the_backup_are_adopted_by_one_command(
     lose_all_and_restore(lab, tmp_path / "backup.db")
     told = wait_for(lambda: orphans_of_all(lab), "orphans are told of, and no host is silent", 60)
     assert {row["instance_id"] for row in told} == {made.id for made in new}
+    assert owner.state(new[0].id) == "FAILED", "the backup has it, and it is not made again"
+    for name in owner.hosts():  # as in the backup
+        assert unkai(lab, "host", "uncordon", name).returncode == 0
     assert guests(lab) == before
 
     # 4. One command adopts all five.
@@ -177,7 +188,8 @@ def test_five_instances_newer_than_the_backup_are_adopted_by_one_command(
     assert guests(lab) == {}
     shows(
         "solid 3 restored backup",
-        f"database older than 5 instances and etcd wiped: {len(before)} of {len(before)} QEMUs "
+        f"database older than 5 instances, 1 of them accepted, and etcd wiped: {len(before)} of "
+        f"{len(before)} QEMUs "
         f"are the same processes; 'unkai instance adopt --all' adopted 5 of 5 in {took_s:.1f} s; "
         "checker and audit found nothing then; all stopped, started, deleted",
     )
