@@ -63,6 +63,47 @@ def test_each_file_that_cannot_be_used_is_named(files: TlsFiles) -> None:
     assert all(f.fix.startswith(RENEW) for f in found)
 
 
+def test_what_cannot_be_read_is_told_once_and_judged_no_further(files: TlsFiles) -> None:
+    for path in (files.ca, files.certificate, files.key):
+        path.unlink()
+    found = looked(files)
+    assert len(list(certificates.unreadable(found))) == 3
+    assert not [
+        *certificates.exposed_key(found),
+        *certificates.other_key(found),
+        *certificates.other_ca(found),
+        *certificates.dates(found, NOW),
+        *certificates.identity(found, Role.HOST),
+        *certificates.address(found, "192.0.2.99"),
+    ]
+
+
+def test_a_key_that_is_missing_is_no_other_certificate_s(files: TlsFiles) -> None:
+    files.key.unlink()
+    assert not list(certificates.other_key(looked(files)))
+
+
+def test_a_ca_that_is_missing_has_not_refused_anybody(files: TlsFiles) -> None:
+    files.ca.unlink()
+    assert not list(certificates.other_ca(looked(files)))
+
+
+def test_a_key_of_another_certificate_is_told(files: TlsFiles, tmp_path: Path) -> None:
+    authority.load(tmp_path / "ca").issue_host("h2", []).write(tmp_path / "h2")
+    mixed = TlsFiles(files.ca, files.certificate, tmp_path / "h2" / "host.key")
+    (found,) = certificates.other_key(looked(mixed))
+    assert f"{mixed.key} is not the key of" in found.what
+
+
+def test_a_certificate_of_another_cloud_is_told(files: TlsFiles, tmp_path: Path) -> None:
+    other = authority.init(tmp_path / "other", clock=lambda: NOW)
+    other.issue_host("h1", []).write(tmp_path / "theirs")
+    mixed = TlsFiles(files.ca, tmp_path / "theirs/host.crt", tmp_path / "theirs/host.key")
+    (found,) = certificates.other_ca(looked(mixed))
+    assert "was not made by the CA" in found.what
+    assert not list(certificates.other_key(looked(mixed)))
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644])
 def test_a_key_that_others_may_read_is_told(files: TlsFiles, mode: int) -> None:
     files.key.chmod(mode)
