@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -26,6 +27,14 @@ def test_ids_sort_by_time(ms: int, low: int, high: int) -> None:
     first = ids.encode("ins", ids.uuid7(ms, low))
     second = ids.encode("ins", ids.uuid7(ms + 1, high))
     assert first < second
+
+
+def test_ids_by_a_clock_sort_by_its_time_whatever_this_machine_s_is() -> None:
+    moment = datetime(2020, 1, 1, tzinfo=UTC)
+    early = ids.ids_by(lambda: moment)("operation")
+    late = ids.ids_by(lambda: moment + timedelta(seconds=1))("operation")
+    assert early < late < ids.new_id("operation")
+    assert ids.uuid_of(early).int >> 80 == moment.timestamp() * 1000
 
 
 @given(st.integers(0, 2**48 - 1), st.integers(0, 2**74 - 1))

@@ -97,7 +97,9 @@ def test_lifetimes_are_ten_years_and_one_year(tmp_path: Path) -> None:
     leaf = read(authority.issue_client("admin"))
     assert ca.not_valid_after_utc - now == dt.timedelta(days=3652)
     assert leaf.not_valid_after_utc - now == dt.timedelta(days=365)
-    assert leaf.not_valid_before_utc < now
+    # A machine whose clock is hours late must accept what was made a moment ago.
+    for fresh in (ca, leaf):
+        assert fresh.not_valid_before_utc <= now - dt.timedelta(hours=12)
 
 
 def test_keys_are_readable_by_their_owner_alone(tmp_path: Path) -> None:
