@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.builders import an_id, an_instance
+from tests.support.builders import a_host, an_id, an_instance
 from tests.support.command_line import check_golden, unkai
 from tests.support.served_api import ServedApi
-from unkai_scheduler.agents.port import HeldMachine, MachineOrder
+from unkai_scheduler.agents.port import MACHINE_SPECS, Endpoint, HeldMachine, MachineOrder
 from unkai_scheduler.domain.findings import Finding, FindingKind, Remedy
+from unkai_scheduler.domain.hosts import Host
 from unkai_scheduler.domain.machines import Machine, MachineState
-from unkai_scheduler.store import images
+from unkai_scheduler.store import hosts, images
 from unkai_wire.errors import DeadlineExceeded
 
 FOUND, REFUSED, SILENT = 4, 4, 6
@@ -105,19 +106,21 @@ def test_what_a_host_names_moves_no_cursor(cloud: ServedApi) -> None:
     assert "\x07" not in shown.out
 
 
-def remember(cloud: ServedApi, name: str) -> str:
-    """Let host h1 hold an orphan that it can tell of; return its id."""
+def remember(cloud: ServedApi, name: str, host: Host | None = None) -> str:
+    """Let a host hold an orphan that it can tell of; return its id."""
     agents = cloud.api.services.adoptions._agents
     if not isinstance(agents, RememberingAgents):
         agents = RememberingAgents()
         cloud.api.services.adoptions._agents = agents
-    image = cloud.image_row
+    image, host = cloud.image_row, host or cloud.host
     row = an_instance(name=name, image_id=image.id)
     cloud.lead(lambda conn: images.get(conn, image.id) or images.insert(conn, image))
-    machine = Machine(row.id, cloud.host.id, 3, 3, 1, MachineState.RUNNING, name=name)
+    machine = Machine(row.id, host.id, 3, 3, 1, MachineState.RUNNING, name=name)
     agents.held[row.id] = HeldMachine(machine, MachineOrder(row, image, 64 << 20, must_exist=True))
     cloud.leader.machines.append(machine)
-    cloud.leader.findings.append(replace(an_orphan(cloud, name), instance_id=row.id))
+    cloud.leader.findings.append(
+        replace(an_orphan(cloud, name), instance_id=row.id, host_id=host.id, host_name=host.name)
+    )
     return row.id
 
 
@@ -165,3 +168,19 @@ def test_all_is_adopted_but_what_a_silent_host_holds_and_that_is_said(cloud: Ser
     assert "1 host is silent and could not be looked at: h7" in done.err
     assert "2 orphans of the other hosts were adopted" in done.err
     assert "once every host is back" in done.err
+
+
+def test_a_host_that_falls_silent_meanwhile_keeps_no_others_machines(cloud: ServedApi) -> None:
+    dying = a_host(name="h2", features=(MACHINE_SPECS,))
+    cloud.lead(lambda conn: hosts.insert(conn, dying))
+    cloud.api.live.set_endpoint(Endpoint(dying.id, "h2:1", "h2"))
+    remember(cloud, "a", dying)
+    remember(cloud, "b")
+    agents = cloud.api.services.adoptions._agents
+    assert isinstance(agents, RememberingAgents)
+    agents.silent.add(dying.id)
+
+    done = unkai("instance", "adopt", "--all", "-o", "name")
+
+    assert (done.code, done.out.split()) == (SILENT, ["b"])
+    assert "host h2 cannot be asked" in done.err
