@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -68,6 +69,20 @@ def test_a_negative_page_size_is_refused() -> None:
 
 def test_a_host_record_is_read_back() -> None:
     assert HostRecord.from_json(RECORD.to_json()) == RECORD
+
+
+def test_a_record_of_an_older_version_is_read_without_what_it_did_not_know() -> None:
+    old = json.loads(RECORD.to_json())
+    del old["metrics_address"]
+    assert HostRecord.from_json(json.dumps(old)) == replace(RECORD, metrics_address="")
+
+
+def test_a_record_that_lacks_what_every_version_writes_is_refused() -> None:
+    for field in ("host_id", "address", "cpus"):
+        torn = json.loads(RECORD.to_json())
+        del torn[field]
+        with pytest.raises(ValueError, match=f"lacks {field}"):
+            HostRecord.from_json(json.dumps(torn))
 
 
 def test_a_record_of_a_newer_version_is_read_without_what_we_do_not_know() -> None:

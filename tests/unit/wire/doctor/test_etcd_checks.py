@@ -37,3 +37,16 @@ def test_a_clock_is_told_with_its_direction() -> None:
     first, second = etcd.clock([ahead, behind])
     assert (first.severity, "600 s ahead of" in first.what) == (Severity.FAIL, True)
     assert (second.severity, "10 s behind" in second.what) == (Severity.WARN, True)
+
+
+def test_a_member_whose_certificate_we_do_not_take_is_a_matter_of_trust_alone() -> None:
+    stranger = Member("192.0.2.1:2379", "self-signed certificate", trust=True)
+    (told,) = etcd.trusted([SOUND, stranger])
+    assert told.severity is Severity.FAIL
+    assert "--address 192.0.2.1" in told.fix
+    assert not [*etcd.reachable([SOUND, stranger]), *etcd.quorum([SOUND, stranger])]
+
+
+def test_a_member_that_answers_without_a_leader_is_told() -> None:
+    (told,) = etcd.quorum([SOUND, Member("a:2379", healthy=False, has_leader=False)])
+    assert "has no leader" in told.what
