@@ -39,6 +39,7 @@ from unkai_scheduler.store import (
     requests,
     rows,
     terms,
+    turns,
 )
 from unkai_scheduler.store.tables import leader_term
 from unkai_scheduler.store.unit_of_work import Connection, UnitOfWork
@@ -275,9 +276,13 @@ async def test_a_user_and_the_leader_lose_none_of_each_others_changes(
 async def test_a_counter_counts_all_while_its_row_is_locked_first(
     replicas: tuple[Replica, Replica],
     locks: bool,
+    monkeypatch: pytest.MonkeyPatch,
     database: str,
     shows: Shows,
 ) -> None:
+    # All wait for one row, on a busy machine for long: time is not what is tested.
+    for patience in ("PATIENCE_S", "RETRY_S"):
+        monkeypatch.setattr(turns, patience, 600.0)
     row, count = an_instance(attempt=0), 60
 
     def add_one(conn: Connection) -> None:
