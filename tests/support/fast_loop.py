@@ -33,27 +33,24 @@ class _Selector(selectors.DefaultSelector):
 
     def __init__(self) -> None:
         super().__init__()
-        self.jumps = databases.kind() == databases.SQLITE
+        self._jumps = databases.kind() == databases.SQLITE
+        self._speed = 1.0 if self._jumps else SERVER_SPEED
         self.awaited = 0
         """Answers from elsewhere that are awaited."""
         self._now_s = self._seen_s = time.monotonic()
 
     def now_s(self) -> float:
         """Return the clock's time."""
-        if not self.jumps:
-            return time.monotonic() * SERVER_SPEED
         wall_s = time.monotonic()
-        self._now_s += min(wall_s - self._seen_s, LONGEST_S)
+        self._now_s += min(wall_s - self._seen_s, LONGEST_S) * self._speed
         self._seen_s = wall_s
         return self._now_s
 
     def select(self, timeout: float | None = None) -> list[Any]:
         if timeout is None or timeout <= 0:
             return super().select(timeout)
-        if not self.jumps:
-            return super().select(timeout / SERVER_SPEED)
-        if self.awaited:
-            return super().select(min(timeout, LONGEST_S))
+        if self.awaited or not self._jumps:
+            return super().select(min(timeout / self._speed, LONGEST_S))
         events = super().select(0)
         if not events:
             self._now_s += timeout
