@@ -32,6 +32,8 @@ from unkai_scheduler.store.tables import metadata
 from unkai_wire.ids import encode, uuid7
 from unkai_wire.tls import SCHEDULER_TLS_NAME, channel_options
 
+pytestmark = pytest.mark.timeout(600)
+"""All counts of a method whose every call starts a process, as Diagnose's does, take minutes."""
 PUBLIC = methods(but=(AGENT, PEERS))
 THEIR_OWN = methods(PEERS)
 AGENTS = methods(AGENT)
