@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.acceptance import Shows
 from tests.support.boot_sector import GREETING
-from tests.support.compute import LibvirtHarness, until_state
+from tests.support.compute import LibvirtHarness, until, until_state
 from tests.support.faults import fill, small_disk
 from tests.support.libvirt import private_libvirt, unavailable_reason
 from unkai_agent.compute.driver import DomainSpec, DomainState
@@ -95,12 +95,16 @@ async def test_libvirt_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
 
     assert [(error.reason, bool(error.fix)) for error in refused] == [("DISK_FULL", True)] * 2
     assert states == {running.name: DomainState.RUNNING, known.name: DomainState.OFF}
-    content = running.console_log.read_bytes()
-    assert content.startswith(GREETING)
     assert was_logged <= PAGE
-    assert content.endswith(b"room again\r")
+    # virtlogd gives up a log that it could not write: it goes on with the guest's next start.
     await driver.destroy(running.instance_id)
     await until_state(driver, running, DomainState.OFF)
+    await driver.start(running.instance_id)
+
+    async def is_logged_again() -> bool:
+        return running.console_log.read_bytes().count(GREETING) == 2
+
+    await until(is_logged_again)
     shows(
         "solid 7 full disk, libvirt",
         "define and start are DISK_FULL, a guest and its console go on, then all succeeds",

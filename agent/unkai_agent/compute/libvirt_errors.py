@@ -34,6 +34,13 @@ _CAUSES = (
         "the host's disk is full",
         "free room on the host, or remove machines from it",
     ),
+    # libvirt 9.0 says no more of it: it could open the file, and not write 32 bytes.
+    _Cause(
+        "failed to write master key file",
+        "DISK_FULL",
+        "the host's disk is full",
+        "free room on the host where /var/lib/libvirt is, or remove machines from it",
+    ),
     _Cause(
         'Failed to get "write" lock',
         "DISK_IN_USE",
