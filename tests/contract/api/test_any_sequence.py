@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import grpc
+import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from hypothesis import seed, settings
 from hypothesis import strategies as st
@@ -30,6 +31,7 @@ from tests.support.served_api import ServedApi
 from unkai_wire.errors import FailedPrecondition
 from unkai_wire.ids import encode, uuid7
 
+pytestmark = pytest.mark.timeout(600)
 STREAMS = frozenset(name for name, method in PUBLIC.items() if method.server_streaming)
 UNARY = sorted(name for name in PUBLIC if name not in STREAMS)
 MOSTLY = st.sampled_from([True, True, True, False])
