@@ -30,15 +30,16 @@ def test_everything_accepted_ends_while_schedulers_and_agents_are_killed(
     kills: Counter[str] = Counter()
     plan = Plan(creates, real=real, callers=6, pause_s=0.5 if full_counts() else 0.2)
 
-    def shoot(traffic: Traffic, rng: random.Random) -> None:
-        traffic.goes_on = True
-        while kills.total() < wanted or traffic.ended < creates:
-            time.sleep(rng.uniform(0.1, 2.0))
-            assert not traffic.failures, traffic.failures
-            kills[_shoot_one(traffic.lab, rng)] += 1
-
     with a_lab_on(database, hosts=3, simulated=5) as lab:
         rng = seeded(f"torture {database}")
+
+        def shoot(traffic: Traffic, rng: random.Random) -> None:
+            traffic.goes_on = True
+            while kills.total() < wanted or traffic.ended < creates:
+                time.sleep(rng.uniform(0.1, 2.0))
+                assert not traffic.failures, traffic.failures
+                kills[_shoot_one(lab, rng)] += 1
+
         traffic, twins, _ = under_fire(lab, "tor", rng, plan, shoot)
     told = ", ".join(f"{number} of {what}" for what, number in sorted(kills.items()))
     shows(
