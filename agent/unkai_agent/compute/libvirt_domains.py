@@ -25,10 +25,10 @@ def identity_of(libvirt: Any, domain: Any) -> DomainIdentity | None:
     return domain_xml.parse_identity(metadata)
 
 
-def observed(libvirt: Any, domain: Any, *, closely: bool = False) -> Domain | None:
+def observed(libvirt: Any, domain: Any) -> Domain | None:
     """Look at a domain now; None: it is not ours, or gone.
 
-    `closely`: its QEMU may be asked, too. One that hangs would hold up a look at all domains.
+    libvirt alone is asked: a QEMU that hangs holds nothing up.
     """
     identity = identity_of(libvirt, domain)
     if identity is None:
@@ -40,7 +40,6 @@ def observed(libvirt: Any, domain: Any, *, closely: bool = False) -> Domain | No
             return None
         raise
     state = _state(libvirt, code)
-    is_failing = state is DomainState.PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR
     return Domain(
         instance_id=identity.instance_id,
         name=domain.name(),
@@ -49,13 +48,15 @@ def observed(libvirt: Any, domain: Any, *, closely: bool = False) -> Domain | No
         generation=identity.generation,
         run_epoch=identity.run_epoch,
         accelerator=identity.accelerator,
-        paused_by_error=is_failing,
-        disk_error=_disk_error(libvirt, domain) if is_failing and closely else None,
+        paused_by_error=state is DomainState.PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR,
     )
 
 
-def _disk_error(libvirt: Any, domain: Any) -> DiskError | None:
-    """Ask QEMU what it met at the domain's disks (virDomainGetDiskErrors); a full one says most."""
+def disk_error(libvirt: Any, domain: Any) -> DiskError | None:
+    """Ask QEMU what it met at the domain's disks (virDomainGetDiskErrors); a full one says most.
+
+    Blocks as long as that QEMU hangs.
+    """
     try:
         errors = set(domain.diskErrors().values())
     except libvirt.libvirtError:

@@ -15,19 +15,16 @@ import asyncio
 import contextlib
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from unkai_agent.compute import domain_xml, libvirt_errors
 from unkai_agent.compute.call_pool import CallPool, CallTimedOut, PoolExhausted
 from unkai_agent.compute.changes import ChangeFeed
-from unkai_agent.compute.driver import (
-    Domain,
-    DomainSpec,
-    DomainUsage,
-)
+from unkai_agent.compute.driver import DiskError, Domain, DomainSpec, DomainUsage
 from unkai_agent.compute.kvm_proof import prove_kvm
 from unkai_agent.compute.libvirt_console import ConsoleAttachment
-from unkai_agent.compute.libvirt_domains import identity_of, observed
+from unkai_agent.compute.libvirt_domains import disk_error, identity_of, observed
 from unkai_agent.compute.libvirt_session import Session, qemu_uids
 from unkai_agent.compute.libvirt_usage import usage_of_all
 from unkai_agent.domain.hosts import Accelerator
@@ -38,6 +35,8 @@ T = TypeVar("T")
 
 _DESTROY_DEADLINE_S = 30.0
 """libvirt waits up to 15 s for QEMU to die of SIGTERM, then of SIGKILL."""
+_DISK_ERROR_S = 2.0
+"""A QEMU that has not said by then what its disk met hangs, as one may whose disk hangs."""
 
 
 class LibvirtDriver:
@@ -65,6 +64,8 @@ class LibvirtDriver:
         self._pool = CallPool("libvirt", size=workers, max_lost=max_lost_calls)
         # Starting and destroying take seconds: a burst of them must not keep looking waiting.
         self._slow_pool = CallPool("libvirt-slow", size=workers, max_lost=max_lost_calls)
+        # Asking a QEMU that hangs must not keep us from looking at its machine, or from ending it.
+        self._disk_pool = CallPool("libvirt-disks", size=2, max_lost=2)
         self._changes = ChangeFeed()
         self._session: Session | None = None
         self._not_root: weakref.ref[Any] | None = None
@@ -89,9 +90,12 @@ class LibvirtDriver:
 
         def work(connection: Any) -> Domain | None:
             domain = self._look_up(connection, instance_id)
-            return None if domain is None else observed(self._libvirt, domain, closely=True)
+            return None if domain is None else observed(self._libvirt, domain)
 
-        return await self._call(work, act="look at the machine", instance_id=instance_id)
+        found = await self._call(work, act="look at the machine", instance_id=instance_id)
+        if found is None or not found.paused_by_error:
+            return found
+        return replace(found, disk_error=await self._disk_error(instance_id))
 
     async def define(self, spec: DomainSpec) -> None:
         """Define the domain, or redefine it when it is off and its definition differs."""
@@ -259,10 +263,24 @@ class LibvirtDriver:
         if session is not None:
             with contextlib.suppress(CallTimedOut, PoolExhausted):
                 await self._pool.run(session.close, deadline_s=self._call_deadline_s)
-        self._pool.close()
-        self._slow_pool.close()
+        for pool in (self._pool, self._slow_pool, self._disk_pool):
+            pool.close()
 
     # Calls and connections.
+
+    async def _disk_error(self, instance_id: str) -> DiskError | None:
+        """Ask a paused machine's QEMU why; None when it does not say. The session stays."""
+        connection = (await self._open_session()).connection
+
+        def work() -> DiskError | None:
+            domain = None if connection is None else self._look_up(connection, instance_id)
+            return None if domain is None else disk_error(self._libvirt, domain)
+
+        deadline_s = min(_DISK_ERROR_S, self._call_deadline_s)
+        try:
+            return await self._disk_pool.run(work, deadline_s=deadline_s)
+        except (CallTimedOut, PoolExhausted, self._libvirt.libvirtError):
+            return None
 
     async def _call(
         self,

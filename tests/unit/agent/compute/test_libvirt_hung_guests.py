@@ -1,0 +1,130 @@
+"""The hypervisor's driver beside a guest whose own QEMU answers nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import libvirt
+import pytest
+
+from tests.support.builders import an_id
+from unkai_agent.compute import domain_xml, libvirt_driver
+from unkai_agent.compute.driver import DiskError
+from unkai_agent.compute.libvirt_driver import LibvirtDriver
+from unkai_wire import ids
+
+HUNG, WELL = an_id("instance"), an_id("instance")
+LOOKS = 24
+"""More looks at a hung guest than the driver may lose calls."""
+
+
+class _Domain:
+    """A guest that its disk has paused; the hung one's QEMU never says what it met there."""
+
+    def __init__(self, ident: str, answers: threading.Event) -> None:
+        self._ident = ident
+        self._answers = answers
+        self.is_on = True
+
+    def metadata(self, *_: Any) -> str:
+        return (
+            f'<{domain_xml.METADATA_TAG} xmlns="{domain_xml.NAMESPACE}" '
+            f'instance_id="{self._ident}" generation="1" run_epoch="1"/>'
+        )
+
+    def state(self) -> list[int]:
+        if not self.is_on:
+            return [libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED]
+        return [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR]
+
+    def name(self) -> str:
+        return self._ident
+
+    def isActive(self) -> bool:
+        return self.is_on
+
+    def destroy(self) -> None:
+        self.is_on = False
+
+    def diskErrors(self) -> dict[str, int]:
+        self._answers.wait(30)
+        return {"vda": libvirt.VIR_DOMAIN_DISK_ERROR_NO_SPACE}
+
+
+class _Connection:
+    """Two guests."""
+
+    def __init__(self) -> None:
+        self.answers = threading.Event()
+        at_once = threading.Event()
+        at_once.set()
+        self.domains = {
+            str(ids.uuid_of(HUNG)): _Domain(HUNG, self.answers),
+            str(ids.uuid_of(WELL)): _Domain(WELL, at_once),
+        }
+
+    def lookupByUUIDString(self, text: str) -> _Domain:
+        return self.domains[text]
+
+
+class _Session:
+    """A session whose connection stands until it is given up."""
+
+    given_up = 0
+    connection: Any = None
+
+    def __init__(self, _libvirt: Any, _uri: str, _on_change: Callable[[str], None]) -> None:
+        pass
+
+    def open(self) -> None:
+        pass
+
+    def usable(self) -> bool:
+        return True
+
+    def retire(self) -> None:
+        type(self).given_up += 1
+
+    close = retire
+
+
+@pytest.fixture
+async def hypervisor(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[_Connection]:
+    connection = _Connection()
+    monkeypatch.setattr(_Session, "connection", connection)
+    monkeypatch.setattr(_Session, "given_up", 0)
+    monkeypatch.setattr(libvirt_driver, "Session", _Session)
+    yield connection
+    connection.answers.set()
+
+
+async def test_a_paused_guest_whose_qemu_hangs_is_seen_and_its_power_can_be_cut(
+    hypervisor: _Connection,
+) -> None:
+    driver = LibvirtDriver("fake:///hung", call_deadline_s=0.5)
+    async with asyncio.timeout(60):
+        for _ in range(LOOKS):
+            seen = await driver.get_domain(HUNG)
+            assert seen is not None
+            assert (seen.paused_by_error, seen.disk_error) == (True, None)
+        assert _Session.given_up == 0, "consoles of other guests would end with the connection"
+
+        await driver.destroy(HUNG)
+        gone = await driver.get_domain(HUNG)
+        assert gone is not None
+        assert not gone.paused_by_error
+
+        other = await driver.get_domain(WELL)
+        assert other is not None
+        assert other.paused_by_error
+
+        hypervisor.answers.set()
+        while other.disk_error is None:
+            await asyncio.sleep(0.01)
+            other = await driver.get_domain(WELL)
+            assert other is not None
+        assert other.disk_error is DiskError.NO_ROOM, "asked again once calls have come back"
+    await driver.close()
