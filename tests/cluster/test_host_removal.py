@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import pytest
 
 from tests.support.adopting import a_call, found
 from tests.support.builders import an_id
 from tests.support.cloud import Cloud
 from tests.support.cloud_sight import wait_clean
+from tests.support.store import FaultyStore
 from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.findings import FindingKind
 from unkai_scheduler.domain.hosts import HostState
@@ -15,14 +19,18 @@ from unkai_scheduler.domain.instances import InstanceState
 from unkai_scheduler.domain.operations import OperationState
 from unkai_scheduler.services.context import ServiceContext
 from unkai_scheduler.services.host_removals import HostRemovalsService, RemovedHost
+from unkai_scheduler.store.unit_of_work import Connection, UnitOfWork
 from unkai_wire.errors import FailedPrecondition, NotFound
 
+T = TypeVar("T")
 BURNT = "burnt on 27 November; the disks were shredded"
 
 
-async def remove(cloud: Cloud, host_id: str, *, request_id: str = "") -> RemovedHost:
+async def remove(
+    cloud: Cloud, host_id: str, *, request_id: str = "", uow: UnitOfWork | None = None
+) -> RemovedHost:
     leader = cloud.schedulers["s1"].leader
-    context = ServiceContext(cloud.uow, cloud.clock, an_id, leader.wake)
+    context = ServiceContext(uow or cloud.uow, cloud.clock, an_id, leader.wake)
     return await HostRemovalsService(context, leader).remove(a_call(request_id), host_id, BURNT)
 
 
@@ -117,6 +125,46 @@ async def test_a_host_that_comes_back_is_new_and_what_was_deleted_on_it_goes(clo
     assert not await found(cloud, FindingKind.ORPHAN)
     again = await cloud.create("web")
     assert (await cloud.until_ended(again.operation_id)).state is OperationState.SUCCEEDED
+
+
+class LateWrite(FaultyStore):
+    """A store where a host is back and UP when a write begins, or when its leader hears of it."""
+
+    def __init__(self, cloud: Cloud, host_id: str, *, is_committed: bool) -> None:
+        super().__init__(cloud.uow)
+        self._cloud = cloud
+        self._host_id = host_id
+        self._is_committed = is_committed
+
+    async def lead(self, term: int, work: Callable[[Connection], T]) -> T:
+        if not self._is_committed:
+            await self._return()
+            return await super().lead(term, work)
+        result = await super().lead(term, work)
+        await self._return()
+        return result
+
+    async def _return(self) -> None:
+        self._cloud.return_host(self._host_id)
+        await until_host(self._cloud, self._host_id, HostState.UP)
+
+
+@pytest.mark.parametrize("is_committed", [False, True])
+async def test_a_host_that_comes_back_while_it_is_removed_is_up_and_takes_machines(
+    cloud: Cloud, is_committed: bool
+) -> None:
+    host_id = cloud.host_ids[0]
+    await until_host(cloud, host_id, HostState.UP)
+    cloud.lose_host(host_id)
+    await until_host(cloud, host_id, HostState.UNKNOWN)
+
+    await remove(cloud, host_id, uow=LateWrite(cloud, host_id, is_committed=is_committed))
+
+    await until_host(cloud, host_id, HostState.UP)
+    made = [await cloud.create(f"web-{n}") for n in range(6)]
+    for one in made:
+        assert (await cloud.until_ended(one.operation_id)).state is OperationState.SUCCEEDED
+    assert host_id in {(await cloud.instance(one.id)).host_id for one in made}
 
 
 async def test_nothing_is_placed_on_a_removed_host_and_the_next_leader_knows_it_no_more(

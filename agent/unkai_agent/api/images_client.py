@@ -30,7 +30,10 @@ BROKEN = Counter(
 _SILENCE_S = 15.0
 """A scheduler that sends nothing for so long is given up."""
 _FINAL = (NotFound, FailedPrecondition)
-"""Answers that another scheduler would give, too."""
+"""Answers that another scheduler would give, too; but see `_LACKS`."""
+_LACKS = "IMAGE_BYTES_NOT_FOUND"
+"""One scheduler's answer alone: it may be of a version that looks elsewhere for the bytes, or have
+another place to keep them."""
 
 
 class ImagesClient:
@@ -45,25 +48,31 @@ class ImagesClient:
         self._rng = rng
 
     async def fetch(self, image_id: str, offset: int) -> AsyncIterator[bytes]:
-        """Yield an image's bytes from `offset` on; `Unavailable` when no scheduler has them now."""
+        """Yield an image's bytes from `offset` on; `Unavailable` when no scheduler sends them now.
+
+        Raises `NotFound` where each says that it has none.
+        """
         addresses = list(self._schedulers())
         self._rng.shuffle(addresses)
         last: UnkaiError | None = None
+        lacking = 0
         for address in addresses:
             try:
                 async for chunk in self._download(address, image_id, offset):
                     offset += len(chunk)
                     FETCHED.inc(len(chunk))
                     yield chunk
-            except _FINAL as error:
-                BROKEN.labels(error.reason).inc()
-                raise
             except UnkaiError as error:
                 BROKEN.labels(error.reason).inc()
+                if isinstance(error, _FINAL) and error.reason != _LACKS:
+                    raise
                 _LOG.info("image_fetch_broke_off", scheduler=address, reason=error.reason)
+                lacking += error.reason == _LACKS
                 last = error
             else:
                 return
+        if last is not None and lacking == len(addresses):
+            raise last
         raise Unavailable(
             f"image {image_id} cannot be fetched: "
             + (last.message if last else "no scheduler is known yet"),

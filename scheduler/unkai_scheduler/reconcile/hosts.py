@@ -121,10 +121,14 @@ class Hosts:
         return not registered and self.state(host_id) is HostState.UNKNOWN
 
     def forget(self, host_id: str) -> None:
-        """Know a host no longer: its row was deleted. One that comes back is a new one."""
+        """Know a host no longer: its row was deleted. One that comes back is a new one.
+
+        What it says is kept if it is back already: it would not say it again.
+        """
         self._rows.pop(host_id, None)
-        self._lost.discard(host_id)
-        self._office.live.forget_host(host_id)
+        if self.is_gone(host_id):
+            self._lost.discard(host_id)
+            self._office.live.forget_host(host_id)
         self._changed(host_id)
 
     def hears_nobody(self) -> bool:

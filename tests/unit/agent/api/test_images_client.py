@@ -28,6 +28,7 @@ class Images(image_service_pb2_grpc.ImageServiceServicer):
     """One scheduler's images, which may break off after so many bytes."""
 
     breaks_after: int | None = None
+    has_bytes: bool = True
     offsets: list[int] = field(default_factory=list)
 
     async def DownloadImage(
@@ -36,6 +37,8 @@ class Images(image_service_pb2_grpc.ImageServiceServicer):
         if request.image_id != "img":
             raise NotFound.of("image", request.image_id)
         self.offsets.append(request.offset_bytes)
+        if not self.has_bytes:
+            raise NotFound("the image store has no img", reason="IMAGE_BYTES_NOT_FOUND")
         sent = 0
         for start in range(request.offset_bytes, len(CONTENT), 1000):
             chunk = CONTENT[start : start + 1000]
@@ -73,11 +76,11 @@ async def schedulers(
 
 @asynccontextmanager
 async def a_client(
-    folder: Path, authority: Authority, addresses: list[str]
+    folder: Path, authority: Authority, addresses: list[str], *, seed: int = 1
 ) -> AsyncIterator[ImagesClient]:
     (folder / "host").mkdir()
     authority.issue_host("h").write(folder / "host")
-    yield ImagesClient(lambda: addresses, _files(folder / "host", "host"), rng=random.Random(1))
+    yield ImagesClient(lambda: addresses, _files(folder / "host", "host"), rng=random.Random(seed))
 
 
 async def test_what_one_scheduler_began_the_next_goes_on_with(tmp_path: Path) -> None:
@@ -103,6 +106,33 @@ async def test_an_image_that_does_not_exist_is_asked_for_once(tmp_path: Path) ->
     ):
         with pytest.raises(NotFound):
             [chunk async for chunk in client.fetch("img-none", 0)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_bytes_that_one_scheduler_lacks_are_asked_of_the_next(
+    tmp_path: Path, seed: int
+) -> None:
+    authority = init(tmp_path / "ca")
+    images = [Images(has_bytes=False), Images()]
+    async with (
+        schedulers(tmp_path, authority, *images) as addresses,
+        a_client(tmp_path, authority, addresses, seed=seed) as client,
+    ):
+        got = b"".join([chunk async for chunk in client.fetch("img", 0)])
+    assert got == CONTENT
+
+
+async def test_bytes_that_no_scheduler_has_are_not_found(tmp_path: Path) -> None:
+    authority = init(tmp_path / "ca")
+    images = [Images(has_bytes=False), Images(has_bytes=False)]
+    async with (
+        schedulers(tmp_path, authority, *images) as addresses,
+        a_client(tmp_path, authority, addresses) as client,
+    ):
+        with pytest.raises(NotFound) as caught:
+            [chunk async for chunk in client.fetch("img", 0)]
+    assert caught.value.reason == "IMAGE_BYTES_NOT_FOUND"
+    assert [one.offsets for one in images] == [[0], [0]], "each was asked once"
 
 
 @pytest.mark.parametrize("addresses", [[], ["127.0.0.1:1"]])
