@@ -56,7 +56,7 @@ class Follower:
         self._waiting = 0
         self._awaited = asyncio.Event()
         self._operations: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
-        self._failing = False
+        self._failing = ""
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -144,9 +144,14 @@ class Follower:
         try:
             result = await self._uow.read(work)
         except UnkaiError as error:
-            if not self._failing:
+            if self._failing != error.reason:
                 _LOG.warning("follower_failing", reason=error.reason)
-            self._failing = True
+            self._failing = error.reason
             return None
-        self._failing = False
+        except Exception as error:  # noqa: BLE001 - a bug met here must not end the scheduler
+            if self._failing != repr(error):
+                _LOG.error("follower_failing", error=str(error), exc_info=error)
+            self._failing = repr(error)
+            return None
+        self._failing = ""
         return result

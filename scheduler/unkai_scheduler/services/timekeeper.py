@@ -31,15 +31,20 @@ class Timekeeper:
         self._clock = clock
         self._read_s = read_s
         self._differs = False
+        self._failing = ""
 
     async def run(self) -> None:
-        """Read again and again until cancelled."""
+        """Read again and again until cancelled. It never fails: the scheduler would end with it."""
         while True:
             await asyncio.sleep(self._read_s)
             try:
                 moved_s = await self.read()
             except UnkaiError:
                 continue  # those who need the database say so
+            except Exception as error:  # noqa: BLE001 - a bug met here must not end the scheduler
+                self._note(error)
+                continue
+            self._failing = ""
             if abs(moved_s) > DIFFERS_S:
                 _LOG.warning("database_clock_was_set", forward_s=round(moved_s, 1))
 
@@ -59,3 +64,8 @@ class Timekeeper:
             else:
                 _LOG.info("clock_agrees", of="this machine")
         return moved_s
+
+    def _note(self, error: Exception) -> None:
+        if self._failing != repr(error):
+            self._failing = repr(error)
+            _LOG.error("database_time_unread", error=str(error), exc_info=error)

@@ -47,11 +47,13 @@ _KINDS = {
     "57P01": Failure.LOST,  # admin_shutdown
     "57P02": Failure.LOST,  # crash_shutdown
     "57P03": Failure.LOST,  # cannot_connect_now
+    "57P04": Failure.UNAVAILABLE,  # database_dropped
     "57P05": Failure.LOST,  # idle_session_timeout
     "25P03": Failure.LOST,  # idle_in_transaction_session_timeout
     "25006": Failure.UNAVAILABLE,  # read_only_sql_transaction: a reader, or a standby
     "3D000": Failure.UNAVAILABLE,  # invalid_catalog_name
     "42501": Failure.UNAVAILABLE,  # insufficient_privilege
+    "55000": Failure.UNAVAILABLE,  # object_not_in_prerequisite_state: it takes no connections
     "58030": Failure.UNAVAILABLE,  # io_error
 }
 _CLASSES = {

@@ -53,7 +53,7 @@ from unkai_scheduler.store.writer import (
     pause_s,
     run_in_savepoint,
 )
-from unkai_wire.errors import Unavailable, UnkaiError
+from unkai_wire.errors import Unavailable
 from unkai_wire.ids import NewId
 
 T = TypeVar("T")
@@ -260,7 +260,7 @@ class ServerUnitOfWork:
     async def _close(self) -> None:
         while self._tasks:
             await asyncio.wait(set(self._tasks))
-        with suppress(UnkaiError, TimeoutError):
+        with suppress(DatabaseFailure, TimeoutError):  # others drop them when they are old
             async with asyncio.timeout(servers.CONNECT_S):
                 names = [*self._turns.slots, *self._leading_turns.slots]
                 closing = partial(settlements.close_slots, slots=names)

@@ -77,6 +77,50 @@ async def test_a_server_killed_and_started_again_between_two_calls_is_not_notice
     assert await uow.read(lambda conn: instances.get(conn, row.id)) == row
 
 
+async def test_a_store_is_closed_without_an_error_while_its_server_is_away(
+    tmp_path: Path, database: str
+) -> None:
+    running = databases.server(database)
+    uow = await open_store(tmp_path)
+    await uow.write(lambda conn: None)
+    await asyncio.to_thread(running.stop)
+    try:
+        await uow.close()
+    finally:
+        await asyncio.to_thread(running.start)
+
+
+SHUTS_OUT = {
+    "postgresql": (
+        "ALTER DATABASE {name} ALLOW_CONNECTIONS false",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'",
+    ),
+    "mariadb": ("ALTER USER unkai@'127.0.0.1' ACCOUNT LOCK", "KILL USER unkai"),
+}
+LETS_IN = {
+    "postgresql": "ALTER DATABASE {name} ALLOW_CONNECTIONS true",
+    "mariadb": "ALTER USER unkai@'127.0.0.1' ACCOUNT UNLOCK",
+}
+
+
+async def test_a_server_that_lets_us_in_no_more_is_unavailable_until_it_does(
+    uow: UnitOfWork, tmp_path: Path, database: str
+) -> None:
+    running = databases.server(database)
+    name = databases.settings_of(tmp_path).url.rpartition("/")[2]
+    await uow.read(events.newest)
+    try:
+        for statement in SHUTS_OUT[database]:
+            running.run_sql(statement.format(name=name))
+        for act in (uow.read(events.newest), uow.write(lambda conn: None), uow.take_term(0)):
+            with pytest.raises(Unavailable):
+                await act
+    finally:
+        running.run_sql(LETS_IN[database].format(name=name))
+
+    await uow.read(events.newest)
+
+
 async def test_sessions_have_our_settings_whatever_the_servers_are(
     uow: UnitOfWork, database: str
 ) -> None:

@@ -9,6 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
+
 from tests.support.builders import NOON, an_event, an_id, an_operation
 from tests.support.store import FaultyStore, a_store, noon, open_store
 from unkai_scheduler.services.context import ServiceContext
@@ -65,19 +67,24 @@ class CountedReads(FaultyStore):
     def __init__(self, uow: UnitOfWork) -> None:
         super().__init__(uow)
         self.reads = 0
-        self.away = False
+        self.away: Exception | None = None
         self.refused = asyncio.Event()
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         self.reads += 1
         if self.away:
             self.refused.set()
-            raise Unavailable("it is away", reason="DATABASE_UNAVAILABLE")
+            raise self.away
         return await super().read(work)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [Unavailable("it is away", reason="DATABASE_UNAVAILABLE"), RuntimeError("a bug")],
+    ids=["away", "a bug"],
+)
 async def test_what_another_scheduler_wrote_is_told_to_those_who_wait_for_it_alone(
-    tmp_path: Path,
+    tmp_path: Path, error: Exception
 ) -> None:
     rows = [an_operation() for _ in range(3)]
     async with a_store(tmp_path) as uow:
@@ -93,12 +100,12 @@ async def test_what_another_scheduler_wrote_is_told_to_those_who_wait_for_it_alo
                 await asyncio.gather(one.wait(), other.wait())  # what came before they were there
                 one.clear()
                 other.clear()
-                store.away = True
+                store.away = error
                 written = replace(rows[0], update_time=NOON + timedelta(seconds=1))
                 await uow.write(lambda conn: operations.replace(conn, written))
                 await store.refused.wait()
                 assert not one.is_set()
-                store.away = False
+                store.away = None
                 await one.wait()
                 assert not other.is_set()
             following.cancel()

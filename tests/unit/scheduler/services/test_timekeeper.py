@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar, cast
 
+import pytest
 from structlog.testing import capture_logs
 
 from tests.support.store import a_store
@@ -38,34 +39,46 @@ async def test_a_machine_an_hour_ahead_is_named_once_and_its_time_not_taken(
 class Away:
     """A database that does not answer for a while."""
 
-    def __init__(self, uow: UnitOfWork, failures: int) -> None:
+    def __init__(self, uow: UnitOfWork, failures: int, error: Exception) -> None:
         self._uow = uow
+        self._error = error
         self.failures = failures
         self.answered = asyncio.Event()
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         if self.failures:
             self.failures -= 1
-            raise Unavailable("the database does not answer", reason="DATABASE_UNAVAILABLE")
+            raise self._error
         result = await self._uow.read(work)
         self.answered.set()
         return result
 
 
-async def test_a_database_that_is_away_stops_no_clock_and_is_read_once_it_is_back(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    ("error", "logged"),
+    [
+        (Unavailable("it does not answer", reason="DATABASE_UNAVAILABLE"), []),
+        (RuntimeError("what no class of failures fits"), ["database_time_unread"]),
+    ],
+    ids=["away", "a bug"],
+)
+async def test_a_database_that_fails_stops_no_clock_and_is_read_once_it_is_back(
+    tmp_path: Path, error: Exception, logged: list[str]
 ) -> None:
     clock = CloudClock(wall=lambda: datetime.now(UTC) - HOUR)
     async with a_store(tmp_path) as uow:
-        away = Away(uow, failures=2)
+        away = Away(uow, failures=2, error=error)
         keeper = Timekeeper(cast(UnitOfWork, away), clock, read_s=0.01)
-        async with asyncio.timeout(10):
-            running = asyncio.create_task(keeper.run())
-            try:
-                await away.answered.wait()
-            finally:
-                running.cancel()
-                await asyncio.wait([running])
+        with capture_logs() as logs:
+            async with asyncio.timeout(10):
+                running = asyncio.create_task(keeper.run())
+                try:
+                    await away.answered.wait()
+                finally:
+                    running.cancel()
+                    await asyncio.wait([running])
 
     assert away.failures == 0
+    told = [log["event"] for log in logs if log["log_level"] == "error"]
+    assert [event for event in told if event != "clock_differs"] == logged, "said once"
     assert abs(clock() - datetime.now(UTC)) < timedelta(seconds=1)
