@@ -167,7 +167,8 @@ def run(args: list[str] | None = None) -> int:
     try:
         code = cli.main(args=args, prog_name="unkai", standalone_mode=False)
     except click.UsageError as wrong:
-        wrong.show()
+        with suppress(OSError):  # where it cannot be printed, the code alone tells
+            wrong.show()
         return EXIT_USAGE
     except click.ClickException as wrong:
         return error(InvalidArgument(wrong.format_message()))

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -270,22 +271,31 @@ def _bold(text: str) -> str:
 
 
 def error(failure: UnkaiError) -> int:
-    """Print an error in four parts (what, why, fix, request id); return the exit code."""
-    print(f"{_bold('error:')} {_printable(failure.message)}", file=sys.stderr)
+    """Print an error in four parts (what, why, fix, request id); return the exit code.
+
+    Where it cannot be printed, the code alone tells.
+    """
+    with suppress(OSError):
+        for line in _told(failure):
+            print(line, file=sys.stderr)
+    return _EXIT_OF_CODE.get(failure.code, EXIT_FAILED)
+
+
+def _told(failure: UnkaiError) -> Iterator[str]:
+    yield f"{_bold('error:')} {_printable(failure.message)}"
     details = [f"{k}={v}" for k, v in sorted(failure.metadata.items()) if len(v) <= 80]
     why = failure.reason + (f" ({', '.join(details)})" if details else "")
-    print(f"  why: {_printable(why)}", file=sys.stderr)
+    yield f"  why: {_printable(why)}"
     for path, problem in failure.details().get("violations", []):
-        print(f"       {_printable(f'{path}: {problem}')}", file=sys.stderr)
+        yield f"       {_printable(f'{path}: {problem}')}"
     reasons = failure.details().get("reasons", {})
     for reason, hosts in sorted(reasons.items(), key=lambda entry: (-entry[1], entry[0])):
         count = f"{hosts} host{'s' if hosts != 1 else ''}"
-        print(f"       {_printable(reason)}: {count}", file=sys.stderr)
+        yield f"       {_printable(reason)}: {count}"
     fix = failure.fix or _FIX_OF_CODE.get(failure.code, _FIX)
-    print(f"  fix: {_printable(fix)}", file=sys.stderr)
+    yield f"  fix: {_printable(fix)}"
     if failure.request_id:
-        print(f"  request: {_printable(failure.request_id)}", file=sys.stderr)
-    return _EXIT_OF_CODE.get(failure.code, EXIT_FAILED)
+        yield f"  request: {_printable(failure.request_id)}"
 
 
 _FIX = "look at the scheduler's log for the time of the call"

@@ -109,6 +109,17 @@ def test_a_closed_stream_is_no_trouble(closed: str, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "code"), [(("context", "use", "nothing"), 3), (("nothing",), 2), (("ls", "-x"), 2)]
+)
+def test_an_error_that_nobody_can_read_keeps_its_code(words: tuple[str, ...], code: int) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "unkai_cli", *words], stderr=full, check=False, timeout=60
+        )
+    assert done.returncode == code
+
+
 def test_what_the_terminal_cannot_show_is_written_in_ascii() -> None:
     assert unkai("context", "add", "雲海", "--socket", "/run/unkai.sock").code == 0
     done = subprocess.run(
