@@ -149,16 +149,31 @@ class LateWrite(FaultyStore):
         await until_host(self._cloud, self._host_id, HostState.UP)
 
 
-@pytest.mark.parametrize("is_committed", [False, True])
-async def test_a_host_that_comes_back_while_it_is_removed_is_up_and_takes_machines(
-    cloud: Cloud, is_committed: bool
+async def test_a_host_that_comes_back_before_its_removal_is_written_is_not_removed(
+    cloud: Cloud,
 ) -> None:
     host_id = cloud.host_ids[0]
     await until_host(cloud, host_id, HostState.UP)
     cloud.lose_host(host_id)
     await until_host(cloud, host_id, HostState.UNKNOWN)
 
-    await remove(cloud, host_id, uow=LateWrite(cloud, host_id, is_committed=is_committed))
+    with pytest.raises(FailedPrecondition) as caught:
+        await remove(cloud, host_id, uow=LateWrite(cloud, host_id, is_committed=False))
+
+    assert caught.value.reason == "HOST_NOT_GONE"
+    assert not [e for e in await cloud.events(host_id) if e.type is EventType.DELETED]
+    assert (await cloud.hosts())[host_id].state is HostState.UP
+
+
+async def test_a_host_that_comes_back_once_it_is_removed_is_up_and_takes_machines(
+    cloud: Cloud,
+) -> None:
+    host_id = cloud.host_ids[0]
+    await until_host(cloud, host_id, HostState.UP)
+    cloud.lose_host(host_id)
+    await until_host(cloud, host_id, HostState.UNKNOWN)
+
+    await remove(cloud, host_id, uow=LateWrite(cloud, host_id, is_committed=True))
 
     await until_host(cloud, host_id, HostState.UP)
     made = [await cloud.create(f"web-{n}") for n in range(6)]

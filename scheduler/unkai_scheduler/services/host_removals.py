@@ -64,6 +64,8 @@ class HostRemovalsService:
             raise _not_gone(host)
 
         def work(conn: Connection) -> RemovedHost:
+            if not view.is_gone(host_id):  # it came back while this waited for the database
+                raise _not_gone(host)
             return self._write(conn, call, host_id, statement)
 
         removed = await mutate(self._context, call, RemovedHost, work, term=term)
