@@ -142,16 +142,7 @@ class Audit:
         ratios = AllocationRatios(given.cpu, given.memory, given.disk)
 
         def work(conn: Connection) -> Report:
-            rows = {row.id: row for row in instances.all_claimed(conn)}
-            named: list[Machine | Tombstone] = [*machines, *buried]
-            for ident in {x.instance_id for x in named} - rows.keys():
-                row = instances.get(conn, ident)
-                if row is not None:
-                    rows[ident] = row
-            strays = {x.instance_id for x in named if is_stray(x, rows)}
-            known = {ident: tombstones.of_instance(conn, ident) for ident in strays}
-            known_hosts = {host.id: host for host in hosts.list_all(conn)}
-            return examine(Books(machines, buried, synced, rows, known, known_hosts, ratios))
+            return examine(books_of(conn, machines, buried, synced, ratios))
 
         return await self._office.uow.read(work)
 
@@ -252,6 +243,24 @@ class Audit:
             return
         for tombstone in recorded:
             office.live.drop_tombstone(tombstone)
+
+
+def books_of(
+    conn: Connection,
+    machines: Sequence[Machine],
+    buried: Sequence[Tombstone],
+    synced: frozenset[str],
+    ratios: AllocationRatios,
+) -> Books:
+    """Read what is compared with what hosts hold: few statements, however much that is."""
+    rows = {row.id: row for row in instances.all_claimed(conn)}
+    named: list[Machine | Tombstone] = [*machines, *buried]
+    unclaimed = {x.instance_id for x in named} - rows.keys()
+    rows |= {row.id: row for row in instances.list_some(conn, unclaimed)}
+    strays = {x.instance_id for x in named if is_stray(x, rows)}
+    known = tombstones.of_instances(conn, strays)
+    known_hosts = {host.id: host for host in hosts.list_all(conn)}
+    return Books(machines, buried, synced, rows, known, known_hosts, ratios)
 
 
 def _told_before(conn: Connection, finding: Finding) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -26,6 +26,7 @@ from unkai_scheduler.store.failures import unique
 from unkai_wire.errors import Conflict, InvalidArgument, NotFound
 
 _ETAG = re.compile(r"[!-~]+")
+_NAMED_AT_ONCE = 500
 AnyRow = Row[*tuple[Any, ...]]
 
 
@@ -38,6 +39,13 @@ def insert_named(conn: Connection, table: Table, kind: str, values: Mapping[str,
 def get_row(conn: Connection, query: Select[Any], table: Table, ident: str) -> AnyRow | None:
     """Return the row of this id that a query gives."""
     return conn.execute(query.where(table.c.id == ident)).one_or_none()
+
+
+def portions(idents: Iterable[str]) -> Iterator[list[str]]:
+    """Give ids by hundreds, each once: so many a statement may name."""
+    ordered = sorted(set(idents))
+    for start in range(0, len(ordered), _NAMED_AT_ONCE):
+        yield ordered[start : start + _NAMED_AT_ONCE]
 
 
 def lock(conn: Connection, table: Table, *idents: str) -> None:

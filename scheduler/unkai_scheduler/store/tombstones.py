@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -35,6 +37,16 @@ def of_instance(conn: Connection, ident: str) -> list[Tombstone]:
     """Return the tombstones of an instance, one a host at most."""
     query = select(tombstones).where(tombstones.c.instance_id == ident)
     return [Tombstone(**row._mapping) for row in conn.execute(query.order_by(tombstones.c.host_id))]
+
+
+def of_instances(conn: Connection, idents: Iterable[str]) -> dict[str, list[Tombstone]]:
+    """Return the tombstones of each of these instances, in a few statements."""
+    found: defaultdict[str, list[Tombstone]] = defaultdict(list)
+    for some in rows.portions(idents):
+        query = select(tombstones).where(tombstones.c.instance_id.in_(some))
+        for row in conn.execute(query.order_by(tombstones.c.instance_id, tombstones.c.host_id)):
+            found[row.instance_id].append(Tombstone(**row._mapping))
+    return dict(found)
 
 
 def prune(conn: Connection, before: datetime, limit: int) -> int:
