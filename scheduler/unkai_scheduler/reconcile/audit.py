@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 
 import structlog
 
@@ -38,6 +40,9 @@ SETTLE_S = 0.2
 """A kick waits so long for others, so that a host's machines are audited together."""
 MAX_WARNINGS = 1000
 """Events about one host in one reign; beyond, the metric alone counts."""
+WRITTEN_AT_ONCE = 200
+"""Findings or tombstones written in one transaction: some tenths of a second. A restored database
+may lack thousands, and whoever else writes waits meanwhile."""
 MAX_CALLS = 32
 """Hosts asked at the same time."""
 PATIENCE_S = 30.0
@@ -54,6 +59,7 @@ _WARNED_OF = frozenset(
 """Kinds of which an event tells; the others have events of their own, or are mended at once."""
 
 
+T = TypeVar("T")
 _Key = tuple[str, str, str, int]
 
 
@@ -152,8 +158,12 @@ class Audit:
         new = [finding for finding in findings if finding.key not in self._reported]
         self._reported &= {finding.key for finding in findings}
         told = self._bounded(new)
-        if told or report.unrecorded:
-            await self._office.lead(lambda conn: self._write(conn, told, report.unrecorded))
+        for some in _by(WRITTEN_AT_ONCE, report.unrecorded):
+            await self._office.lead(partial(self._write, new=(), unrecorded=some))
+        for few in _by(WRITTEN_AT_ONCE, told):
+            await self._office.lead(partial(self._write, new=few, unrecorded=()))
+            # Each at once: a later portion may fail, and these are told of.
+            self._reported |= {finding.key for finding in few}
         self._reported |= {finding.key for finding in new}
 
     def _bounded(self, findings: Sequence[Finding]) -> list[Finding]:
@@ -168,7 +178,7 @@ class Audit:
         return told
 
     def _write(
-        self, conn: Connection, new: list[Finding], unrecorded: tuple[Tombstone, ...]
+        self, conn: Connection, *, new: Sequence[Finding], unrecorded: Sequence[Tombstone]
     ) -> None:
         now = self._office.clock()
         for tombstone in unrecorded:
@@ -243,6 +253,11 @@ class Audit:
             return
         for tombstone in recorded:
             office.live.drop_tombstone(tombstone)
+
+
+def _by(count: int, all_of_them: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(all_of_them), count):
+        yield all_of_them[start : start + count]
 
 
 def books_of(
