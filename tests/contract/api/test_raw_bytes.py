@@ -22,17 +22,18 @@ import pytest
 
 from tests.support.acceptance import Shows, count, seeded
 from tests.support.api import tls_files
-from tests.support.served_agent import HOST_ID, ServedAgent
-from tests.support.served_api import ServedApi
+from tests.support.served_agent import HOST_ID
+from tests.support.served_alone import served_alone, tls_said
 from unkai.agent.v1 import host_service_pb2, host_service_pb2_grpc
 from unkai.identity.v1 import project_service_pb2, project_service_pb2_grpc
-from unkai_wire.tls import TlsFiles, host_tls_name
+from unkai_wire.tls import TlsFiles, channel_options, host_tls_name
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RESET, SETTINGS, PUSH, PING, GOAWAY, WINDOW, CONTINUATION = range(10)
 END_STREAM, END_HEADERS = 1, 4
 LISTEN_S = 0.2
 TRIES_S = 5.0
+PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 LIST = project_service_pb2.ListProjectsRequest()
 DESCRIBE = host_service_pb2.DescribeRequest(host_id=HOST_ID)
 METHOD = "/unkai.identity.v1.ProjectService/ListProjects"
@@ -155,45 +156,48 @@ class Port:
 @pytest.fixture(scope="module")
 def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Port]]:
     folder = tmp_path_factory.mktemp("raw")
-    with (
-        ServedApi(folder / "a") as api,
-        ServedAgent(folder / "agent") as agent,
-        grpc.insecure_channel(f"unix:{api.socket}") as to_api,
-        agent.channel() as to_agent,
-    ):
-        # A server that had to be made anew cuts its callers off: they call again.
-        projects = project_service_pb2_grpc.ProjectServiceStub(to_api)
-        hosts = host_service_pb2_grpc.HostServiceStub(to_agent)
+    with served_alone("api", folder / "a") as api, served_alone("agent", folder / "agent") as agent:
+        unix, tls = Path(api["socket"]), tls_files(Path(api["pki"]), "client-admin")
+        of_agent, name = tls_said(agent), host_tls_name(HOST_ID)
+        with (
+            grpc.insecure_channel(f"unix:{unix}") as to_api,
+            grpc.secure_channel(
+                f"127.0.0.1:{agent['port']}",
+                of_agent.channel_credentials(),
+                options=channel_options(name),
+            ) as to_agent,
+        ):
+            # A server that had to be made anew cuts its callers off: they call again.
+            projects = project_service_pb2_grpc.ProjectServiceStub(to_api)
+            hosts = host_service_pb2_grpc.HostServiceStub(to_agent)
 
-        def api_serves() -> None:
-            patiently(lambda: projects.ListProjects(LIST, timeout=10))
+            def api_serves() -> None:
+                patiently(lambda: projects.ListProjects(LIST, timeout=10))
 
-        def agent_serves() -> None:
-            patiently(lambda: hosts.Describe(DESCRIBE, timeout=10))
+            def agent_serves() -> None:
+                patiently(lambda: hosts.Describe(DESCRIBE, timeout=10))
 
-        tls = tls_files(api.api.pki, "client-admin")
-        yield [
-            Port("scheduler, socket", lambda: _unix(api.socket), api_serves),
-            Port("scheduler, TLS", lambda: _inside(api.api.port, tls, "localhost"), api_serves),
-            Port("scheduler, handshake", lambda: _tcp(api.api.port), api_serves),
-            Port(
-                "agent, TLS",
-                lambda: _inside(agent.port, agent.scheduler_tls(), host_tls_name(HOST_ID)),
-                agent_serves,
-            ),
-            Port("agent, handshake", lambda: _tcp(agent.port), agent_serves),
-        ]
+            yield [
+                Port("scheduler, socket", lambda: _unix(unix), api_serves),
+                Port("scheduler, TLS", lambda: _inside(api["port"], tls, "localhost"), api_serves),
+                Port("scheduler, handshake", lambda: _tcp(api["port"]), api_serves),
+                Port("agent, TLS", lambda: _inside(agent["port"], of_agent, name), agent_serves),
+                Port("agent, handshake", lambda: _tcp(agent["port"]), agent_serves),
+            ]
 
 
 def patiently(call: Callable[[], object]) -> None:
-    """Call as every client of ours does: UNAVAILABLE is tried again, for a while."""
+    """Call as every client of ours does: UNAVAILABLE is tried again, for a while.
+
+    So is CANCELLED here: it is what a call meets that comes in the instant its server ends.
+    """
     end_s = time.monotonic() + TRIES_S
     while True:
         try:
             call()
         except grpc.RpcError as error:
             told: grpc.Call = error  # type: ignore[assignment] # it is both
-            if told.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > end_s:
+            if told.code() not in PASSING or time.monotonic() > end_s:
                 raise
             time.sleep(0.05)
         else:
