@@ -127,6 +127,15 @@ async def test_a_host_that_comes_back_is_new_and_what_was_deleted_on_it_goes(clo
     assert (await cloud.until_ended(again.operation_id)).state is OperationState.SUCCEEDED
 
 
+async def a_lost_host(cloud: Cloud) -> str:
+    """Return a host that was up and has been silent for long."""
+    host_id = cloud.host_ids[0]
+    await until_host(cloud, host_id, HostState.UP)
+    cloud.lose_host(host_id)
+    await until_host(cloud, host_id, HostState.UNKNOWN)
+    return host_id
+
+
 class LateWrite(FaultyStore):
     """A store where a host is back and UP when a write begins, or when its leader hears of it."""
 
@@ -152,10 +161,7 @@ class LateWrite(FaultyStore):
 async def test_a_host_that_comes_back_before_its_removal_is_written_is_not_removed(
     cloud: Cloud,
 ) -> None:
-    host_id = cloud.host_ids[0]
-    await until_host(cloud, host_id, HostState.UP)
-    cloud.lose_host(host_id)
-    await until_host(cloud, host_id, HostState.UNKNOWN)
+    host_id = await a_lost_host(cloud)
 
     with pytest.raises(FailedPrecondition) as caught:
         await remove(cloud, host_id, uow=LateWrite(cloud, host_id, is_committed=False))
@@ -168,10 +174,7 @@ async def test_a_host_that_comes_back_before_its_removal_is_written_is_not_remov
 async def test_a_host_that_comes_back_once_it_is_removed_is_up_and_takes_machines(
     cloud: Cloud,
 ) -> None:
-    host_id = cloud.host_ids[0]
-    await until_host(cloud, host_id, HostState.UP)
-    cloud.lose_host(host_id)
-    await until_host(cloud, host_id, HostState.UNKNOWN)
+    host_id = await a_lost_host(cloud)
 
     await remove(cloud, host_id, uow=LateWrite(cloud, host_id, is_committed=True))
 
@@ -185,10 +188,7 @@ async def test_a_host_that_comes_back_once_it_is_removed_is_up_and_takes_machine
 async def test_nothing_is_placed_on_a_removed_host_and_the_next_leader_knows_it_no_more(
     cloud: Cloud,
 ) -> None:
-    host_id = cloud.host_ids[0]
-    await until_host(cloud, host_id, HostState.UP)
-    cloud.lose_host(host_id)
-    await until_host(cloud, host_id, HostState.UNKNOWN)
+    host_id = await a_lost_host(cloud)
     await remove(cloud, host_id)
 
     made = [await cloud.create(f"web-{n}") for n in range(4)]

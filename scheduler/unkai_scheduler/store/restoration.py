@@ -81,7 +81,8 @@ def _end(conn: Connection, operation: Operation, now: datetime, new_id: NewId) -
     ended = replace(end(operation, OperationState.FAILED, now, error.to_record()), update_time=now)
     operations.replace(conn, ended)
     if row is not None and row.operation_id == operation.id:
-        # The leader takes over what its host was last told.
+        # The leader takes over what a host has that is ahead of the row. One that is behind it is
+        # still told what the row says, whatever became of the request.
         free = replace(row, operation_id="", attempt=0, due_time=now)
         instances.replace(conn, _changed(free, now), etag=None)
     events.insert(
