@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.support.builders import an_image, an_operation
 from tests.support.cloud import Cloud, a_cloud
@@ -165,6 +167,35 @@ async def test_what_a_dead_scheduler_left_of_an_upload_is_removed_and_what_goes_
     assert list(cloud.images.kept) == [alive]
     assert await cloud.uow.write(lambda conn: uploads.end(conn, alive))
     assert not await cloud.uow.write(lambda conn: uploads.end(conn, dead))
+
+
+async def test_an_upload_whose_bytes_cannot_be_removed_keeps_no_other_and_is_told_of_once(
+    cloud: Cloud,
+) -> None:
+    image = an_image(state=ImageState.UPLOADING)
+    keys = [f"{image.id}.{n}" for n in range(3)]
+    cloud.images.kept |= dict.fromkeys(keys, b"half")
+    cloud.images.error_of[keys[0]] = Unavailable("a bad block", reason="STORE_UNAVAILABLE")
+
+    def begin(conn: Any) -> None:
+        images.insert(conn, image)
+        for key in keys:
+            uploads.insert_new(conn, key, image.id)
+
+    async def left(count: int) -> bool:
+        return len(await cloud.uow.read(uploads.list_all)) == count
+
+    with capture_logs() as logs:
+        await cloud.uow.write(begin)
+        await cloud.until(lambda: left(1), "the others are forgotten", within_s=200)
+        assert list(cloud.images.kept) == keys[:1]
+        await asyncio.sleep(60)
+    told = [log for log in logs if log["event"] == "loop_failed"]
+    assert [log["loop"] for log in told] == ["images"]
+
+    cloud.images.error_of.clear()
+    await cloud.until(lambda: left(0), "it is tried again", within_s=40)
+    assert not cloud.images.kept
 
 
 async def test_an_image_whose_bytes_are_on_their_way_is_not_given_up(tmp_path: Path) -> None:

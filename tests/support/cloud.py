@@ -41,11 +41,12 @@ _SAMPLE_S = 2.0
 
 
 class MemoryImages:
-    """Image bytes in a dictionary, with an error to raise."""
+    """Image bytes in a dictionary, with an error to raise, for all keys or for some."""
 
     def __init__(self) -> None:
         self.kept: dict[str, bytes] = {}
         self.error: UnkaiError | None = None
+        self.error_of: dict[str, UnkaiError] = {}
 
     async def put(self, key: str, chunks: AsyncIterator[bytes]) -> int:
         self.kept[key] = b"".join([chunk async for chunk in chunks])
@@ -60,8 +61,9 @@ class MemoryImages:
         return len(self.kept[key])
 
     async def delete(self, key: str) -> None:
-        if self.error is not None:
-            raise self.error
+        error = self.error_of.get(key, self.error)
+        if error is not None:
+            raise error
         self.kept.pop(key, None)
 
     async def list(self) -> list[str]:

@@ -16,6 +16,7 @@ import structlog
 from unkai_scheduler.domain.images import Upload
 from unkai_scheduler.reconcile.office import Office
 from unkai_scheduler.store import uploads
+from unkai_wire.errors import UnkaiError
 
 SILENT_S = 60.0
 """Silence after which an upload is given up; it shows itself every 5 s."""
@@ -42,12 +43,23 @@ class UploadWatch:
         self._looked_s = asyncio.get_running_loop().time()
 
     async def give_up_dead(self) -> None:
-        """Look at all uploads; end what is dead and remove its bytes."""
+        """Look at all uploads; end what is dead and remove its bytes.
+
+        Each is tried, and the first failure of the store raised in the end.
+        """
         found = await self._office.uow.read(uploads.list_all)
+        failures: list[UnkaiError] = []
         for upload in self._dead(found):
             give_up = partial(uploads.give_up, upload=upload)
             if upload.given_up or await self._office.lead(give_up, tells=False):
-                await self._remove(upload)
+                try:
+                    await self._office.images.delete(upload.key)
+                except UnkaiError as error:
+                    failures.append(error)
+                else:
+                    await self._forget(upload)
+        if failures:
+            raise failures[0]
 
     def _dead(self, found: list[Upload]) -> list[Upload]:
         now_s = asyncio.get_running_loop().time()
@@ -64,7 +76,6 @@ class UploadWatch:
             if watched.upload.given_up or watched.silent_s >= SILENT_S
         ]
 
-    async def _remove(self, upload: Upload) -> None:
-        await self._office.images.delete(upload.key)
+    async def _forget(self, upload: Upload) -> None:
         await self._office.lead(lambda conn: uploads.forget(conn, upload.key), tells=False)
         log.info("upload_given_up", key=upload.key, image=upload.image_id)
