@@ -7,6 +7,7 @@ for its first host, and one has run it for long.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -237,6 +238,66 @@ async def test_a_deletion_that_waits_at_the_backup_goes_on(cloud: Cloud) -> None
 
     assert (await cloud.until_ended(deletion.id)).state is OperationState.SUCCEEDED
     assert cloud.machines() == {}
+
+
+@pytest.mark.parametrize("is_silent", [False, True], ids=["its host speaks", "its host is silent"])
+async def test_what_a_host_holds_of_a_create_that_has_ended_is_removed_with_the_instance(
+    cloud: Cloud, is_silent: bool
+) -> None:
+    made, copy = await accepted_only(cloud)
+    (holder,) = cloud.machines()[made.id]
+    await restore(cloud, copy)
+    await is_told_of(cloud, made.id, [holder])
+    if is_silent:
+        cloud.lose_host(holder)
+        await asyncio.sleep(LOOKS_S)
+
+    deletion = await cloud.delete(made.id)
+    if is_silent:
+        await asyncio.sleep(LOOKS_S)
+        waiting = await cloud.operation(deletion.id)
+        assert not waiting.state.ended, waiting
+        assert cloud.agents.hosts[holder].description.name in waiting.progress_message
+        cloud.return_host(holder)
+
+    assert (await cloud.until_ended(deletion.id)).state is OperationState.SUCCEEDED
+    assert cloud.machines() == {}
+    assert await cloud.find(made.id) is None
+    await wait_clean(cloud, RESTORED)
+    assert not await found(cloud)
+
+
+async def test_of_what_two_hosts_hold_a_deletion_leaves_nothing(cloud: Cloud) -> None:
+    made, copy = await accepted_only(cloud)
+    (holder,) = cloud.machines()[made.id]
+    other = next(host_id for host_id in cloud.host_ids if host_id != holder)
+    held = cloud.agents.hosts[holder].machines[made.id]
+    cloud.agents.plant_machine(other, replace(held.machine, host_id=other), held.order)
+    await restore(cloud, copy)
+    await is_told_of(cloud, made.id, sorted([holder, other]))
+
+    deletion = await cloud.delete(made.id)
+
+    assert (await cloud.until_ended(deletion.id)).state is OperationState.SUCCEEDED
+    assert cloud.machines() == {}
+    await wait_clean(cloud, RESTORED)
+
+
+async def test_a_deletion_removes_what_was_held_back_for_another_hosts_machine(
+    cloud: Cloud,
+) -> None:
+    made, copy = await accepted_only(cloud)
+    await restore(cloud, copy, declares=False)
+
+    async def is_held() -> bool:
+        return (await cloud.instance(made.id)).state_reason is not None
+
+    await cloud.until(is_held, "it is said why it waits")
+    deletion = await cloud.delete(made.id)
+
+    assert (await cloud.until_ended(deletion.id)).state is OperationState.SUCCEEDED
+    assert cloud.machines() == {}
+    await wait_clean(cloud, RESTORED)
 
 
 # Nobody has declared that the database was put back, or the server has lost commits by itself.

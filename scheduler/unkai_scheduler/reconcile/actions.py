@@ -54,6 +54,10 @@ class Release(Action):
     tombstone: Tombstone
 
 
+class Reclaim(Action):
+    """A host holds it that has no claim: claim it for that host, so that it is removed there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fail(Action):
     """It cannot be made: FAILED, holding nothing but its row."""

@@ -23,6 +23,18 @@ _S = InstanceState
 
 
 @dataclass(frozen=True, slots=True)
+class Holder:
+    """Another host that holds a machine of the instance, by its last word."""
+
+    host_id: str
+    name: str
+    speaks: bool = True
+    """It is in sync now."""
+    is_written: bool = True
+    """The database has a row of it, so that it may claim."""
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """All that a decision turns on, with the questions that the rules ask."""
 
@@ -34,8 +46,8 @@ class Case:
     now: datetime
     failed_hosts: tuple[str, ...]
     rules: Rules
-    held_by: tuple[str, ...] = ()
-    """Names of other hosts that say they hold a machine of it."""
+    held_by: tuple[Holder, ...] = ()
+    """Other hosts that say they hold a machine of it."""
 
     @property
     def deleting(self) -> bool:

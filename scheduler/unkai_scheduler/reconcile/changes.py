@@ -14,9 +14,9 @@ from unkai_scheduler.domain.events import Event, EventType
 from unkai_scheduler.domain.instances import Claim, Instance, check_move
 from unkai_scheduler.domain.machines import Tombstone
 from unkai_scheduler.domain.operations import Operation, OperationState, end
-from unkai_scheduler.reconcile.actions import Action, Fail, Forget, Release
+from unkai_scheduler.reconcile.actions import Action, Fail, Forget, Reclaim, Release
 from unkai_scheduler.reconcile.office import Office
-from unkai_scheduler.store import claims, events, instances, operations, tombstones
+from unkai_scheduler.store import claims, events, hosts, instances, operations, tombstones
 from unkai_scheduler.store.unit_of_work import Connection
 
 
@@ -79,6 +79,8 @@ def write(conn: Connection, change: Change, office: Office, now: datetime) -> bo
         return True
     if isinstance(action, Release | Fail):
         _drop_claim(conn, stored.id, action.tombstone, now)
+    if isinstance(action, Reclaim) and not _claim_held(conn, action.instance, now):
+        return False
     if change.claim is not None:
         claims.insert(conn, [change.claim])
     if change.decision is not None:
@@ -93,6 +95,18 @@ def write(conn: Connection, change: Change, office: Office, now: datetime) -> bo
 def _same(stored: Instance, seen: Instance) -> bool:
     """Tell whether a row is as it was read, but for when it is due."""
     return replace(stored, due_time=seen.due_time) == seen
+
+
+def _claim_held(conn: Connection, row: Instance, now: datetime) -> bool:
+    """Claim an instance for the host that holds it; False when that has no row any more."""
+    if hosts.locked(conn, row.host_id) is None:
+        return False
+    spec = row.spec
+    claim = Claim(
+        row.id, row.host_id, spec.vcpus, spec.memory_bytes, spec.disk_bytes, row.run_epoch, now
+    )
+    claims.insert(conn, [claim])
+    return True
 
 
 def _drop_claim(

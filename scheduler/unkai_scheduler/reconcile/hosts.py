@@ -115,6 +115,10 @@ class Hosts:
         row = self._rows.get(host_id)
         return row.name if row else host_id
 
+    def is_written(self, host_id: str) -> bool:
+        """Tell whether the database has a row of a host."""
+        return host_id in self._rows
+
     def is_gone(self, host_id: str) -> bool:
         """Tell whether a host is neither registered nor heard any more."""
         registered = not self._members_read or host_id in self._members

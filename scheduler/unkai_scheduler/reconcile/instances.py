@@ -6,7 +6,8 @@ sends the order it names. Asking twice is harmless, and what a crash loses is fo
 again. In the order of the table:
 
  1. **Deletion** wins over everything. It ends when nothing was ever claimed, or when the host's
-    tombstone covers our generation and run epoch; while the host is silent it waits.
+    tombstone covers our generation and run epoch; while the host is silent it waits. What is on no
+    host for the database, and on some by their word, is claimed for each of them first.
  2. **A create given up** (cancelled, out of time, or without an operation) is removed from its
     host; only then is it FAILED, holding nothing. What has run for long is no create any more.
  3. **No claim**: a PROVISIONING instance is placed, unless `create_hosts` hosts have failed it, or
@@ -45,6 +46,7 @@ from unkai_scheduler.reconcile.actions import (
     Finish,
     Forget,
     Place,
+    Reclaim,
     Release,
     Remove,
     Rules,
@@ -52,7 +54,7 @@ from unkai_scheduler.reconcile.actions import (
     Wait,
     backoff,
 )
-from unkai_scheduler.reconcile.cases import Case, excluded
+from unkai_scheduler.reconcile.cases import Case, Holder, excluded
 from unkai_wire.errors import FailedPrecondition, Internal, Unavailable, UnkaiError
 
 _S = InstanceState
@@ -77,14 +79,14 @@ def next_action(
     host_state: HostState | None,
     now: datetime,
     failed_hosts: Collection[str] = (),
-    held_by: Collection[str] = (),
+    held_by: Collection[Holder] = (),
     rules: Rules | None = None,
 ) -> Action:
     """Decide what to do about an instance now.
 
     `machine` and `tombstone` are what the claiming host reports; `host_state` is None when
-    nothing is known of that host; `failed_hosts` failed this create before; `held_by`: names of
-    other hosts that say they hold a machine of it.
+    nothing is known of that host; `failed_hosts` failed this create before; `held_by`: other
+    hosts that say they hold a machine of it.
     """
     live = None if operation is None or operation.state.ended else operation
     case = Case(
@@ -113,6 +115,31 @@ def _forget(case: Case) -> Action:
         )
         operation = end(operation, state, case.now)
     return Forget(case.instance, operation, case.tombstone if case.claimed else None)
+
+
+def _reclaim(case: Case) -> Action:
+    """Claim it for a host that holds it: it is removed there as any other, silent or not."""
+    written = [holder for holder in case.held_by if holder.is_written]
+    if not written:
+        names = ", ".join(holder.name for holder in case.held_by[:4])
+        message = f"host {names} holds a machine of it, and is not in the database yet"
+        return _pause(case, message, state=_S.DELETING)
+    holder = min(written, key=lambda holder: (not holder.speaks, holder.name))
+    row = replace(
+        case.instance,
+        host_id=holder.host_id,
+        host_name=holder.name,
+        state=_S.DELETING,
+        attempt=0,
+        due_time=case.now,
+    )
+    message = f"host {holder.name} holds a machine of it, which the database did not know"
+    return Reclaim(row, operations.progress(case.operation, message))
+
+
+def _remove_elsewhere(case: Case) -> Action:
+    assert case.tombstone is not None
+    return Release(_unclaimed(case), case.operation, case.tombstone)
 
 
 def _wait_to_delete(case: Case) -> Action:
@@ -176,7 +203,7 @@ def _place(case: Case) -> Action:
 def _held_elsewhere(case: Case) -> Action:
     """Make no second copy: wait until somebody has said what that machine is."""
     instance = case.instance
-    hosts = ", ".join(sorted(case.held_by)[:4])
+    hosts = ", ".join(sorted(holder.name for holder in case.held_by)[:4])
     adopt = f"'unkai instance adopt {instance.id}' takes it into the database"
     error = FailedPrecondition(
         f"not made: host {hosts} holds a machine of it already, which the database does not know",
@@ -203,7 +230,12 @@ def _holds_nothing(case: Case) -> Action:
 def _release(case: Case) -> Action:
     assert case.tombstone is not None
     operation = operations.progress(case.operation, "placing it on another host", percent=5)
-    row = replace(
+    return Release(_unclaimed(case), operation, case.tombstone)
+
+
+def _unclaimed(case: Case) -> Instance:
+    """Return the row on no host: the next one that runs it has a run epoch of its own."""
+    return replace(
         case.instance,
         host_id="",
         host_name="",
@@ -212,7 +244,6 @@ def _release(case: Case) -> Action:
         attempt=0,
         due_time=case.now,
     )
-    return Release(row, operation, case.tombstone)
 
 
 # Hosts that are silent, ahead, or behind.
@@ -482,6 +513,8 @@ def _settle_machine(case: Case) -> Action:
 
 
 RULES: tuple[tuple[Callable[[Case], bool], Callable[[Case], Action]], ...] = (
+    (lambda c: c.deleting and not c.claimed and bool(c.held_by), _reclaim),
+    (lambda c: c.deleting and c.gone and c.elsewhere, _remove_elsewhere),
     (lambda c: c.deleting and (not c.claimed or c.gone), _forget),
     (lambda c: c.deleting and not c.up, _wait_to_delete),
     (lambda c: c.deleting, _remove),

@@ -33,11 +33,13 @@ from unkai_scheduler.reconcile.actions import (
     Fail,
     Forget,
     Place,
+    Reclaim,
     Release,
     Remove,
     Rules,
     Wait,
 )
+from unkai_scheduler.reconcile.cases import Holder
 from unkai_scheduler.reconcile.changes import Change, Seen
 from unkai_scheduler.reconcile.hosts import Hosts
 from unkai_scheduler.reconcile.instances import next_action
@@ -242,7 +244,7 @@ class InstanceLoop:
             host_state=state,
             now=now,
             failed_hosts=seen.failed_hosts,
-            held_by=[self._hosts.name(i) for i in self._others(instance)],
+            held_by=[self._holder(i) for i in self._others(instance)],
             rules=self._rules,
         )
 
@@ -250,6 +252,15 @@ class InstanceLoop:
         """Return the hosts but its own that hold a machine of it by their last word."""
         holders = self._office.live.holders(instance.id)
         return [host_id for host_id in holders if host_id != instance.host_id]
+
+    def _holder(self, host_id: str) -> Holder:
+        hosts = self._hosts
+        return Holder(
+            host_id,
+            hosts.name(host_id),
+            speaks=hosts.state(host_id) is HostState.UP,
+            is_written=hosts.is_written(host_id),
+        )
 
     def _would_double(self, instance: Instance) -> bool:
         """Tell whether an order would make a machine that another host has told of meanwhile."""
@@ -332,6 +343,8 @@ class InstanceLoop:
                 orders.create_task(self._acknowledge(action.tombstone))
         elif not isinstance(action, Wait) and action.instance.due_time is not None:
             self.mark([before.id])
+            # A claim that no placement made: the fleet takes it over from the rows.
+            self._fleet_stale |= isinstance(action, Reclaim)
 
     async def _order(self, action: Action) -> None:
         instance = action.instance

@@ -20,6 +20,7 @@ from unkai_scheduler.reconcile.actions import (
     Finish,
     Forget,
     Place,
+    Reclaim,
     Release,
     Remove,
     Rules,
@@ -27,12 +28,13 @@ from unkai_scheduler.reconcile.actions import (
     Wait,
     backoff,
 )
-from unkai_scheduler.reconcile.cases import excluded
+from unkai_scheduler.reconcile.cases import Holder, excluded
 from unkai_scheduler.reconcile.instances import next_action
 from unkai_wire.errors import FailedPrecondition, Unavailable
 
 S, M = InstanceState, MachineState
 HOST = "hst-1"
+H7 = Holder("hst-7", "h7")
 ON_HOST: dict[str, Any] = {"host_id": HOST, "host_name": "h1"}
 LONG_AGO = NOON - timedelta(hours=1)
 DISK_FULL = FailedPrecondition("the disk is full", reason="DISK_FULL").to_record()
@@ -84,7 +86,7 @@ class TestCreate:
     def test_what_a_host_holds_is_placed_nowhere_and_says_how_to_take_it_back(self) -> None:
         row = an_instance()
 
-        action = decide(row, an_operation(), host=None, held_by=["h7"])
+        action = decide(row, an_operation(), host=None, held_by=[H7])
 
         assert isinstance(action, Wait)
         assert action.instance.due_time is not None
@@ -101,22 +103,22 @@ class TestCreate:
     def test_what_another_host_holds_is_not_made_on_the_claiming_one(self) -> None:
         row = placed()
 
-        action = decide(row, an_operation(), held_by=["h7"])
+        action = decide(row, an_operation(), held_by=[H7])
 
         assert isinstance(action, Wait)
         assert "cancel" in (action.instance.state_reason or {})["fix"]
         cancelled = an_operation(cancel_requested_time=NOON)
-        assert isinstance(decide(action.instance, cancelled, held_by=["h7"]), Wait | Remove)
-        gone = decide(action.instance, cancelled, None, a_tombstone(row), held_by=["h7"])
+        assert isinstance(decide(action.instance, cancelled, held_by=[H7]), Wait | Remove)
+        gone = decide(action.instance, cancelled, None, a_tombstone(row), held_by=[H7])
         assert isinstance(gone, Fail)
 
     def test_what_another_host_says_holds_up_no_machine_that_is_there(self) -> None:
         row, was = placed(), settled()
         operation = an_operation()
         for machine in (a_machine(row, M.CONVERGING), a_machine(row)):
-            action = decide(row, operation, machine, held_by=["h7"])
+            action = decide(row, operation, machine, held_by=[H7])
             assert action == decide(row, operation, machine)
-        assert isinstance(decide(was, None, held_by=["h7"]), Ensure), "its disk must exist"
+        assert isinstance(decide(was, None, held_by=[H7]), Ensure), "its disk must exist"
 
     def test_a_claim_without_a_machine_is_ordered(self) -> None:
         action = decide(placed(), an_operation())
@@ -489,6 +491,39 @@ class TestDelete:
         assert isinstance(action, Wait)
         assert action.operation is not None
         assert "silent" in action.operation.progress_message
+
+    def test_what_hosts_hold_without_a_claim_is_claimed_for_one_that_speaks(self) -> None:
+        row = an_instance(state=S.DELETING, delete_requested=True)
+        silent = Holder("hst-2", "h2", speaks=False)
+
+        action = decide(row, an_operation(verb=Verb.DELETE), host=None, held_by=[silent, H7])
+
+        assert isinstance(action, Reclaim)
+        assert (action.instance.host_id, action.instance.host_name) == ("hst-7", "h7")
+        assert isinstance(decide(row, None, host=None, held_by=[silent]), Reclaim)
+
+    def test_what_a_host_without_a_row_holds_is_not_forgotten(self) -> None:
+        row = an_instance(state=S.DELETING, delete_requested=True)
+        stranger = replace(H7, is_written=False)
+
+        action = decide(row, an_operation(verb=Verb.DELETE), host=None, held_by=[stranger])
+
+        assert isinstance(action, Wait)
+        assert action.operation is not None
+        assert "h7" in action.operation.progress_message
+
+    def test_what_never_ran_is_removed_from_each_host_that_holds_it(self) -> None:
+        row = placed(state=S.DELETING, delete_requested=True)
+        operation = an_operation(verb=Verb.DELETE)
+
+        action = decide(row, operation, None, a_tombstone(row), held_by=[H7])
+
+        assert isinstance(action, Release)
+        assert action.operation is not None
+        assert not action.operation.state.ended
+        assert action.instance.host_id == ""
+        ran = self.deleting()
+        assert isinstance(decide(ran, operation, None, a_tombstone(ran), held_by=[H7]), Forget)
 
 
 class TestAbsurdHost:
