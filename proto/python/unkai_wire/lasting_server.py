@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import grpc
 
 _LOG = logging.getLogger("unkai.rpc")
-_LOOK_S = 0.25
 _AGAIN_S = 0.2
 """An address is not always free at once."""
 
@@ -72,10 +71,12 @@ class LastingServer:
 
     async def _last(self) -> None:
         while True:
+            ended = asyncio.ensure_future(self._server.wait_for_termination())
             try:
-                # With a time, because without one a cancellation would cancel the server's own.
-                if not await self._server.wait_for_termination(_LOOK_S):
-                    return
+                # Shielded, because a cancelled wait cancels what the library itself waits for;
+                # and without a time, which would wake an idle daemon again and again.
+                await asyncio.shield(ended)
+                return
             except Exception as error:  # noqa: BLE001 - whatever ended the loop
                 _LOG.error("server_loop_ended, serving anew: %r", error)
                 # The library's own shutdown stopped half-way, at the same error.
