@@ -134,6 +134,6 @@ async def test_a_machine_boots_is_adopted_stops_starts_and_goes() -> None:
             await agent.converger.remove(Fence(1, 4, 1), ID)
             await until(lambda: not agent.converger.machines())
             assert await agent.compute.list_domains() == []
-            assert await agent.storage.list_machines() == []
+            assert await agent.storage.list_machines() == {}
         finally:
             await agent.stop()

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.images import MIB, ImageSource, an_image, qcow2_bytes, raw_bytes
 from unkai_agent.domain.machines import DiskSpec, ImageFormat, ImageRef, SeedSpec
-from unkai_agent.storage.driver import StorageDriver
+from unkai_agent.storage.driver import Disk, StorageDriver
 from unkai_agent.storage.fake import FakeStorage
 from unkai_agent.storage.qcow2 import Qcow2Storage
 from unkai_wire.errors import FailedPrecondition, InvalidArgument, Unavailable
@@ -63,6 +63,13 @@ class Harness:
             self.driver.faults.full = False
         else:
             self._ballast.unlink()
+
+    def damage(self, disk: Disk) -> None:
+        """Destroy the disk's header."""
+        if isinstance(self.driver, FakeStorage):
+            self.driver.faults.damaged_disks.add(disk.path.parent.name)
+        else:
+            disk.path.write_bytes(b"no disk")
 
     def files(self) -> set[str]:
         """Return all files there are, ballast aside; empty for the fake."""
@@ -267,7 +274,7 @@ async def test_a_disk_without_its_image_is_refused_and_leaves_nothing(harness: H
     with pytest.raises(FailedPrecondition) as caught:
         await harness.driver.create_disk(INSTANCE, a_disk(an_image(raw_bytes())))
     assert caught.value.reason == "IMAGE_NOT_CACHED"
-    assert await harness.driver.list_machines() == []
+    assert await harness.driver.list_machines() == {}
 
 
 async def test_a_disk_that_must_exist_is_never_made(harness: Harness) -> None:
@@ -276,7 +283,7 @@ async def test_a_disk_that_must_exist_is_never_made(harness: Harness) -> None:
         await harness.driver.create_disk(INSTANCE, a_disk(image, must_exist=True))
     assert caught.value.reason == "DISK_MISSING"
     assert await harness.driver.get_disk(INSTANCE, "root") is None
-    assert await harness.driver.list_machines() == []
+    assert await harness.driver.list_machines() == {}
 
 
 async def test_a_disk_smaller_than_its_image_is_refused(harness: Harness) -> None:
@@ -318,21 +325,30 @@ async def test_removing_leaves_nothing_and_may_run_twice(harness: Harness) -> No
     await harness.driver.ensure_seed(INSTANCE, SeedSpec("web"))
     log = await harness.driver.console_log(INSTANCE)
     log.write_bytes(b"hello")
-    assert await harness.driver.list_machines() == [INSTANCE, OTHER]
+    assert list(await harness.driver.list_machines()) == [INSTANCE, OTHER]
 
     await harness.driver.remove(INSTANCE)
     await harness.driver.remove(INSTANCE)
 
-    assert await harness.driver.list_machines() == [OTHER]
+    assert list(await harness.driver.list_machines()) == [OTHER]
     assert await harness.driver.get_disk(INSTANCE, "root") is None
     assert not log.parent.exists()
+
+
+async def test_each_machine_is_listed_with_the_disks_that_can_be_read(harness: Harness) -> None:
+    image = await harness.cached()
+    disk = await harness.driver.create_disk(INSTANCE, a_disk(image))
+    await harness.driver.ensure_seed(OTHER, SeedSpec("web"))
+    assert await harness.driver.list_machines() == {INSTANCE: {"root"}, OTHER: set()}
+    harness.damage(disk)
+    assert await harness.driver.list_machines() == {INSTANCE: set(), OTHER: set()}
 
 
 async def test_a_seed_has_one_path_whatever_it_says(harness: Harness) -> None:
     first = await harness.driver.ensure_seed(INSTANCE, SeedSpec("web"))
     again = await harness.driver.ensure_seed(INSTANCE, SeedSpec("web", user_data=b"#!/bin/sh\n"))
     assert first == again
-    assert await harness.driver.list_machines() == [INSTANCE]
+    assert list(await harness.driver.list_machines()) == [INSTANCE]
 
 
 async def test_without_room_for_an_image_nothing_is_kept(harness: Harness) -> None:
@@ -357,13 +373,13 @@ async def test_a_full_disk_is_said_so_and_leaves_nothing_half_made(harness: Harn
             await attempt
         assert caught.value.reason == "DISK_FULL"
     assert harness.files() == before
-    assert await harness.driver.list_machines() == []
+    assert await harness.driver.list_machines() == {}
     assert await harness.driver.available_bytes() < MIB
 
     harness.clear()
     await harness.driver.create_disk(INSTANCE, a_disk(image))
     await harness.driver.ensure_seed(OTHER, SeedSpec("web"))
-    assert await harness.driver.list_machines() == [INSTANCE, OTHER]
+    assert list(await harness.driver.list_machines()) == [INSTANCE, OTHER]
 
 
 async def test_what_is_stored_takes_room(harness: Harness) -> None:

@@ -135,7 +135,7 @@ async def test_a_restart_finds_everything_again(
     restarted = open_store()
     assert await restarted.get_disk(INSTANCE, "root") == disk
     assert await restarted.list_images() == await storage.list_images()
-    assert await restarted.list_machines() == [INSTANCE]
+    assert list(await restarted.list_machines()) == [INSTANCE]
 
 
 async def test_the_next_start_sweeps_what_a_crash_left(

@@ -79,9 +79,14 @@ class Retries:
         """Note that a look was answered."""
         self._silences = 0
 
+    @property
+    def calm(self) -> bool:
+        """Tell whether no trouble that comes back is to be expected any more."""
+        return self._now_s() >= self._troubled_until_s
+
     def went_well(self) -> bool:
         """Note that it is as it should be; tell whether that ends what failed before."""
-        if self._now_s() < self._troubled_until_s:
+        if not self.calm:
             return False
         self.forget()
         return True

@@ -247,13 +247,22 @@ class Converger:
             await asyncio.sleep(seconds * self._rng.uniform(0.9, 1.1))
 
     async def _resync(self) -> None:
-        """Wake all workers, and compare what the host has with the ledger."""
-        for worker in self._workers.values():
-            worker.wake()
-        domains = {d.instance_id for d in await self._compute.list_domains()}
-        stored = set(await self._storage.list_machines())
+        """Compare what the host has with what the workers saw last, and with the ledger.
+
+        One look at all costs a fraction of one at each: what is as it was wakes nobody.
+        """
+        try:
+            domains = {d.instance_id: d for d in await self._compute.list_domains()}
+            disks = await self._storage.list_machines()
+        except UnkaiError:
+            for worker in self._workers.values():
+                worker.wake()
+            raise
+        for instance_id, worker in self._workers.items():
+            worker.found(domains.get(instance_id), disks.get(instance_id, frozenset()))
         known = {entry.spec.instance_id for entry in self._ledger.entries()}
-        found = Unknown(frozenset(domains - known), frozenset(stored - domains - known))
+        stored = disks.keys() - domains.keys() - known
+        found = Unknown(frozenset(domains.keys() - known), frozenset(stored))
         if found != self.unknown:
             self.unknown = found
             if found.domains or found.disks:

@@ -12,7 +12,7 @@ stays, only work that could not be done is FAILED.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -51,6 +51,8 @@ _SETTLED = frozenset(
 )
 _RETRIED = frozenset({Act.RUN, Act.HOLD, Act.RESUME})
 """What is tried again after a failure, no sooner than its backoff says."""
+_AT_REST = frozenset({Act.KEEP, Act.HOLD, Act.REST})
+"""What leaves nothing to do until something changes."""
 
 
 class Worker:
@@ -71,6 +73,8 @@ class Worker:
         """Of the newest order, until what it asks for is so: then what follows is no part of it."""
         self._logged: dict[str, Any] = {}
         self._scope: asyncio.Timeout | None = None
+        self._rests_on: Domain | None = None
+        """The domain as the last turn found it, when all was as it shall be."""
         self.buried: Tombstone | None = None
         self._shown = ShownMachine(entry, context.clock, context.publish)
         self._show = self._shown.show
@@ -114,6 +118,13 @@ class Worker:
         """Look again soon: something may have changed."""
         self._woken.set()
 
+    def found(self, domain: Domain | None, disks: Set[str]) -> None:
+        """Look again soon, unless this is what the last turn rests on. `disks`: those there are."""
+        entry = self._context.ledger.entry(self._ident)
+        rests = domain is not None and domain == self._rests_on
+        if not rests or entry is None or not {disk.name for disk in entry.spec.disks} <= disks:
+            self.wake()
+
     # -- the loop --------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -150,6 +161,7 @@ class Worker:
 
     async def _look_and_act(self) -> float | None:
         context, entry = self._context, self._entry()
+        self._rests_on = None
         domain = await context.machinery.compute.get_domain(self._ident)
         self._retries.answered()
         missing = await self._missing_disks(entry, domain)
@@ -171,7 +183,10 @@ class Worker:
                 return None if wait_s == float("inf") else wait_s
         if act is Act.LOSE:
             return await self._lose(entry, domain, missing)
-        return await self._act(act, entry, domain)
+        again_s = await self._act(act, entry, domain)
+        if again_s is None and act in _AT_REST and self._retries.calm:
+            self._rests_on = domain
+        return again_s
 
     async def _missing_disks(self, entry: LedgerEntry, domain: Domain | None) -> Sequence[DiskSpec]:
         """Look for the disks, unless it is to go or to stop: a damaged one must not hinder that."""

@@ -6,7 +6,7 @@ leaving nothing half-made behind.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -84,8 +84,11 @@ class StorageDriver(Protocol):
     async def remove(self, instance_id: str) -> None:
         """Remove all that was stored for the machine."""
 
-    async def list_machines(self) -> Sequence[str]:
-        """Return the instance ids something is stored for."""
+    async def list_machines(self) -> Mapping[str, Set[str]]:
+        """Return the instance ids something is stored for, with the disks of each by name.
+
+        A disk that cannot be read is left out; `get_disk` says what is wrong with it.
+        """
 
     async def available_bytes(self) -> int:
         """Return the bytes free where disks are kept."""

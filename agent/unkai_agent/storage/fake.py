@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -184,8 +184,12 @@ class FakeStorage:
         self._machines.pop(instance_id, None)
         await asyncio.to_thread(_clear_console, self._root / "machines" / instance_id)
 
-    async def list_machines(self) -> Sequence[str]:
-        return sorted(self._machines)
+    async def list_machines(self) -> Mapping[str, Set[str]]:
+        damaged = self.faults.damaged_disks
+        return {
+            instance_id: frozenset() if instance_id in damaged else frozenset(store.disks)
+            for instance_id, store in sorted(self._machines.items())
+        }
 
     async def available_bytes(self) -> int:
         return 0 if self.faults.full else self._capacity_bytes - self._used_bytes()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -149,7 +149,7 @@ class Qcow2Storage:
             with files.storage_errors(f"removing what {instance_id} stored"):
                 await self._threads.run(lambda: files.remove_folder(folder))
 
-    async def list_machines(self) -> Sequence[str]:
+    async def list_machines(self) -> Mapping[str, Set[str]]:
         with files.storage_errors("the machines' folders"):
             return await self._threads.run(self._list_machines)
 
@@ -270,12 +270,20 @@ class Qcow2Storage:
         self._cache.remove(sha256)
         _log.info("image_evicted", sha256=sha256, size_bytes=entry.size_bytes)
 
-    def _list_machines(self) -> list[str]:
-        return sorted(
-            folder.name
-            for folder in self._machines.iterdir()
+    def _list_machines(self) -> dict[str, Set[str]]:
+        return {
+            folder.name: self._readable_disks(folder)
+            for folder in sorted(self._machines.iterdir())
             if is_id("instance", folder.name) and any(folder.iterdir())
-        )
+        }
+
+    def _readable_disks(self, folder: Path) -> Set[str]:
+        names = set()
+        for path in folder.glob("*.qcow2"):
+            with suppress(FailedPrecondition, OSError):
+                if self._read_disk(path) is not None:
+                    names.add(path.stem)
+        return names
 
     def _sweep(self) -> None:
         for folder in self._machines.iterdir():

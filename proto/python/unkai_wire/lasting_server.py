@@ -76,12 +76,13 @@ class LastingServer:
                 # Shielded, because a cancelled wait cancels what the library itself waits for;
                 # and without a time, which would wake an idle daemon again and again.
                 await asyncio.shield(ended)
-                return
             except Exception as error:  # noqa: BLE001 - whatever ended the loop
                 _LOG.error("server_loop_ended, serving anew: %r", error)
                 # The library's own shutdown stopped half-way, at the same error.
                 await self._server.stop(0)
                 await self._begin_again()
+            else:
+                return
 
     async def _begin_again(self) -> None:
         while True:

@@ -50,7 +50,7 @@ def test_killed_at_any_point_of_a_create_it_ends_with_one_running_machine(
         await agent.until_state(MachineState.RUNNING, within_s=60)
         assert doubled == []
         assert [d.instance_id for d in await agent.compute.list_domains()] == [an_instance_id()]
-        assert await agent.storage.list_machines() == [an_instance_id()]
+        assert list(await agent.storage.list_machines()) == [an_instance_id()]
         await agent.kill()
 
     run(story())
@@ -71,7 +71,7 @@ def test_killed_at_any_point_of_a_removal_it_ends_with_nothing(tmp_path: Path, s
         await agent.until(lambda: agent.ledger.tombstone(an_instance_id()) is not None)
         await agent.until(lambda: agent.machine() is None)
         assert await agent.compute.list_domains() == []
-        assert await agent.storage.list_machines() == []
+        assert await agent.storage.list_machines() == {}
         await agent.kill()
 
     run(story())

@@ -18,7 +18,7 @@ from tests.support.agent import (
     an_instance_id,
     run,
 )
-from unkai_agent.compute.driver import DiskError
+from unkai_agent.compute.driver import DiskError, Domain
 from unkai_agent.domain.machines import Fence, Machine, MachineState, Power, Tombstone
 from unkai_agent.ledger_files import LedgerFiles
 from unkai_wire.errors import (
@@ -98,7 +98,7 @@ def test_a_failed_create_leaves_nothing_and_is_given_up_after_its_tries(
             expected = "START_FAILED" if where == "crash" else "TEST_REFUSED"
             assert machine.error["reason"] == expected
             assert await agent.domain() is None
-            assert await agent.storage.list_machines() == []
+            assert await agent.storage.list_machines() == {}
             await asyncio.sleep(600)
             assert agent.converger.machine(ident).state is MachineState.FAILED
             # Asked again, it is tried again.
@@ -123,7 +123,7 @@ def test_one_failure_is_undone_and_tried_again(tmp_path: Path, where: str) -> No
             await agent.until_state(MachineState.FAILED)
             shown = agent.converger.machine(an_instance_id())
             assert shown.retry_time is not None
-            assert await agent.storage.list_machines() == []
+            assert await agent.storage.list_machines() == {}
             await agent.until_state(MachineState.RUNNING)
 
     run(story())
@@ -184,7 +184,7 @@ def test_what_an_earlier_agent_left_half_made_is_undone_too(tmp_path: Path) -> N
             agent.start()
             await agent.ensure(a_spec())
             await agent.until_state(MachineState.FAILED)
-            assert await agent.storage.list_machines() == []
+            assert await agent.storage.list_machines() == {}
 
     run(story())
 
@@ -222,7 +222,7 @@ def test_a_machine_with_a_damaged_disk_can_be_stopped_and_removed(tmp_path: Path
             assert shown.error["reason"] == "DISK_CORRUPT"
             await agent.converger.remove(Fence(1, 3, 1), an_instance_id())
             await agent.until(lambda: agent.machine() is None, within_s=60)
-            assert await agent.storage.list_machines() == []
+            assert await agent.storage.list_machines() == {}
 
     run(story())
 
@@ -469,6 +469,27 @@ def test_a_guest_that_a_full_disk_pauses_again_and_again_is_resumed_ever_more_se
     run(story())
 
 
+def test_a_machine_at_rest_is_looked_at_with_all_others_and_not_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            await _running(agent)
+            await asyncio.sleep(20)
+            get_domain, asked = agent.compute.get_domain, 0
+
+            async def count(instance_id: str) -> Domain | None:
+                nonlocal asked
+                asked += 1
+                return await get_domain(instance_id)
+
+            monkeypatch.setattr(agent.compute, "get_domain", count)
+            await asyncio.sleep(300)
+            assert asked == 0
+
+    run(story())
+
+
 def test_a_hypervisor_that_is_gone_is_not_asked_without_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -477,12 +498,13 @@ def test_a_hypervisor_that_is_gone_is_not_asked_without_end(
             await _running(agent)
             asked = 0
 
-            async def refuse(_: str) -> None:
+            async def refuse(*instance_id: str) -> None:
                 nonlocal asked
-                asked += 1
+                asked += len(instance_id)
                 raise Unavailable("gone", reason="HYPERVISOR_UNAVAILABLE")
 
             monkeypatch.setattr(agent.compute, "get_domain", refuse)
+            monkeypatch.setattr(agent.compute, "list_domains", refuse)
             await asyncio.sleep(300)
             assert 20 <= asked <= 60
             machine = agent.machine()
@@ -506,7 +528,7 @@ def test_a_removal_leaves_nothing_but_its_tombstone_and_is_answered_twice(tmp_pa
             await asyncio.sleep(1)
             assert agent.machine() is None
             assert await agent.domain() is None
-            assert await agent.storage.list_machines() == []
+            assert await agent.storage.list_machines() == {}
             again = await agent.converger.remove(fence, ident)
             assert isinstance(again, Tombstone)
             with pytest.raises(FailedPrecondition) as caught:
@@ -583,7 +605,7 @@ def test_a_disk_that_must_exist_and_does_not_makes_it_lost_and_no_disk_is_made(
             assert machine.error is not None
             assert machine.error["reason"] == "DISK_LOST"
             await asyncio.sleep(120)
-            assert await agent.storage.list_machines() == []
+            assert await agent.storage.list_machines() == {}
 
     run(story())
 
@@ -604,7 +626,7 @@ def test_a_disk_that_vanishes_under_a_running_guest_is_reported_and_the_guest_le
             await agent.ensure(a_spec(generation=3))
             await asyncio.sleep(120)
             assert agent.machine().state is MachineState.LOST  # type: ignore[union-attr]
-            assert await agent.storage.list_machines() == []
+            assert await agent.storage.list_machines() == {}
 
     run(story())
 
