@@ -10,10 +10,12 @@ from typing import TypeVar
 
 import pytest
 
+from tests.support.adopting import adopt
 from tests.support.cloud import GIB, Cloud, a_cloud
 from tests.support.store import FaultyStore
-from unkai_scheduler.agents.port import Endpoint, UsageSample
-from unkai_scheduler.domain.instances import InstanceState
+from unkai_scheduler.agents.port import Endpoint, MachineOrder, UsageSample
+from unkai_scheduler.domain.instances import Instance, InstanceState
+from unkai_scheduler.domain.machines import Machine, MachineState
 from unkai_scheduler.domain.operations import OperationState
 from unkai_scheduler.store import claims, instances
 from unkai_scheduler.store.unit_of_work import Connection
@@ -103,6 +105,31 @@ async def test_who_may_wait_gets_the_capacity_that_appears_later(cloud: Cloud) -
 
     cloud.add_host()
     assert (await cloud.until_ended(second.operation_id)).state is OperationState.SUCCEEDED
+
+
+async def test_one_whose_machine_turns_up_waits_no_longer_before_the_others(
+    cloud: Cloud,
+) -> None:
+    first = await cloud.create(vcpus=100, capacity_wait_s=600)
+    second = await cloud.create(vcpus=100, capacity_wait_s=600)
+    await cloud.until(lambda: is_at(cloud, second, 2), "both are in the queue")
+    host_id = cloud.host_ids[0]
+    # The database has lost that it was placed.
+    order = MachineOrder(first, cloud.image, GIB, must_exist=False)
+    machine = Machine(first.id, host_id, 1, 1, 1, MachineState.RUNNING, name=first.spec.name)
+
+    cloud.agents.plant_machine(host_id, machine, order)
+    await cloud.until(lambda: is_at(cloud, second, 1), "it is the first while that is held back")
+    await adopt(cloud, first.id)
+    third = await cloud.create(vcpus=100, capacity_wait_s=600)
+
+    await cloud.until(lambda: is_at(cloud, third, 2), "the adopted one is before nobody")
+    assert (await cloud.operation(second.operation_id)).queue_position == 1
+
+
+async def is_at(cloud: Cloud, instance: Instance, position: int) -> bool:
+    """Tell whether a create has this place in the queue."""
+    return (await cloud.operation(instance.operation_id)).queue_position == position
 
 
 async def test_the_wait_for_capacity_ends_with_no_capacity(cloud: Cloud) -> None:

@@ -203,8 +203,10 @@ class InstanceLoop:
                 continue
             if isinstance(action, Place):
                 places.append((one, action))
-            else:
-                decided.append(Change(one, action))
+                continue
+            if one.instance.host_id or self._office.live.holders(one.instance.id):
+                self._placer.leave_queue(one.instance.id)  # it waits for no capacity any more
+            decided.append(Change(one, action))
         if places and self._hosts.is_new_here():
             decided += [Change(one, self._placer.hold(one, now)) for one, _ in places]
         elif places:
