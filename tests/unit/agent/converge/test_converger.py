@@ -18,6 +18,7 @@ from tests.support.agent import (
     an_instance_id,
     run,
 )
+from unkai_agent.compute.changes import ChangeFeed
 from unkai_agent.compute.driver import DiskError, Domain
 from unkai_agent.domain.machines import Fence, Machine, MachineState, Power, Tombstone
 from unkai_agent.ledger_files import LedgerFiles
@@ -486,6 +487,32 @@ def test_a_machine_at_rest_is_looked_at_with_all_others_and_not_by_itself(
             monkeypatch.setattr(agent.compute, "get_domain", count)
             await asyncio.sleep(300)
             assert asked == 0
+
+    run(story())
+
+
+@pytest.mark.parametrize("befalls", ["crash", "pause", "disk lost", "shut down by its guest"])
+def test_what_befalls_a_machine_at_rest_is_found_without_any_hint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, befalls: str
+) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            await _running(agent)
+            await asyncio.sleep(60)
+            monkeypatch.setattr(ChangeFeed, "publish", lambda *_: None)
+            match befalls:
+                case "crash":
+                    agent.compute.crash(an_instance_id())
+                    await agent.until_state(MachineState.AWAITING_PERMIT, within_s=20)
+                case "pause":
+                    agent.compute.pause_by_error(an_instance_id())
+                    await agent.until_state(MachineState.FAILED, within_s=20)
+                case "disk lost":
+                    agent.storage.lose_disk(an_instance_id(), ROOT)
+                    await agent.until_state(MachineState.LOST, within_s=20)
+                case _:
+                    agent.compute.guest_shuts_down(an_instance_id())
+                    await agent.until_state(MachineState.STOPPED, within_s=20)
 
     run(story())
 
