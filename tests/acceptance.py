@@ -20,6 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tests.support import databases
 from tests.support.acceptance import FILE_VARIABLE, FULL_VARIABLE
 from tests.support.traces import traces_of_labs
 
@@ -97,7 +98,16 @@ def demo(table: Table) -> None:
 
 def suite(name: str, table: Table) -> None:
     """Run one folder or file of tests with full counts; each says what it showed."""
-    path = f"tests/{name}" if (ROOT / "tests" / name).is_dir() else file_of(name)
+    run_tests(name, table, f"tests/{name}" if (ROOT / "tests" / name).is_dir() else file_of(name))
+
+
+def on_database(kind: str, name: str, table: Table) -> None:
+    """Run the stories of a whole cloud on one kind of database."""
+    run_tests(name, table, "tests/cluster", **{databases.KIND_VARIABLE: kind})
+
+
+def run_tests(name: str, table: Table, path: str, **env: str) -> None:
+    """Run tests with full counts as a part; add what each showed."""
     shown = OUT / f"{name.replace('/', '-')}.jsonl"
     OUT.mkdir(parents=True, exist_ok=True)
     shown.write_text("")
@@ -106,6 +116,7 @@ def suite(name: str, table: Table) -> None:
         [sys.executable, "-m", "pytest", "-q", "-s", path],
         SUITE_LIMIT_S,
         **{FILE_VARIABLE: str(shown), FULL_VARIABLE: "1"},
+        **env,
     )
     summary = text.strip().splitlines()[-1] if text.strip() else ""
     table.add(f"2 tests {name}", code == 0, f"{summary} in {seconds:.0f} s")
@@ -139,9 +150,14 @@ def parts() -> dict[str, Part]:
     stories = sorted(
         f"e2e/{path.stem.removeprefix('test_')}" for path in (ROOT / "tests/e2e").glob("test_*.py")
     )
+    clusters = {databases.SQLITE: "cluster"} | {
+        kind: f"cluster/{kind}" for kind in databases.SERVERS
+    }
     return {
         "demo": demo,
-        **{name: partial(suite, name) for name in ("unit", "contract", "cluster", *stories)},
+        **{name: partial(suite, name) for name in ("unit", "contract")},
+        **{name: partial(on_database, kind, name) for kind, name in clusters.items()},
+        **{name: partial(suite, name) for name in stories},
         **{f"bench/{name}": partial(benchmark, name) for name in BOUNDS},
     }
 

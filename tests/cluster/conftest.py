@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import acceptance, databases
 from tests.support.cloud import Cloud, a_cloud
 from tests.support.fast_loop import FastLoop
 
@@ -16,6 +17,12 @@ def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"fast": FastLoop}
+
+
+@pytest.fixture
+def shows() -> acceptance.Shows:
+    """Record what a line of the acceptance table showed, and on which database."""
+    return lambda line, text: acceptance.show(f"{line}, {databases.kind()}", text)
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ wall's. When all wait for the clock alone, it is put on to the next timer at onc
 in seconds, limits mean what they say, and a machine that is slow or stands still costs no seconds:
 being woken late does not count, nor more than `LONGEST_S` of any one stretch.
 
-On a database server, whose connections this loop reads itself, it cannot tell: there the clock
-runs `SERVER_SPEED` times as fast as the wall's.
+Tasks that run the store's code are awaited until they end, also when their caller has left: what
+a database server answers arrives on this loop, and the limits of waiting for it are seconds of the
+wall.
 """
 
 from __future__ import annotations
@@ -14,18 +15,21 @@ from __future__ import annotations
 import asyncio
 import selectors
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.support import databases
+import sqlalchemy
+
+from unkai_scheduler import store
 from unkai_scheduler.store.unit_of_work import Connection, UnitOfWork
 
 T = TypeVar("T")
 
 LONGEST_S = 0.05
-SERVER_SPEED = 3.0
-"""A server answers in real time, and each wait for it has a bound."""
+_STORE = tuple(str(Path(module.__file__ or "").parent) for module in (store, sqlalchemy))
+"""Folders of the code that talks to a database; SQLAlchemy closes connections in own tasks."""
 
 
 class _Selector(selectors.DefaultSelector):
@@ -33,8 +37,6 @@ class _Selector(selectors.DefaultSelector):
 
     def __init__(self) -> None:
         super().__init__()
-        self._jumps = databases.kind() == databases.SQLITE
-        self._speed = 1.0 if self._jumps else SERVER_SPEED
         self.awaited = 0
         """Answers from elsewhere that are awaited."""
         self._now_s = self._seen_s = time.monotonic()
@@ -42,15 +44,15 @@ class _Selector(selectors.DefaultSelector):
     def now_s(self) -> float:
         """Return the clock's time."""
         wall_s = time.monotonic()
-        self._now_s += min(wall_s - self._seen_s, LONGEST_S) * self._speed
+        self._now_s += min(wall_s - self._seen_s, LONGEST_S)
         self._seen_s = wall_s
         return self._now_s
 
     def select(self, timeout: float | None = None) -> list[Any]:
         if timeout is None or timeout <= 0:
             return super().select(timeout)
-        if self.awaited or not self._jumps:
-            return super().select(min(timeout / self._speed, LONGEST_S))
+        if self.awaited:
+            return super().select(min(timeout, LONGEST_S))
         events = super().select(0)
         if not events:
             self._now_s += timeout
@@ -67,6 +69,19 @@ class FastLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self.selector.now_s()
+
+    def create_task(
+        self,
+        coro: Generator[Any, None, T] | Coroutine[Any, Any, T],
+        **named: Any,
+    ) -> asyncio.Task[T]:
+        """Make a task, and count it until it has ended when it is the store's."""
+        task = super().create_task(coro, **named)
+        code = getattr(coro, "cr_code", None)
+        if code is not None and code.co_filename.startswith(_STORE):
+            self.selector.awaited += 1
+            task.add_done_callback(self._answered)
+        return task
 
     def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> Any:
         """Run it in a thread, and count it until it has ended."""
