@@ -82,23 +82,25 @@ async def test_a_host_that_does_not_answer_does_not_hold_up_the_deletion(cloud: 
 
 
 async def test_an_image_waits_for_its_instances_and_holds_up_no_other(
-    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconcile_images, "BATCH", 1)
-    needed, waiting = await deleting(cloud)
-    made = await cloud.create(image_id=needed.id)
-    _, free = await deleting(cloud)
+    async with a_cloud(tmp_path, lead=False) as cloud:
+        needed, waiting = await deleting(cloud)
+        made = await cloud.create(image_id=needed.id)
+        _, free = await deleting(cloud)
+        await cloud.start()  # only now: it would have removed what nothing needed yet
 
-    async def says_why() -> bool:
-        return "its bytes: 1" in (await cloud.operation(waiting.id)).progress_message
+        async def says_why() -> bool:
+            return "its bytes: 1" in (await cloud.operation(waiting.id)).progress_message
 
-    assert (await cloud.until_ended(free.id)).state is OperationState.SUCCEEDED
-    await cloud.until(says_why, "the operation says what it waits for")
-    assert needed.id in cloud.images.kept
+        assert (await cloud.until_ended(free.id)).state is OperationState.SUCCEEDED
+        await cloud.until(says_why, "the operation says what it waits for")
+        assert needed.id in cloud.images.kept
 
-    await cloud.delete(made.id)
-    assert (await cloud.until_ended(waiting.id)).state is OperationState.SUCCEEDED
-    assert cloud.images.kept == {}
+        await cloud.delete(made.id)
+        assert (await cloud.until_ended(waiting.id)).state is OperationState.SUCCEEDED
+        assert cloud.images.kept == {}
 
 
 async def test_an_image_whose_bytes_never_come_is_given_up_and_one_that_may_come_is_not(
