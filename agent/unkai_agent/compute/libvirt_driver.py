@@ -2,8 +2,9 @@
 
 Below `converge` (define, start, stop) and `metrics` (usage). Every call runs in a `CallPool` of its
 own, under a deadline; one that is missed means *unknown* and gives up both its thread and
-its connection, so that the next call starts afresh. Nothing here decides: whether a domain should
-run is the caller's business.
+its connection, so that the next call starts afresh. What a machine's own QEMU is asked to do goes
+over a second connection: one that hangs costs its machine alone. Nothing here decides: whether a
+domain should run is the caller's business.
 
 Trap: a domain's state comes from libvirt at that moment; events only say where to look. After a
 reconnection each domain is hinted at once, since events may have been missed.
@@ -16,6 +17,7 @@ import contextlib
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from enum import Enum, auto
 from typing import Any, TypeVar
 
 from unkai_agent.compute import domain_xml, libvirt_errors
@@ -37,6 +39,31 @@ _DESTROY_DEADLINE_S = 30.0
 """libvirt waits up to 15 s for QEMU to die of SIGTERM, then of SIGKILL."""
 _DISK_ERROR_S = 2.0
 """A QEMU that has not said by then what its disk met hangs, as one may whose disk hangs."""
+
+
+class _Line(Enum):
+    """What a connection is for."""
+
+    LOOKS = auto()
+    """Looks, definitions, events and consoles: nothing that waits for a QEMU."""
+    ACTS = auto()
+    """What a QEMU is asked to do. libvirtd carries out 5 calls of a connection at once
+    (`max_client_requests` of libvirtd.conf), so a few QEMUs that hang would block it."""
+
+
+class _Act:
+    """What one machine's QEMU is asked to do, and whether that is under way."""
+
+    def __init__(self, work: Callable[[Any], None]) -> None:
+        self._work = work
+        self.is_under_way = False
+
+    def __call__(self, connection: Any) -> None:
+        self.is_under_way = True
+        try:
+            self._work(connection)
+        finally:
+            self.is_under_way = False
 
 
 class LibvirtDriver:
@@ -64,10 +91,13 @@ class LibvirtDriver:
         self._pool = CallPool("libvirt", size=workers, max_lost=max_lost_calls)
         # Starting and destroying take seconds: a burst of them must not keep looking waiting.
         self._slow_pool = CallPool("libvirt-slow", size=workers, max_lost=max_lost_calls)
+        self._button_pool = CallPool("libvirt-buttons", size=workers, max_lost=max_lost_calls)
         # Asking a QEMU that hangs must not keep us from looking at its machine, or from ending it.
         self._disk_pool = CallPool("libvirt-disks", size=2, max_lost=2)
         self._changes = ChangeFeed()
-        self._session: Session | None = None
+        self._sessions: dict[_Line, Session] = {}
+        self._stuck: dict[tuple[str, str], _Act] = {}
+        """By act and machine: what did not end in time."""
         self._not_root: weakref.ref[Any] | None = None
         self._consoles: dict[str, ConsoleAttachment] = {}
         self._opening = asyncio.Lock()
@@ -130,12 +160,7 @@ class LibvirtDriver:
                 self._refuse_root(connection, instance_id)
                 self._create(domain)
 
-        await self._call(
-            work,
-            act="start the machine",
-            instance_id=instance_id,
-            deadline_s=self._start_deadline_s,
-        )
+        await self._act(work, "start the machine", instance_id, self._start_deadline_s)
 
     async def shutdown(self, instance_id: str) -> None:
         """Press the power button; whether the guest obeys is seen later."""
@@ -146,7 +171,7 @@ class LibvirtDriver:
                 button = self._libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN
                 self._unless_off(domain, lambda: domain.shutdownFlags(button))
 
-        await self._call(work, act="stop the machine", instance_id=instance_id)
+        await self._act(work, "stop the machine", instance_id)
 
     async def destroy(self, instance_id: str) -> None:
         """Cut the power."""
@@ -156,12 +181,8 @@ class LibvirtDriver:
             if domain is not None and domain.isActive():
                 self._unless_off(domain, domain.destroy)
 
-        await self._call(
-            work,
-            act="cut the machine's power",
-            instance_id=instance_id,
-            deadline_s=max(_DESTROY_DEADLINE_S, self._call_deadline_s),
-        )
+        deadline_s = max(_DESTROY_DEADLINE_S, self._call_deadline_s)
+        await self._act(work, "cut the machine's power", instance_id, deadline_s)
 
     async def reboot(self, instance_id: str, *, force: bool) -> None:
         """Ask the guest to restart by the power button, or reset it."""
@@ -176,7 +197,7 @@ class LibvirtDriver:
             else:
                 domain.reboot(self._libvirt.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN)
 
-        await self._call(work, act=act, instance_id=instance_id)
+        await self._act(work, act, instance_id)
 
     async def undefine(self, instance_id: str) -> None:
         """Remove the definition of a domain that is off."""
@@ -259,11 +280,11 @@ class LibvirtDriver:
         """End the watches and let go of libvirt; domains go on."""
         self._closed = True
         self._changes.close()
-        session, self._session = self._session, None
-        if session is not None:
+        sessions, self._sessions = self._sessions, {}
+        for session in sessions.values():
             with contextlib.suppress(CallTimedOut, PoolExhausted):
                 await self._pool.run(session.close, deadline_s=self._call_deadline_s)
-        for pool in (self._pool, self._slow_pool, self._disk_pool):
+        for pool in (self._pool, self._slow_pool, self._button_pool, self._disk_pool):
             pool.close()
 
     # Calls and connections.
@@ -282,27 +303,63 @@ class LibvirtDriver:
         except (CallTimedOut, PoolExhausted, self._libvirt.libvirtError):
             return None
 
-    async def _call(
+    async def _act(
+        self,
+        work: Callable[[Any], None],
+        act: str,
+        instance_id: str,
+        deadline_s: float | None = None,
+    ) -> None:
+        """Run `work(connection)`, which waits for the machine's QEMU; in the slow pool when
+        `deadline_s` is given. While the same is stuck already, it is refused at once."""
+        self._stuck = {key: one for key, one in self._stuck.items() if one.is_under_way}
+        if (act, instance_id) in self._stuck:
+            raise libvirt_errors.unavailable(
+                "the machine's QEMU does not answer", {"act": act, "instance_id": instance_id}
+            )
+        pool = self._button_pool if deadline_s is None else self._slow_pool
+        once = _Act(work)
+        try:
+            await self._run(
+                once,
+                act=act,
+                instance_id=instance_id,
+                line=_Line.ACTS,
+                pool=pool,
+                deadline_s=deadline_s or self._call_deadline_s,
+            )
+        finally:
+            if once.is_under_way:
+                self._stuck[act, instance_id] = once
+
+    async def _call(self, work: Callable[[Any], T], *, act: str, instance_id: str = "") -> T:
+        """Run `work(connection)`, which waits for libvirtd alone."""
+        return await self._run(
+            work,
+            act=act,
+            instance_id=instance_id,
+            line=_Line.LOOKS,
+            pool=self._pool,
+            deadline_s=self._call_deadline_s,
+        )
+
+    async def _run(
         self,
         work: Callable[[Any], T],
         *,
         act: str,
-        instance_id: str = "",
-        deadline_s: float | None = None,
+        instance_id: str,
+        line: _Line,
+        pool: CallPool,
+        deadline_s: float,
     ) -> T:
-        """Run `work(connection)` in a pool, the slow one when `deadline_s` is given.
-
-        Raises our errors, those of `libvirt_errors` included.
-        """
-        session = await self._open_session()
+        """Run `work(connection)`. Raises our errors, those of `libvirt_errors` included."""
+        session = await self._open_session(line)
         connection = session.connection
         if connection is None:  # another call has given it up since
             raise libvirt_errors.unavailable("the hypervisor cannot be reached")
-        pool = self._pool if deadline_s is None else self._slow_pool
         try:
-            return await pool.run(
-                lambda: work(connection), deadline_s=deadline_s or self._call_deadline_s
-            )
+            return await pool.run(lambda: work(connection), deadline_s=deadline_s)
         except (CallTimedOut, PoolExhausted) as error:
             self._give_up(session)
             raise libvirt_errors.unavailable("the hypervisor does not answer") from error
@@ -313,29 +370,31 @@ class LibvirtDriver:
                 self._libvirt, error, act=act, instance_id=instance_id
             ) from error
 
-    async def _open_session(self) -> Session:
+    async def _open_session(self, line: _Line = _Line.LOOKS) -> Session:
         """Return the session in use, or a new one: one caller opens it, the others wait."""
+        if self._embedded:
+            line = _Line.LOOKS
         try:
             async with asyncio.timeout(self._call_deadline_s), self._opening:
                 if self._closed:
                     raise libvirt_errors.unavailable("the agent is stopping")
-                session = self._session
+                session = self._sessions.get(line)
                 if session is not None and session.usable():
                     return session
                 if session is not None:
                     self._give_up(session)
-                return await self._connect()
+                return await self._connect(line)
         except TimeoutError as error:
             raise libvirt_errors.unavailable("the hypervisor does not answer") from error
 
-    async def _connect(self) -> Session:
+    async def _connect(self, line: _Line) -> Session:
         loop = asyncio.get_running_loop()
 
         def on_change(instance_id: str) -> None:  # in libvirt's event thread
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(self._changes.publish, instance_id)
 
-        session = Session(self._libvirt, self._uri, on_change)
+        session = Session(self._libvirt, self._uri, on_change if line is _Line.LOOKS else None)
         opened = False
         try:
             await self._pool.run(session.open, deadline_s=self._call_deadline_s)
@@ -350,13 +409,14 @@ class LibvirtDriver:
         finally:
             if not opened:
                 session.retire()
-        self._session = session
+        self._sessions[line] = session
         return session
 
     def _give_up(self, session: Session) -> None:
-        if self._session is session and not self._embedded:
-            self._session = None
-            session.retire()
+        for line, used in [*self._sessions.items()]:
+            if used is session and not self._embedded:
+                del self._sessions[line]
+                session.retire()
 
     # Inside worker threads.
 

@@ -57,9 +57,10 @@ def _run_event_loop(libvirt: Any) -> None:
 
 
 class Session:
-    """A connection. `on_change(instance_id)` is called in libvirt's event thread."""
+    """A connection. `on_change(instance_id)` is called in libvirt's event thread; without it there
+    is no subscription."""
 
-    def __init__(self, libvirt: Any, uri: str, on_change: Callable[[str], None]) -> None:
+    def __init__(self, libvirt: Any, uri: str, on_change: Callable[[str], None] | None) -> None:
         self._libvirt = libvirt
         self._uri = uri
         self._on_change = on_change
@@ -80,17 +81,20 @@ class Session:
         connection = libvirt.open(self._uri)
         with contextlib.suppress(libvirt.libvirtError):  # a driver in our process has none
             connection.setKeepAlive(KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT)
-        callback_id = connection.domainEventRegisterAny(
-            None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle_event, None
-        )
+        callback_id = None
+        if self._on_change is not None:
+            callback_id = connection.domainEventRegisterAny(
+                None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle_event, None
+            )
         with self._lock:
             self._connection, self._callback_id = connection, callback_id
             retired = self._retired
         if retired:  # whoever asked has gone meanwhile
             self._let_go()
             return
-        for domain in connection.listAllDomains(0):
-            self._hint(domain)
+        if self._on_change is not None:
+            for domain in connection.listAllDomains(0):
+                self._hint(domain)
 
     def usable(self) -> bool:
         """Tell, without asking libvirtd, whether the connection still stands."""
@@ -135,7 +139,7 @@ class Session:
 
     def _hint(self, domain: Any) -> None:
         instance_id = instance_id_of(domain.UUIDString())
-        if instance_id is not None:
+        if instance_id is not None and self._on_change is not None:
             self._on_change(instance_id)
 
 

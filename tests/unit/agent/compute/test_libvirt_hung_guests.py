@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import libvirt
@@ -15,6 +16,7 @@ from unkai_agent.compute import domain_xml, libvirt_driver
 from unkai_agent.compute.driver import DiskError
 from unkai_agent.compute.libvirt_driver import LibvirtDriver
 from unkai_wire import ids
+from unkai_wire.errors import Unavailable
 
 HUNG, WELL = an_id("instance"), an_id("instance")
 LOOKS = 24
@@ -49,6 +51,18 @@ class _Domain:
     def destroy(self) -> None:
         self.is_on = False
 
+    def resume(self) -> None:
+        self._answers.wait(30)
+
+    def shutdownFlags(self, _flags: int) -> None:
+        self._answers.wait(30)
+
+    def reboot(self, _flags: int) -> None:
+        self._answers.wait(30)
+
+    def reset(self) -> None:
+        self._answers.wait(30)
+
     def diskErrors(self) -> dict[str, int]:
         self._answers.wait(30)
         return {"vda": libvirt.VIR_DOMAIN_DISK_ERROR_NO_SPACE}
@@ -71,13 +85,13 @@ class _Connection:
 
 
 class _Session:
-    """A session whose connection stands until it is given up."""
+    """A session whose connection stands until it is given up; counted where it has consoles."""
 
     given_up = 0
     connection: Any = None
 
-    def __init__(self, _libvirt: Any, _uri: str, _on_change: Callable[[str], None]) -> None:
-        pass
+    def __init__(self, _libvirt: Any, _uri: str, on_change: Callable[[str], None] | None) -> None:
+        self._watches = on_change is not None
 
     def open(self) -> None:
         pass
@@ -86,7 +100,7 @@ class _Session:
         return True
 
     def retire(self) -> None:
-        type(self).given_up += 1
+        type(self).given_up += self._watches
 
     close = retire
 
@@ -127,4 +141,51 @@ async def test_a_paused_guest_whose_qemu_hangs_is_seen_and_its_power_can_be_cut(
             other = await driver.get_domain(WELL)
             assert other is not None
         assert other.disk_error is DiskError.NO_ROOM, "asked again once calls have come back"
+    await driver.close()
+
+
+ACTS: dict[str, Callable[[LibvirtDriver, str], Awaitable[None]]] = {
+    "resume": lambda driver, ident: driver.start(ident),
+    "shut down": lambda driver, ident: driver.shutdown(ident),
+    "restart": lambda driver, ident: driver.reboot(ident, force=False),
+    "reset": lambda driver, ident: driver.reboot(ident, force=True),
+}
+
+
+@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
+async def test_a_guest_whose_qemu_hangs_when_told_to_act_costs_no_other_anything(
+    hypervisor: _Connection, act: Callable[[LibvirtDriver, str], Awaitable[None]]
+) -> None:
+    driver = LibvirtDriver("fake:///hung", call_deadline_s=0.5, start_deadline_s=0.5)
+    async with asyncio.timeout(60):
+        for _ in range(LOOKS):
+            with pytest.raises(Unavailable):
+                await act(driver, HUNG)
+            await act(driver, WELL)
+        assert await driver.get_domain(WELL) is not None
+        assert _Session.given_up == 0, "consoles of other guests would end with the connection"
+
+        hypervisor.answers.set()
+        while True:
+            with contextlib.suppress(Unavailable):
+                await act(driver, HUNG)
+                break
+            await asyncio.sleep(0.01)
+        await driver.destroy(HUNG)
+    await driver.close()
+
+
+async def test_the_power_of_a_guest_whose_qemu_hangs_in_an_act_can_be_cut(
+    hypervisor: _Connection,
+) -> None:
+    driver = LibvirtDriver("fake:///hung", call_deadline_s=0.5, start_deadline_s=0.5)
+    for act in ACTS.values():
+        with pytest.raises(Unavailable):
+            await act(driver, HUNG)
+
+    await driver.destroy(HUNG)
+
+    gone = await driver.get_domain(HUNG)
+    assert gone is not None
+    assert not gone.paused_by_error
     await driver.close()
