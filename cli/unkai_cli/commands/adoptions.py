@@ -10,7 +10,7 @@ from unkai_cli.commands.acting import attempted, raise_first
 from unkai_cli.commands.audits import ORPHAN, Findings
 from unkai_cli.output import EXIT_UNAVAILABLE, Column, note
 from unkai_wire import ids
-from unkai_wire.errors import InvalidArgument, NotFound, UnkaiError
+from unkai_wire.errors import InvalidArgument, NotFound, Unavailable, UnkaiError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,22 +37,31 @@ def adopt(
     if new_name and (every or len(names) != 1):
         raise click.UsageError("--name is for one alone")
     client, found = session.client, Findings(session, (ORPHAN,), host)
-    idents = _all(found) if every else [_ident(found, name) for name in names]
+    holders = _all(found) if every else {_ident(found, name): set() for name in names}
+    silent: dict[str, UnkaiError] = {}
     project_id = client.project_id if session.project else ""
     host_id = client.resolve("host", host) if host else ""
 
     def act(ident: str) -> Any:
-        return client.call(
-            "InstanceService",
-            "AdoptInstance",
-            instance_id=ident,
-            host_id=host_id,
-            project_id=project_id,
-            name=new_name,
-            rename_if_taken=rename or every,
-        )
+        known = holders[ident]
+        if known and known <= silent.keys():
+            raise _not_asked(ident, silent[min(known)])
+        try:
+            return client.call(
+                "InstanceService",
+                "AdoptInstance",
+                instance_id=ident,
+                host_id=host_id,
+                project_id=project_id,
+                name=new_name,
+                rename_if_taken=rename or every,
+            )
+        except Unavailable as refusal:
+            if refusal.reason == "HOST_UNREACHABLE":
+                silent[refusal.metadata.get("host", "")] = refusal
+            raise
 
-    answers, refusals = attempted(dict.fromkeys(idents), act, goes_on=_is_of_its_host)
+    answers, refusals = attempted(holders, act, goes_on=_is_of_its_host)
     _show(session, answers, columns)
     found.tell_unseen()
     if every and found.unseen:
@@ -70,8 +79,23 @@ def _is_of_its_host(refusal: UnkaiError) -> bool:
     return bool(refusal.metadata.keys() & {"host", "host_id"})
 
 
-def _all(found: Findings) -> list[str]:
-    idents = list(dict.fromkeys(str(row["instance_id"]) for row in found))
+def _not_asked(ident: str, first: UnkaiError) -> Unavailable:
+    """Say of an orphan what was found of its host when the one before was to be adopted: asking
+    again would take a host's whole time for each."""
+    host = first.metadata["host"]
+    return Unavailable(
+        f"host {host} was not asked for machine {ident}: it did not answer a moment ago",
+        reason=first.reason,
+        fix=first.fix,
+        metadata={"host": host, "instance_id": ident},
+    )
+
+
+def _all(found: Findings) -> dict[str, set[str]]:
+    """Return the orphans, each with the names of the hosts that hold it."""
+    idents: dict[str, set[str]] = {}
+    for row in found:
+        idents.setdefault(str(row["instance_id"]), set()).add(str(row["host_name"]))
     if len(idents) > MOST_AT_ONCE:
         raise InvalidArgument(
             f"there are {len(idents)} orphans; --all adopts {MOST_AT_ONCE} at most",

@@ -27,10 +27,12 @@ class RememberingAgents:
     def __init__(self) -> None:
         self.held: dict[str, HeldMachine] = {}
         self.silent: set[str] = set()
+        self.unanswered: set[str] = set()
 
     async def machine_spec(self, endpoint: object, instance_id: str) -> HeldMachine:
         held = self.held[instance_id]
         if held.machine.host_id in self.silent:
+            self.unanswered.add(instance_id)
             raise DeadlineExceeded("it does not answer")
         return held
 
@@ -174,7 +176,7 @@ def test_a_host_that_falls_silent_meanwhile_keeps_no_others_machines(cloud: Serv
     dying = a_host(name="h2", features=(MACHINE_SPECS,))
     cloud.lead(lambda conn: hosts.insert(conn, dying))
     cloud.api.live.set_endpoint(Endpoint(dying.id, "h2:1", "h2"))
-    remember(cloud, "a", dying)
+    lost = [remember(cloud, name, dying) for name in ("a", "c", "d")]
     remember(cloud, "b")
     agents = cloud.api.services.adoptions._agents
     assert isinstance(agents, RememberingAgents)
@@ -184,3 +186,6 @@ def test_a_host_that_falls_silent_meanwhile_keeps_no_others_machines(cloud: Serv
 
     assert (done.code, done.out.split()) == (SILENT, ["b"])
     assert "host h2 cannot be asked" in done.err
+    assert len(agents.unanswered) == 1, "each would take a whole timeout"
+    assert all(done.err.count(f"machine {ident}") == 1 for ident in lost)
+    assert done.err.count("HOST_UNREACHABLE") == 3
