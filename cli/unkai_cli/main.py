@@ -17,7 +17,7 @@ import click
 
 from unkai_cli import __version__, plugins
 from unkai_cli.groups import Group
-from unkai_cli.output import EXIT_INTERRUPTED, EXIT_USAGE, FORMATS, error
+from unkai_cli.output import EXIT_INTERRUPTED, EXIT_USAGE, FORMATS, error, note
 from unkai_cli.plugins import added
 from unkai_cli.session import Session
 from unkai_wire.errors import FailedPrecondition, InvalidArgument, UnkaiError
@@ -151,7 +151,7 @@ def cli(
     traceparent = os.environ.get("TRACEPARENT", "")
     if trace:
         traceparent = f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-01"
-        click.echo(f"trace {traceparent.split('-')[1]}", err=True)
+        note(f"trace {traceparent.split('-')[1]}")
     ctx.obj = Session(
         context=context,
         project=project,

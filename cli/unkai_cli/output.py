@@ -224,7 +224,14 @@ def _yaml(value: Any) -> str:
 
 def note(text: str) -> None:
     """Say something beside the result, on standard error."""
-    print(text, file=sys.stderr)
+    _beside(f"{text}\n")
+
+
+def _beside(text: str) -> None:
+    """Write on standard error; where nobody can read that, the command goes on all the same."""
+    with suppress(OSError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 class Progress:
@@ -244,8 +251,7 @@ class Progress:
             import shutil
 
             columns = shutil.get_terminal_size().columns
-            sys.stderr.write(f"\r\x1b[K{_printable(text)[: columns - 1]}")
-            sys.stderr.flush()
+            _beside(f"\r\x1b[K{_printable(text)[: columns - 1]}")
         else:
             note(text)
         self._last = text
@@ -260,8 +266,7 @@ class Progress:
     def clear(self) -> None:
         """Take the live line away."""
         if self._live and self._last:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            _beside("\r\x1b[K")
         self._last = ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -91,6 +92,19 @@ def test_a_reader_that_goes_away_is_no_error(cloud: ServedApi) -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 0
+
+
+def test_notes_that_nobody_reads_cost_no_result(cloud: ServedApi) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "unkai_cli", "--trace", "flavor", "list", "-o", "json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stderr.close()
+        assert isinstance(json.loads(process.stdout.read()), list)
         assert process.wait(timeout=60) == 0
 
 
