@@ -163,19 +163,25 @@ class Audit:
         for few in _by(WRITTEN_AT_ONCE, told):
             await self._office.lead(partial(self._write, new=few, unrecorded=()))
             # Each at once: a later portion may fail, and these are told of.
-            self._reported |= {finding.key for finding in few}
-        self._reported |= {finding.key for finding in new}
+            self._note(few)
+        self._note([finding for finding in new if finding.key not in self._reported])
 
     def _bounded(self, findings: Sequence[Finding]) -> list[Finding]:
         """Return those that may still be told of: no host fills the history of events."""
-        told = []
+        told, warnings = [], self._warnings.copy()
         for finding in findings:
-            self._warnings[finding.host_id] += 1
-            if self._warnings[finding.host_id] <= MAX_WARNINGS:
+            warnings[finding.host_id] += 1
+            if warnings[finding.host_id] <= MAX_WARNINGS:
                 told.append(finding)
-            elif self._warnings[finding.host_id] == MAX_WARNINGS + 1:
-                log.error("audit_findings_without_end", host=finding.host_id)
         return told
+
+    def _note(self, findings: Sequence[Finding]) -> None:
+        """Count what is told of, or is too much to be: it is not looked at again."""
+        for finding in findings:
+            self._reported.add(finding.key)
+            self._warnings[finding.host_id] += 1
+            if self._warnings[finding.host_id] == MAX_WARNINGS + 1:
+                log.error("audit_findings_without_end", host=finding.host_id)
 
     def _write(
         self, conn: Connection, *, new: Sequence[Finding], unrecorded: Sequence[Tombstone]
