@@ -17,7 +17,7 @@ from unkai_wire.setting_values import split_address
 from unkai_wire.tls import Role
 
 CHECKS: Checks[Scene] = Checks()
-_TOLD = ("revision", "integrity", "room", UNREACHABLE)
+_TOLD = ("revision", "integrity", "room", "clock", UNREACHABLE)
 """The store's findings that have a check of their own; `database` has the others."""
 
 
@@ -152,6 +152,12 @@ def database_revision(scene: Scene) -> Iterable[Finding]:
 def database_integrity(scene: Scene) -> Iterable[Finding]:
     """Judge what the database says of itself."""
     return _of_database(scene, "integrity", "what it holds cannot be relied on")
+
+
+@CHECKS.add("clock-database", "this clock agrees with the database server's")
+def clock_database(scene: Scene) -> Iterable[Finding]:
+    """Judge the clocks: a file has none of its own."""
+    return _of_database(scene, "clock", "the cloud's times are the database's, and mislead")
 
 
 @CHECKS.add("database", "its settings, term and history are as they must be")

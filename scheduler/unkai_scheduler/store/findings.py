@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, inspect, select
 
-from unkai_scheduler.store import migrations
+from unkai_scheduler.domain.clock import Clock
+from unkai_scheduler.store import migrations, times
 from unkai_scheduler.store.tables import events, history, leader_term
 
 
@@ -28,6 +29,8 @@ class Finding:
         return not self.fix
 
 
+CLOCK_S = 2.0
+"""Seconds that the clocks of two machines may differ."""
 RESTORE = "restore the newest good backup, then run 'unkai-scheduler db restored'"
 
 
@@ -40,6 +43,18 @@ def of_schema(conn: Connection) -> list[Finding]:
     if not migrations.knows(current):
         return found
     return [*found, _of_term(conn), _of_history(conn)]
+
+
+def of_clock(conn: Connection, clock: Clock) -> Finding:
+    """Return what is found of the server's clock: the cloud's times are its."""
+    ahead_s = (times.now(conn) - clock()).total_seconds()
+    if abs(ahead_s) <= CLOCK_S:
+        return Finding("clock", "agrees with this machine's")
+    return Finding(
+        "clock",
+        f"{abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} this machine's",
+        "on the machine that is wrong (date -u): apt install chrony; chronyc makestep",
+    )
 
 
 def integrity(problems: Iterable[str]) -> Finding:

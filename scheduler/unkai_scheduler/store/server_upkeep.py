@@ -11,6 +11,7 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from unkai_scheduler.database_settings import DatabaseSettings
+from unkai_scheduler.domain.clock import Clock, system_clock
 from unkai_scheduler.store import (
     backup_files,
     findings,
@@ -33,15 +34,17 @@ T = TypeVar("T")
 class ServerUpkeep:
     """Upkeep of the database that the settings name."""
 
-    def __init__(self, settings: DatabaseSettings) -> None:
+    def __init__(self, settings: DatabaseSettings, clock: Clock = system_clock) -> None:
         self._settings = settings
+        self._clock = clock
         self._server = server_of(settings)
 
     def check(self) -> list[Finding]:
         """Return all that was looked at; never raise for what is wrong with the database."""
 
         def look(conn: Connection) -> list[Finding]:
-            return [*self._server.inspect(conn), *findings.of_schema(conn)]
+            clock = findings.of_clock(conn, self._clock)
+            return [*self._server.inspect(conn), clock, *findings.of_schema(conn)]
 
         try:
             return self._look(look)

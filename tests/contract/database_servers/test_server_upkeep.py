@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from tests.support.builders import an_event, an_instance, an_operation
 from tests.support.faults import fill as fill_disk
 from tests.support.faults import small_disk
 from tests.support.store import a_store
+from unkai_scheduler.domain.clock import Clock, system_clock
 from unkai_scheduler.main import main
 from unkai_scheduler.store import events, history, instances, migrations, operations, terms
+from unkai_scheduler.store.findings import Finding
+from unkai_scheduler.store.server_upkeep import ServerUpkeep
 from unkai_scheduler.store.unit_of_work import Connection, UnitOfWork
 from unkai_wire.errors import Conflict, FailedPrecondition
 
@@ -81,6 +85,24 @@ async def test_check_says_of_a_filled_database_that_all_is_well(
     assert (told["term"], told["integrity"]) == ("7", "whole")
     assert told["history"] == f"newest revision 1.{FILLED}, 0 events without one yet"
     shows("solid 11 db check", f"{database}, filled: {'; '.join(f'{k}: {told[k]}' for k in told)}")
+
+
+@pytest.mark.parametrize(("minutes", "said"), [(-10, "ahead of"), (10, "behind")])
+async def test_check_says_that_the_servers_clock_is_wrong(
+    tmp_path: Path, database: str, minutes: int, said: str
+) -> None:
+    async with a_store(tmp_path) as uow:
+        await fill(uow)
+
+    def look(clock: Clock) -> dict[str, Finding]:
+        upkeep = ServerUpkeep(databases.settings_of(tmp_path), clock)
+        return {found.what: found for found in upkeep.check()}
+
+    right = await asyncio.to_thread(look, system_clock)
+    wrong = await asyncio.to_thread(look, lambda: system_clock() + timedelta(minutes=minutes))
+    assert right["clock"].ok
+    assert wrong["clock"].text == f"600 s {said} this machine's"
+    assert "chronyc makestep" in wrong["clock"].fix
 
 
 async def test_check_says_that_a_server_is_away(tmp_path: Path, database: str) -> None:
