@@ -162,6 +162,7 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
             clock=clock,
             new_id=new_id,
             audience=follower,
+            reached=clock.reached,
         )
         route = LeaderRoute(settings.name, cluster, leader, tls)
         stack.push_async_callback(route.close)

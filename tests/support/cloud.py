@@ -21,6 +21,7 @@ from unkai_scheduler.agents.fake import FakeAgents
 from unkai_scheduler.agents.limits import Limits
 from unkai_scheduler.agents.port import Agents, Alive
 from unkai_scheduler.cluster.fake import FakeCluster, FakeEtcd
+from unkai_scheduler.domain.clock import Clock
 from unkai_scheduler.domain.events import Event
 from unkai_scheduler.domain.hosts import Host
 from unkai_scheduler.domain.images import Image
@@ -113,6 +114,8 @@ class Cloud:
         self.audience = Audience()
         self.host_ids: list[str] = []
         self.uow: UnitOfWork
+        self.reached: Clock = self.clock
+        """What leaders delete by: the same until a story gives them another."""
 
     def clock(self) -> datetime:
         """Return the cloud's time."""
@@ -182,6 +185,7 @@ class Cloud:
             clock=self.clock,
             new_id=an_id,
             audience=self.audience,
+            reached=self.reached,
         )
         task = asyncio.create_task(leader.run(), name=f"leader {name}")
         scheduler = self.schedulers[name] = Scheduler(name, leader, live, cluster, task)

@@ -11,6 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+STEP_S = 2.0
+"""A clock that went forward by more at once was set."""
+BELIEVED_S = 86_400.0
+"""A time that nobody has put right for so long is believed."""
+
 Clock = Callable[[], datetime]
 """Returns now, aware, UTC."""
 
@@ -44,10 +49,28 @@ class CloudClock:
         self._zero = wall() - timedelta(seconds=monotonic())
         """The cloud's time when the monotonic clock was 0."""
         self._is_first = True
+        self._reached = self._zero
+        """The same of `reached`."""
+        self._doubted_s = 0.0
+        """When we last had a doubt, by the monotonic clock."""
 
     def __call__(self) -> datetime:
         """Return the cloud's time."""
         return self._zero + timedelta(seconds=self.monotonic())
+
+    def reached(self) -> datetime:
+        """Return a time that has come by all we know, for what is lost for ever once it has.
+
+        This machine's clock must have come so far, too. Where the cloud's time was set ahead, this
+        goes on as before until that has stood for `BELIEVED_S`.
+        """
+        return min(self._reached + timedelta(seconds=self.monotonic()), self._wall())
+
+    def doubt(self, last: datetime) -> None:
+        """Let `reached` go on from the last time known of before, where the cloud's is later."""
+        zero = last - timedelta(seconds=self.monotonic())
+        self._reached = min(self._reached, zero)
+        self._doubted_s = self.monotonic()
 
     def ahead_s(self) -> float:
         """Return how far this machine's clock is ahead of the cloud's."""
@@ -66,5 +89,16 @@ class CloudClock:
             self._zero = earliest + (latest - earliest) / 2
         else:
             self._zero = min(max(before, earliest), latest)
+        moved_s = (self._zero - before).total_seconds()
+        self._reach(moved_s)
         self._is_first = False
-        return (self._zero - before).total_seconds()
+        return moved_s
+
+    def _reach(self, moved_s: float) -> None:
+        now_s = self.monotonic()
+        if not self._is_first and moved_s > STEP_S:
+            self._doubted_s = now_s
+        waited = now_s - self._doubted_s >= BELIEVED_S
+        near = self._zero - self._reached <= timedelta(seconds=STEP_S)
+        if self._is_first or waited or near:
+            self._reached = self._zero

@@ -72,7 +72,9 @@ class Leader:
         clock: Clock,
         new_id: NewId,
         audience: Audience | None = None,
+        reached: Clock | None = None,
     ) -> None:
+        """Make one; `reached`: the clock that what is deleted by its age goes by."""
         self.name = name
         self.is_leading = False
         self.term = 0
@@ -83,6 +85,7 @@ class Leader:
         self._settings = settings
         self._live = live
         self._clock = clock
+        self._reached = reached or clock
         self._new_id = new_id
         self._audience = audience or Nobody()
         self._hearsay = Hearsay(live.now_s)
@@ -287,7 +290,7 @@ class Leader:
                 deadlines.run(),
                 images.run(),
                 Sequencer(office).run(),
-                Retention(office).run(),
+                Retention(office, self._reached).run(),
                 audit.run(),
                 self._fitness.watch(office, hosts),
                 _fold(placer),

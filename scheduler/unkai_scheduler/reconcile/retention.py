@@ -2,6 +2,9 @@
 
 Looks on a timer, deletes in small fenced transactions, so that a backlog never holds the database
 up, and is told nothing by anybody: what it missed it finds at the next round.
+
+What is deleted does not come back when a clock is put right. So ages go by a clock of their own,
+which a wrong one takes along late (`CloudClock.reached`).
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
+from unkai_scheduler.domain.clock import Clock
 from unkai_scheduler.reconcile.office import Office
 from unkai_scheduler.store import events, operations, requests, tombstones
 from unkai_scheduler.store.unit_of_work import Connection
@@ -21,8 +25,9 @@ BATCH = 500
 class Retention:
     """Prunes all histories."""
 
-    def __init__(self, office: Office) -> None:
+    def __init__(self, office: Office, reached: Clock) -> None:
         self._office = office
+        self._reached = reached
 
     async def run(self) -> None:
         """Prune on a timer until cancelled."""
@@ -31,7 +36,7 @@ class Retention:
             await self._office.attempt("retention", self._round)
 
     async def _round(self) -> None:
-        kept, now = self._office.settings.retention, self._office.clock()
+        kept, now = self._office.settings.retention, self._reached()
 
         def before(kept_s: float) -> datetime:
             return now - timedelta(seconds=kept_s)

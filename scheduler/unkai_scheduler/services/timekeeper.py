@@ -11,14 +11,14 @@ import asyncio
 
 import structlog
 
-from unkai_scheduler.domain.clock import CloudClock, Reading
-from unkai_scheduler.store import times
+from unkai_scheduler.domain.clock import STEP_S, CloudClock, Reading
+from unkai_scheduler.store import events, times
 from unkai_scheduler.store.unit_of_work import Connection, UnitOfWork
 from unkai_wire.errors import UnkaiError
 
 READ_S = 5.0
 """Seconds between readings: so long a database's clock that was set is not followed."""
-DIFFERS_S = 2.0
+DIFFERS_S = STEP_S
 """Clocks so far apart are wrong."""
 _LOG = structlog.get_logger()
 
@@ -32,6 +32,7 @@ class Timekeeper:
         self._read_s = read_s
         self._differs = False
         self._failing = ""
+        self._is_begun = False
 
     async def run(self) -> None:
         """Read again and again until cancelled. It never fails: the scheduler would end with it."""
@@ -56,6 +57,8 @@ class Timekeeper:
             return Reading(clock.monotonic(), times.now(conn), clock.monotonic())
 
         moved_s = clock.follow(await self._uow.read(work))
+        if not self._is_begun:
+            await self._begin()
         ahead_s = clock.ahead_s()
         if self._differs != (abs(ahead_s) > DIFFERS_S):
             self._differs = not self._differs
@@ -64,6 +67,13 @@ class Timekeeper:
             else:
                 _LOG.info("clock_agrees", of="this machine")
         return moved_s
+
+    async def _begin(self) -> None:
+        """Doubt what lies between the newest event and now: the clock may have been set there."""
+        newest = await self._uow.read(lambda conn: events.list_page(conn, after=None, limit=1))
+        if newest:
+            self._clock.doubt(newest[0].create_time)
+        self._is_begun = True
 
     def _note(self, error: Exception) -> None:
         if self._failing != repr(error):

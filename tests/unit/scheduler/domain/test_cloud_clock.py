@@ -10,7 +10,7 @@ import pytest
 from tests.support.builders import NOON
 from unkai_scheduler.domain.clock import CloudClock, Reading
 
-HOUR_S = 3600.0
+HOUR_S, DAY_S = 3600.0, 86_400.0
 
 
 @dataclass
@@ -84,3 +84,59 @@ def test_a_database_whose_clock_was_set_is_followed() -> None:
 
     assert clock.follow(machine.reading(ahead_s=-HOUR_S)) == pytest.approx(-HOUR_S)
     assert clock() == machine.right() - timedelta(hours=1)
+
+
+def test_a_database_set_ahead_has_not_reached_that_time_until_it_has_stood_for_a_day() -> None:
+    machine = Machine(wall_ahead_s=40 * DAY_S)
+    clock = machine.clock()
+    clock.follow(machine.reading())
+
+    clock.follow(machine.reading(ahead_s=30 * DAY_S))
+    machine.up_s += DAY_S - 1
+    clock.follow(machine.reading(ahead_s=30 * DAY_S))
+    before = clock.reached()
+    machine.up_s += 1
+    clock.follow(machine.reading(ahead_s=30 * DAY_S))
+
+    assert before == machine.right() - timedelta(seconds=1)
+    assert clock.reached() == clock() == machine.right() + timedelta(days=30)
+
+
+def test_a_database_put_right_again_is_followed_at_once_and_small_steps_always() -> None:
+    machine = Machine()
+    clock = machine.clock()
+    clock.follow(machine.reading())
+    for ahead_s in (DAY_S, 0.0, 1.5, 3.0, -HOUR_S):
+        clock.follow(machine.reading(ahead_s=ahead_s))
+        machine.up_s += 5
+
+    assert clock.reached() == clock() == machine.right() - timedelta(hours=1)
+    clock.follow(machine.reading(ahead_s=-HOUR_S + 1.5))
+    assert clock.reached() == clock()
+
+
+def test_no_time_is_reached_that_this_machine_has_not() -> None:
+    machine = Machine()
+    clock = machine.clock()
+
+    clock.follow(machine.reading(ahead_s=DAY_S))
+
+    assert clock() == machine.right() + timedelta(days=1)
+    assert clock.reached() == machine.right()
+
+
+def test_what_was_written_last_before_is_where_it_goes_on_from() -> None:
+    machine = Machine()
+    clock = machine.clock()
+    clock.follow(machine.reading())
+    clock.doubt(machine.right() - timedelta(days=3))
+    machine.up_s += HOUR_S
+    clock.follow(machine.reading())
+    before = clock.reached()
+    machine.up_s += DAY_S
+    clock.follow(machine.reading())
+
+    assert before == NOON + timedelta(seconds=100 + HOUR_S) - timedelta(days=3)
+    assert clock.reached() == machine.right()
+    clock.doubt(machine.right() + timedelta(days=3))
+    assert clock.reached() == machine.right(), "the future is no reason to go on"

@@ -11,9 +11,11 @@ from typing import TypeVar, cast
 import pytest
 from structlog.testing import capture_logs
 
+from tests.support.builders import an_event
 from tests.support.store import a_store
 from unkai_scheduler.domain.clock import CloudClock
 from unkai_scheduler.services.timekeeper import Timekeeper
+from unkai_scheduler.store import events
 from unkai_scheduler.store.unit_of_work import Connection, UnitOfWork
 from unkai_wire.errors import Unavailable
 
@@ -82,3 +84,15 @@ async def test_a_database_that_fails_stops_no_clock_and_is_read_once_it_is_back(
     told = [log["event"] for log in logs if log["log_level"] == "error"]
     assert [event for event in told if event != "clock_differs"] == logged, "said once"
     assert abs(clock() - datetime.now(UTC)) < timedelta(seconds=1)
+
+
+async def test_what_lies_after_the_newest_event_is_doubted_at_the_start(tmp_path: Path) -> None:
+    last = datetime.now(UTC) - 24 * HOUR
+    clock = CloudClock()
+    async with a_store(tmp_path) as uow:
+        await uow.write(lambda conn: events.insert(conn, an_event(create_time=last)))
+        await uow.write(lambda conn: events.stamp(conn, 1))
+        await Timekeeper(uow, clock).read()
+
+    assert abs(clock() - datetime.now(UTC)) < timedelta(seconds=10)
+    assert abs(clock.reached() - last) < timedelta(seconds=10)
