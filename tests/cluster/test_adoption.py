@@ -26,7 +26,7 @@ from unkai_scheduler.domain.instances import InstanceState, Power
 from unkai_scheduler.domain.machines import Machine, MachineState, Tombstone
 from unkai_scheduler.domain.operations import OperationState
 from unkai_scheduler.services.adoptions import AdoptionDraft
-from unkai_scheduler.store import hosts, images, instances, key_pairs, projects, tombstones
+from unkai_scheduler.store import hosts, images, instances, key_pairs, projects, tombstones, uploads
 from unkai_scheduler.store.unit_of_work import Connection
 from unkai_wire.errors import (
     AlreadyExists,
@@ -235,6 +235,58 @@ async def test_an_image_and_keys_that_are_gone_get_their_rows_back(
         assert (await cloud.until_ended((await act(ident)).id)).state is OperationState.SUCCEEDED
 
 
+@pytest.mark.parametrize("given_up", [False, True])
+async def test_an_image_whose_bytes_came_after_the_backup_is_ready_again(
+    cloud: Cloud, given_up: bool
+) -> None:
+    image = an_image(size_bytes=5)
+    image = replace(image, bytes_key=upload_key(image.id, "0123456789abcdef"))
+    state = ImageState.FAILED if given_up else ImageState.UPLOADING
+    awaited = replace(
+        image, state=state, sha256="", size_bytes=0, virtual_size_bytes=0, bytes_key="", format=None
+    )
+    await cloud.uow.write(lambda conn: images.insert(conn, awaited))
+    copy = adopting.backup(cloud)
+    await cloud.uow.write(lambda conn: images.replace(conn, image, etag=None))
+    cloud.images.kept[image.key] = b"bytes"
+    ident, other = [await run_new(cloud, name, image_id=image.id) for name in ("web", "db")]
+    await restore(cloud, copy)
+    await found(cloud)
+
+    # Those of an upload under way may be anything.
+    coming = upload_key(image.id, "0")
+    cloud.images.kept[coming] = b"other"
+    await cloud.uow.write(lambda conn: uploads.insert_new(conn, coming, image.id))
+    adopted = await adopt(cloud, ident)
+    again = await adopt(cloud, other)
+
+    mended = await cloud.uow.read(lambda conn: images.get(conn, image.id))
+    assert mended is not None
+    assert mended.etag != awaited.etag
+    times = {"etag": mended.etag, "update_time": mended.update_time}
+    assert mended == replace(image, **times)  # type: ignore[arg-type]
+    assert f"its image {image.name} was {state.value}" in adopted.warnings[0]
+    assert again.warnings == ()
+    assert [event.reason for event in await cloud.events(image.id)] == ["ADOPTED"]
+
+
+async def test_an_image_that_awaits_other_bytes_goes_on_awaiting_them(cloud: Cloud) -> None:
+    image = an_image(size_bytes=5)
+    awaited = replace(image, state=ImageState.UPLOADING, sha256="0" * 64)
+    copy = adopting.backup(cloud)
+    await cloud.uow.write(lambda conn: images.insert(conn, image))
+    cloud.images.kept[image.key] = b"bytes"
+    ident = await run_new(cloud, "web", image_id=image.id)
+    await restore(cloud, copy)
+    await found(cloud)
+    await cloud.uow.write(lambda conn: images.insert(conn, awaited))
+
+    adopted = await adopt(cloud, ident)
+
+    assert adopted.warnings == ()
+    assert await cloud.uow.read(lambda conn: images.get(conn, image.id)) == awaited
+
+
 async def test_a_host_that_adoption_oversells_is_told_and_gets_nothing_new(
     tmp_path: Path,
 ) -> None:
@@ -389,7 +441,7 @@ async def test_an_image_deleted_meanwhile_is_never_taken_for_one_that_has_its_by
     service = adopting.adoptions(cloud)
     look = service._find_bytes
 
-    async def find_bytes(held: HeldMachine) -> str | None:
+    async def find_bytes(held: HeldMachine) -> Any:
         found_key = await look(held)
         await cloud.uow.write(lambda conn: images.delete(conn, cloud.image.id))
         return found_key

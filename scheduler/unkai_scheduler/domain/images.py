@@ -59,6 +59,11 @@ class Image:
         """The key of its bytes in the image store."""
         return self.bytes_key or self.id
 
+    @property
+    def lacks_bytes(self) -> bool:
+        """Whether no bytes count as its own yet, or any more."""
+        return self.state in {ImageState.UPLOADING, ImageState.FAILED}
+
 
 @dataclass(frozen=True, slots=True)
 class Upload:

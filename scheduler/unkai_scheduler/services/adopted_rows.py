@@ -212,6 +212,15 @@ def flavor_of(conn: Connection, row: Instance) -> str:
     return row.spec.flavor_id if same else ""
 
 
+def may_be_of(known: Image, told: Image) -> bool:
+    """Tell whether the bytes that a host made a machine from may be those an image waits for."""
+    return (
+        known.lacks_bytes
+        and known.format in {None, told.format}
+        and known.sha256 in {"", told.sha256}
+    )
+
+
 def restore_image(
     conn: Connection,
     held: HeldMachine,

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from unkai_scheduler.agents.port import MACHINE_SPECS, Agents, HeldMachine
 from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.hosts import Host
-from unkai_scheduler.domain.images import is_key_of
+from unkai_scheduler.domain.images import ImageState, is_key_of
 from unkai_scheduler.domain.instances import Claim, Instance, may_be_adopted
 from unkai_scheduler.domain.machines import Machine, MachineState
 from unkai_scheduler.domain.names import check_name
@@ -35,7 +35,7 @@ from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.live import LeaderView, LiveView
 from unkai_scheduler.services.mutations import Subject, mutate, recalled, record
 from unkai_scheduler.settings import RatioSettings
-from unkai_scheduler.store import claims, hosts, images, instances, operations, tombstones
+from unkai_scheduler.store import claims, hosts, images, instances, operations, tombstones, uploads
 from unkai_wire.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
 from unkai_wire.ids import check_id
 
@@ -67,6 +67,15 @@ class AdoptionDraft:
             if self.name:
                 with wrong.collect():
                     check_name(self.name, "name")
+
+
+@dataclass(frozen=True, slots=True)
+class _Bytes:
+    """What was found of a machine's image before the transaction."""
+
+    key: str
+    """Where bytes are that count for no image; empty: nowhere, or it has its own."""
+    had_row: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +119,10 @@ class AdoptionsService:
             return first
         machine = _the_one(audit.holders(draft.instance_id), draft)
         held = await self._ask(machine)
-        bytes_key = await self._find_bytes(held)
+        image_bytes = await self._find_bytes(held)
 
         def work(conn: Connection) -> Adopted:
-            return self._write(conn, call, draft, held, bytes_key)
+            return self._write(conn, call, draft, held, image_bytes)
 
         return await mutate(
             self._context, call, Adopted, work, term=term, wakes=[draft.instance_id]
@@ -145,21 +154,21 @@ class AdoptionsService:
         except NotFound as error:
             raise _not_held(machine.instance_id, machine.host_id) from error
 
-    async def _find_bytes(self, held: HeldMachine) -> str | None:
-        """Return where the bytes are of an image that has no row; empty when they are gone.
-
-        None: it has a row, so that nobody has looked.
-        """
+    async def _find_bytes(self, held: HeldMachine) -> _Bytes:
+        """Find the bytes of an image that has no row, or one that was written before they came."""
         image = held.order.image
         known = await self._context.uow.read(lambda conn: images.get(conn, image.id))
-        if known is not None:
-            return None
-        for key in await self._images.list():
-            if is_key_of(image.id, key):
+        if known is not None and not known.lacks_bytes:
+            return _Bytes("", had_row=True)
+        found_keys = [key for key in await self._images.list() if is_key_of(image.id, key)]
+        # Read after the list: bytes of an upload under way never come before its row.
+        uploaded = await self._context.uow.read(uploads.keys)
+        for key in found_keys:
+            if key not in uploaded:
                 with suppress(NotFound):  # gone since it was listed
                     if await self._images.size(key) == image.size_bytes:
-                        return key
-        return ""
+                        return _Bytes(key, had_row=known is not None)
+        return _Bytes("", had_row=known is not None)
 
     def _write(
         self,
@@ -167,14 +176,15 @@ class AdoptionsService:
         call: Call,
         draft: AdoptionDraft,
         held: HeldMachine,
-        bytes_key: str | None,
+        image_bytes: _Bytes,
     ) -> Adopted:
         machine, now = held.machine, self._context.clock()
         instances.lock(conn, draft.instance_id)
         known = _check_free(conn, draft.instance_id)
         _check_not_buried(conn, machine)
         host = _known_host(conn, machine.host_id)
-        warnings: list[str] = []
+        warnings = self._mend_image(conn, call, held, image_bytes)
+        bytes_key = None if image_bytes.had_row else image_bytes.key
         if known is None:
             row = self._insert(conn, draft, held, warnings, bytes_key=bytes_key)
         else:
@@ -191,6 +201,36 @@ class AdoptionsService:
         )
         self._record(conn, call, adopted, EventType.UPDATED if known else EventType.CREATED)
         return Adopted(adopted, tuple(warnings))
+
+    def _mend_image(
+        self, conn: Connection, call: Call, held: HeldMachine, image_bytes: _Bytes
+    ) -> list[str]:
+        """Let an image be READY whose bytes came after the backup; say so."""
+        if not (image_bytes.had_row and image_bytes.key):
+            return []
+        known = images.locked(conn, held.order.image.id)
+        if known is None or not adopted_rows.may_be_of(known, held.order.image):
+            return []
+        told = held.order.image
+        ready = replace(
+            known,
+            state=ImageState.READY,
+            state_reason=None,
+            format=told.format,
+            size_bytes=told.size_bytes,
+            virtual_size_bytes=told.virtual_size_bytes,
+            sha256=told.sha256,
+            bytes_key=image_bytes.key,
+            etag=self._context.new_etag(),
+            update_time=self._context.clock(),
+        )
+        images.replace(conn, ready, etag=None)
+        message = f"image {ready.name} is ready: its bytes are there, as a host remembers them"
+        subject = Subject("image", ready.id, ready.name, ready.project_id, ready.state.value)
+        record(
+            conn, self._context, call, subject, EventType.UPDATED, reason="ADOPTED", message=message
+        )
+        return [f"its image {ready.name} was {known.state.value}: its bytes are there, it is READY"]
 
     def _insert(
         self,
