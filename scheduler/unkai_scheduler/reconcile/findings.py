@@ -126,14 +126,24 @@ def _orphan(
 
 def _unclaimed(books: Books, machine: Machine, row: Instance) -> Finding:
     holder = row.host_name or row.host_id or "no host"
+    fix = (
+        "see which of the two is right; once the instance is deleted, what is left here can be "
+        "adopted"
+    )
+    if row.delete_requested:
+        fix = "if it is still here when the deletion has ended, it can be adopted"
+    elif not row.has_run:
+        fix = (
+            f"cancel the operation, then 'unkai instance adopt {row.id}'; to delete the instance "
+            "removes this machine, too"
+        )
     return _of_machine(
         books,
         FindingKind.UNCLAIMED_MACHINE,
         machine,
         f"is of an instance that {holder} holds by right; it is kept",
         remedy=Remedy.OPERATOR,
-        fix="see which of the two is right; once the instance is deleted, what is left here can be "
-        "adopted",
+        fix=fix,
     )
 
 

@@ -55,6 +55,7 @@ from unkai_scheduler.reconcile.actions import (
     backoff,
 )
 from unkai_scheduler.reconcile.cases import Case, Holder, excluded
+from unkai_scheduler.reconcile.held import machine_held, reason_kept, says_held
 from unkai_wire.errors import FailedPrecondition, Internal, Unavailable, UnkaiError
 
 _S = InstanceState
@@ -192,6 +193,8 @@ def _place(case: Case) -> Action:
     instance = case.instance
     if case.elsewhere:
         return _held_elsewhere(case)
+    if case.due and says_held(case):
+        return Settle(replace(instance, state_reason=None), case.operation)  # it has let go
     if len(set(case.failed_hosts)) >= case.rules.create_hosts and instance.state_reason:
         error = UnkaiError.from_record(instance.state_reason)
         return fail_create(instance, case.operation, error, case.now)
@@ -202,16 +205,9 @@ def _place(case: Case) -> Action:
 
 def _held_elsewhere(case: Case) -> Action:
     """Make no second copy: wait until somebody has said what that machine is."""
-    instance = case.instance
-    hosts = ", ".join(sorted(holder.name for holder in case.held_by)[:4])
-    adopt = f"'unkai instance adopt {instance.id}' takes it into the database"
-    error = FailedPrecondition(
-        f"not made: host {hosts} holds a machine of it already, which the database does not know",
-        reason="MACHINE_HELD",
-        fix=f"cancel the operation, then {adopt}" if case.claimed else adopt,
-        metadata={"instance_id": instance.id, "hosts": hosts},
-    )
-    return _pause(case, f"{error.message}; {error.fix}", state_reason=error.to_record())
+    error = machine_held(case)
+    reason = reason_kept(case) or error.to_record()
+    return _pause(case, f"{error.message}; {error.fix}", state_reason=reason)
 
 
 def _holds_nothing(case: Case) -> Action:

@@ -20,7 +20,6 @@ from unkai_scheduler.reconcile.actions import (
     Finish,
     Forget,
     Place,
-    Reclaim,
     Release,
     Remove,
     Rules,
@@ -98,7 +97,10 @@ class TestCreate:
         assert row.id in action.operation.progress_message
         assert isinstance(decide(action.instance, an_operation(), host=None), Wait)
         later = replace(action.instance, due_time=NOON)
-        assert isinstance(decide(later, an_operation(), host=None), Place), "it has let go"
+        let_go = decide(later, an_operation(), host=None)
+        assert isinstance(let_go, Settle)
+        assert let_go.instance.state_reason is None
+        assert isinstance(decide(let_go.instance, an_operation(), host=None), Place)
 
     def test_what_another_host_holds_is_not_made_on_the_claiming_one(self) -> None:
         row = placed()
@@ -491,39 +493,6 @@ class TestDelete:
         assert isinstance(action, Wait)
         assert action.operation is not None
         assert "silent" in action.operation.progress_message
-
-    def test_what_hosts_hold_without_a_claim_is_claimed_for_one_that_speaks(self) -> None:
-        row = an_instance(state=S.DELETING, delete_requested=True)
-        silent = Holder("hst-2", "h2", speaks=False)
-
-        action = decide(row, an_operation(verb=Verb.DELETE), host=None, held_by=[silent, H7])
-
-        assert isinstance(action, Reclaim)
-        assert (action.instance.host_id, action.instance.host_name) == ("hst-7", "h7")
-        assert isinstance(decide(row, None, host=None, held_by=[silent]), Reclaim)
-
-    def test_what_a_host_without_a_row_holds_is_not_forgotten(self) -> None:
-        row = an_instance(state=S.DELETING, delete_requested=True)
-        stranger = replace(H7, is_written=False)
-
-        action = decide(row, an_operation(verb=Verb.DELETE), host=None, held_by=[stranger])
-
-        assert isinstance(action, Wait)
-        assert action.operation is not None
-        assert "h7" in action.operation.progress_message
-
-    def test_what_never_ran_is_removed_from_each_host_that_holds_it(self) -> None:
-        row = placed(state=S.DELETING, delete_requested=True)
-        operation = an_operation(verb=Verb.DELETE)
-
-        action = decide(row, operation, None, a_tombstone(row), held_by=[H7])
-
-        assert isinstance(action, Release)
-        assert action.operation is not None
-        assert not action.operation.state.ended
-        assert action.instance.host_id == ""
-        ran = self.deleting()
-        assert isinstance(decide(ran, operation, None, a_tombstone(ran), held_by=[H7]), Forget)
 
 
 class TestAbsurdHost:

@@ -1,0 +1,56 @@
+"""Words about an instance that is not made because another host holds a machine of it. Pure.
+
+The fix said is one that works at the moment it is said: a silent host's machine cannot be adopted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from unkai_scheduler.reconcile.cases import Case
+from unkai_wire.errors import FailedPrecondition
+
+_REASON = "MACHINE_HELD"
+
+
+def machine_held(case: Case) -> FailedPrecondition:
+    """Return why it is not made, and what to do about it."""
+    hosts = _named([holder.name for holder in case.held_by])
+    fix = _fix(case)
+    if case.claimed and case.operation is not None:
+        fix = f"cancel the operation, then {fix}"
+    return FailedPrecondition(
+        f"not made: host {hosts} holds a machine of it already, which the database does not know",
+        reason=_REASON,
+        fix=fix,
+        metadata={"instance_id": case.instance.id, "hosts": hosts},
+    )
+
+
+def _fix(case: Case) -> str:
+    adopt = f"'unkai instance adopt {case.instance.id}'"
+    speak = [holder.name for holder in case.held_by if holder.speaks]
+    if len(speak) == 1:
+        return f"{adopt} takes it into the database"
+    if speak:
+        return f"see which of hosts {_named(speak)} is right, and name it: {adopt} --host HOST"
+    hosts = _named([holder.name for holder in case.held_by])
+    return (
+        f"bring host {hosts} back, which is silent: {adopt} is refused until then; if it never "
+        "comes back, see 'unkai host remove'"
+    )
+
+
+def _named(names: list[str]) -> str:
+    return ", ".join(sorted(names)[:4])
+
+
+def reason_kept(case: Case) -> Mapping[str, Any] | None:
+    """Return the reason that a host gave for failing it: if no other will do, it fails with it."""
+    return None if says_held(case) or not case.failed_hosts else case.instance.state_reason
+
+
+def says_held(case: Case) -> bool:
+    """Tell whether the instance says that another host holds a machine of it."""
+    return (case.instance.state_reason or {}).get("reason") == _REASON
