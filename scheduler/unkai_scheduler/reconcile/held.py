@@ -11,8 +11,6 @@ from typing import Any
 from unkai_scheduler.reconcile.cases import Case
 from unkai_wire.errors import FailedPrecondition
 
-_REASON = "MACHINE_HELD"
-
 
 def machine_held(case: Case) -> FailedPrecondition:
     """Return why it is not made, and what to do about it."""
@@ -22,7 +20,7 @@ def machine_held(case: Case) -> FailedPrecondition:
         fix = f"cancel the operation, then {fix}"
     return FailedPrecondition(
         f"not made: host {hosts} holds a machine of it already, which the database does not know",
-        reason=_REASON,
+        reason="MACHINE_HELD",
         fix=fix,
         metadata={"instance_id": case.instance.id, "hosts": hosts},
     )
@@ -53,4 +51,4 @@ def reason_kept(case: Case) -> Mapping[str, Any] | None:
 
 def says_held(case: Case) -> bool:
     """Tell whether the instance says that another host holds a machine of it."""
-    return (case.instance.state_reason or {}).get("reason") == _REASON
+    return (case.instance.state_reason or {}).get("reason") == "MACHINE_HELD"
