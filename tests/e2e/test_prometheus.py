@@ -60,6 +60,9 @@ HOST = "f2-0001"
 PLANTED = {
     "UnkaiTwoLeaders": {'unkai_leader{job="unkai-scheduler",instance="p1"}': 2.0},
     "UnkaiDatabaseAway": {'unkai_database_up{job="unkai-scheduler",instance="p1"}': 0.0},
+    "UnkaiSchedulerClockSkew": {
+        'unkai_scheduler_clock_ahead_seconds{job="unkai-scheduler",instance="p1"}': -90.0
+    },
     "UnkaiHostStarved": {
         'unkai_host_memory_full_pressure_ratio{job="unkai-agent",instance="p2",host="p2"}': 0.4
     },
