@@ -7,8 +7,10 @@ for its first host, and one has run it for long.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,8 @@ from tests.support.adopting import adopt, found, restore, starts
 from tests.support.checker import Rules
 from tests.support.cloud import Cloud, a_cloud
 from tests.support.cloud_sight import wait_clean
+from unkai_scheduler.agents.fake import FakeAgents
+from unkai_scheduler.agents.port import Endpoint
 from unkai_scheduler.domain.findings import FindingKind
 from unkai_scheduler.domain.instances import Instance, InstanceState, Power
 from unkai_scheduler.domain.operations import OperationState
@@ -265,6 +269,35 @@ async def test_what_a_host_holds_of_a_create_that_has_ended_is_removed_with_the_
     assert await cloud.find(made.id) is None
     await wait_clean(cloud, RESTORED)
     assert not await found(cloud)
+
+
+class LateAgents:
+    """Agents that take a while before they tell what they hold."""
+
+    def __init__(self, agents: FakeAgents) -> None:
+        self._agents = agents
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._agents, name)
+
+    async def watch_machines(self, endpoint: Endpoint, *args: Any) -> AsyncIterator[Any]:
+        await asyncio.sleep(3)
+        async for word in self._agents.watch_machines(endpoint, *args):
+            yield word
+
+
+async def test_a_new_leader_forgets_nothing_before_hosts_have_told(cloud: Cloud) -> None:
+    made, copy = await accepted_only(cloud)
+    await restore(cloud, copy)
+    await is_told_of(cloud, made.id, cloud.machines()[made.id])
+    await cloud.kill()
+    deletion = await cloud.delete(made.id)
+
+    await cloud.start(agents=LateAgents(cloud.agents))  # type: ignore[arg-type]
+
+    assert (await cloud.until_ended(deletion.id)).state is OperationState.SUCCEEDED
+    assert cloud.machines() == {}
+    await wait_clean(cloud, RESTORED)
 
 
 async def test_of_what_two_hosts_hold_a_deletion_leaves_nothing(cloud: Cloud) -> None:

@@ -176,6 +176,13 @@ class Hosts:
             return 2 * learning > len(self._members)
         return learning > 0 or not self._members_read
 
+    def may_yet_tell(self) -> bool:
+        """Tell whether the reign is young and a registered host has yet to say what it holds."""
+        if self._loop.time() - self._began_s >= self._silence_s:
+            return False
+        states = map(self.state, self._members)
+        return not self._members_read or HostState.CONNECTING in states
+
     def _is_learning_of(self, host_id: str) -> bool:
         state, age_s = self.state(host_id), self._office.live.age_s(host_id)
         untold = age_s is None or age_s > self._office.settings.placement.max_metric_age_s

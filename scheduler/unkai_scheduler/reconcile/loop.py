@@ -204,6 +204,9 @@ class InstanceLoop:
             if isinstance(action, Place):
                 places.append((one, action))
                 continue
+            is_nowhere = isinstance(action, Forget) and not one.instance.host_id
+            if is_nowhere and self._hosts.may_yet_tell():
+                action = self._placer.hold(one, now)
             if one.instance.host_id or self._office.live.holders(one.instance.id):
                 self._placer.leave_queue(one.instance.id)  # it waits for no capacity any more
             decided.append(Change(one, action))

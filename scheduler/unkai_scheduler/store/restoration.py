@@ -149,8 +149,8 @@ def _fail(conn: Connection, row: Instance, now: datetime, new_id: NewId) -> None
 
 def _fix(instance_id: str) -> str:
     return (
-        f"'unkai instance adopt {instance_id}' if 'unkai audit orphans' lists it; else delete the "
-        "instance, and create it again if it is still wanted"
+        f"'unkai instance adopt {instance_id}' if 'unkai audit orphans' lists it, which asks hosts "
+        "that are UP; else delete the instance, and create it again if it is still wanted"
     )
 
 
