@@ -72,6 +72,7 @@ async def test_five_instances_that_a_backup_does_not_know_are_adopted_and_live_o
         assert (row.generation, row.run_epoch) == (was.generation, was.run_epoch)
         assert row.has_run, "its disk must exist"
     assert not await found(cloud)
+    await cloud.until_stamped()
     for one in adopted:
         assert one.warnings == ()
         created = await cloud.events(one.instance.id)
@@ -267,6 +268,7 @@ async def test_an_image_whose_bytes_came_after_the_backup_is_ready_again(
     assert mended == replace(image, **times)  # type: ignore[arg-type]
     assert f"its image {image.name} was {state.value}" in adopted.warnings[0]
     assert again.warnings == ()
+    await cloud.until_stamped()
     assert [event.reason for event in await cloud.events(image.id)] == ["ADOPTED"]
 
 

@@ -134,6 +134,7 @@ async def test_a_host_lost_at_the_beginning_of_a_reign_stays_lost(cloud: Cloud) 
     await cloud.kill()
     await cloud.start()
     await cloud.until_ended((await cloud.create()).operation_id)  # the new reign knows its hosts
+    await cloud.until_stamped()
     before = len(await cloud.events(host_id))
 
     cloud.lose_host(host_id)
@@ -233,6 +234,7 @@ async def test_a_rebooted_host_gets_the_permit_for_what_it_claims(cloud: Cloud) 
 
     await cloud.until(runs_again, "it runs again")
     await cloud.until_state(ident, S.RUNNING)
+    await cloud.until_stamped()
     reasons = [event.reason for event in await cloud.events(host_id)]
     assert "HOST_REBOOTED" in reasons
 

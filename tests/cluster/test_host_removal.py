@@ -72,6 +72,7 @@ async def test_an_instance_that_was_deleted_is_gone_once_its_host_is_removed(clo
     assert await cloud.find(ident) is None
     assert host_id not in await cloud.hosts()
     assert await remove(cloud, host_id, request_id="r-1") == removed, "asked twice, done once"
+    await cloud.until_stamped()
     (said,) = [e for e in await cloud.events(host_id) if e.type is EventType.DELETED]
     assert (said.actor, said.reason) == ("client:admin", "HOST_REMOVED")
     assert said.attributes["statement"] == BURNT
@@ -167,6 +168,7 @@ async def test_a_host_that_comes_back_before_its_removal_is_written_is_not_remov
         await remove(cloud, host_id, uow=LateWrite(cloud, host_id, is_committed=False))
 
     assert caught.value.reason == "HOST_NOT_GONE"
+    await cloud.until_stamped()
     assert not [e for e in await cloud.events(host_id) if e.type is EventType.DELETED]
     assert (await cloud.hosts())[host_id].state is HostState.UP
 
