@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import grpc
 
 _LOG = logging.getLogger("unkai.rpc")
+_LOOK_S = 1.0
+"""How long a broken server stands at most; each look costs an idle daemon 0.3 ms."""
 _AGAIN_S = 0.2
 """An address is not always free at once."""
 
@@ -71,18 +73,16 @@ class LastingServer:
 
     async def _last(self) -> None:
         while True:
-            ended = asyncio.ensure_future(self._server.wait_for_termination())
             try:
-                # Shielded, because a cancelled wait cancels what the library itself waits for;
-                # and without a time, which would wake an idle daemon again and again.
-                await asyncio.shield(ended)
+                # With a time: without one a cancellation would cancel the server's own wait, and
+                # the end of a broken loop is not told while any call lives.
+                if not await self._server.wait_for_termination(_LOOK_S):
+                    return
             except Exception as error:  # noqa: BLE001 - whatever ended the loop
                 _LOG.error("server_loop_ended, serving anew: %r", error)
                 # The library's own shutdown stopped half-way, at the same error.
                 await self._server.stop(0)
                 await self._begin_again()
-            else:
-                return
 
     async def _begin_again(self) -> None:
         while True:
