@@ -45,7 +45,8 @@ class _Line(Enum):
     """What a connection is for."""
 
     LOOKS = auto()
-    """Looks, definitions, events and consoles: nothing that waits for a QEMU."""
+    """Looks, definitions, events and consoles: nothing that waits for a QEMU, but for the two
+    calls at most that ask what a disk met."""
     ACTS = auto()
     """What a QEMU is asked to do. libvirtd carries out 5 calls of a connection at once
     (`max_client_requests` of libvirtd.conf), so a few QEMUs that hang would block it."""
@@ -90,7 +91,9 @@ class LibvirtDriver:
         self._start_deadline_s = start_deadline_s
         self._pool = CallPool("libvirt", size=workers, max_lost=max_lost_calls)
         # Starting and destroying take seconds: a burst of them must not keep looking waiting.
-        self._slow_pool = CallPool("libvirt-slow", size=workers, max_lost=max_lost_calls)
+        self._start_pool = CallPool("libvirt-starts", size=workers, max_lost=max_lost_calls)
+        # Cutting the power is what ends starts that hang, however many do.
+        self._destroy_pool = CallPool("libvirt-destroys", size=workers, max_lost=max_lost_calls)
         self._button_pool = CallPool("libvirt-buttons", size=workers, max_lost=max_lost_calls)
         # Asking a QEMU that hangs must not keep us from looking at its machine, or from ending it.
         self._disk_pool = CallPool("libvirt-disks", size=2, max_lost=2)
@@ -160,7 +163,9 @@ class LibvirtDriver:
                 self._refuse_root(connection, instance_id)
                 self._create(domain)
 
-        await self._act(work, "start the machine", instance_id, self._start_deadline_s)
+        await self._act(
+            work, "start the machine", instance_id, self._start_pool, self._start_deadline_s
+        )
 
     async def shutdown(self, instance_id: str) -> None:
         """Press the power button; whether the guest obeys is seen later."""
@@ -171,7 +176,7 @@ class LibvirtDriver:
                 button = self._libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN
                 self._unless_off(domain, lambda: domain.shutdownFlags(button))
 
-        await self._act(work, "stop the machine", instance_id)
+        await self._act(work, "stop the machine", instance_id, self._button_pool)
 
     async def destroy(self, instance_id: str) -> None:
         """Cut the power."""
@@ -182,7 +187,9 @@ class LibvirtDriver:
                 self._unless_off(domain, domain.destroy)
 
         deadline_s = max(_DESTROY_DEADLINE_S, self._call_deadline_s)
-        await self._act(work, "cut the machine's power", instance_id, deadline_s)
+        await self._act(
+            work, "cut the machine's power", instance_id, self._destroy_pool, deadline_s
+        )
 
     async def reboot(self, instance_id: str, *, force: bool) -> None:
         """Ask the guest to restart by the power button, or reset it."""
@@ -197,7 +204,7 @@ class LibvirtDriver:
             else:
                 domain.reboot(self._libvirt.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN)
 
-        await self._act(work, act, instance_id)
+        await self._act(work, act, instance_id, self._button_pool)
 
     async def undefine(self, instance_id: str) -> None:
         """Remove the definition of a domain that is off."""
@@ -284,7 +291,13 @@ class LibvirtDriver:
         for session in sessions.values():
             with contextlib.suppress(CallTimedOut, PoolExhausted):
                 await self._pool.run(session.close, deadline_s=self._call_deadline_s)
-        for pool in (self._pool, self._slow_pool, self._button_pool, self._disk_pool):
+        for pool in (
+            self._pool,
+            self._start_pool,
+            self._destroy_pool,
+            self._button_pool,
+            self._disk_pool,
+        ):
             pool.close()
 
     # Calls and connections.
@@ -308,16 +321,16 @@ class LibvirtDriver:
         work: Callable[[Any], None],
         act: str,
         instance_id: str,
+        pool: CallPool,
         deadline_s: float | None = None,
     ) -> None:
-        """Run `work(connection)`, which waits for the machine's QEMU; in the slow pool when
-        `deadline_s` is given. While the same is stuck already, it is refused at once."""
+        """Run `work(connection)`, which waits for the machine's QEMU. While the same is stuck
+        already, it is refused at once."""
         self._stuck = {key: one for key, one in self._stuck.items() if one.is_under_way}
         if (act, instance_id) in self._stuck:
             raise libvirt_errors.unavailable(
                 "the machine's QEMU does not answer", {"act": act, "instance_id": instance_id}
             )
-        pool = self._button_pool if deadline_s is None else self._slow_pool
         once = _Act(work)
         try:
             await self._run(

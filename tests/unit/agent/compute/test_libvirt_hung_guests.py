@@ -189,3 +189,23 @@ async def test_the_power_of_a_guest_whose_qemu_hangs_in_an_act_can_be_cut(
     assert gone is not None
     assert not gone.paused_by_error
     await driver.close()
+
+
+async def test_power_can_be_cut_however_many_guests_hang_in_a_resume(
+    hypervisor: _Connection,
+) -> None:
+    driver = LibvirtDriver("fake:///hung", start_deadline_s=0.2, max_lost_calls=2)
+    hung = [HUNG, *(an_id("instance") for _ in range(3))]
+    for ident in hung:
+        hypervisor.domains[str(ids.uuid_of(ident))] = _Domain(ident, hypervisor.answers)
+    for ident in hung:
+        with pytest.raises(Unavailable):
+            await driver.start(ident)
+    with pytest.raises(Unavailable):
+        await driver.start(WELL)  # as many starts are stuck as may be
+
+    for ident in (*hung, WELL):
+        await driver.destroy(ident)
+
+    assert not any(domain.is_on for domain in hypervisor.domains.values())
+    await driver.close()
