@@ -306,6 +306,10 @@ class FakeCompute:
         """Let the domain's process die."""
         self._power_off(self._record(instance_id), OffReason.CRASHED)
 
+    def pause(self, instance_id: str) -> None:
+        """Let somebody suspend the domain."""
+        self._move(self._record(instance_id), DomainState.PAUSED)
+
     def pause_by_error(self, instance_id: str, error: DiskError = DiskError.NO_ROOM) -> None:
         """Let the domain be paused by an I/O error."""
         record = self._record(instance_id)

@@ -2,7 +2,8 @@
 
 `worker.py` says what failed and what went well. A guest that its host's full disk paused is
 trouble that passes and comes back with the next write: going well for a moment ends no backoff
-then. A hypervisor that merely does not answer is no failure, and is asked ever more seldom, too.
+then. A look that the hypervisor merely does not answer is no failure; it, too, is tried ever more
+seldom.
 """
 
 from __future__ import annotations

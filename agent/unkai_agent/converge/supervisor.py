@@ -254,7 +254,7 @@ class Converger:
         try:
             domains = {d.instance_id: d for d in await self._compute.list_domains()}
             disks = await self._storage.list_machines()
-        except UnkaiError:
+        except Exception:
             for worker in self._workers.values():
                 worker.wake()
             raise

@@ -73,6 +73,8 @@ class Worker:
         """Of the newest order, until what it asks for is so: then what follows is no part of it."""
         self._logged: dict[str, Any] = {}
         self._scope: asyncio.Timeout | None = None
+        self._looks = False
+        """Whether the turn has not got beyond its look."""
         self._rests_on: Domain | None = None
         """The domain as the last turn found it, when all was as it shall be."""
         self.buried: Tombstone | None = None
@@ -162,7 +164,9 @@ class Worker:
     async def _look_and_act(self) -> float | None:
         context, entry = self._context, self._entry()
         self._rests_on = None
+        self._looks = True
         domain = await context.machinery.compute.get_domain(self._ident)
+        self._looks = False
         self._retries.answered()
         missing = await self._missing_disks(entry, domain)
         act = next_act(
@@ -452,9 +456,13 @@ class Worker:
         return wait_s
 
     def _is_only_silence(self, entry: LedgerEntry, error: UnkaiError) -> bool:
-        """Tell whether nothing failed but the look at a machine that was as it should be."""
+        """Tell whether nothing failed but the look at a machine that was as it should be.
+
+        An act that was not answered is a failure, of a machine whose looks are: its QEMU hangs.
+        """
         return (
-            error.reason == "HYPERVISOR_UNAVAILABLE"
+            self._looks
+            and error.reason == "HYPERVISOR_UNAVAILABLE"
             and self.machine.state in _SETTLED
             and self.machine.observed_generation == entry.spec.generation
             and not (self._permit.is_given and self.machine.state is MachineState.AWAITING_PERMIT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import AsyncMock
@@ -20,6 +21,7 @@ from tests.support.agent import (
 )
 from unkai_agent.compute.changes import ChangeFeed
 from unkai_agent.compute.driver import DiskError, Domain
+from unkai_agent.compute.fake import FakeCompute
 from unkai_agent.domain.machines import Fence, Machine, MachineState, Power, Tombstone
 from unkai_agent.ledger_files import LedgerFiles
 from unkai_wire.errors import (
@@ -540,6 +542,58 @@ def test_a_hypervisor_that_is_gone_is_not_asked_without_end(
             monkeypatch.undo()
             agent.compute.crash(an_instance_id())
             await agent.until_state(MachineState.AWAITING_PERMIT, within_s=1)
+
+    run(story())
+
+
+@pytest.mark.parametrize("by", [FakeCompute.pause, FakeCompute.pause_by_error])
+def test_a_paused_guest_whose_qemu_hangs_is_shown_with_its_error_and_tried_ever_more_seldom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: Callable[[FakeCompute, str], None]
+) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            await _running(agent)
+            tries = 0
+
+            async def refuse(_instance_id: str) -> None:
+                nonlocal tries
+                tries += 1
+                raise Unavailable("its QEMU hangs", reason="HYPERVISOR_UNAVAILABLE")
+
+            monkeypatch.setattr(agent.compute, "start", refuse)
+            by(agent.compute, an_instance_id())
+            await agent.until(lambda: tries > 0, within_s=5)
+            failed = await agent.until_state(MachineState.FAILED, within_s=1)
+            assert failed.error is not None
+            assert failed.error["reason"] == "HYPERVISOR_UNAVAILABLE"
+            assert failed.retry_time is not None
+            await asyncio.sleep(600)
+            assert 10 <= tries <= 60
+            assert agent.machine().state is MachineState.FAILED  # type: ignore[union-attr]
+            monkeypatch.undo()
+            again = await agent.until_state(MachineState.RUNNING, within_s=180)
+            assert again.error is None
+            assert await agent.is_on()
+
+    run(story())
+
+
+@pytest.mark.parametrize("error", [Unavailable("gone"), ZeroDivisionError()])
+def test_a_look_at_all_that_fails_in_any_way_lets_each_machine_be_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            await _running(agent)
+            await asyncio.sleep(60)
+            monkeypatch.setattr(ChangeFeed, "publish", lambda *_: None)
+
+            async def fail() -> None:
+                raise error
+
+            monkeypatch.setattr(agent.compute, "list_domains", fail)
+            agent.compute.crash(an_instance_id())
+            await agent.until_state(MachineState.AWAITING_PERMIT, within_s=20)
 
     run(story())
 
