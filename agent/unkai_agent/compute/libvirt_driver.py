@@ -3,8 +3,8 @@
 Below `converge` (define, start, stop) and `metrics` (usage). Every call runs in a `CallPool` of its
 own, under a deadline; one that is missed means *unknown* and gives up both its thread and
 its connection, so that the next call starts afresh. What a machine's own QEMU is asked to do goes
-over a second connection: one that hangs costs its machine alone. Nothing here decides: whether a
-domain should run is the caller's business.
+over a second connection, cutting its power over a third: one that hangs costs its machine alone.
+Nothing here decides: whether a domain should run is the caller's business.
 
 Trap: a domain's state comes from libvirt at that moment; events only say where to look. After a
 reconnection each domain is hinted at once, since events may have been missed.
@@ -50,6 +50,8 @@ class _Line(Enum):
     ACTS = auto()
     """What a QEMU is asked to do. libvirtd carries out 5 calls of a connection at once
     (`max_client_requests` of libvirtd.conf), so a few QEMUs that hang would block it."""
+    CUTS = auto()
+    """Cutting the power, which ends what hangs on the line before."""
 
 
 class _Act:
@@ -163,8 +165,9 @@ class LibvirtDriver:
                 self._refuse_root(connection, instance_id)
                 self._create(domain)
 
+        deadline_s = self._start_deadline_s
         await self._act(
-            work, "start the machine", instance_id, self._start_pool, self._start_deadline_s
+            work, "start the machine", instance_id, self._start_pool, deadline_s=deadline_s
         )
 
     async def shutdown(self, instance_id: str) -> None:
@@ -188,7 +191,12 @@ class LibvirtDriver:
 
         deadline_s = max(_DESTROY_DEADLINE_S, self._call_deadline_s)
         await self._act(
-            work, "cut the machine's power", instance_id, self._destroy_pool, deadline_s
+            work,
+            "cut the machine's power",
+            instance_id,
+            self._destroy_pool,
+            deadline_s=deadline_s,
+            line=_Line.CUTS,
         )
 
     async def reboot(self, instance_id: str, *, force: bool) -> None:
@@ -322,7 +330,9 @@ class LibvirtDriver:
         act: str,
         instance_id: str,
         pool: CallPool,
+        *,
         deadline_s: float | None = None,
+        line: _Line = _Line.ACTS,
     ) -> None:
         """Run `work(connection)`, which waits for the machine's QEMU. While the same is stuck
         already, it is refused at once."""
@@ -337,7 +347,7 @@ class LibvirtDriver:
                 once,
                 act=act,
                 instance_id=instance_id,
-                line=_Line.ACTS,
+                line=line,
                 pool=pool,
                 deadline_s=deadline_s or self._call_deadline_s,
             )

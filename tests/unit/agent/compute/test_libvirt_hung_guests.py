@@ -105,6 +105,47 @@ class _Session:
     close = retire
 
 
+REQUESTS = 5
+"""How many calls of one connection libvirtd carries out at once."""
+
+
+class _BusySession(_Session):
+    """A session as libvirtd serves it: a connection's calls beyond `REQUESTS` wait."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.connection = _BusyConnection(_Session.connection, threading.Semaphore(REQUESTS))
+
+
+class _BusyConnection:
+    def __init__(self, connection: _Connection, free: threading.Semaphore) -> None:
+        self._connection = connection
+        self._free = free
+
+    def lookupByUUIDString(self, text: str) -> _BusyDomain:
+        with self._free:
+            return _BusyDomain(self._connection.domains[text], self._free)
+
+
+class _BusyDomain:
+    resumes = threading.Semaphore(0)
+    """One permit for each that has begun."""
+
+    def __init__(self, domain: _Domain, free: threading.Semaphore) -> None:
+        self._domain = domain
+        self._free = free
+        self.state, self.isActive = domain.state, domain.isActive
+
+    def destroy(self) -> None:
+        with self._free:
+            self._domain.destroy()
+
+    def resume(self) -> None:
+        with self._free:
+            _BusyDomain.resumes.release()
+            self._domain.resume()
+
+
 @pytest.fixture
 async def hypervisor(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[_Connection]:
     connection = _Connection()
@@ -208,4 +249,27 @@ async def test_power_can_be_cut_however_many_guests_hang_in_a_resume(
         await driver.destroy(ident)
 
     assert not any(domain.is_on for domain in hypervisor.domains.values())
+    await driver.close()
+
+
+async def test_power_is_cut_at_once_while_hung_resumes_fill_their_connection(
+    hypervisor: _Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(libvirt_driver, "Session", _BusySession)
+    monkeypatch.setattr(_BusyDomain, "resumes", threading.Semaphore(0))
+    driver = LibvirtDriver("fake:///hung")
+    hung = [HUNG, *(an_id("instance") for _ in range(REQUESTS - 1))]
+    for ident in hung:
+        hypervisor.domains[str(ids.uuid_of(ident))] = _Domain(ident, hypervisor.answers)
+    starts = [asyncio.create_task(driver.start(ident)) for ident in hung]
+    async with asyncio.timeout(20):
+        for _ in hung:
+            assert await asyncio.to_thread(_BusyDomain.resumes.acquire, timeout=20)
+
+        for ident in (*hung, WELL):
+            await driver.destroy(ident)
+
+    assert not any(domain.is_on for domain in hypervisor.domains.values())
+    hypervisor.answers.set()
+    await asyncio.gather(*starts)
     await driver.close()
