@@ -151,8 +151,17 @@ class Client:
         return kind(**fields)
 
     def stream(self, service: str, method: str, **fields: Any) -> Iterator[Any]:
-        """Make a call that answers with a stream."""
-        return _translated(self._method(service, method)(self.request(service, method, **fields)))
+        """Make a call that answers with a stream; UNAVAILABLE before it begins is retried."""
+        request = self.request(service, method, **fields)
+
+        def begin() -> tuple[Any, Iterator[Any]]:
+            answers = self._method(service, method)(request)
+            return next(answers, None), answers
+
+        first, answers = self._retried(begin)
+        if first is not None:
+            yield first
+            yield from _translated(answers)
 
     def upload(self, service: str, method: str, requests: Iterator[Any]) -> Any:
         """Make a call that sends a stream."""
@@ -166,10 +175,9 @@ class Client:
         """
         after, failures = filters.pop("after_revision", ""), 0
         while True:
+            request = self.request("EventService", "WatchEvents", after_revision=after, **filters)
             try:
-                for answer in self.stream(
-                    "EventService", "WatchEvents", after_revision=after, **filters
-                ):
+                for answer in _translated(self._method("EventService", "WatchEvents")(request)):
                     after, failures = answer.revision or after, 0
                     if answer.HasField("event"):
                         yield answer.event

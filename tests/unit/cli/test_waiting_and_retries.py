@@ -189,6 +189,21 @@ def test_the_repeating_is_bounded(fake: FakeApi) -> None:
     assert len(fake.asked["CreateProject"]) == Patience().tries
 
 
+def test_a_stream_that_could_not_begin_is_begun_again_and_one_that_broke_off_is_not(
+    fake: FakeApi,
+) -> None:
+    line = instance_service_pb2.ReadConsoleLogResponse(output=b"login: ")
+    fake.script("GetInstance", instance_service_pb2.GetInstanceResponse())
+    fake.script("ReadConsoleLog", [AWAY], [AWAY], [line, line])
+    outcome = unkai("instance", "logs", INSTANCE)
+    assert (outcome.code, outcome.out.strip()) == (0, "login: login:")
+    assert len(fake.asked["ReadConsoleLog"]) == 3
+
+    fake.script("ReadConsoleLog", [line, AWAY], [line])
+    assert unkai("instance", "logs", INSTANCE).code == 6
+    assert len(fake.asked["ReadConsoleLog"]) == 4
+
+
 def test_other_errors_are_not_repeated(fake: FakeApi) -> None:
     fake.script("CreateProject", Conflict("moved"))
     assert unkai("project", "create", "lab").code == 4
