@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import pytest
 
 from tests.support.adopting import a_call, found
-from tests.support.builders import an_id
+from tests.support.builders import an_id, an_instance
 from tests.support.cloud import Cloud
 from tests.support.cloud_sight import wait_clean
 from tests.support.store import FaultyStore
+from unkai_scheduler.agents.port import MachineOrder
 from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.findings import FindingKind
 from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.instances import InstanceState
+from unkai_scheduler.domain.machines import Machine, MachineState
 from unkai_scheduler.domain.operations import OperationState
 from unkai_scheduler.services.context import ServiceContext
 from unkai_scheduler.services.host_removals import HostRemovalsService, RemovedHost
+from unkai_scheduler.store import instances
 from unkai_scheduler.store.unit_of_work import Connection, UnitOfWork
-from unkai_wire.errors import FailedPrecondition, NotFound
+from unkai_wire.errors import FailedPrecondition, NotFound, Unavailable
 
 T = TypeVar("T")
+DATABASE_GONE = Unavailable("the database does not answer", reason="DATABASE_UNAVAILABLE")
 BURNT = "burnt on 27 November; the disks were shredded"
 
 
@@ -200,3 +206,86 @@ async def test_nothing_is_placed_on_a_removed_host_and_the_next_leader_knows_it_
     await cloud.start()
     await wait_clean(cloud)
     assert set(await cloud.hosts()) == set(cloud.host_ids) - {host_id}
+
+
+class SlowCommit(FaultyStore):
+    """A store whose answer takes a while once all is written."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        super().__init__(cloud.uow)
+        self.is_written = asyncio.Event()
+        self.may_answer = asyncio.Event()
+
+    async def lead(self, term: int, work: Callable[[Connection], T]) -> T:
+        result = await super().lead(term, work)
+        self.is_written.set()
+        await self.may_answer.wait()
+        return result
+
+
+async def test_a_caller_that_goes_once_a_removal_is_written_leaves_a_leader_that_knows_it(
+    cloud: Cloud,
+) -> None:
+    host_id = await a_lost_host(cloud)
+    store, view = SlowCommit(cloud), cloud.schedulers["s1"].leader.hosts
+    caller = asyncio.create_task(remove(cloud, host_id, uow=store))
+    await store.is_written.wait()
+
+    caller.cancel()
+    with suppress(asyncio.CancelledError):
+        await caller
+    store.may_answer.set()
+
+    async def is_forgotten() -> bool:
+        return not view.is_written(host_id)
+
+    await cloud.until(is_forgotten, "the leader has forgotten the host", within_s=5.0)
+
+
+async def lose_answer_of_removal(cloud: Cloud, host_id: str, request_id: str = "") -> None:
+    """Remove a host; the database says nothing about it."""
+    store = FaultyStore(cloud.uow)
+    store.lose_answer_of_next(DATABASE_GONE)
+    with pytest.raises(Unavailable):
+        await remove(cloud, host_id, request_id=request_id, uow=store)
+    assert host_id not in await cloud.hosts()
+
+
+async def test_a_removal_asked_for_again_is_known_to_the_leader(cloud: Cloud) -> None:
+    host_id = await a_lost_host(cloud)
+    await lose_answer_of_removal(cloud, host_id, "r-1")
+
+    await remove(cloud, host_id, request_id="r-1")
+
+    view = cloud.schedulers["s1"].leader.hosts
+    assert not view.is_written(host_id)
+    cloud.return_host(host_id)
+    await until_host(cloud, host_id, HostState.UP)
+    await remove(cloud, host_id, request_id="r-1")
+    assert view.is_written(host_id), "it has come back since"
+
+
+async def test_a_deletion_ends_where_a_removals_answer_was_lost(cloud: Cloud) -> None:
+    host_id = await a_lost_host(cloud)
+    cloud.return_host(host_id)
+    await until_host(cloud, host_id, HostState.UP)
+    row = an_instance(image_id=cloud.image.id, state=InstanceState.FAILED)
+    await cloud.uow.write(lambda conn: instances.insert(conn, row))
+    machine = Machine(row.id, host_id, 1, 1, 1, MachineState.RUNNING, name="web")
+    cloud.agents.plant_machine(
+        host_id, machine, MachineOrder(row, cloud.image, 1, must_exist=False)
+    )
+    live = cloud.schedulers["s1"].live
+
+    async def is_told() -> bool:
+        return live.holders(row.id) == (host_id,)
+
+    await cloud.until(is_told, "the host has told what it holds")
+    cloud.lose_host(host_id)
+    await until_host(cloud, host_id, HostState.UNKNOWN)
+    await lose_answer_of_removal(cloud, host_id)
+
+    deletion = await cloud.delete(row.id)
+
+    assert (await cloud.until_ended(deletion.id)).state is OperationState.SUCCEEDED
+    assert not cloud.schedulers["s1"].leader.hosts.is_written(host_id)

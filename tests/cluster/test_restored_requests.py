@@ -17,6 +17,7 @@ import pytest
 from tests.support import adopting
 from tests.support.acceptance import Shows
 from tests.support.adopting import adopt, found, restore, starts
+from tests.support.builders import an_id
 from tests.support.checker import Rules
 from tests.support.cloud import Cloud, a_cloud
 from tests.support.cloud_sight import wait_clean
@@ -24,6 +25,7 @@ from unkai_scheduler.agents.fake import FakeAgents
 from unkai_scheduler.agents.port import Endpoint
 from unkai_scheduler.domain.findings import FindingKind
 from unkai_scheduler.domain.instances import Instance, InstanceState, Power
+from unkai_scheduler.domain.machines import Tombstone
 from unkai_scheduler.domain.operations import OperationState
 from unkai_wire.errors import FailedPrecondition
 
@@ -272,16 +274,18 @@ async def test_what_a_host_holds_of_a_create_that_has_ended_is_removed_with_the_
 
 
 class LateAgents:
-    """Agents that take a while before they tell what they hold."""
+    """Agents of which some take a while before they tell what they hold; no ids: all."""
 
-    def __init__(self, agents: FakeAgents) -> None:
+    def __init__(self, agents: FakeAgents, *host_ids: str) -> None:
         self._agents = agents
+        self._host_ids = host_ids
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._agents, name)
 
     async def watch_machines(self, endpoint: Endpoint, *args: Any) -> AsyncIterator[Any]:
-        await asyncio.sleep(3)
+        if not self._host_ids or endpoint.host_id in self._host_ids:
+            await asyncio.sleep(3)
         async for word in self._agents.watch_machines(endpoint, *args):
             yield word
 
@@ -314,6 +318,59 @@ async def test_of_what_two_hosts_hold_a_deletion_leaves_nothing(cloud: Cloud) ->
     assert (await cloud.until_ended(deletion.id)).state is OperationState.SUCCEEDED
     assert cloud.machines() == {}
     await wait_clean(cloud, RESTORED)
+
+
+async def test_what_never_ran_is_not_forgotten_on_its_own_hosts_word_before_others_have_told(
+    tmp_path: Path,
+) -> None:
+    async with a_cloud(tmp_path, host_count=2, converge_s=15.0) as cloud:
+        made = await cloud.create("web")
+        await cloud.until(lambda: is_ordered(cloud, made.id), "its host has the order")
+        (own,) = cloud.machines()[made.id]
+        other = next(host_id for host_id in cloud.host_ids if host_id != own)
+        await cloud.kill()
+        held = cloud.agents.hosts[own].machines[made.id]
+        cloud.agents.plant_machine(other, replace(held.machine, host_id=other), held.order)
+        deletion = await cloud.delete(made.id)
+        row = await cloud.instance(made.id)
+        removed = Tombstone(row.id, own, row.generation, row.run_epoch, cloud.clock())
+        cloud.agents.plant_tombstone(own, removed)
+
+        await cloud.start(agents=LateAgents(cloud.agents, other))  # type: ignore[arg-type]
+
+        assert (await cloud.until_ended(deletion.id)).state is OperationState.SUCCEEDED
+        assert cloud.machines() == {}
+
+
+async def test_a_deletion_waits_for_a_host_whose_name_is_taken_until_that_is_gone(
+    cloud: Cloud,
+) -> None:
+    made, copy = await accepted_only(cloud)
+    (holder,) = cloud.machines()[made.id]
+    held = cloud.agents.hosts[holder].machines[made.id]
+    stranger = an_id("host")
+    cloud.agents.add_host(stranger, cloud.agents.hosts[holder].description.name)
+    cloud.agents.plant_machine(stranger, replace(held.machine, host_id=stranger), held.order)
+    await restore(cloud, copy)
+
+    async def is_named() -> bool:
+        return holder in await cloud.hosts()
+
+    await cloud.until(is_named, "the holder has its name")
+    cloud.register(stranger)
+
+    async def all_told() -> bool:
+        return set(cloud.schedulers["s1"].live.holders(made.id)) == {holder, stranger}
+
+    await cloud.until(all_told, "both hosts have told what they hold")
+    deletion = await cloud.delete(made.id)
+    await asyncio.sleep(LOOKS_S)
+    assert cloud.machines() == {made.id: [stranger]}
+    assert not (await cloud.operation(deletion.id)).state.ended
+
+    cloud.lose_host(stranger)
+
+    assert (await cloud.until_ended(deletion.id)).state is OperationState.SUCCEEDED
 
 
 async def test_a_deletion_removes_what_was_held_back_for_another_hosts_machine(

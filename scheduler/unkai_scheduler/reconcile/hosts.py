@@ -135,6 +135,15 @@ class Hosts:
             self._office.live.forget_host(host_id)
         self._changed(host_id)
 
+    async def check_written(self, host_id: str) -> None:
+        """Look whether a host still has its row.
+
+        What it said last is kept: only who removes a host says that it never comes back.
+        """
+        row = await self._office.uow.read(lambda conn: hosts.get(conn, host_id))
+        if row is None and self._rows.pop(host_id, None) is not None:
+            self._changed(host_id)
+
     def hears_nobody(self) -> bool:
         """Tell whether hosts are registered and none of them speaks to us."""
         states = map(self.state, self._members)

@@ -18,12 +18,13 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 
 from unkai_scheduler.agents.port import MachineOrder
 from unkai_scheduler.domain.hosts import HostState
-from unkai_scheduler.domain.instances import Claim, Instance
+from unkai_scheduler.domain.instances import Claim, Instance, InstanceState
 from unkai_scheduler.domain.machines import Tombstone
 from unkai_scheduler.placement.settling import SETTLING_S
 from unkai_scheduler.reconcile import changes, metrics
@@ -204,8 +205,7 @@ class InstanceLoop:
             if isinstance(action, Place):
                 places.append((one, action))
                 continue
-            is_nowhere = isinstance(action, Forget) and not one.instance.host_id
-            if is_nowhere and self._hosts.may_yet_tell():
+            if isinstance(action, Forget) and self._may_be_elsewhere(one.instance):
                 action = self._placer.hold(one, now)
             if one.instance.host_id or self._office.live.holders(one.instance.id):
                 self._placer.leave_queue(one.instance.id)  # it waits for no capacity any more
@@ -254,9 +254,21 @@ class InstanceLoop:
         )
 
     def _others(self, instance: Instance) -> list[str]:
-        """Return the hosts but its own that hold a machine of it by their last word."""
-        holders = self._office.live.holders(instance.id)
-        return [host_id for host_id in holders if host_id != instance.host_id]
+        """Return the hosts but its own that hold a machine of it by their last word.
+
+        A deletion waits for none that is gone and cannot be removed, having no row; where it
+        might be made a second time, its word still counts.
+        """
+        hosts, holders = self._hosts, self._office.live.holders(instance.id)
+        others = [host_id for host_id in holders if host_id != instance.host_id]
+        if not (instance.delete_requested or instance.state is InstanceState.DELETING):
+            return others
+        return [i for i in others if hosts.is_written(i) or not hosts.is_gone(i)]
+
+    def _may_be_elsewhere(self, instance: Instance) -> bool:
+        """Tell whether a host that has yet to tell may hold what is about to be forgotten."""
+        is_settled = bool(instance.host_id) and instance.has_run
+        return not is_settled and self._hosts.may_yet_tell()
 
     def _holder(self, host_id: str) -> Holder:
         hosts = self._hosts
@@ -289,6 +301,10 @@ class InstanceLoop:
                 self._fleet_stale = True
             if is_kept is False:
                 self.mark([change.seen.instance.id], urgent=True)
+        refused = [c.action for c, is_kept in zip(batch, kept, strict=True) if is_kept is False]
+        for host_id in {a.instance.host_id for a in refused if isinstance(a, Reclaim)}:
+            # It may have no row any more: asked again at once, it would be refused without end.
+            await self._office.attempt("hosts", partial(self._hosts.check_written, host_id))
         return same + [change for change, is_kept in zip(batch, kept, strict=True) if is_kept]
 
     async def _commit(self, batch: list[Change], now: datetime) -> list[bool | None]:

@@ -11,6 +11,7 @@ still holds of those instances is removed then; all else on it is an orphan, kep
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from unkai_scheduler.domain.machines import Tombstone
 from unkai_scheduler.domain.names import check_text
 from unkai_scheduler.services.checks import Violations, found
 from unkai_scheduler.services.context import Call, ServiceContext
-from unkai_scheduler.services.live import LeaderView
+from unkai_scheduler.services.live import HostsView, LeaderView
 from unkai_scheduler.services.mutations import Subject, mutate, recalled, record
 from unkai_scheduler.store import claims, hosts, instances, tombstones
 from unkai_wire.errors import FailedPrecondition
@@ -50,6 +51,8 @@ class HostRemovalsService:
     def __init__(self, context: ServiceContext, leader: LeaderView) -> None:
         self._context = context
         self._leader = leader
+        self._removing: set[asyncio.Task[RemovedHost]] = set()
+        """Removals under way: their callers may have gone."""
 
     async def remove(self, call: Call, host_id: str, statement: str) -> RemovedHost:
         """Take a host out of the cloud. `statement`: why its machines can never run again."""
@@ -57,6 +60,7 @@ class HostRemovalsService:
         view, term = self._leader.hosts, self._leader.term
         first = await recalled(self._context, call, RemovedHost)
         if first is not None:
+            await self._forget_unwritten(view, host_id)
             return first
         row = await self._context.uow.read(lambda conn: hosts.get(conn, host_id))
         host = found("host", host_id, row)
@@ -68,10 +72,25 @@ class HostRemovalsService:
                 raise _not_gone(host)
             return self._write(conn, call, host_id, statement)
 
-        removed = await mutate(self._context, call, RemovedHost, work, term=term)
-        view.forget(host_id)
-        self._context.wake(removed.instance_ids)
-        return removed
+        async def write() -> RemovedHost:
+            removed = await mutate(self._context, call, RemovedHost, work, term=term)
+            view.forget(host_id)
+            self._context.wake(removed.instance_ids)
+            return removed
+
+        # A caller that goes between the two would leave the leader with a host that has no row.
+        task = asyncio.create_task(write())
+        self._removing.add(task)
+        task.add_done_callback(self._removing.discard)
+        return await asyncio.shield(task)
+
+    async def _forget_unwritten(self, view: HostsView, host_id: str) -> None:
+        """Let the leader forget a removed host whose first answer was lost.
+
+        One that has a row has come back since, and is a new host.
+        """
+        if await self._context.uow.read(lambda conn: hosts.get(conn, host_id)) is None:
+            view.forget(host_id)
 
     def _write(self, conn: Connection, call: Call, host_id: str, statement: str) -> RemovedHost:
         host = found("host", host_id, hosts.locked(conn, host_id))
