@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import grpc
 
 _LOG = logging.getLogger("unkai.rpc")
-_LOOK_S = 0.25
-"""How long a broken server stands at most; a look takes 0.3 ms."""
+_LOOK_S = 1.0
+"""How long a broken server stands at most; a look takes 0.3 ms of an idle daemon."""
 _AGAIN_S = 0.2
 """An address is not always free at once."""
 
@@ -37,6 +37,7 @@ class LastingServer:
         self._make = make
         self._server = make()
         self._doors: list[Callable[[grpc.aio.Server], object]] = []
+        self._paths: list[Path] = []
         self._watch: asyncio.Task[None] | None = None
         self.restarts = 0
         """How often it was made anew."""
@@ -57,6 +58,7 @@ class LastingServer:
 
         open_door(self._server)
         self._doors.append(open_door)
+        self._paths.append(path)
 
     async def start(self) -> None:
         """Serve, until `stop`."""
@@ -78,11 +80,20 @@ class LastingServer:
                 # the end of a broken loop is not told while any call lives.
                 if not await self._server.wait_for_termination(_LOOK_S):
                     return
+                self._look_for_paths()
             except Exception as error:  # noqa: BLE001 - whatever ended the loop
                 _LOG.error("server_loop_ended, serving anew: %r", error)
                 # The library's own shutdown stopped half-way, at the same error.
                 await self._server.stop(0)
+                # The trap: its listener may remove the socket's file after it says that it stopped,
+                # and then it is the new one's.
+                await asyncio.sleep(_AGAIN_S)
                 await self._begin_again()
+
+    def _look_for_paths(self) -> None:
+        """Raise when a socket's file is gone, by whomever: nobody can call there any more."""
+        for path in self._paths:
+            path.lstat()
 
     async def _begin_again(self) -> None:
         while True:

@@ -98,3 +98,11 @@ async def test_a_broken_call_shuts_the_door_for_a_moment_whatever_else_goes_on(
             assert server.restarts == count
         for watch in watches:
             watch.cancel()
+
+
+async def test_a_door_whose_file_somebody_removed_is_opened_again(tmp_path: Path) -> None:
+    path = tmp_path / "door.sock"
+    async with serving(path) as server:
+        path.unlink()
+        await served_again(path)
+        assert server.restarts == 1
