@@ -143,9 +143,7 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
         timekeeper = Timekeeper(uow, clock)
         await timekeeper.read()
         images = await _image_store(settings, uow)
-        cluster = MeasuredCluster(
-            EtcdCluster(settings.etcd.endpoints, settings.etcd.tls.files(), settings.name)
-        )
+        cluster = _cluster(settings)
         stack.push_async_callback(cluster.close)
         agents = GrpcAgents(tls)
         stack.push_async_callback(agents.close)
@@ -189,6 +187,11 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
         )
         await _register(cluster, settings)
         yield Daemon(leader, waker, follower, timekeeper)
+
+
+def _cluster(settings: Settings) -> MeasuredCluster:
+    etcd = settings.etcd
+    return MeasuredCluster(EtcdCluster(etcd.endpoints, etcd.tls.files(), settings.name))
 
 
 async def _image_store(settings: Settings, uow: UnitOfWork) -> ImageStore:

@@ -40,6 +40,13 @@ async def _running(agent: SimulatedAgent, number: int = 1) -> None:
     await agent.until_state(MachineState.RUNNING, number)
 
 
+async def _at_rest_without_hints(agent: SimulatedAgent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a machine that has run for a while, and from now on nobody who tells of changes."""
+    await _running(agent)
+    await asyncio.sleep(60)
+    monkeypatch.setattr(ChangeFeed, "publish", lambda *_: None)
+
+
 def test_a_machine_is_made_and_runs(tmp_path: Path) -> None:
     async def story() -> None:
         async with a_running_agent(tmp_path) as agent:
@@ -499,9 +506,7 @@ def test_what_befalls_a_machine_at_rest_is_found_without_any_hint(
 ) -> None:
     async def story() -> None:
         async with a_running_agent(tmp_path) as agent:
-            await _running(agent)
-            await asyncio.sleep(60)
-            monkeypatch.setattr(ChangeFeed, "publish", lambda *_: None)
+            await _at_rest_without_hints(agent, monkeypatch)
             match befalls:
                 case "crash":
                     agent.compute.crash(an_instance_id())
@@ -584,9 +589,7 @@ def test_a_look_at_all_that_fails_in_any_way_lets_each_machine_be_looked_at(
 ) -> None:
     async def story() -> None:
         async with a_running_agent(tmp_path) as agent:
-            await _running(agent)
-            await asyncio.sleep(60)
-            monkeypatch.setattr(ChangeFeed, "publish", lambda *_: None)
+            await _at_rest_without_hints(agent, monkeypatch)
 
             async def fail() -> None:
                 raise error
