@@ -1,7 +1,8 @@
 """A case: all that a decision about one instance turns on, with the questions the rules ask.
 
-Pure; `instances.py` answers. The words are the rules' own: *gone* is confirmed by the host,
-*ahead* and *behind* compare the host with the database, *leaving* is durable in the row.
+Pure; the rules (`instances.py`) and what they lead to (`deletion.py`) answer with rows made here.
+The words are the rules' own: *gone* is confirmed by the host, *ahead* and *behind* compare the host
+with the database, *leaving* is durable in the row.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import Any
 from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.instances import Instance, InstanceState, Power
 from unkai_scheduler.domain.machines import LEAP, Machine, MachineState, Tombstone
-from unkai_scheduler.domain.operations import Operation
+from unkai_scheduler.domain.operations import Operation, Verb
 from unkai_scheduler.reconcile import operations
-from unkai_scheduler.reconcile.actions import Rules, backoff, is_due
+from unkai_scheduler.reconcile.actions import Rules, Wait, backoff, is_due
 from unkai_wire.errors import Internal
 
 _S = InstanceState
@@ -200,6 +201,39 @@ class Case:
     def idle(self, **changes: Any) -> Instance:
         """Return the row with nothing due."""
         return replace(self.instance, due_time=None, **changes)
+
+    def unclaimed(self) -> Instance:
+        """Return the row on no host: the next one that runs it has a run epoch of its own."""
+        return replace(
+            self.instance,
+            host_id="",
+            host_name="",
+            run_epoch=self.instance.run_epoch + 1,
+            observed_generation=0,
+            attempt=0,
+            due_time=self.now,
+        )
+
+    def overtaking(self) -> Instance:
+        """Return the row ahead of its host again, so that the host obeys what the user asks now."""
+        machine, instance = self.machine, self.instance
+        assert machine is not None
+        # A reboot that the host has done already, as it sees it, would not be done.
+        asked = operations.is_power(self.operation, Verb.REBOOT)
+        return replace(
+            instance,
+            generation=max(machine.generation, instance.generation) + 1,
+            run_epoch=max(machine.run_epoch, instance.run_epoch),
+            reboot_serial=max(machine.reboot_serial + asked, instance.reboot_serial),
+            due_time=self.now,
+            attempt=0,
+        )
+
+    def pause(self, message: str, **changes: Any) -> Wait:
+        """Wait for the next look, saying why."""
+        operation = operations.progress(self.operation, message)
+        row = self.retry(**changes) if self.due else replace(self.instance, **changes)
+        return Wait(row, operation)
 
 
 def failed_host(instance: Instance) -> str:

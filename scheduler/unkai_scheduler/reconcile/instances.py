@@ -7,7 +7,8 @@ again. In the order of the table:
 
  1. **Deletion** wins over everything. It ends when nothing was ever claimed, or when the host's
     tombstone covers our generation and run epoch; while the host is silent it waits. What is on no
-    host for the database, and on some by their word, is claimed for each of them first.
+    host for the database, and on some by their word, is claimed for each of them first
+    (`deletion.py`).
  2. **A create given up** (cancelled, out of time, or without an operation) is removed from its
     host; only then is it FAILED, holding nothing. What has run for long is no create any more.
  3. **No claim**: a PROVISIONING instance is placed, unless `create_hosts` hosts have failed it, or
@@ -38,17 +39,14 @@ from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.instances import Instance, InstanceState, Power
 from unkai_scheduler.domain.machines import Machine, MachineState, Tombstone
 from unkai_scheduler.domain.operations import Operation, OperationState, Verb, end
-from unkai_scheduler.reconcile import operations
+from unkai_scheduler.reconcile import deletion, operations
 from unkai_scheduler.reconcile.actions import (
     Action,
     Ensure,
     Fail,
     Finish,
-    Forget,
     Place,
-    Reclaim,
     Release,
-    Remove,
     Rules,
     Settle,
     Wait,
@@ -105,64 +103,6 @@ def next_action(
     return _end_what_is_late(case, action)
 
 
-# Deletion.
-
-
-def _forget(case: Case) -> Action:
-    operation = case.operation
-    if operation is not None:
-        state = (
-            OperationState.SUCCEEDED if operation.verb is Verb.DELETE else OperationState.CANCELLED
-        )
-        operation = end(operation, state, case.now)
-    return Forget(case.instance, operation, case.tombstone if case.claimed else None)
-
-
-def _reclaim(case: Case) -> Action:
-    """Claim it for a host that holds it: it is removed there as any other, silent or not."""
-    written = [holder for holder in case.held_by if holder.is_written]
-    if not written:
-        names = ", ".join(holder.name for holder in case.held_by[:4])
-        message = f"host {names} holds a machine of it, and is not in the database yet"
-        return _pause(case, message, state=_S.DELETING)
-    holder = min(written, key=lambda holder: (not holder.speaks, holder.name))
-    row = replace(
-        case.instance,
-        host_id=holder.host_id,
-        host_name=holder.name,
-        state=_S.DELETING,
-        attempt=0,
-        due_time=case.now,
-    )
-    message = f"host {holder.name} holds a machine of it, which the database did not know"
-    return Reclaim(row, operations.progress(case.operation, message))
-
-
-def _remove_elsewhere(case: Case) -> Action:
-    assert case.tombstone is not None
-    return Release(_unclaimed(case), case.operation, case.tombstone)
-
-
-def _wait_to_delete(case: Case) -> Action:
-    message = (
-        f"host {case.instance.host_name or case.instance.host_id} is silent; "
-        "the machine there is removed as soon as it is back"
-    )
-    return _pause(case, message, state=_S.DELETING)
-
-
-def _remove(case: Case) -> Action:
-    instance, machine = case.instance, case.machine
-    state = _S.DELETING if case.deleting else instance.state
-    if case.ahead and machine is not None:
-        return Settle(_overtake(case, machine), case.operation)
-    message = f"removing it from host {instance.host_name or instance.host_id}"
-    operation = operations.progress(case.operation, message, percent=50)
-    if not case.due:
-        return Wait(replace(instance, state=state), operation)
-    return Remove(case.retry(state=state), operation)
-
-
 # A create that does not go on.
 
 
@@ -177,7 +117,7 @@ def _fail(case: Case) -> Action:
 
 def _wait_to_give_up(case: Case) -> Action:
     name = case.instance.host_name or case.instance.host_id
-    return _pause(case, f"host {name} is silent; what was made there is removed once it is back")
+    return case.pause(f"host {name} is silent; what was made there is removed once it is back")
 
 
 def fail_create(
@@ -207,7 +147,7 @@ def _held_elsewhere(case: Case) -> Action:
     """Make no second copy: wait until somebody has said what that machine is."""
     error = machine_held(case)
     reason = reason_kept(case) or error.to_record()
-    return _pause(case, f"{error.message}; {error.fix}", state_reason=reason)
+    return case.pause(f"{error.message}; {error.fix}", state_reason=reason)
 
 
 def _holds_nothing(case: Case) -> Action:
@@ -226,20 +166,7 @@ def _holds_nothing(case: Case) -> Action:
 def _release(case: Case) -> Action:
     assert case.tombstone is not None
     operation = operations.progress(case.operation, "placing it on another host", percent=5)
-    return Release(_unclaimed(case), operation, case.tombstone)
-
-
-def _unclaimed(case: Case) -> Instance:
-    """Return the row on no host: the next one that runs it has a run epoch of its own."""
-    return replace(
-        case.instance,
-        host_id="",
-        host_name="",
-        run_epoch=case.instance.run_epoch + 1,
-        observed_generation=0,
-        attempt=0,
-        due_time=case.now,
-    )
+    return Release(case.unclaimed(), operation, case.tombstone)
 
 
 # Hosts that are silent, ahead, or behind.
@@ -249,7 +176,7 @@ def _unknown(case: Case) -> Action:
     instance = case.instance
     name = instance.host_name or instance.host_id
     if instance.state is _S.PROVISIONING:
-        return _pause(case, f"host {name} is silent; waiting for it")
+        return case.pause(f"host {name} is silent; waiting for it")
     if instance.state in _GONE_FOR_GOOD or instance.state is _S.FAILED:
         return Wait(case.idle(), case.operation)
     reason = Unavailable(
@@ -266,7 +193,7 @@ def _wait_for_host(case: Case) -> Action:
     if case.operation is None and case.instance.state is not _S.PROVISIONING:
         return Wait(case.idle(), None)  # it is marked again when its host answers
     name = case.instance.host_name or case.instance.host_id
-    return _pause(case, f"waiting for host {name} to answer")
+    return case.pause(f"waiting for host {name} to answer")
 
 
 def _deleted_on_host(case: Case) -> Action:
@@ -287,10 +214,10 @@ def _ahead(case: Case) -> Action:
         operation = operation and end(operation, OperationState.SUCCEEDED, case.now)
         case = replace(case, instance=replace(case.instance, state=_S.STARTING))
     elif operation is not None:
-        return Settle(_overtake(case, machine), operation)
+        return Settle(case.overtaking(), operation)
     if machine.state is MachineState.AWAITING_PERMIT:
         # It asks, so it shall run: what our older row says of its power is out of date.
-        row = replace(_overtake(case, machine), desired_power=Power.ON)
+        row = replace(case.overtaking(), desired_power=Power.ON)
         return Settle(row, operation)
     return Settle(_relearned(case, machine), operation)
 
@@ -311,20 +238,6 @@ def _relearned(case: Case, machine: Machine) -> Instance:
         generation=max(machine.generation, case.instance.generation),
         run_epoch=max(machine.run_epoch, case.instance.run_epoch),
         reboot_serial=max(machine.reboot_serial, case.instance.reboot_serial),
-        due_time=case.now,
-        attempt=0,
-    )
-
-
-def _overtake(case: Case, machine: Machine) -> Instance:
-    """Return the row ahead of its host again, so that the host obeys what the user asks now."""
-    # A reboot that the host has done already, as it sees it, would not be done.
-    asked = operations.is_power(case.operation, Verb.REBOOT)
-    return replace(
-        case.instance,
-        generation=max(machine.generation, case.instance.generation) + 1,
-        run_epoch=max(machine.run_epoch, case.instance.run_epoch),
-        reboot_serial=max(machine.reboot_serial + asked, case.instance.reboot_serial),
         due_time=case.now,
         attempt=0,
     )
@@ -452,7 +365,7 @@ def _machine_failed(case: Case) -> Action:
     if instance.state is _S.PROVISIONING and not case.has_run:
         if instance.attempt < case.rules.host_patience:
             if machine.retry_time is not None:
-                return _pause(case, operations.trying_again(machine, error))
+                return case.pause(operations.trying_again(machine, error))
             if passing:
                 return _order(case, _S.PROVISIONING)
         reason = excluded(error, instance.host_id)
@@ -487,7 +400,7 @@ def _undo_start(row: Instance, operation: Operation, now: datetime) -> Instance:
 
 
 def _removing(case: Case) -> Action:
-    return _pause(case, "its host is removing it")
+    return case.pause("its host is removing it")
 
 
 OBSERVED: Mapping[MachineState, Callable[[Case], Action]] = {
@@ -509,20 +422,20 @@ def _settle_machine(case: Case) -> Action:
 
 
 RULES: tuple[tuple[Callable[[Case], bool], Callable[[Case], Action]], ...] = (
-    (lambda c: c.deleting and not c.claimed and bool(c.held_by), _reclaim),
-    (lambda c: c.deleting and c.gone and c.elsewhere, _remove_elsewhere),
-    (lambda c: c.deleting and (not c.claimed or c.gone), _forget),
-    (lambda c: c.deleting and not c.up, _wait_to_delete),
-    (lambda c: c.deleting, _remove),
+    (lambda c: c.deleting and not c.claimed and bool(c.held_by), deletion.reclaim),
+    (lambda c: c.deleting and c.gone and c.elsewhere, deletion.remove_elsewhere),
+    (lambda c: c.deleting and (not c.claimed or c.gone), deletion.forget),
+    (lambda c: c.deleting and not c.up, deletion.wait_for_host),
+    (lambda c: c.deleting, deletion.remove),
     (lambda c: c.given_up and (not c.claimed or c.gone), _fail),
     (lambda c: c.given_up and not c.up, _wait_to_give_up),
-    (lambda c: c.given_up, _remove),
+    (lambda c: c.given_up, deletion.remove),
     (lambda c: not c.claimed and c.instance.state is _S.PROVISIONING, _place),
     (lambda c: not c.claimed, _holds_nothing),
     (lambda c: c.host_state is HostState.UNKNOWN, _unknown),
     (lambda c: not c.up, _wait_for_host),
     (lambda c: c.leaving and c.gone, _release),
-    (lambda c: c.leaving, _remove),
+    (lambda c: c.leaving, deletion.remove),
     (lambda c: c.gone, _deleted_on_host),
     (lambda c: c.ahead, _ahead),
     (lambda c: c.elsewhere, _held_elsewhere),
@@ -553,13 +466,6 @@ def _settle(
         ended = end(case.operation, OperationState.FAILED, case.now, failed)
         return Settle(row, ended)
     return Finish(row, end(case.operation, OperationState.SUCCEEDED, case.now))
-
-
-def _pause(case: Case, message: str, **changes: Any) -> Wait:
-    """Wait for the next look, saying why."""
-    operation = operations.progress(case.operation, message)
-    row = case.retry(**changes) if case.due else replace(case.instance, **changes)
-    return Wait(row, operation)
 
 
 def _end_what_is_late(case: Case, action: Action) -> Action:
