@@ -1,8 +1,8 @@
 """A case: all that a decision about one instance turns on, with the questions the rules ask.
 
-Pure; the rules (`instances.py`) and what they lead to (`deletion.py`) answer with rows made here.
-The words are the rules' own: *gone* is confirmed by the host, *ahead* and *behind* compare the host
-with the database, *leaving* is durable in the row.
+Pure. The rules (`instances.py`) and what they lead to (`deletion.py`, `machines.py`) answer with
+rows made here. The words are the rules' own: *gone* is confirmed by the host, *ahead* and *behind*
+compare the host with the database, *leaving* is durable in the row.
 """
 
 from __future__ import annotations
@@ -140,6 +140,11 @@ class Case:
     def elsewhere(self) -> bool:
         """To make it here would make a second copy: another host holds what this one does not."""
         return bool(self.held_by) and self.machine is None and not self.instance.has_run
+
+    @property
+    def gone_for_good(self) -> bool:
+        """Its host has lost it, or has removed it unasked: no order brings it back by itself."""
+        return self.instance.state in (_S.LOST, _S.DELETED_ON_HOST)
 
     @property
     def reached(self) -> bool:
