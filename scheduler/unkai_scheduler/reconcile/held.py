@@ -1,6 +1,7 @@
-"""Words about an instance that is not made because another host holds a machine of it. Pure.
+"""Held: what becomes of an instance that is not made because another host holds a machine of it.
 
-The fix said is one that works at the moment it is said: a silent host's machine cannot be adopted.
+Pure. The fix said is one that works at the moment it is said: a silent host's machine cannot be
+adopted. Who holds one is found out in `holders.py`.
 """
 
 from __future__ import annotations
@@ -8,11 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from unkai_scheduler.reconcile.actions import Wait
 from unkai_scheduler.reconcile.cases import Case
 from unkai_wire.errors import FailedPrecondition
 
 
-def machine_held(case: Case) -> FailedPrecondition:
+def wait(case: Case) -> Wait:
+    """Make no second copy: wait until somebody has said what that machine is."""
+    error = _why(case)
+    reason = _reason_kept(case) or error.to_record()
+    return case.pause(f"{error.message}; {error.fix}", state_reason=reason)
+
+
+def is_said(case: Case) -> bool:
+    """Tell whether the instance says that another host holds a machine of it."""
+    return (case.instance.state_reason or {}).get("reason") == "MACHINE_HELD"
+
+
+def _why(case: Case) -> FailedPrecondition:
     """Return why it is not made, and what to do about it."""
     hosts = _named([holder.name for holder in case.held_by])
     fix = _fix(case)
@@ -44,11 +58,6 @@ def _named(names: list[str]) -> str:
     return ", ".join(sorted(names)[:4])
 
 
-def reason_kept(case: Case) -> Mapping[str, Any] | None:
+def _reason_kept(case: Case) -> Mapping[str, Any] | None:
     """Return the reason that a host gave for failing it: if no other will do, it fails with it."""
-    return None if says_held(case) or not case.failed_hosts else case.instance.state_reason
-
-
-def says_held(case: Case) -> bool:
-    """Tell whether the instance says that another host holds a machine of it."""
-    return (case.instance.state_reason or {}).get("reason") == "MACHINE_HELD"
+    return None if is_said(case) or not case.failed_hosts else case.instance.state_reason

@@ -38,7 +38,7 @@ from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.instances import Instance, InstanceState
 from unkai_scheduler.domain.machines import Machine, Tombstone
 from unkai_scheduler.domain.operations import Operation, OperationState, Verb, end
-from unkai_scheduler.reconcile import deletion, machines, operations
+from unkai_scheduler.reconcile import deletion, held, machines, operations
 from unkai_scheduler.reconcile.actions import (
     Action,
     Fail,
@@ -49,7 +49,6 @@ from unkai_scheduler.reconcile.actions import (
     Wait,
 )
 from unkai_scheduler.reconcile.cases import Case, Holder
-from unkai_scheduler.reconcile.held import machine_held, reason_kept, says_held
 from unkai_wire.errors import FailedPrecondition, Unavailable, UnkaiError
 
 _S = InstanceState
@@ -118,8 +117,8 @@ def fail_create(
 def _place(case: Case) -> Action:
     instance = case.instance
     if case.elsewhere:
-        return _held_elsewhere(case)
-    if case.due and says_held(case):
+        return held.wait(case)
+    if case.due and held.is_said(case):
         return Settle(replace(instance, state_reason=None), case.operation)  # it has let go
     if len(set(case.failed_hosts)) >= case.rules.create_hosts and instance.state_reason:
         error = UnkaiError.from_record(instance.state_reason)
@@ -127,13 +126,6 @@ def _place(case: Case) -> Action:
     if not case.due:
         return Wait(instance, case.operation)
     return Place(instance, case.operation)
-
-
-def _held_elsewhere(case: Case) -> Action:
-    """Make no second copy: wait until somebody has said what that machine is."""
-    error = machine_held(case)
-    reason = reason_kept(case) or error.to_record()
-    return case.pause(f"{error.message}; {error.fix}", state_reason=reason)
 
 
 def _holds_nothing(case: Case) -> Action:
@@ -199,7 +191,7 @@ RULES: tuple[tuple[Callable[[Case], bool], Callable[[Case], Action]], ...] = (
     (lambda c: c.leaving, deletion.remove),
     (lambda c: c.gone, machines.deleted_on_host),
     (lambda c: c.ahead, machines.take_over),
-    (lambda c: c.elsewhere, _held_elsewhere),
+    (lambda c: c.elsewhere, held.wait),
     (lambda c: c.behind, machines.ensure),
     (lambda _: True, machines.settle),
 )

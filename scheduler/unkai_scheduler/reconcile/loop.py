@@ -24,7 +24,7 @@ import structlog
 
 from unkai_scheduler.agents.port import MachineOrder
 from unkai_scheduler.domain.hosts import HostState
-from unkai_scheduler.domain.instances import Claim, Instance, InstanceState
+from unkai_scheduler.domain.instances import Claim, Instance
 from unkai_scheduler.domain.machines import Tombstone
 from unkai_scheduler.placement.settling import SETTLING_S
 from unkai_scheduler.reconcile import changes, metrics
@@ -40,8 +40,8 @@ from unkai_scheduler.reconcile.actions import (
     Rules,
     Wait,
 )
-from unkai_scheduler.reconcile.cases import Holder
 from unkai_scheduler.reconcile.changes import Change, Seen
+from unkai_scheduler.reconcile.holders import Holders
 from unkai_scheduler.reconcile.hosts import Hosts
 from unkai_scheduler.reconcile.instances import next_action
 from unkai_scheduler.reconcile.office import (
@@ -74,6 +74,7 @@ class InstanceLoop:
     def __init__(self, office: Office, hosts: Hosts, placer: Placer, rules: Rules) -> None:
         self._office = office
         self._hosts = hosts
+        self._holders = Holders(hosts, office.live)
         self._placer = placer
         self._rules = rules
         self._marked: dict[str, bool] = {}
@@ -205,7 +206,7 @@ class InstanceLoop:
             if isinstance(action, Place):
                 places.append((one, action))
                 continue
-            if isinstance(action, Forget) and self._may_be_elsewhere(one.instance):
+            if isinstance(action, Forget) and self._holders.may_yet_turn_up(one.instance):
                 action = self._placer.hold(one, now)
             if one.instance.host_id or self._office.live.holders(one.instance.id):
                 self._placer.leave_queue(one.instance.id)  # it waits for no capacity any more
@@ -249,40 +250,9 @@ class InstanceLoop:
             host_state=state,
             now=now,
             failed_hosts=seen.failed_hosts,
-            held_by=[self._holder(i) for i in self._others(instance)],
+            held_by=self._holders.others(instance),
             rules=self._rules,
         )
-
-    def _others(self, instance: Instance) -> list[str]:
-        """Return the hosts but its own that hold a machine of it by their last word.
-
-        A deletion waits for none that is gone and cannot be removed, having no row; where it
-        might be made a second time, its word still counts.
-        """
-        hosts, holders = self._hosts, self._office.live.holders(instance.id)
-        others = [host_id for host_id in holders if host_id != instance.host_id]
-        if not (instance.delete_requested or instance.state is InstanceState.DELETING):
-            return others
-        return [i for i in others if hosts.is_written(i) or not hosts.is_gone(i)]
-
-    def _may_be_elsewhere(self, instance: Instance) -> bool:
-        """Tell whether a host that has yet to tell may hold what is about to be forgotten."""
-        is_settled = bool(instance.host_id) and instance.has_run
-        return not is_settled and self._hosts.may_yet_tell()
-
-    def _holder(self, host_id: str) -> Holder:
-        hosts = self._hosts
-        return Holder(
-            host_id,
-            hosts.name(host_id),
-            speaks=hosts.state(host_id) is HostState.UP,
-            is_written=hosts.is_written(host_id),
-        )
-
-    def _would_double(self, instance: Instance) -> bool:
-        """Tell whether an order would make a machine that another host has told of meanwhile."""
-        here = self._office.live.machine(instance.host_id, instance.id)
-        return here is None and not instance.has_run and bool(self._others(instance))
 
     async def _write(self, decided: list[Change], now: datetime) -> list[Change]:
         """Write all changes in one transaction; return those that hold, read-only ones too."""
@@ -379,7 +349,7 @@ class InstanceLoop:
                         result = "HOST_SILENT"  # since it was decided; due again by its row
                     elif kind == "remove":
                         await self._send_removal(instance)
-                    elif self._would_double(instance):
+                    elif self._holders.would_double(instance):
                         result = "MACHINE_HELD"
                     else:
                         await self._send_ensure(instance)
