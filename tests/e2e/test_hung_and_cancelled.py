@@ -1,7 +1,8 @@
 """Story: a libvirt that hangs holds up its own host alone; work is given up in the midst of it.
 
 1. Creates while one host's libvirt hangs. 2. A create cancelled at that host. 3. A create cancelled
-while its image is fetched. Real QEMU; nothing is left of what was given up.
+while its image is fetched. 4. A libvirt that hangs for long, and comes back. Real QEMU; nothing is
+left of what was given up.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.acceptance import Shows
-from tests.support.faults import hung_libvirt
+from tests.support.acceptance import Shows, count
+from tests.support.faults import busy_processors, hung_libvirt
 from tests.support.lab import running_lab, skip_without_a_lab_machine, unique, wait_for
 from tests.support.user import User, tiny_image
 from unkai.operation.v1 import operation_pb2, operation_service_pb2, operation_service_pb2_grpc
@@ -24,6 +25,8 @@ from unkai_lab.spec import LabSpec
 
 CANCELLED = operation_pb2.Operation.STATE_CANCELLED
 LARGE_BYTES = 1 << 30
+HUNG_S = 75
+"""Longer than any call of the agent's waits for libvirtd."""
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +144,28 @@ def test_a_create_cancelled_while_its_host_s_libvirt_hangs_leaves_nothing(
     for answer in here:
         assert_nothing_left(two, answer.instance.id)
     shows("solid cancelled at a hung host", f"{len(here)} CANCELLED, nothing left of them")
+
+
+@pytest.mark.timeout(400)
+def test_an_agent_outlives_a_libvirt_that_hangs_for_long_on_a_busy_machine(
+    two: Lab, person: User, shows: Shows
+) -> None:
+    person.delete_all()
+    for number in range(8):
+        person.launch(f"early-{number}")
+    before = two.site.running("h1", "agent")
+    hung_s = count(HUNG_S, 15)
+    with busy_processors(), hung_libvirt(two, "h1"):
+        answers = [person.create(f"late-{number}") for number in range(4)]
+        time.sleep(hung_s)
+    for answer in answers:
+        person.finish(answer.operation)
+    person.delete_all()
+    after = two.site.running("h1", "agent")
+    assert before is not None
+    assert after == before, "the agent died, and nothing started it again"
+    assert not any(two.qemu_pids(host) for host in two.spec.host_names)
+    shows("solid libvirt hung for long", f"{hung_s} s on a busy machine: the same agent, all done")
 
 
 def _host(person: User, answer: Any) -> str:

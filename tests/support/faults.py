@@ -1,4 +1,4 @@
-"""Faults dealt to programs from outside: halted, a full disk, a disk that cannot be read.
+"""Faults dealt to programs from outside: halted, kept from the processors, disks full or broken.
 
 The network's faults are in `proxy.py` and `partitions.py`, those at a chosen point of a program's
 work in `trapped.py` (a process) and `tripwire.py` (in one process), a wrong clock in `clocks.py`.
@@ -36,6 +36,19 @@ def hung_libvirt(lab: Lab, host: str) -> Iterator[None]:
     assert process is not None, f"libvirtd of {host} does not run"
     with halted(process.pid):
         yield
+
+
+@contextmanager
+def busy_processors(programs: int = 6) -> Iterator[None]:
+    """Let programs compute without end, so that threads are cut where they seldom are."""
+    burners = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(programs)]
+    try:
+        yield
+    finally:
+        for burner in burners:
+            burner.kill()
+        for burner in burners:
+            burner.wait(timeout=10)
 
 
 def is_stopped(pid: int) -> bool:

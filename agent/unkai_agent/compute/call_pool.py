@@ -90,6 +90,8 @@ class CallPool:
             return result
         finally:
             self._give_up(call)
+            if call.outcome.done():
+                call.outcome.exception()  # known, also to a caller that leaves at that moment
 
     def close(self) -> None:
         """Let idle threads end; calls under way end by themselves."""

@@ -73,8 +73,12 @@ class ConsoleAttachment:
             await asyncio.gather(keys, return_exceptions=True)
 
     async def end(self) -> None:
-        """Close the stream; another may attach then."""
-        await self._call(self._abort, act="leave the console")
+        """Close the stream; another may attach then.
+
+        It is let go of too: whoever frees it may have to wait for libvirtd.
+        """
+        stream, self._stream = self._stream, None
+        await self._call(partial(self._abort, stream), act="leave the console")
 
     # In the event loop's thread.
 
@@ -146,7 +150,7 @@ class ConsoleAttachment:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
             self._loop.call_soon_threadsafe(act, *arguments)
 
-    def _abort(self) -> None:
-        for act in (self._stream.eventRemoveCallback, self._stream.abort):
+    def _abort(self, stream: Any) -> None:
+        for act in (stream.eventRemoveCallback, stream.abort):
             with contextlib.suppress(self._libvirt.libvirtError):
                 act()

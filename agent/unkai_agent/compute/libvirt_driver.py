@@ -1,9 +1,8 @@
 """The hypervisor behind the port: libvirt, at any URI.
 
-Below `converge` (define, start, stop) and `metrics` (usage). Every call runs in a `CallPool` of its
-own, under a deadline; one that is missed means *unknown* and gives up both its thread and
-its connection, so that the next call starts afresh. What a machine's own QEMU is asked to do goes
-over a second connection, cutting its power over a third: one that hangs costs its machine alone.
+Below `converge` (define, start, stop) and `metrics` (usage). Every call has a connection of its own
+while it is under way (`Connections`), and runs in a `CallPool` under a deadline. What a machine's
+own QEMU is asked to do has pools of its own: one that hangs costs its machine alone.
 Nothing here decides: whether a domain should run is the caller's business.
 
 Trap: a domain's state comes from libvirt at that moment; events only say where to look. After a
@@ -12,26 +11,25 @@ reconnection each domain is hinted at once, since events may have been missed.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
-from enum import Enum, auto
 from typing import Any, TypeVar
 
 from unkai_agent.compute import domain_xml, libvirt_errors
-from unkai_agent.compute.call_pool import CallPool, CallTimedOut, PoolExhausted
+from unkai_agent.compute.call_pool import CallPool
 from unkai_agent.compute.changes import ChangeFeed
 from unkai_agent.compute.driver import DiskError, Domain, DomainSpec, DomainUsage
 from unkai_agent.compute.kvm_proof import prove_kvm
+from unkai_agent.compute.libvirt_connections import Connections, Lent
 from unkai_agent.compute.libvirt_console import ConsoleAttachment
 from unkai_agent.compute.libvirt_domains import disk_error, identity_of, observed
-from unkai_agent.compute.libvirt_session import Session, qemu_uids
+from unkai_agent.compute.libvirt_session import qemu_uids
 from unkai_agent.compute.libvirt_usage import usage_of_all
 from unkai_agent.domain.hosts import Accelerator
 from unkai_wire import ids
-from unkai_wire.errors import NotFound, Unavailable
+from unkai_wire.errors import NotFound, Unavailable, UnkaiError
 
 T = TypeVar("T")
 
@@ -40,18 +38,11 @@ _DESTROY_DEADLINE_S = 30.0
 _DISK_ERROR_S = 2.0
 """A QEMU that has not said by then what its disk met hangs, as one may whose disk hangs."""
 
-
-class _Line(Enum):
-    """What a connection is for."""
-
-    LOOKS = auto()
-    """Looks, definitions, events and consoles: nothing that waits for a QEMU, but for the two
-    calls at most that ask what a disk met."""
-    ACTS = auto()
-    """What a QEMU is asked to do. libvirtd carries out 5 calls of a connection at once
-    (`max_client_requests` of libvirtd.conf), so a few QEMUs that hang would block it."""
-    CUTS = auto()
-    """Cutting the power, which ends what hangs on the line before."""
+# libvirtd carries out 20 calls at once, of whatever connection, and 5 more of such as cut a power
+# (`max_workers` and `prio_workers` of libvirtd.conf). Each QEMU that hangs may hold one, given up
+# or not: what waits for QEMUs never takes all, so that machines can still be looked at.
+_STARTS, _BUTTONS, _DISK_LOOKS = 5, 3, 1
+_LOST_ACTS, _LOST_DISK_LOOKS = 4, 2
 
 
 class _Act:
@@ -86,29 +77,27 @@ class LibvirtDriver:
         import libvirt
 
         self._libvirt: Any = libvirt
-        self._uri = uri
         self._emulator = emulator
         self._qemu_user = qemu_user
         self._call_deadline_s = call_deadline_s
         self._start_deadline_s = start_deadline_s
         self._pool = CallPool("libvirt", size=workers, max_lost=max_lost_calls)
         # Starting and destroying take seconds: a burst of them must not keep looking waiting.
-        self._start_pool = CallPool("libvirt-starts", size=workers, max_lost=max_lost_calls)
+        lost_acts = min(_LOST_ACTS, max_lost_calls)
+        self._start_pool = CallPool("libvirt-starts", size=_STARTS, max_lost=lost_acts)
+        self._button_pool = CallPool("libvirt-buttons", size=_BUTTONS, max_lost=lost_acts)
         # Cutting the power is what ends starts that hang, however many do.
         self._destroy_pool = CallPool("libvirt-destroys", size=workers, max_lost=max_lost_calls)
-        self._button_pool = CallPool("libvirt-buttons", size=workers, max_lost=max_lost_calls)
         # Asking a QEMU that hangs must not keep us from looking at its machine, or from ending it.
-        self._disk_pool = CallPool("libvirt-disks", size=2, max_lost=2)
+        self._disk_pool = CallPool("libvirt-disks", size=_DISK_LOOKS, max_lost=_LOST_DISK_LOOKS)
         self._changes = ChangeFeed()
-        self._sessions: dict[_Line, Session] = {}
+        self._connections = Connections(
+            libvirt, uri, self._changes.publish, pool=self._pool, deadline_s=call_deadline_s
+        )
         self._stuck: dict[tuple[str, str], _Act] = {}
         """By act and machine: what did not end in time."""
-        self._not_root: weakref.ref[Any] | None = None
+        self._not_root: weakref.WeakSet[Any] = weakref.WeakSet()
         self._consoles: dict[str, ConsoleAttachment] = {}
-        self._opening = asyncio.Lock()
-        self._closed = False
-        # A driver inside our own process cannot be connected to afresh.
-        self._embedded = "/embed" in uri
 
     # The port.
 
@@ -196,7 +185,6 @@ class LibvirtDriver:
             instance_id,
             self._destroy_pool,
             deadline_s=deadline_s,
-            line=_Line.CUTS,
         )
 
     async def reboot(self, instance_id: str, *, force: bool) -> None:
@@ -250,7 +238,7 @@ class LibvirtDriver:
 
     async def _watch(self, changes: AsyncIterator[str]) -> AsyncIterator[str]:
         with contextlib.suppress(Unavailable):
-            await self._open_session()  # else the next call that gets through does
+            await self._connections.watch()  # else the next call that gets through does
         async for instance_id in changes:
             yield instance_id
 
@@ -258,6 +246,19 @@ class LibvirtDriver:
         self, instance_id: str, typed: AsyncIterator[bytes], *, force: bool
     ) -> AsyncIterator[bytes]:
         """Connect to the serial console; the session ends when the machine goes off."""
+        async with self._connections.lend() as lent:
+            attachment = await self._attach(lent, instance_id, force=force)
+            self._consoles[instance_id] = attachment
+            try:
+                async for text in attachment.talk(typed):
+                    yield text
+            finally:
+                if self._consoles.get(instance_id) is attachment:
+                    del self._consoles[instance_id]
+                with contextlib.suppress(Unavailable):
+                    await attachment.end()
+
+    async def _attach(self, lent: Lent, instance_id: str, *, force: bool) -> ConsoleAttachment:
         act = "attach to the console"
 
         def work(connection: Any) -> Any:
@@ -265,40 +266,28 @@ class LibvirtDriver:
             if not domain.isActive():
                 raise libvirt_errors.is_off(instance_id, act)
             stream = connection.newStream(self._libvirt.VIR_STREAM_NONBLOCK)
+            lent.keep(stream)
             domain.openConsole(None, stream, self._libvirt.VIR_DOMAIN_CONSOLE_FORCE if force else 0)
             return stream
 
         async def call(work: Callable[[], Any], *, act: str) -> Any:
-            return await self._call(lambda _connection: work(), act=act, instance_id=instance_id)
+            return await self._look(lent, lambda _connection: work(), act, instance_id)
 
         holder = self._consoles.get(instance_id) if force else None
         if holder is not None:
             holder.taken_over = True  # before its end, so that it can say why
         try:
-            stream = await self._call(work, act=act, instance_id=instance_id)
+            stream = await self._look(lent, work, act, instance_id)
         except BaseException:
             if holder is not None:
                 holder.taken_over = False
             raise
-        attachment = ConsoleAttachment(self._libvirt, stream, call, instance_id)
-        self._consoles[instance_id] = attachment
-        try:
-            async for text in attachment.talk(typed):
-                yield text
-        finally:
-            if self._consoles.get(instance_id) is attachment:
-                del self._consoles[instance_id]
-            with contextlib.suppress(Unavailable):
-                await attachment.end()
+        return ConsoleAttachment(self._libvirt, stream, call, instance_id)
 
     async def close(self) -> None:
         """End the watches and let go of libvirt; domains go on."""
-        self._closed = True
         self._changes.close()
-        sessions, self._sessions = self._sessions, {}
-        for session in sessions.values():
-            with contextlib.suppress(CallTimedOut, PoolExhausted):
-                await self._pool.run(session.close, deadline_s=self._call_deadline_s)
+        await self._connections.close()
         for pool in (
             self._pool,
             self._start_pool,
@@ -308,21 +297,21 @@ class LibvirtDriver:
         ):
             pool.close()
 
-    # Calls and connections.
+    # Calls.
 
     async def _disk_error(self, instance_id: str) -> DiskError | None:
-        """Ask a paused machine's QEMU why; None when it does not say. The session stays."""
-        connection = (await self._open_session()).connection
+        """Ask a paused machine's QEMU why; None when it does not say."""
 
-        def work() -> DiskError | None:
-            domain = None if connection is None else self._look_up(connection, instance_id)
+        def work(connection: Any) -> DiskError | None:
+            domain = self._look_up(connection, instance_id)
             return None if domain is None else disk_error(self._libvirt, domain)
 
         deadline_s = min(_DISK_ERROR_S, self._call_deadline_s)
-        try:
-            return await self._disk_pool.run(work, deadline_s=deadline_s)
-        except (CallTimedOut, PoolExhausted, self._libvirt.libvirtError):
-            return None
+        with contextlib.suppress(UnkaiError):
+            return await self._run(
+                work, "ask for a disk's error", instance_id, self._disk_pool, deadline_s=deadline_s
+            )
+        return None
 
     async def _act(
         self,
@@ -332,7 +321,6 @@ class LibvirtDriver:
         pool: CallPool,
         *,
         deadline_s: float | None = None,
-        line: _Line = _Line.ACTS,
     ) -> None:
         """Run `work(connection)`, which waits for the machine's QEMU. While the same is stuck
         already, it is refused at once."""
@@ -342,26 +330,23 @@ class LibvirtDriver:
                 "the machine's QEMU does not answer", {"act": act, "instance_id": instance_id}
             )
         once = _Act(work)
+        deadline_s = deadline_s or self._call_deadline_s
         try:
-            await self._run(
-                once,
-                act=act,
-                instance_id=instance_id,
-                line=line,
-                pool=pool,
-                deadline_s=deadline_s or self._call_deadline_s,
-            )
+            await self._run(once, act, instance_id, pool, deadline_s=deadline_s)
         finally:
             if once.is_under_way:
                 self._stuck[act, instance_id] = once
 
     async def _call(self, work: Callable[[Any], T], *, act: str, instance_id: str = "") -> T:
         """Run `work(connection)`, which waits for libvirtd alone."""
-        return await self._run(
+        async with self._connections.lend() as lent:
+            return await self._look(lent, work, act, instance_id)
+
+    async def _look(self, lent: Lent, work: Callable[[Any], T], act: str, instance_id: str) -> T:
+        return await lent.run(
             work,
             act=act,
             instance_id=instance_id,
-            line=_Line.LOOKS,
             pool=self._pool,
             deadline_s=self._call_deadline_s,
         )
@@ -369,77 +354,16 @@ class LibvirtDriver:
     async def _run(
         self,
         work: Callable[[Any], T],
-        *,
         act: str,
         instance_id: str,
-        line: _Line,
         pool: CallPool,
+        *,
         deadline_s: float,
     ) -> T:
-        """Run `work(connection)`. Raises our errors, those of `libvirt_errors` included."""
-        session = await self._open_session(line)
-        connection = session.connection
-        if connection is None:  # another call has given it up since
-            raise libvirt_errors.unavailable("the hypervisor cannot be reached")
-        try:
-            return await pool.run(lambda: work(connection), deadline_s=deadline_s)
-        except (CallTimedOut, PoolExhausted) as error:
-            self._give_up(session)
-            raise libvirt_errors.unavailable("the hypervisor does not answer") from error
-        except self._libvirt.libvirtError as error:
-            if libvirt_errors.lost_connection(self._libvirt, error):
-                self._give_up(session)
-            raise libvirt_errors.translate(
-                self._libvirt, error, act=act, instance_id=instance_id
-            ) from error
-
-    async def _open_session(self, line: _Line = _Line.LOOKS) -> Session:
-        """Return the session in use, or a new one: one caller opens it, the others wait."""
-        if self._embedded:
-            line = _Line.LOOKS
-        try:
-            async with asyncio.timeout(self._call_deadline_s), self._opening:
-                if self._closed:
-                    raise libvirt_errors.unavailable("the agent is stopping")
-                session = self._sessions.get(line)
-                if session is not None and session.usable():
-                    return session
-                if session is not None:
-                    self._give_up(session)
-                return await self._connect(line)
-        except TimeoutError as error:
-            raise libvirt_errors.unavailable("the hypervisor does not answer") from error
-
-    async def _connect(self, line: _Line) -> Session:
-        loop = asyncio.get_running_loop()
-
-        def on_change(instance_id: str) -> None:  # in libvirt's event thread
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(self._changes.publish, instance_id)
-
-        session = Session(self._libvirt, self._uri, on_change if line is _Line.LOOKS else None)
-        opened = False
-        try:
-            await self._pool.run(session.open, deadline_s=self._call_deadline_s)
-            opened = True
-        except (CallTimedOut, PoolExhausted) as error:
-            raise libvirt_errors.unavailable("the hypervisor does not answer") from error
-        except self._libvirt.libvirtError as error:
-            metadata = {"detail": libvirt_errors.without_paths(str(error))}
-            raise libvirt_errors.unavailable(
-                "the hypervisor cannot be reached", metadata
-            ) from error
-        finally:
-            if not opened:
-                session.retire()
-        self._sessions[line] = session
-        return session
-
-    def _give_up(self, session: Session) -> None:
-        for line, used in [*self._sessions.items()]:
-            if used is session and not self._embedded:
-                del self._sessions[line]
-                session.retire()
+        async with self._connections.lend() as lent:
+            return await lent.run(
+                work, act=act, instance_id=instance_id, pool=pool, deadline_s=deadline_s
+            )
 
     # Inside worker threads.
 
@@ -459,11 +383,11 @@ class LibvirtDriver:
 
     def _refuse_root(self, connection: Any, instance_id: str) -> None:
         """Refuse to start guests on a libvirtd that would run them as root. Asked for once each."""
-        if self._not_root is not None and self._not_root() is connection:
+        if connection in self._not_root:
             return
         if 0 in qemu_uids(connection.getCapabilities()):
             raise libvirt_errors.qemu_as_root(instance_id)
-        self._not_root = weakref.ref(connection)  # a reference of its own would keep it open
+        self._not_root.add(connection)
 
     def _create(self, domain: Any) -> None:
         try:

@@ -1,12 +1,18 @@
 """One connection to libvirt, with its event subscription. Blocking: for worker threads only.
 
-`libvirt_driver.py` opens a session, replaces it when it is no longer usable, and retires it. The
+`libvirt_connections.py` opens sessions, gives each to one call at a time, and retires them. The
 libvirt module is passed in, since only the driver imports it.
 
 Traps. libvirt needs its event loop registered before the first connection of the process, and
-running all the time (keepalive, events and streams live on it). Closing a connection to a libvirtd
-that hangs may block, and freeing one under a call that is still under way crashes; so `retire`
-deregisters in a thread of its own and drops references only: the last one to go closes.
+running all the time (events and streams live on it). Closing a connection to a libvirtd that hangs
+blocks, and freeing one under a call that is still under way crashes; so `retire` closes in a thread
+of its own, and drops references only: the last one to go closes. None may thus be left to the event
+loop's thread: not in the locals of an error's traceback, and not in a stream (`keep`).
+
+Before libvirt 10.4 a call that is woken by another one on its connection, or by a keepalive ping,
+leaves a pointer into its stack behind, which a later call follows (CVE-2024-4418). So a session's
+calls take turns, and nothing asks for keepalive: each call has a deadline, and a local socket tells
+at once that libvirtd has died.
 """
 
 from __future__ import annotations
@@ -14,16 +20,15 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import traceback
 import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from unkai_wire import ids
 
-KEEPALIVE_INTERVAL_S = 5
-KEEPALIVE_COUNT = 3
-"""A libvirtd silent for `INTERVAL * (COUNT + 1)` seconds is taken for dead."""
+T = TypeVar("T")
 
 _event_loop_lock = threading.Lock()
 _event_loop: threading.Thread | None = None
@@ -58,29 +63,51 @@ def _run_event_loop(libvirt: Any) -> None:
 
 class Session:
     """A connection. `on_change(instance_id)` is called in libvirt's event thread; without it there
-    is no subscription."""
+    is no subscription. One that is `shared` serves calls side by side: that of a driver inside our
+    own process, which no message passes over."""
 
-    def __init__(self, libvirt: Any, uri: str, on_change: Callable[[str], None] | None) -> None:
+    def __init__(
+        self,
+        libvirt: Any,
+        uri: str,
+        on_change: Callable[[str], None] | None = None,
+        *,
+        shared: bool = False,
+    ) -> None:
         self._libvirt = libvirt
         self._uri = uri
         self._on_change = on_change
         self._lock = threading.Lock()
+        self._turn = contextlib.nullcontext() if shared else threading.Lock()
         self._retired = False
         self._callback_id: int | None = None
         self._connection: Any = None
+        self._kept: list[Any] = []
 
-    @property
-    def connection(self) -> Any:
-        """The `virConnect`, or None before `open` and after `retire`."""
-        return self._connection
+    def call(self, work: Callable[[Any], T]) -> T:
+        """Return `work(virConnect)`; connects at first. Calls of several threads take turns.
+
+        Raises `libvirt.libvirtError`.
+        """
+        with self._turn:
+            try:
+                return work(self._connection or self._open())
+            except Exception as error:
+                _clear_locals(error)
+                raise
+
+    def keep(self, thing: Any) -> None:
+        """Hold what refers to the connection until that is given up."""
+        self._kept.append(thing)
 
     def open(self) -> None:
         """Connect, subscribe to events, and hint at every domain: events may have been missed."""
+        self.call(lambda _connection: None)
+
+    def _open(self) -> Any:
         libvirt = self._libvirt
         start_event_loop(libvirt)
         connection = libvirt.open(self._uri)
-        with contextlib.suppress(libvirt.libvirtError):  # a driver in our process has none
-            connection.setKeepAlive(KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT)
         callback_id = None
         if self._on_change is not None:
             callback_id = connection.domainEventRegisterAny(
@@ -91,10 +118,10 @@ class Session:
             retired = self._retired
         if retired:  # whoever asked has gone meanwhile
             self._let_go()
-            return
-        if self._on_change is not None:
+        elif self._on_change is not None:
             for domain in connection.listAllDomains(0):
                 self._hint(domain)
+        return connection
 
     def usable(self) -> bool:
         """Tell, without asking libvirtd, whether the connection still stands."""
@@ -112,20 +139,26 @@ class Session:
             self._retired = True
             if self._connection is None:
                 return
-        threading.Thread(target=self._let_go, name="libvirt-retire", daemon=True).start()
+        threading.Thread(target=self._end, name="libvirt-retire", daemon=True).start()
 
     def close(self) -> None:
-        """Give the connection up and wait for that."""
+        """Give the connection up, and wait for that and for the calls under way."""
         with self._lock:
             if self._retired:
                 return
             self._retired = True
-        self._let_go()
+        self._end()
+
+    def _end(self) -> None:
+        with self._turn:
+            self._let_go()
 
     def _let_go(self) -> None:
         with self._lock:
             connection, self._connection = self._connection, None
             callback_id, self._callback_id = self._callback_id, None
+            kept, self._kept = self._kept, []
+        kept.clear()
         if connection is None or callback_id is None:
             return
         with contextlib.suppress(self._libvirt.libvirtError):
@@ -141,6 +174,13 @@ class Session:
         instance_id = instance_id_of(domain.UUIDString())
         if instance_id is not None and self._on_change is not None:
             self._on_change(instance_id)
+
+
+def _clear_locals(error: BaseException | None) -> None:
+    """Let the frames of an error and of its causes go of connections and domains."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def qemu_uids(capabilities: str) -> set[int]:

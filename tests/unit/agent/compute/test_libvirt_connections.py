@@ -1,0 +1,100 @@
+"""Connections to libvirt: one call at a time on each, and none outlives its use."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.support.acceptance import seeded
+from tests.support.fake_libvirtd import FakeLibvirtd
+from unkai_agent.compute import libvirt_connections
+from unkai_agent.compute.libvirt_driver import LibvirtDriver
+from unkai_wire.errors import NotFound, Unavailable, UnkaiError
+
+MISSING = "ins-01h455vb4pex5vsknk084sn02q"
+
+
+async def test_no_two_calls_meet_on_a_connection_whatever_hangs_and_whoever_leaves(
+    hypervisor: FakeLibvirtd,
+) -> None:
+    chance = seeded("connections")
+    driver = LibvirtDriver("fake:///", call_deadline_s=0.3, start_deadline_s=0.3)
+
+    async def one() -> None:
+        ident = chance.choice([hypervisor.hung, hypervisor.well, MISSING])
+        act = chance.choice([driver.get_domain, driver.start, driver.shutdown, driver.destroy])
+        with contextlib.suppress(UnkaiError, TimeoutError):
+            async with asyncio.timeout(chance.choice([0.0, 0.01, 0.1, 5.0])):
+                await act(ident)
+        for guest in hypervisor.guests.values():
+            guest.is_on = True
+
+    for _ in range(10):
+        await asyncio.gather(*(one() for _ in range(20)))
+    hypervisor.answers.set()
+    await asyncio.gather(*(one() for _ in range(50)))
+    await driver.close()
+    await hypervisor.until_open(0)
+
+
+async def test_a_call_after_another_has_its_connection(hypervisor: FakeLibvirtd) -> None:
+    driver = LibvirtDriver("fake:///")
+    await driver.start(hypervisor.well)
+    opened = hypervisor.opened
+    for _ in range(20):
+        await driver.start(hypervisor.well)
+        with pytest.raises(NotFound):
+            await driver.start(MISSING)
+    assert hypervisor.opened == opened == 2, "one watches, one serves"
+    await driver.close()
+
+
+async def test_a_connection_that_broke_is_replaced(hypervisor: FakeLibvirtd) -> None:
+    driver = LibvirtDriver("fake:///")
+    await driver.get_domain(hypervisor.well)
+    hypervisor.break_connections()
+    await driver.get_domain(hypervisor.well)
+    await hypervisor.until_open(2)
+    assert all(connection.stands for connection in hypervisor.connections)
+    await driver.close()
+
+
+async def test_connections_that_no_call_needs_for_long_are_closed(
+    hypervisor: FakeLibvirtd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = LibvirtDriver("fake:///", call_deadline_s=0.3)
+    monkeypatch.setattr(libvirt_connections, "IDLE_S", 0.2)
+    with contextlib.suppress(Unavailable):
+        await asyncio.gather(*(driver.get_domain(hypervisor.hung) for _ in range(6)))
+
+    hypervisor.answers.set()
+    async with asyncio.timeout(20):
+        while len(hypervisor.connections) > 2:  # one watches, one serves
+            await driver.get_domain(hypervisor.well)
+    await driver.close()
+    await hypervisor.until_open(0)
+
+
+async def test_who_leaves_a_console_that_takes_nothing_waits_for_no_send(
+    hypervisor: FakeLibvirtd,
+) -> None:
+    driver = LibvirtDriver("fake:///", call_deadline_s=0.3)
+
+    async def typed() -> AsyncIterator[bytes]:
+        yield b"ls"
+        await asyncio.Event().wait()
+
+    console = driver.attach_console(hypervisor.hung, typed(), force=False)
+    assert await anext(console) == b""
+    assert await asyncio.to_thread(hypervisor.sending.wait, 20)
+    async with asyncio.timeout(20):
+        await console.aclose()  # type: ignore[attr-defined]
+    assert not hypervisor.consoles_left, "the send is still under way on that connection"
+
+    hypervisor.answers.set()
+    await hypervisor.until_open(1)  # which watches
+    assert hypervisor.consoles_left == 1
+    await driver.close()
