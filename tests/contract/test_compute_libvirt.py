@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import AsyncMock
 
 import pytest
 
@@ -148,21 +147,6 @@ async def test_after_libvirtd_restarts_machines_are_found_again_and_hinted_at(
                 await asyncio.sleep(0.1)
         assert await anext(changes) == spec.instance_id
     assert domain.state is DomainState.RUNNING
-
-
-async def test_a_call_whose_connection_another_gave_up_says_unavailable(
-    harness: LibvirtHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = harness.spec()
-    await harness.driver.define(spec)
-    given_up = await harness.driver._open_session()
-    await asyncio.to_thread(given_up.close)
-    with monkeypatch.context() as late:
-        late.setattr(harness.driver, "_open_session", AsyncMock(return_value=given_up))
-        with pytest.raises(Unavailable) as caught:
-            await harness.driver.get_domain(spec.instance_id)
-    assert caught.value.reason == "HYPERVISOR_UNAVAILABLE"
-    assert await harness.driver.get_domain(spec.instance_id) is not None
 
 
 async def test_domains_outlive_their_driver(harness: LibvirtHarness) -> None:
