@@ -20,7 +20,7 @@ from unkai_scheduler.domain.machines import Fence, Machine, MachineState, Tombst
 from unkai_scheduler.domain.operations import OperationState
 from unkai_scheduler.reconcile import audit, metrics
 from unkai_scheduler.reconcile import hosts as host_watches
-from unkai_scheduler.reconcile.loop import ORDERS_PER_HOST
+from unkai_scheduler.reconcile.orders import ORDERS_PER_HOST
 from unkai_scheduler.store import claims
 from unkai_wire.errors import FailedPrecondition, Unavailable
 

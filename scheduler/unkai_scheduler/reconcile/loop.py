@@ -2,19 +2,16 @@
 
 A round reads the rows that are due by the database or marked by an observation, decides for all,
 places those without a host in one batch, writes everything in **one** fenced transaction, and
-only then sends the orders. Orders run beside the loop, bounded in all and per host, so that a
-host that hangs delays only its own. The loop never scans all rows but at taking office and every
-`RESYNC_S`.
+only then has the orders given (`orders.py`), which run beside the loop. The loop never scans all
+rows but at taking office and every `RESYNC_S`.
 
-The trap: an order's outcome is never taken from its answer alone. `Unavailable` means unknown;
-the row's due time brings it back.
+The trap: who has been ordered something is not looked at again before the order's end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -22,10 +19,8 @@ from functools import partial
 
 import structlog
 
-from unkai_scheduler.agents.port import MachineOrder
 from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.instances import Claim, Instance
-from unkai_scheduler.domain.machines import Tombstone
 from unkai_scheduler.placement.settling import SETTLING_S
 from unkai_scheduler.reconcile import changes, metrics
 from unkai_scheduler.reconcile.actions import (
@@ -51,19 +46,19 @@ from unkai_scheduler.reconcile.office import (
     new_etag,
     wait_for,
 )
+from unkai_scheduler.reconcile.orders import Orders
 from unkai_scheduler.reconcile.placing import Placer
-from unkai_scheduler.store import claims, images, instances, key_pairs
+from unkai_scheduler.store import claims, instances
 from unkai_scheduler.store import hosts as host_rows
 from unkai_scheduler.store.unit_of_work import Connection
 from unkai_wire import tracing
-from unkai_wire.errors import FailedPrecondition, Unavailable, UnkaiError
+from unkai_wire.errors import Unavailable
 
 log = structlog.get_logger(__name__)
 
 RESYNC_S = 30.0
 """Seconds between looks at every claimed row, whatever was observed."""
 SHORTEST_PAUSE_S = 0.05
-ORDERS_PER_HOST = 8
 MAX_ORDERS = 512
 """Orders given and not yet answered; what is beyond stays marked."""
 
@@ -75,6 +70,7 @@ class InstanceLoop:
         self._office = office
         self._hosts = hosts
         self._holders = Holders(hosts, office.live)
+        self._orders = Orders(office, hosts, self._holders)
         self._placer = placer
         self._rules = rules
         self._marked: dict[str, bool] = {}
@@ -89,10 +85,6 @@ class InstanceLoop:
         self._fleet_stale = True
         self._recalled = False
         """The fleet knows which machines of an earlier reign settle."""
-        self._slots = asyncio.Semaphore(office.settings.reconcile.agent_calls)
-        self._host_slots: defaultdict[str, asyncio.Semaphore] = defaultdict(
-            lambda: asyncio.Semaphore(ORDERS_PER_HOST)
-        )
 
     # Hints. Losing one costs time only.
 
@@ -331,105 +323,16 @@ class InstanceLoop:
             if isinstance(action, Release):
                 self.mark([before.id], urgent=True)
             if action.tombstone is not None:
-                orders.create_task(self._acknowledge(action.tombstone))
+                orders.create_task(self._orders.acknowledge(action.tombstone))
         elif not isinstance(action, Wait) and action.instance.due_time is not None:
             self.mark([before.id])
             # A claim that no placement made: the fleet takes it over from the rows.
             self._fleet_stale |= isinstance(action, Reclaim)
 
     async def _order(self, action: Action) -> None:
-        instance = action.instance
-        kind = "remove" if isinstance(action, Remove) else "ensure"
-        result, began_s = "ok", time.perf_counter()
-        trace = action.operation.traceparent if action.operation else ""
+        ident = action.instance.id
         try:
-            async with self._host_slots[instance.host_id], self._slots:
-                with tracing.continued(trace), tracing.span(f"order {kind}"):
-                    if self._hosts.state(instance.host_id) is not HostState.UP:
-                        result = "HOST_SILENT"  # since it was decided; due again by its row
-                    elif kind == "remove":
-                        await self._send_removal(instance)
-                    elif self._holders.would_double(instance):
-                        result = "MACHINE_HELD"
-                    else:
-                        await self._send_ensure(instance)
-        except UnkaiError as error:
-            result = error.reason
-            self._office.check_still_leading(instance.host_id, error)
-            self._refused(instance, kind, error)
-        except Exception:
-            result = "bug"
-            log.exception("order_bug", order=kind, instance=instance.id, host=instance.host_id)
+            await self._orders.give(action)
         finally:
-            metrics.AGENT_ORDERS.labels(kind, result).inc()
-            metrics.AGENT_ORDER_SECONDS.labels(kind).observe(time.perf_counter() - began_s)
-            self._ordered.discard(instance.id)
-            self.mark([instance.id])
-
-    def _refused(self, instance: Instance, kind: str, error: UnkaiError) -> None:
-        """Take in what a refusal tells; the row's due time brings the next try."""
-        if isinstance(error, FailedPrecondition) and error.reason == "TOMBSTONED":
-            self._office.live.put_tombstone(
-                Tombstone(
-                    instance.id,
-                    instance.host_id,
-                    instance.generation,
-                    instance.run_epoch,
-                    self._office.clock(),
-                )
-            )
-        if instance.attempt <= 1:
-            log.warning(
-                "order_failed",
-                order=kind,
-                instance=instance.id,
-                host=instance.host_id,
-                reason=error.reason,
-                error=error.message,
-            )
-
-    async def _send_removal(self, instance: Instance) -> None:
-        office = self._office
-        fence = office.fence(instance.generation, instance.run_epoch)
-        endpoint = office.endpoint(instance.host_id)
-        answer = await office.agents.remove_machine(endpoint, fence, instance.id)
-        office.live.put_answer(answer)
-
-    async def _send_ensure(self, instance: Instance) -> None:
-        office = self._office
-        order = await self._order_for(instance)
-        fence = office.fence(instance.generation, instance.run_epoch)
-        endpoint = office.endpoint(instance.host_id)
-        office.live.put_answer(await office.agents.ensure_machine(endpoint, fence, order))
-
-    async def _order_for(self, instance: Instance) -> MachineOrder:
-        def work(conn: Connection) -> MachineOrder:
-            image = images.get(conn, instance.spec.image_id)
-            if image is None:
-                raise FailedPrecondition(
-                    f"image {instance.spec.image_id} of instance {instance.id} is gone",
-                    reason="IMAGE_GONE",
-                    metadata={"image_id": instance.spec.image_id, "instance_id": instance.id},
-                )
-            pairs = (key_pairs.get(conn, ident) for ident in instance.spec.key_pair_ids)
-            return MachineOrder(
-                instance=instance,
-                image=image,
-                disk_bytes=instance.spec.disk_bytes,
-                must_exist=instance.has_run,
-                public_keys=tuple(pair.public_key for pair in pairs if pair is not None),
-                user_data=instances.user_data(conn, instance.id),
-            )
-
-        return await self._office.uow.read(work)
-
-    async def _acknowledge(self, tombstone: Tombstone) -> None:
-        """Tell the host that its tombstone is recorded; the audit repeats what fails here."""
-        office = self._office
-        try:
-            await office.agents.acknowledge_tombstones(
-                office.endpoint(tombstone.host_id), office.term, [tombstone]
-            )
-            office.live.drop_tombstone(tombstone)
-        except UnkaiError as error:
-            office.check_still_leading(tombstone.host_id, error)
+            self._ordered.discard(ident)
+            self.mark([ident])
