@@ -46,6 +46,20 @@ _OF_PROJECTS = {"instance", "image", "key_pair"}
 _ENDED = {3, 4, 5}
 """Operation states SUCCEEDED, FAILED, CANCELLED."""
 _SUCCEEDED = 3
+_PASSING = frozenset(
+    {
+        "NOT_LEADER",
+        "NO_LEADER",
+        "NO_SOCKET",
+        "SCHEDULER_STOPPING",
+        "SERVER_BUSY",
+        "STREAM_BROKEN",
+        "UNAVAILABLE",
+    }
+)
+"""Why a stream could not begin, where a moment mends it: all are the schedulers' own matter. A host
+that says nothing is as silent at the next try, and each of them lasts as long as its silence may.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +70,8 @@ class Patience:
     """Tries of a call that ends in UNAVAILABLE: about 6 s in all, a leader's change with room."""
     timeout_s: float | None = None
     """Deadline of each try; None: the method's own."""
+    beginning_s: float = 10.0
+    """After this time a stream that could not begin is not begun again."""
 
 
 class Client:
@@ -131,14 +147,19 @@ class Client:
             failure.request_id = failure.request_id or getattr(request, "request_id", "")
             raise
 
-    def _retried(self, attempt: Callable[[], Any]) -> Any:
+    def _retried(
+        self,
+        attempt: Callable[[], Any],
+        may_pass: Callable[[int, Unavailable], bool] = lambda number, error: True,
+    ) -> Any:
+        """`may_pass`: tells, after so many tries, whether another one is worth it."""
         for number in range(1, self._patience.tries + 1):
             try:
                 with _errors():
                     return attempt()
             except Unavailable as error:
                 self._failed(error)
-                if number == self._patience.tries:
+                if number == self._patience.tries or not may_pass(number, error):
                     raise
                 _pause(number, error.retry_after_s)
         raise AssertionError
@@ -151,17 +172,32 @@ class Client:
         return kind(**fields)
 
     def stream(self, service: str, method: str, **fields: Any) -> Iterator[Any]:
-        """Make a call that answers with a stream; UNAVAILABLE before it begins is retried."""
+        """Make a call that answers with a stream; retry it where no scheduler lets it begin.
+
+        Retrying may close the connection, and with it every call that is open.
+        """
         request = self.request(service, method, **fields)
+        end_s = time.monotonic() + self._patience.beginning_s
 
         def begin() -> tuple[Any, Iterator[Any]]:
             answers = self._method(service, method)(request)
             return next(answers, None), answers
 
-        first, answers = self._retried(begin)
+        def may_pass(number: int, error: Unavailable) -> bool:
+            # Each scheduler is asked: the first may be why the time is up.
+            in_time = time.monotonic() < end_s or number < len(self._schedulers)
+            return error.reason in _PASSING and in_time
+
+        first, answers = self._retried(begin, may_pass)
         if first is not None:
             yield first
             yield from _translated(answers)
+
+    def stream_once(self, service: str, method: str, **fields: Any) -> Iterator[Any]:
+        """Make a call that answers with a stream, beside others that stay open."""
+        yield from _translated(
+            self._method(service, method)(self.request(service, method, **fields))
+        )
 
     def upload(self, service: str, method: str, requests: Iterator[Any]) -> Any:
         """Make a call that sends a stream."""

@@ -67,7 +67,7 @@ class _Way:
     typed: Callable[[bytes], Any]
     attach: Callable[[Iterator[Any]], Any]
     log: Callable[[int], Iterable[Any]]
-    """Reads the log's last so many bytes."""
+    """Reads the log's last so many bytes, while the console is open."""
 
 
 def by_scheduler(session: Session, name: str, wishes: Wishes) -> None:
@@ -82,7 +82,7 @@ def by_scheduler(session: Session, name: str, wishes: Wishes) -> None:
         opening=lambda force: kind(open=kind.Open(instance_id=ident, force=force)),
         typed=lambda data: kind(input=data),
         attach=lambda requests: client.both("InstanceService", "AttachConsole", requests),
-        log=lambda tail: client.stream(
+        log=lambda tail: client.stream_once(
             "InstanceService", "ReadConsoleLog", instance_id=ident, tail_bytes=tail
         ),
     )
@@ -306,10 +306,16 @@ class _Joint:
         return False
 
     def _last_lines(self) -> bytes:
+        """Return what the guest wrote before: read once the console is open, so none is lost."""
         lines = self._wishes.log_lines
-        with _errors():
-            tail = self._way.log(min(lines * _LINE_BYTES, _TAIL_MAX_BYTES))
-            kept = b"".join(answer.output for answer in tail)
+        try:
+            with _errors():
+                tail = self._way.log(min(lines * _LINE_BYTES, _TAIL_MAX_BYTES))
+                kept = b"".join(answer.output for answer in tail)
+        except UnkaiError as error:
+            # The console is what was asked for, and it is open.
+            note(f"the log's last lines cannot be shown: {error.message}")
+            return b""
         return b"".join(io.BytesIO(kept).readlines()[-lines:])
 
     def _how_to_leave(self) -> str:

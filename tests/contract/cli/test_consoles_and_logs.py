@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.command_line import unkai
 from tests.support.console_agent import ConsoleAgent
+from tests.support.fake_api import FakeApi
 from tests.support.served_api import ServedApi
 from tests.support.terminal import CTRL_BRACKET, Terminal
+from unkai.compute.v1 import instance_service_pb2 as pb
 from unkai_cli.commands import consoles
+from unkai_wire.errors import Unavailable
+
+INSTANCE = "ins-00000000000000000000000001"
 
 
 @pytest.fixture
@@ -71,6 +79,30 @@ def test_the_last_lines_of_the_log_may_come_first(placed: ServedApi) -> None:
         _console("--log", "2"), input=b"x", capture_output=True, check=False, timeout=60
     )
     assert (done.returncode, done.stdout) == (0, b"two\r\nlogin: echo x")
+
+
+def test_a_log_that_cannot_be_read_leaves_the_console_that_was_opened(
+    fake: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = threading.Event()
+
+    def guest() -> Iterator[Any]:
+        yield pb.AttachConsoleResponse()
+        while not fake.asked["ReadConsoleLog"] and not left.wait(0.05):
+            pass
+        yield pb.AttachConsoleResponse(output=b"login: ")
+        left.wait()
+
+    fake.script("AttachConsole", guest())
+    fake.script("ReadConsoleLog", [Unavailable("the leader is changing")])
+    monkeypatch.setenv("UNKAI_SOCKET", f"{fake.socket},{fake.socket}")
+    command = [INSTANCE if word == "web" else word for word in _console("--log", "2")]
+    try:
+        done = subprocess.run(command, input=b"x", capture_output=True, check=False, timeout=60)
+    finally:
+        left.set()
+    assert (done.returncode, done.stdout) == (0, b"login: "), done.stderr
+    assert b"the log's last lines cannot be shown: the leader is changing" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["db", "db.ccc3", "ins-ccc3", "ins-cc"])

@@ -14,7 +14,8 @@ from tests.support.served_api import ServedApi
 from unkai.compute.v1 import instance_pb2, instance_service_pb2
 from unkai.identity.v1 import project_pb2, project_service_pb2
 from unkai.operation.v1 import operation_pb2, operation_service_pb2
-from unkai_cli.client import Patience
+from unkai_cli.client import Client, Patience
+from unkai_cli.settings import Context
 from unkai_wire.errors import Conflict, NoCapacity, Unavailable
 from unkai_wire.rpc_errors import to_status
 
@@ -202,6 +203,29 @@ def test_a_stream_that_could_not_begin_is_begun_again_and_one_that_broke_off_is_
     fake.script("ReadConsoleLog", [line, AWAY], [line])
     assert unkai("instance", "logs", INSTANCE).code == 6
     assert len(fake.asked["ReadConsoleLog"]) == 4
+
+
+@pytest.mark.parametrize("reason", ["HOST_SILENT", "HOST_UNREACHABLE"])
+def test_a_stream_that_a_host_keeps_from_beginning_is_not_begun_again(
+    fake: FakeApi, reason: str
+) -> None:
+    fake.script("GetInstance", instance_service_pb2.GetInstanceResponse())
+    fake.script("ReadConsoleLog", [Unavailable("host h1 says nothing", reason=reason)])
+    outcome = unkai("instance", "logs", INSTANCE)
+    assert (outcome.code, reason in outcome.err) == (6, True)
+    assert len(fake.asked["ReadConsoleLog"]) == 1
+
+
+@pytest.mark.parametrize("schedulers", [1, 2])
+def test_once_its_time_is_up_a_stream_is_begun_at_no_scheduler_a_second_time(
+    fake: FakeApi, schedulers: int
+) -> None:
+    fake.script("ReadConsoleLog", [AWAY])
+    context = Context("ours", socket=",".join([str(fake.socket)] * schedulers))
+    client = Client(context, patience=Patience(beginning_s=0.0))
+    with pytest.raises(Unavailable):
+        next(client.stream("InstanceService", "ReadConsoleLog", instance_id=INSTANCE))
+    assert len(fake.asked["ReadConsoleLog"]) == schedulers
 
 
 def test_other_errors_are_not_repeated(fake: FakeApi) -> None:
