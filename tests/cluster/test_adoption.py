@@ -21,10 +21,11 @@ from tests.support.cloud_sight import wait_clean
 from unkai_scheduler.agents.port import HeldMachine, MachineOrder
 from unkai_scheduler.domain.findings import FindingKind
 from unkai_scheduler.domain.hosts import HostState
-from unkai_scheduler.domain.images import ImageState, upload_key
+from unkai_scheduler.domain.images import Image, ImageState, upload_key
 from unkai_scheduler.domain.instances import InstanceState, Power
 from unkai_scheduler.domain.machines import Machine, MachineState, Tombstone
 from unkai_scheduler.domain.operations import OperationState
+from unkai_scheduler.services.adopted_images import AdoptedImages, FoundBytes
 from unkai_scheduler.services.adoptions import AdoptionDraft
 from unkai_scheduler.store import hosts, images, instances, key_pairs, projects, tombstones, uploads
 from unkai_scheduler.store.unit_of_work import Connection
@@ -437,20 +438,20 @@ async def test_what_was_removed_by_right_is_refused(orphaned: tuple[Cloud, str])
 
 
 async def test_an_image_deleted_meanwhile_is_never_taken_for_one_that_has_its_bytes(
-    orphaned: tuple[Cloud, str],
+    orphaned: tuple[Cloud, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloud, ident = orphaned
-    service = adopting.adoptions(cloud)
-    look = service._find_bytes
+    look = AdoptedImages.find
 
-    async def find_bytes(held: HeldMachine) -> Any:
-        found_key = await look(held)
+    async def find(self: AdoptedImages, image: Image) -> FoundBytes:
+        found_bytes = await look(self, image)
         await cloud.uow.write(lambda conn: images.delete(conn, cloud.image.id))
-        return found_key
+        return found_bytes
 
-    service._find_bytes = find_bytes  # type: ignore[method-assign]
-    with pytest.raises(Unavailable) as caught:
-        await service.adopt(adopting.a_call(), AdoptionDraft(ident))
+    with monkeypatch.context() as patch:
+        patch.setattr(AdoptedImages, "find", find)
+        with pytest.raises(Unavailable) as caught:
+            await adopt(cloud, ident)
 
     assert caught.value.reason == "IMAGE_GONE_MEANWHILE"
     again = await adopt(cloud, ident)

@@ -1,7 +1,8 @@
 """What an adoption writes: the rows that a host's memory comes to, checked like a user's request.
 
-A restored database may lack what the instance stands on, too. Its image and its key pairs get their
-rows back from the order, so that the instance can be stopped and started as any other.
+A restored database may lack what the instance stands on, too. Its key pairs get their rows back
+from the order, as its image does (`adopted_images.py`), so that the instance can be stopped and
+started as any other.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from unkai_scheduler.agents.port import HeldMachine
-from unkai_scheduler.domain.images import Image, ImageState, Visibility
 from unkai_scheduler.domain.instances import Instance, InstanceState, Power
 from unkai_scheduler.domain.machines import LEAP, Machine, MachineState
 from unkai_scheduler.domain.names import check_name
@@ -20,8 +20,8 @@ from unkai_scheduler.domain.resources import KeyPair, Project
 from unkai_scheduler.services.instance_drafts import InstanceDraft, check_draft
 from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.services.public_keys import parse_public_key
-from unkai_scheduler.store import flavors, images, instances, key_pairs, projects
-from unkai_wire.errors import AlreadyExists, FailedPrecondition, InvalidArgument, Unavailable
+from unkai_scheduler.store import flavors, instances, key_pairs, projects
+from unkai_wire.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from unkai_wire.ids import is_id
 
 if TYPE_CHECKING:
@@ -210,80 +210,6 @@ def flavor_of(conn: Connection, row: Instance) -> str:
         row.spec.memory_bytes,
     )
     return row.spec.flavor_id if same else ""
-
-
-def may_be_of(known: Image, told: Image) -> bool:
-    """Tell whether the bytes that a host made a machine from may be those an image waits for."""
-    return (
-        known.lacks_bytes
-        and known.format in {None, told.format}
-        and known.sha256 in {"", told.sha256}
-    )
-
-
-def restore_image(
-    conn: Connection,
-    held: HeldMachine,
-    project_id: str,
-    now: datetime,
-    bytes_key: str | None,
-) -> list[str]:
-    """Give the image its row back, if it has none: without it nothing can be ordered.
-
-    `bytes_key`: where its bytes are; empty when they are gone, None when nobody has looked because
-    it had a row a moment ago. Returns what a user is to know.
-    """
-    image = held.order.image
-    if images.held(conn, image.id) is not None:
-        return []
-    if bytes_key is None:
-        raise Unavailable(
-            f"image {image.id} was deleted meanwhile",
-            reason="IMAGE_GONE_MEANWHILE",
-            fix="try again",
-            metadata={"image_id": image.id},
-            retry_after_s=1.0,
-        )
-    name = f"image-{image.id[-6:]}"
-    if images.find(conn, project_id, name) is not None:
-        name = image.id
-    lost = FailedPrecondition(
-        f"the bytes of image {image.id} are gone",
-        reason="IMAGE_BYTES_GONE",
-        fix="delete it once its instances are gone; upload the file again under another name",
-        metadata={"image_id": image.id},
-    )
-    row = Image(
-        id=image.id,
-        project_id=project_id,
-        name=name,
-        visibility=Visibility.PRIVATE,
-        state=ImageState.READY if bytes_key else ImageState.FAILED,
-        state_reason=None if bytes_key else lost.to_record(),
-        etag=image.id[-16:],
-        create_time=now,
-        update_time=now,
-        format=image.format,
-        size_bytes=image.size_bytes,
-        virtual_size_bytes=image.virtual_size_bytes,
-        sha256=image.sha256,
-        bytes_key=bytes_key,
-    )
-    images.insert(conn, row)
-    kept = "its bytes are there" if bytes_key else "its bytes are gone"
-    return [f"its image {image.id} was not known: it is called {name} now, and {kept}"]
-
-
-def check_image(conn: Connection, row: Instance, warnings: list[str]) -> None:
-    """Warn of an image that nobody of the instance's project could have asked for."""
-    image = images.get(conn, row.spec.image_id)
-    if image is None or image.visibility is not Visibility.PRIVATE:
-        return
-    if image.project_id != row.project_id:
-        warnings.append(
-            f"its image {image.name} is private to project {image.project_id}: see whether its "
-            "host tells the truth"
-        )
 
 
 def restore_key_pairs(

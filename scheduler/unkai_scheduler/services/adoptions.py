@@ -9,33 +9,32 @@ An instance that the database has on no host, FAILED when a backup was put back 
 becomes what it was: its row says what its user asked for, its host what there is.
 
 The trap: all that is known of the machine is its host's word. `adopted_rows.py` believes no more
-of it than a user could have asked for.
+of it than a user could have asked for; `adopted_images.py` sees to the image it was made from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from unkai_scheduler.agents.port import MACHINE_SPECS, Agents, HeldMachine
 from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.hosts import Host
-from unkai_scheduler.domain.images import ImageState, is_key_of
 from unkai_scheduler.domain.instances import Claim, Instance, may_be_adopted
 from unkai_scheduler.domain.machines import Machine, MachineState
 from unkai_scheduler.domain.names import check_name
 from unkai_scheduler.domain.operations import OperationState, end
 from unkai_scheduler.images.port import ImageStore
 from unkai_scheduler.placement.fleet import AllocationRatios, claimable
-from unkai_scheduler.services import adopted_rows
+from unkai_scheduler.services import adopted_images, adopted_rows
+from unkai_scheduler.services.adopted_images import AdoptedImages, FoundBytes
 from unkai_scheduler.services.checks import Violations, found
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.live import LeaderView, LiveView
 from unkai_scheduler.services.mutations import Subject, mutate, recalled, record
 from unkai_scheduler.settings import RatioSettings
-from unkai_scheduler.store import claims, hosts, images, instances, operations, tombstones, uploads
+from unkai_scheduler.store import claims, hosts, instances, operations, tombstones
 from unkai_wire.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
 from unkai_wire.ids import check_id
 
@@ -70,15 +69,6 @@ class AdoptionDraft:
 
 
 @dataclass(frozen=True, slots=True)
-class _Bytes:
-    """What was found of a machine's image before the transaction."""
-
-    key: str
-    """Where bytes are that count for no image; empty: nowhere, or it has its own."""
-    had_row: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Adopted:
     """The instance, and what is not as its host remembers it or needs somebody's eye."""
 
@@ -103,7 +93,7 @@ class AdoptionsService:
         self._leader = leader
         self._live = live
         self._agents = agents
-        self._images = images
+        self._images = AdoptedImages(context, images)
         self._ratios = AllocationRatios(ratios.cpu, ratios.memory, ratios.disk)
 
     async def adopt(self, call: Call, draft: AdoptionDraft) -> Adopted:
@@ -119,7 +109,7 @@ class AdoptionsService:
             return first
         machine = _the_one(audit.holders(draft.instance_id), draft)
         held = await self._ask(machine)
-        image_bytes = await self._find_bytes(held)
+        image_bytes = await self._images.find(held.order.image)
 
         def work(conn: Connection) -> Adopted:
             return self._write(conn, call, draft, held, image_bytes)
@@ -154,41 +144,24 @@ class AdoptionsService:
         except NotFound as error:
             raise _not_held(machine.instance_id, machine.host_id) from error
 
-    async def _find_bytes(self, held: HeldMachine) -> _Bytes:
-        """Find the bytes of an image that has no row, or one that was written before they came."""
-        image = held.order.image
-        known = await self._context.uow.read(lambda conn: images.get(conn, image.id))
-        if known is not None and not known.lacks_bytes:
-            return _Bytes("", had_row=True)
-        found_keys = [key for key in await self._images.list() if is_key_of(image.id, key)]
-        # Read after the list: bytes of an upload under way never come before its row.
-        uploaded = await self._context.uow.read(uploads.keys)
-        for key in found_keys:
-            if key not in uploaded:
-                with suppress(NotFound):  # gone since it was listed
-                    if await self._images.size(key) == image.size_bytes:
-                        return _Bytes(key, had_row=known is not None)
-        return _Bytes("", had_row=known is not None)
-
     def _write(
         self,
         conn: Connection,
         call: Call,
         draft: AdoptionDraft,
         held: HeldMachine,
-        image_bytes: _Bytes,
+        image_bytes: FoundBytes,
     ) -> Adopted:
         machine, now = held.machine, self._context.clock()
         instances.lock(conn, draft.instance_id)
         known = _check_free(conn, draft.instance_id)
         _check_not_buried(conn, machine)
         host = _known_host(conn, machine.host_id)
-        warnings = self._mend_image(conn, call, held, image_bytes)
-        bytes_key = None if image_bytes.had_row else image_bytes.key
+        warnings = self._images.mend(conn, call, held.order.image, image_bytes)
         if known is None:
-            row = self._insert(conn, draft, held, warnings, bytes_key=bytes_key)
+            row = self._insert(conn, draft, held, warnings, image_bytes=image_bytes)
         else:
-            row = self._rejoin(conn, draft, known, held, warnings, bytes_key=bytes_key)
+            row = self._rejoin(conn, draft, known, held, warnings, image_bytes=image_bytes)
             self._end_create(conn, call, row)
         spec = row.spec
         claim = Claim(
@@ -202,36 +175,6 @@ class AdoptionsService:
         self._record(conn, call, adopted, EventType.UPDATED if known else EventType.CREATED)
         return Adopted(adopted, tuple(warnings))
 
-    def _mend_image(
-        self, conn: Connection, call: Call, held: HeldMachine, image_bytes: _Bytes
-    ) -> list[str]:
-        """Let an image be READY whose bytes came after the backup; say so."""
-        if not (image_bytes.had_row and image_bytes.key):
-            return []
-        known = images.locked(conn, held.order.image.id)
-        if known is None or not adopted_rows.may_be_of(known, held.order.image):
-            return []
-        told = held.order.image
-        ready = replace(
-            known,
-            state=ImageState.READY,
-            state_reason=None,
-            format=told.format,
-            size_bytes=told.size_bytes,
-            virtual_size_bytes=told.virtual_size_bytes,
-            sha256=told.sha256,
-            bytes_key=image_bytes.key,
-            etag=self._context.new_etag(),
-            update_time=self._context.clock(),
-        )
-        images.replace(conn, ready, etag=None)
-        message = f"image {ready.name} is ready: its bytes are there, as a host remembers them"
-        subject = Subject("image", ready.id, ready.name, ready.project_id, ready.state.value)
-        record(
-            conn, self._context, call, subject, EventType.UPDATED, reason="ADOPTED", message=message
-        )
-        return [f"its image {ready.name} was {known.state.value}: its bytes are there, it is READY"]
-
     def _insert(
         self,
         conn: Connection,
@@ -239,7 +182,7 @@ class AdoptionsService:
         held: HeldMachine,
         warnings: list[str],
         *,
-        bytes_key: str | None,
+        image_bytes: FoundBytes,
     ) -> Instance:
         """Write an instance that the database does not know, with what it stands on."""
         now = self._context.clock()
@@ -249,9 +192,9 @@ class AdoptionsService:
             conn, row, draft.name, warnings, rename_if_taken=draft.rename_if_taken
         )
         flavor_id = adopted_rows.flavor_of(conn, row)
-        warnings += adopted_rows.restore_image(conn, held, project.id, now, bytes_key)
+        warnings += adopted_images.restore(conn, held.order.image, project.id, now, image_bytes)
         if not draft.project_id:
-            adopted_rows.check_image(conn, row, warnings)
+            warnings += adopted_images.doubts(conn, row)
         keys = adopted_rows.restore_key_pairs(conn, held, project.id, now, warnings)
         spec = replace(row.spec, name=name, flavor_id=flavor_id, key_pair_ids=keys)
         row = replace(row, spec=spec)
@@ -266,7 +209,7 @@ class AdoptionsService:
         held: HeldMachine,
         warnings: list[str],
         *,
-        bytes_key: str | None,
+        image_bytes: FoundBytes,
     ) -> Instance:
         """Write an instance that the database has on no host."""
         now = self._context.clock()
@@ -277,7 +220,7 @@ class AdoptionsService:
             row = replace(row, spec=replace(row.spec, name=name))
         if draft.project_id not in {"", known.project_id}:
             warnings.append("it stays in the project that it has in the database")
-        warnings += adopted_rows.restore_image(conn, held, row.project_id, now, bytes_key)
+        warnings += adopted_images.restore(conn, held.order.image, row.project_id, now, image_bytes)
         instances.replace(conn, row, etag=None)
         return row
 
