@@ -11,11 +11,12 @@ from typing import TypeVar
 import pytest
 
 from tests.support.adopting import adopt
+from tests.support.builders import an_instance
 from tests.support.cloud import GIB, Cloud, a_cloud
 from tests.support.store import FaultyStore
 from unkai_scheduler.agents.port import Endpoint, MachineOrder, UsageSample
 from unkai_scheduler.domain.instances import Instance, InstanceState
-from unkai_scheduler.domain.machines import Machine, MachineState
+from unkai_scheduler.domain.machines import Machine, MachineState, Tombstone
 from unkai_scheduler.domain.operations import OperationState
 from unkai_scheduler.store import claims, instances
 from unkai_scheduler.store.unit_of_work import Connection
@@ -125,6 +126,71 @@ async def test_one_whose_machine_turns_up_waits_no_longer_before_the_others(
 
     await cloud.until(lambda: is_at(cloud, third, 2), "the adopted one is before nobody")
     assert (await cloud.operation(second.operation_id)).queue_position == 1
+
+
+async def test_what_a_found_machine_takes_of_its_host_is_nobody_elses_while_it_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_cloud(tmp_path, host_count=1) as cloud:
+        leaving = await cloud.create(memory_bytes=20 * GIB)
+        await cloud.until_ended(leaving.operation_id)
+        unclaimed = await a_machine_without_a_claim(cloud, memory_bytes=20 * GIB)
+        waiting = await cloud.create(memory_bytes=20 * GIB, capacity_wait_s=600)
+        await cloud.until(lambda: is_at(cloud, waiting, 1), "one waits for capacity")
+        cloud.agents.converge_s = 60.0
+        await cloud.delete(leaving.id)
+        await cloud.until(lambda: is_going(cloud, leaving), "its removal has begun")
+
+        # The leader is not told: it finds the deletion when it looks at who waits.
+        monkeypatch.setattr(cloud, "wake", lambda: None)
+        await cloud.delete(unclaimed.id)
+        await cloud.until(lambda: has_claim(cloud, unclaimed), "its host has the claim")
+        await remove_at_once(cloud, leaving)
+
+        await asyncio.sleep(10.0)
+        assert {claim.instance_id for claim in await cloud.claims()} == {unclaimed.id}
+        await remove_at_once(cloud, unclaimed)
+        await cloud.until(lambda: has_claim(cloud, waiting), "who waits is placed")
+
+
+async def remove_at_once(cloud: Cloud, instance: Instance) -> None:
+    """Let the only host have removed it, and the leader know."""
+    (host_id,) = cloud.host_ids
+    row = await cloud.instance(instance.id)
+    tombstone = Tombstone(row.id, host_id, row.generation, row.run_epoch, cloud.clock())
+    cloud.agents.plant_tombstone(host_id, tombstone)
+
+    async def is_gone() -> bool:
+        return await cloud.find(row.id) is None
+
+    await cloud.until(is_gone, "its row is gone")
+
+
+async def a_machine_without_a_claim(cloud: Cloud, *, memory_bytes: int) -> Instance:
+    """Return an instance without a host, of which the only host has told that it holds it."""
+    row = an_instance(image_id=cloud.image.id, state=S.FAILED, memory_bytes=memory_bytes)
+    await cloud.uow.write(lambda conn: instances.insert(conn, row))
+    (host_id,) = cloud.host_ids
+    order = MachineOrder(row, cloud.image, GIB, must_exist=False)
+    machine = Machine(row.id, host_id, 1, 1, 1, MachineState.RUNNING, name=row.spec.name)
+    cloud.agents.plant_machine(host_id, machine, order)
+
+    async def is_told() -> bool:
+        return cloud.schedulers["s1"].live.holders(row.id) == (host_id,)
+
+    await cloud.until(is_told, "the host has told what it holds")
+    return row
+
+
+async def is_going(cloud: Cloud, instance: Instance) -> bool:
+    """Tell whether its host is removing it."""
+    (host_id,) = cloud.host_ids
+    return cloud.agents.hosts[host_id].held(instance.id).machine.state is MachineState.REMOVING
+
+
+async def has_claim(cloud: Cloud, instance: Instance) -> bool:
+    """Tell whether a host is claimed for it."""
+    return instance.id in {claim.instance_id for claim in await cloud.claims()}
 
 
 async def is_at(cloud: Cloud, instance: Instance, position: int) -> bool:
