@@ -9,7 +9,8 @@ from typing import Any
 from unkai_scheduler.domain.decisions import Decision
 from unkai_scheduler.domain.hosts import Host, HostState, HostUsage
 from unkai_scheduler.domain.instances import PlacementPolicy
-from unkai_scheduler.placement.fleet import AllocationRatios, Fleet
+from unkai_scheduler.placement.allocation import AllocationRatios
+from unkai_scheduler.placement.fleet import Fleet
 from unkai_scheduler.placement.pipeline import decide
 from unkai_scheduler.placement.requests import PlacementRequest, Weights
 from unkai_scheduler.settings import WeightSettings

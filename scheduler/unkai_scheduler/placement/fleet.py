@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
@@ -22,6 +21,7 @@ import numpy.typing as npt
 
 from unkai_scheduler.domain.hosts import Host, HostState, HostUsage, MachineUsage
 from unkai_scheduler.placement import signals
+from unkai_scheduler.placement.allocation import AllocationRatios, claimable
 from unkai_scheduler.placement.settling import BUCKETS, Settling, settling_weight
 from unkai_scheduler.placement.signals import FULL, Ours, Signal
 
@@ -38,33 +38,6 @@ RECENT_SAMPLES = 8
 """Samples (16 s) whose second highest is the high quantile: one spike alone is not a load, and a
 load that ended is forgotten 14 s later."""
 _WORD_BITS = 63
-
-
-@dataclass(frozen=True, slots=True)
-class AllocationRatios:
-    """How much of a host may be claimed: virtual CPUs per CPU, bytes per byte."""
-
-    vcpus: float = 4.0
-    memory: float = 1.0
-    disk: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Claimable:
-    """What may be claimed of a host."""
-
-    vcpus: int
-    memory_bytes: int
-    disk_bytes: int
-
-
-def claimable(host: Host, ratios: AllocationRatios) -> Claimable:
-    """Return what may be claimed of a host under the ratios, rounded down."""
-    return Claimable(
-        int(host.cpus * ratios.vcpus),
-        int(host.memory_bytes * ratios.memory),
-        int(host.disk_bytes * ratios.disk),
-    )
 
 
 class Sampled(IntEnum):

@@ -25,7 +25,7 @@ from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.findings import Audited, Finding, FindingKind, Remedy
 from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.machines import Machine, Tombstone
-from unkai_scheduler.placement.fleet import AllocationRatios
+from unkai_scheduler.placement.allocation import AllocationRatios
 from unkai_scheduler.reconcile import metrics
 from unkai_scheduler.reconcile.findings import Books, Report, examine, is_stray
 from unkai_scheduler.reconcile.hosts import Hosts

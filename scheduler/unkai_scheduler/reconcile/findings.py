@@ -18,7 +18,7 @@ from unkai_scheduler.domain.findings import Finding, FindingKind, Remedy
 from unkai_scheduler.domain.hosts import Host
 from unkai_scheduler.domain.instances import Instance, InstanceState, may_be_adopted
 from unkai_scheduler.domain.machines import LEAP, Machine, MachineState, Tombstone
-from unkai_scheduler.placement.fleet import AllocationRatios, claimable
+from unkai_scheduler.placement.allocation import AllocationRatios, claimable
 
 _SETTLED = frozenset({InstanceState.RUNNING, InstanceState.STOPPED, InstanceState.AWAITING_PERMIT})
 _SAME = {

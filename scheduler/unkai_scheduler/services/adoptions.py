@@ -26,7 +26,7 @@ from unkai_scheduler.domain.machines import Machine, MachineState
 from unkai_scheduler.domain.names import check_name
 from unkai_scheduler.domain.operations import OperationState, end
 from unkai_scheduler.images.port import ImageStore
-from unkai_scheduler.placement.fleet import AllocationRatios, claimable
+from unkai_scheduler.placement.allocation import AllocationRatios, claimable
 from unkai_scheduler.services import adopted_images, adopted_rows
 from unkai_scheduler.services.adopted_images import AdoptedImages, FoundBytes
 from unkai_scheduler.services.checks import Violations, found

@@ -12,7 +12,7 @@ from sqlalchemy import event
 
 from tests.support.builders import NOON, a_claim, a_host, an_id, an_instance
 from unkai_scheduler.domain.machines import Machine, MachineState, Tombstone
-from unkai_scheduler.placement.fleet import AllocationRatios
+from unkai_scheduler.placement.allocation import AllocationRatios
 from unkai_scheduler.reconcile.audit import books_of
 from unkai_scheduler.reconcile.findings import Books
 from unkai_scheduler.store import claims, hosts, instances, tombstones

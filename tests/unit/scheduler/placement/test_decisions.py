@@ -20,9 +20,10 @@ from tests.support.fleets import (
 )
 from unkai_scheduler.domain.decisions import MAX_STORED_BYTES, FilterResult
 from unkai_scheduler.domain.hosts import HostState
+from unkai_scheduler.placement.allocation import AllocationRatios, claimable
 from unkai_scheduler.placement.explain import no_capacity_error
 from unkai_scheduler.placement.filters import format_bytes
-from unkai_scheduler.placement.fleet import AllocationRatios, Fleet, claimable
+from unkai_scheduler.placement.fleet import Fleet
 from unkai_scheduler.placement.pipeline import MAX_CANDIDATES
 from unkai_scheduler.placement.requests import Weights
 from unkai_scheduler.settings import WeightSettings

@@ -11,7 +11,8 @@ from tests.support import acceptance
 from tests.support.fleets import GIB, RATIOS, a_host, a_request, a_usage, place
 from unkai_scheduler.domain.hosts import Host, HostState, HostUsage
 from unkai_scheduler.domain.instances import PlacementPolicy
-from unkai_scheduler.placement.fleet import Fleet, claimable
+from unkai_scheduler.placement.allocation import claimable
+from unkai_scheduler.placement.fleet import Fleet
 from unkai_scheduler.placement.requests import PlacementRequest
 
 ratios = st.floats(0, 1)
