@@ -180,7 +180,6 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
         server.listen(settings.listen, tls)
         server.listen_locally(settings.socket)
         await server.start()
-        stack.callback(settings.socket.unlink, missing_ok=True)
         stack.push_async_callback(server.stop, settings.shutdown_grace_s)
         await stack.enter_async_context(
             metrics_served(settings, uow, live, leader, cluster, clock=clock)

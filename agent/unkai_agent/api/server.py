@@ -51,7 +51,6 @@ class AgentServer:
     ) -> None:
         """Make the server; `listen` and `listen_locally`, then `start`."""
         self._health = HealthServicer(frozenset(SERVICES))
-        self._socket: Path | None = None
 
         def make() -> grpc.aio.Server:
             server = grpc.aio.server(
@@ -83,9 +82,6 @@ class AgentServer:
 
     def listen_locally(self, socket: Path) -> None:
         """Listen on a unix socket that only root may open."""
-        socket.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        socket.unlink(missing_ok=True)
-        self._socket = socket
         self._server.listen_locally(socket)
 
     async def start(self) -> None:
@@ -96,5 +92,3 @@ class AgentServer:
         """Let calls under way end for so long, then cut them. Guests are not touched."""
         self._health.stop()
         await self._server.stop(grace_s)
-        if self._socket is not None:
-            self._socket.unlink(missing_ok=True)
