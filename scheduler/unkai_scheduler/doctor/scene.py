@@ -60,7 +60,7 @@ class Scene:
             lambda: etcd_access.look(endpoints, tls), within_s=_ETCD_S, late=etcd_access.Access()
         )
         hung = DatabaseFinding(UNREACHABLE, f"no answer within {_DATABASE_S:g} s", "restart it")
-        self.database = Probe(lambda: _database(settings), within_s=_DATABASE_S, late=[hung])
+        self.database = Probe(lambda: _database(settings, clock), within_s=_DATABASE_S, late=[hung])
 
     @property
     def where(self) -> str:
@@ -110,9 +110,9 @@ def _handed_out(own: TlsFiles) -> list[certificates.Certificate]:
     return found
 
 
-def _database(settings: Settings) -> list[DatabaseFinding]:
+def _database(settings: Settings, clock: Clock) -> list[DatabaseFinding]:
     try:
-        return open_upkeep(settings.database).check()
+        return open_upkeep(settings.database, clock).check()
     except UnkaiError as error:
         fix = error.fix or "see that the database server runs"
         return [DatabaseFinding(UNREACHABLE, error.message, fix)]

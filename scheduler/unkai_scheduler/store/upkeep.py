@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from unkai_scheduler.database_settings import DatabaseSettings
+from unkai_scheduler.domain.clock import Clock, system_clock
 from unkai_scheduler.store.findings import Finding
 from unkai_scheduler.store.restoration import Restored
 from unkai_wire.errors import FailedPrecondition
@@ -45,7 +46,7 @@ class Upkeep(Protocol):
         """Begin anew after a backup was put back: a term, a history, no request half-done."""
 
 
-def open_upkeep(settings: DatabaseSettings) -> Upkeep:
+def open_upkeep(settings: DatabaseSettings, clock: Clock = system_clock) -> Upkeep:
     """Return the upkeep of the database that the settings name."""
     if settings.kind == "sqlite":
         from unkai_scheduler.store.sqlite_upkeep import SqliteUpkeep
@@ -53,7 +54,7 @@ def open_upkeep(settings: DatabaseSettings) -> Upkeep:
         return SqliteUpkeep(settings.url)
     from unkai_scheduler.store.server_upkeep import ServerUpkeep
 
-    return ServerUpkeep(settings)
+    return ServerUpkeep(settings, clock)
 
 
 def in_use(who: str) -> FailedPrecondition:

@@ -18,12 +18,17 @@ from tests.support.builders import an_event, an_instance, an_operation
 from tests.support.faults import fill as fill_disk
 from tests.support.faults import small_disk
 from tests.support.store import a_store
+from unkai_scheduler.doctor.checks import CHECKS
+from unkai_scheduler.doctor.scene import Scene
 from unkai_scheduler.domain.clock import Clock, system_clock
 from unkai_scheduler.main import main
+from unkai_scheduler.settings import Settings
 from unkai_scheduler.store import events, history, instances, migrations, operations, terms
 from unkai_scheduler.store.findings import Finding
 from unkai_scheduler.store.server_upkeep import ServerUpkeep
 from unkai_scheduler.store.unit_of_work import Connection, UnitOfWork
+from unkai_wire.doctor.findings import Finding as DoctorFinding
+from unkai_wire.doctor.findings import Severity
 from unkai_wire.errors import Conflict, FailedPrecondition
 
 FILLED = 50
@@ -103,6 +108,25 @@ async def test_check_says_that_the_servers_clock_is_wrong(
     assert right["clock"].ok
     assert wrong["clock"].text == f"600 s {said} this machine's"
     assert "chronyc makestep" in wrong["clock"].fix
+
+
+async def test_a_doctor_names_a_clock_that_is_not_the_servers(
+    tmp_path: Path, database: str
+) -> None:
+    async with a_store(tmp_path) as uow:
+        await fill(uow)
+    settings = Settings(name="s1", database=databases.settings_of(tmp_path))
+
+    def look(clock: Clock) -> list[DoctorFinding]:
+        asked, found = CHECKS.run(Scene(settings, clock=clock), only=["clock-database"])
+        assert asked == 1
+        return found
+
+    assert not await asyncio.to_thread(look, system_clock)
+    (told,) = await asyncio.to_thread(look, lambda: system_clock() + timedelta(minutes=10))
+    assert (told.check, told.severity) == ("clock-database", Severity.FAIL)
+    assert "600 s behind this machine's" in told.what
+    assert "chronyc makestep" in told.fix
 
 
 async def test_check_says_that_a_server_is_away(tmp_path: Path, database: str) -> None:
