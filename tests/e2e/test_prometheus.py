@@ -69,8 +69,13 @@ PLANTED = {
     "UnkaiMixedVersions": {
         'unkai_build_info{job="unkai-agent",instance="p2",role="agent",version="0.0.1"}': 1.0
     },
+    "UnkaiGuestDiskErrors": {
+        'unkai_agent_guest_disk_errors_total{job="unkai-agent",instance="p2",error="FAILED"}': 1.0
+    },
 }
 """What a test cannot bring about in seconds, as it would look."""
+RISING = PLANTED["UnkaiGuestDiskErrors"]
+"""What counts only once it rises."""
 
 
 class Site:
@@ -135,6 +140,7 @@ def test_dashboards_and_alerts_on_a_real_prometheus(tmp_path: Path, shows: Shows
         cloud_of_daemons(tmp_path / "cloud") as cloud,
         planted_exporter() as planted,
     ):
+        planted.plant(dict.fromkeys(RISING, 0.0))
         site = Site(tmp_path, cloud, planted)
         scheduler = a_scheduler(site)
         cloud.fleet("f1", 3)

@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 from prometheus_client import Counter
 
-from unkai_agent.compute.driver import Domain, DomainState
+from unkai_agent.compute.driver import DiskError, Domain, DomainState
 from unkai_agent.converge import machines
 from unkai_agent.converge.context import WorkerContext
 from unkai_agent.converge.decisions import Act, is_on, next_act
@@ -45,6 +45,8 @@ GUEST_DISK_ERRORS = Counter(
     "Times that a failing disk of the host has paused a guest, by what failed.",
     ["error"],
 )
+for _error in (*(error.value for error in DiskError), "UNKNOWN"):
+    GUEST_DISK_ERRORS.labels(_error)  # from 0 on: a rise is seen of the first one, too
 _LOG = structlog.get_logger("unkai.agent.converge")
 _SETTLED = frozenset(
     {MachineState.RUNNING, MachineState.STOPPED, MachineState.AWAITING_PERMIT, MachineState.LOST}
