@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.boot_sector import GREETING
-from tests.support.compute import LibvirtHarness, until_state
+from tests.support.compute import LibvirtHarness, until, until_state
 from tests.support.libvirt import (
     QEMU_USER,
     PrivateLibvirt,
@@ -147,6 +147,35 @@ async def test_after_libvirtd_restarts_machines_are_found_again_and_hinted_at(
                 await asyncio.sleep(0.1)
         assert await anext(changes) == spec.instance_id
     assert domain.state is DomainState.RUNNING
+
+
+async def test_consoles_leave_no_connection_open(harness: LibvirtHarness) -> None:
+    spec = harness.spec()
+    await harness.driver.define(spec)
+    await harness.driver.start(spec.instance_id)
+    await harness.wait_for_guest(spec)
+
+    async def nothing_typed() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    async def attach() -> None:
+        console = harness.driver.attach_console(spec.instance_id, nothing_typed(), force=False)
+        assert await anext(console) == b""
+        await console.aclose()  # type: ignore[attr-defined]
+
+    def sockets() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    await attach()
+    before = sockets()
+    for _ in range(8):
+        await attach()
+
+    async def all_are_closed() -> bool:
+        return sockets() <= before
+
+    await until(all_are_closed)
 
 
 async def test_domains_outlive_their_driver(harness: LibvirtHarness) -> None:

@@ -27,6 +27,7 @@ class Guest:
         self.ident = ident
         self.answers = answers
         self.is_on = True
+        self.asked: list[str] = []
 
 
 class FakeLibvirtd:
@@ -46,6 +47,11 @@ class FakeLibvirtd:
         self.sending = threading.Event()
         """Something typed is under way."""
         self.consoles_left = 0
+        self.kept_by_the_client: list[Any] = []
+        """What libvirt's client never lets go of: streams that had a callback, and the callback."""
+        self.connecting = threading.Event()
+        """Connecting ends once it is set."""
+        self.connecting.set()
         self.freed_by: list[threading.Thread] = []
         self.used_twice_at_once: list[str] = []
 
@@ -54,6 +60,7 @@ class FakeLibvirtd:
 
     def connect(self, _uri: str) -> _Connection:
         self.opened += 1
+        self.connecting.wait(30)
         connection = _Connection(self)
         self.connections.add(connection)
         return connection
@@ -86,6 +93,8 @@ class _Connection:
         if not alone:
             self._libvirtd.used_twice_at_once.append(call)
         try:
+            if not self.stands:
+                raise _error(libvirt.VIR_ERR_RPC, libvirt.VIR_FROM_RPC)
             yield
         finally:
             if alone:
@@ -114,12 +123,13 @@ class _Connection:
             return "<capabilities/>"
 
     def newStream(self, _flags: int) -> _Stream:
-        return _Stream(self, self._libvirtd)
+        with self.used("new stream"):
+            return _Stream(self, self._libvirtd)
 
     def lookupByUUIDString(self, text: str) -> _Domain:
         with self.used("look up"):
             if text not in self._libvirtd.guests:
-                raise _no_domain()
+                raise _error(libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_FROM_QEMU)
             return _Domain(self, self._libvirtd.guests[text])
 
 
@@ -129,12 +139,15 @@ class _Domain:
         self._guest = guest
 
     def metadata(self, *_: Any) -> str:
-        return (
-            f'<{domain_xml.METADATA_TAG} xmlns="{domain_xml.NAMESPACE}" '
-            f'instance_id="{self._guest.ident}" generation="1" run_epoch="1"/>'
-        )
+        with self._connection.used("metadata"):
+            return (
+                f'<{domain_xml.METADATA_TAG} xmlns="{domain_xml.NAMESPACE}" '
+                f'instance_id="{self._guest.ident}" generation="1" run_epoch="1"/>'
+            )
 
     def state(self) -> list[int]:
+        with self._connection.used("state"):
+            pass
         if not self._guest.is_on:
             return [libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED]
         return [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR]
@@ -143,7 +156,8 @@ class _Domain:
         return self._guest.ident
 
     def isActive(self) -> bool:
-        return self._guest.is_on
+        with self._connection.used("is active"):
+            return self._guest.is_on
 
     def create(self) -> None:
         with self._connection.used("create"):
@@ -175,6 +189,7 @@ class _Domain:
 
     def _ask(self, call: str) -> None:
         with self._connection.used(call):
+            self._guest.asked.append(call)
             self._guest.answers.wait(30)
             if not self._guest.is_on:
                 raise libvirt.libvirtError("it went off")
@@ -184,27 +199,30 @@ class _Stream:
     """A console that takes what is typed once the hung guest answers."""
 
     def __init__(self, connection: _Connection, libvirtd: FakeLibvirtd) -> None:
-        self._connection = connection
+        self._conn = connection
         self._libvirtd = libvirtd
 
-    def eventAddCallback(self, *_: Any) -> None:
+    def __del__(self) -> None:
         return
+
+    def eventAddCallback(self, *callback: Any) -> None:
+        self._libvirtd.kept_by_the_client.append((self, callback))
 
     def eventRemoveCallback(self) -> None:
         return
 
     def send(self, typed: bytes) -> int:
-        with self._connection.used("send"):
+        with self._conn.used("send"):
             self._libvirtd.sending.set()
             self._libvirtd.answers.wait(30)
             return len(typed)
 
     def abort(self) -> None:
-        with self._connection.used("abort"):
+        with self._conn.used("abort"):
             self._libvirtd.consoles_left += 1
 
 
-def _no_domain() -> libvirt.libvirtError:
-    error = libvirt.libvirtError("no domain")
-    error.err = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_FROM_QEMU, "no domain", 2, "", "", "", 0, 0)
+def _error(code: int, domain: int) -> libvirt.libvirtError:
+    error = libvirt.libvirtError("no")
+    error.err = (code, domain, "no", 2, "", "", "", 0, 0)
     return error

@@ -45,8 +45,11 @@ class CallPool:
         max_lost: int,
         max_waiting: int = 1000,
         idle_s: float = IDLE_S,
+        stuck: str = "",
     ) -> None:
         self._name = name
+        self.stuck = stuck
+        """What it means that as many calls are stuck as may be."""
         self._idle_s = idle_s
         self._size = size
         self._max_lost = max_lost
@@ -142,6 +145,7 @@ class CallPool:
             if self._end(call):
                 return
             call.settle(result, error)
+            del call, result, error  # they may hold what must not wait for the next call
 
     def _next(self) -> _Call | None:
         """Wait for a call; None when none came for long, or the pool is closed."""
@@ -173,7 +177,7 @@ class _Call:
         outcome: asyncio.Future[Any],
         expires_s: float,
     ) -> None:
-        self.work = work
+        self._work = work
         self.loop = loop
         self.outcome = outcome
         self.expires_s = expires_s
@@ -182,10 +186,15 @@ class _Call:
         self.given_up = False
 
     def try_it(self) -> tuple[Any, Exception | None]:
+        """Do the work, once: neither this nor an error's traceback holds it then."""
+        work = self._work
+        del self._work
         try:
-            return self.work(), None
+            return work(), None
         except Exception as error:  # noqa: BLE001  carried to the caller
             return None, error
+        finally:
+            del work
 
     def settle(self, result: Any, error: Exception | None) -> None:
         try:

@@ -1,9 +1,9 @@
-"""Connections to one libvirtd, each lent to one call at a time.
+"""Connections to one libvirtd, each serving one call at a time.
 
-Below `LibvirtDriver`. A call runs in a `CallPool`, under a deadline; one that misses it means
-*unknown* and gives up both its thread and its connection, so that the next starts afresh. So what
-hangs, in libvirtd or in one machine's QEMU, blocks its own connection alone, and no limit of
-libvirtd's on the calls of one connection is ever met.
+Below `LibvirtDriver`. A call runs in a `CallPool`, under a deadline, and there takes a connection
+that no other has, or opens one; it gives it back when it has ended, however long after its caller
+left. So what hangs, in libvirtd or in one machine's QEMU, blocks its own connection alone, and no
+limit of libvirtd's on the calls of one connection is ever met.
 
 One session more watches: it has the event subscription and no calls. It is opened before the first
 call and again before the next one after it broke.
@@ -16,60 +16,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from unkai_agent.compute import libvirt_errors
 from unkai_agent.compute.call_pool import CallPool, CallTimedOut, PoolExhausted
-from unkai_agent.compute.libvirt_session import Session
+from unkai_agent.compute.libvirt_session import Session, retire_all
 
 T = TypeVar("T")
 
 IDLE_S = 60.0
 """How long a connection is kept that no call uses."""
-
-
-class Lent:
-    """A session that is one caller's."""
-
-    def __init__(self, libvirt: Any, session: Session) -> None:
-        self._libvirt = libvirt
-        self.session = session
-        self.is_at_rest = True
-        """No call is under way, none broke it, and nothing of it is kept: another may have it."""
-
-    def keep(self, thing: Any) -> None:
-        """Hold a stream until the connection is given up, which its return does then."""
-        self.is_at_rest = False
-        self.session.keep(thing)
-
-    async def run(
-        self,
-        work: Callable[[Any], T],
-        *,
-        act: str,
-        instance_id: str,
-        pool: CallPool,
-        deadline_s: float,
-    ) -> T:
-        """Run `work(virConnect)`. Raises our errors, those of `libvirt_errors` included."""
-        session = self.session
-        try:
-            return await pool.run(lambda: session.call(work), deadline_s=deadline_s)
-        except asyncio.CancelledError:
-            self.is_at_rest = False
-            raise
-        except (CallTimedOut, PoolExhausted) as error:
-            self.is_at_rest = False
-            metadata = {"act": act, "instance_id": instance_id, "detail": str(error)}
-            raise libvirt_errors.unavailable("the hypervisor does not answer", metadata) from error
-        except self._libvirt.libvirtError as error:
-            if libvirt_errors.lost_connection(self._libvirt, error):
-                self.is_at_rest = False
-            raise libvirt_errors.translate(
-                self._libvirt, error, act=act, instance_id=instance_id
-            ) from error
 
 
 class Connections:
@@ -83,60 +42,97 @@ class Connections:
         *,
         pool: CallPool,
         deadline_s: float,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._libvirt = libvirt
         self._uri = uri
         self._on_change = on_change
         self._pool = pool
         self._deadline_s = deadline_s
-        self._clock = clock
         self._embedded = "/embed" in uri
         self._watch: Session | None = None
         self._opening = asyncio.Lock()
+        self._lock = threading.Lock()
         self._idle: list[tuple[float, Session]] = []
-        """The session that came back last is lent first, so those not needed grow old."""
+        """The session that came back last is taken first, so those not needed grow old."""
         self._closed = False
 
-    async def watch(self) -> None:
+    async def watch(self) -> Session:
         """See to it that changes are told of: one caller opens the session, the others wait."""
         try:
             async with asyncio.timeout(self._deadline_s), self._opening:
                 if self._closed:
                     raise libvirt_errors.unavailable("the agent is stopping")
-                if self._watch is not None and self._watch.usable():
-                    return
-                if self._watch is not None:
-                    self._watch.retire()
-                    self._watch = None
-                self._watch = await self._connect()
+                if self._watch is None or not self._watch.usable():
+                    if self._watch is not None:
+                        self._watch.retire()
+                        self._watch = None
+                    self._watch = await self._connect()
+                return self._watch
         except TimeoutError as error:
             raise libvirt_errors.unavailable("the hypervisor does not answer") from error
 
-    @contextlib.asynccontextmanager
-    async def lend(self) -> AsyncIterator[Lent]:
-        """Lend a connection; it goes to the next caller once it is at rest."""
-        await self.watch()
-        lent = Lent(self._libvirt, self._take())
+    async def run(
+        self,
+        work: Callable[[Any], T],
+        *,
+        act: str,
+        instance_id: str,
+        pool: CallPool,
+        deadline_s: float,
+        session: Session | None = None,
+    ) -> T:
+        """Run `work(virConnect)`, on a session of the caller's if it has one.
+
+        Raises our errors, those of `libvirt_errors` included.
+        """
+        watch = await self.watch()
+        if self._embedded:
+            session = watch
+        left = threading.Event()
+
+        def in_worker() -> T:
+            with contextlib.nullcontext(session) if session else self._taken() as used:
+                used.open()
+                if left.is_set():  # nobody waits any more: what has not begun shall not
+                    raise libvirt_errors.unavailable("the hypervisor does not answer")
+                return used.call(work)
+
         try:
-            yield lent
+            return await pool.run(in_worker, deadline_s=deadline_s)
+        except (CallTimedOut, PoolExhausted) as error:
+            stuck = pool.stuck if isinstance(error, PoolExhausted) else ""
+            raise libvirt_errors.unavailable(
+                stuck or "the hypervisor does not answer",
+                {"act": act, "instance_id": instance_id, "detail": str(error)},
+            ) from error
+        except self._libvirt.libvirtError as error:
+            raise libvirt_errors.translate(
+                self._libvirt, error, act=act, instance_id=instance_id
+            ) from error
         finally:
-            self._take_back(lent)
+            left.set()
+
+    @contextlib.contextmanager
+    def own(self) -> Iterator[Session]:
+        """Give a session that outlives a call, for a stream; it is closed at the end."""
+        session = Session(self._libvirt, self._uri)
+        try:
+            yield session
+        finally:
+            session.retire()
 
     async def close(self) -> None:
         """Let go of libvirt, as far as it answers; calls under way end by themselves."""
-        self._closed = True
-        watch, self._watch = self._watch, None
-        sessions = [session for _, session in self._idle]
-        self._idle.clear()
-        if watch is not None:
-            sessions.append(watch)
-        await asyncio.gather(*map(self._end, sessions))
-
-    async def _end(self, session: Session) -> None:
+        with self._lock:
+            self._closed = True
+            sessions = [session for _, session in self._idle]
+            self._idle.clear()
+        if self._watch is not None:
+            sessions.append(self._watch)
+            self._watch = None
         with contextlib.suppress(CallTimedOut, PoolExhausted):
-            await self._pool.run(session.close, deadline_s=self._deadline_s)
-        session.retire()  # if that was not even begun
+            await self._pool.run(lambda: _close(sessions), deadline_s=self._deadline_s)
+        retire_all(sessions)  # what that did not come to
 
     async def _connect(self) -> Session:
         loop = asyncio.get_running_loop()
@@ -162,23 +158,48 @@ class Connections:
                 session.retire()
         return session
 
-    def _take(self) -> Session:
-        if self._embedded and self._watch is not None:
-            return self._watch
-        while self._idle:
-            _, session = self._idle.pop()
-            if session.usable():
-                return session
-            session.retire()
-        return Session(self._libvirt, self._uri)
+    # Inside worker threads.
 
-    def _take_back(self, lent: Lent) -> None:
-        if lent.session is self._watch:
-            return
-        now_s = self._clock()
-        if lent.is_at_rest and not self._closed and lent.session.usable():
-            self._idle.append((now_s, lent.session))
-        else:
-            lent.session.retire()
-        while self._idle and now_s - self._idle[0][0] > IDLE_S:
-            self._idle.pop(0)[1].retire()
+    @contextlib.contextmanager
+    def _taken(self) -> Iterator[Session]:
+        session = self._take()
+        stands = True
+        try:
+            yield session
+        except self._libvirt.libvirtError as error:
+            stands = not libvirt_errors.lost_connection(self._libvirt, error)
+            raise
+        finally:
+            self._give_back(session, stands=stands)
+
+    def _take(self) -> Session:
+        broken = []
+        try:
+            while True:
+                with self._lock:
+                    if not self._idle:
+                        return Session(self._libvirt, self._uri)
+                    _, session = self._idle.pop()
+                if session.usable():
+                    return session
+                broken.append(session)
+        finally:
+            retire_all(broken)
+
+    def _give_back(self, session: Session, *, stands: bool) -> None:
+        over = []
+        now_s = time.monotonic()
+        stands = stands and session.usable()
+        with self._lock:
+            if stands and not self._closed:
+                self._idle.append((now_s, session))
+            else:
+                over.append(session)
+            while self._idle and now_s - self._idle[0][0] > IDLE_S:
+                over.append(self._idle.pop(0)[1])
+        retire_all(over)
+
+
+def _close(sessions: list[Session]) -> None:
+    for session in sessions:
+        session.close()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
@@ -121,9 +122,16 @@ class ConsoleAttachment:
             | libvirt.VIR_STREAM_EVENT_ERROR
             | libvirt.VIR_STREAM_EVENT_HANGUP
         )
-        self._stream.eventAddCallback(events, self._stream_event, None)
+        # libvirt's client holds on to the callback for good: it must not hold us.
+        tell = weakref.WeakMethod(self._stream_event)
 
-    def _stream_event(self, stream: Any, events: int, _opaque: object) -> None:
+        def on_event(stream: Any, events: int, _opaque: object) -> None:
+            if (told := tell()) is not None:
+                told(stream, events)
+
+        self._stream.eventAddCallback(events, on_event, None)
+
+    def _stream_event(self, stream: Any, events: int) -> None:
         ended = False
         try:
             if events & self._libvirt.VIR_STREAM_EVENT_READABLE:

@@ -20,12 +20,18 @@ from typing import Any, TypeVar
 from unkai_agent.compute import domain_xml, libvirt_errors
 from unkai_agent.compute.call_pool import CallPool
 from unkai_agent.compute.changes import ChangeFeed
-from unkai_agent.compute.driver import DiskError, Domain, DomainSpec, DomainUsage
+from unkai_agent.compute.driver import (
+    DiskError,
+    Domain,
+    DomainSpec,
+    DomainState,
+    DomainUsage,
+)
 from unkai_agent.compute.kvm_proof import prove_kvm
-from unkai_agent.compute.libvirt_connections import Connections, Lent
+from unkai_agent.compute.libvirt_connections import Connections
 from unkai_agent.compute.libvirt_console import ConsoleAttachment
 from unkai_agent.compute.libvirt_domains import disk_error, identity_of, observed
-from unkai_agent.compute.libvirt_session import qemu_uids
+from unkai_agent.compute.libvirt_session import Session, qemu_uids
 from unkai_agent.compute.libvirt_usage import usage_of_all
 from unkai_agent.domain.hosts import Accelerator
 from unkai_wire import ids
@@ -40,9 +46,11 @@ _DISK_ERROR_S = 2.0
 
 # libvirtd carries out 20 calls at once, of whatever connection, and 5 more of such as cut a power
 # (`max_workers` and `prio_workers` of libvirtd.conf). Each QEMU that hangs may hold one, given up
-# or not: what waits for QEMUs never takes all, so that machines can still be looked at.
-_STARTS, _BUTTONS, _DISK_LOOKS = 5, 3, 1
-_LOST_ACTS, _LOST_DISK_LOOKS = 4, 2
+# or not: what waits for QEMUs takes 19 at most, so that machines can still be looked at.
+_STARTS, _LOST_STARTS = 5, 4
+_BUTTONS, _LOST_BUTTONS = 4, 6
+_DISK_LOOKS, _LOST_DISK_LOOKS = 1, 2
+_STUCK = "too many machines' QEMUs on the host do not answer"
 
 
 class _Act:
@@ -83,9 +91,15 @@ class LibvirtDriver:
         self._start_deadline_s = start_deadline_s
         self._pool = CallPool("libvirt", size=workers, max_lost=max_lost_calls)
         # Starting and destroying take seconds: a burst of them must not keep looking waiting.
-        lost_acts = min(_LOST_ACTS, max_lost_calls)
-        self._start_pool = CallPool("libvirt-starts", size=_STARTS, max_lost=lost_acts)
-        self._button_pool = CallPool("libvirt-buttons", size=_BUTTONS, max_lost=lost_acts)
+        self._start_pool = CallPool(
+            "libvirt-starts", size=_STARTS, max_lost=min(_LOST_STARTS, max_lost_calls), stuck=_STUCK
+        )
+        self._button_pool = CallPool(
+            "libvirt-buttons",
+            size=_BUTTONS,
+            max_lost=min(_LOST_BUTTONS, max_lost_calls),
+            stuck=_STUCK,
+        )
         # Cutting the power is what ends starts that hang, however many do.
         self._destroy_pool = CallPool("libvirt-destroys", size=workers, max_lost=max_lost_calls)
         # Asking a QEMU that hangs must not keep us from looking at its machine, or from ending it.
@@ -112,11 +126,9 @@ class LibvirtDriver:
     async def get_domain(self, instance_id: str) -> Domain | None:
         """Return one domain, or None."""
 
-        def work(connection: Any) -> Domain | None:
-            domain = self._look_up(connection, instance_id)
-            return None if domain is None else observed(self._libvirt, domain)
-
-        found = await self._call(work, act="look at the machine", instance_id=instance_id)
+        found = await self._call(
+            self._observe(instance_id), act="look at the machine", instance_id=instance_id
+        )
         if found is None or not found.paused_by_error:
             return found
         return replace(found, disk_error=await self._disk_error(instance_id))
@@ -154,10 +166,15 @@ class LibvirtDriver:
                 self._refuse_root(connection, instance_id)
                 self._create(domain)
 
-        deadline_s = self._start_deadline_s
-        await self._act(
-            work, "start the machine", instance_id, self._start_pool, deadline_s=deadline_s
-        )
+        act = "start the machine"
+        found = await self._call(self._observe(instance_id), act=act, instance_id=instance_id)
+        if found is not None and found.state is DomainState.PAUSED:
+            # A QEMU that may hang is asked: such as do must not keep others from being started.
+            await self._act(work, act, instance_id, self._button_pool)
+        else:
+            await self._act(
+                work, act, instance_id, self._start_pool, deadline_s=self._start_deadline_s
+            )
 
     async def shutdown(self, instance_id: str) -> None:
         """Press the power button; whether the guest obeys is seen later."""
@@ -246,8 +263,8 @@ class LibvirtDriver:
         self, instance_id: str, typed: AsyncIterator[bytes], *, force: bool
     ) -> AsyncIterator[bytes]:
         """Connect to the serial console; the session ends when the machine goes off."""
-        async with self._connections.lend() as lent:
-            attachment = await self._attach(lent, instance_id, force=force)
+        with self._connections.own() as session:
+            attachment = await self._attach(session, instance_id, force=force)
             self._consoles[instance_id] = attachment
             try:
                 async for text in attachment.talk(typed):
@@ -258,7 +275,9 @@ class LibvirtDriver:
                 with contextlib.suppress(Unavailable):
                     await attachment.end()
 
-    async def _attach(self, lent: Lent, instance_id: str, *, force: bool) -> ConsoleAttachment:
+    async def _attach(
+        self, session: Session, instance_id: str, *, force: bool
+    ) -> ConsoleAttachment:
         act = "attach to the console"
 
         def work(connection: Any) -> Any:
@@ -266,18 +285,20 @@ class LibvirtDriver:
             if not domain.isActive():
                 raise libvirt_errors.is_off(instance_id, act)
             stream = connection.newStream(self._libvirt.VIR_STREAM_NONBLOCK)
-            lent.keep(stream)
+            session.keep(stream)
             domain.openConsole(None, stream, self._libvirt.VIR_DOMAIN_CONSOLE_FORCE if force else 0)
             return stream
 
         async def call(work: Callable[[], Any], *, act: str) -> Any:
-            return await self._look(lent, lambda _connection: work(), act, instance_id)
+            return await self._call(
+                lambda _connection: work(), act=act, instance_id=instance_id, session=session
+            )
 
         holder = self._consoles.get(instance_id) if force else None
         if holder is not None:
             holder.taken_over = True  # before its end, so that it can say why
         try:
-            stream = await self._look(lent, work, act, instance_id)
+            stream = await self._call(work, act=act, instance_id=instance_id, session=session)
         except BaseException:
             if holder is not None:
                 holder.taken_over = False
@@ -308,8 +329,12 @@ class LibvirtDriver:
 
         deadline_s = min(_DISK_ERROR_S, self._call_deadline_s)
         with contextlib.suppress(UnkaiError):
-            return await self._run(
-                work, "ask for a disk's error", instance_id, self._disk_pool, deadline_s=deadline_s
+            return await self._connections.run(
+                work,
+                act="ask for a disk's error",
+                instance_id=instance_id,
+                pool=self._disk_pool,
+                deadline_s=deadline_s,
             )
         return None
 
@@ -332,40 +357,39 @@ class LibvirtDriver:
         once = _Act(work)
         deadline_s = deadline_s or self._call_deadline_s
         try:
-            await self._run(once, act, instance_id, pool, deadline_s=deadline_s)
+            await self._connections.run(
+                once, act=act, instance_id=instance_id, pool=pool, deadline_s=deadline_s
+            )
         finally:
             if once.is_under_way:
                 self._stuck[act, instance_id] = once
 
-    async def _call(self, work: Callable[[Any], T], *, act: str, instance_id: str = "") -> T:
+    async def _call(
+        self,
+        work: Callable[[Any], T],
+        *,
+        act: str,
+        instance_id: str = "",
+        session: Session | None = None,
+    ) -> T:
         """Run `work(connection)`, which waits for libvirtd alone."""
-        async with self._connections.lend() as lent:
-            return await self._look(lent, work, act, instance_id)
-
-    async def _look(self, lent: Lent, work: Callable[[Any], T], act: str, instance_id: str) -> T:
-        return await lent.run(
+        return await self._connections.run(
             work,
             act=act,
             instance_id=instance_id,
             pool=self._pool,
             deadline_s=self._call_deadline_s,
+            session=session,
         )
 
-    async def _run(
-        self,
-        work: Callable[[Any], T],
-        act: str,
-        instance_id: str,
-        pool: CallPool,
-        *,
-        deadline_s: float,
-    ) -> T:
-        async with self._connections.lend() as lent:
-            return await lent.run(
-                work, act=act, instance_id=instance_id, pool=pool, deadline_s=deadline_s
-            )
-
     # Inside worker threads.
+
+    def _observe(self, instance_id: str) -> Callable[[Any], Domain | None]:
+        def work(connection: Any) -> Domain | None:
+            domain = self._look_up(connection, instance_id)
+            return None if domain is None else observed(self._libvirt, domain)
+
+        return work
 
     def _look_up(self, connection: Any, instance_id: str) -> Any:
         try:

@@ -23,9 +23,10 @@ import time
 import traceback
 import uuid
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from unkai_agent.compute.libvirt_errors import unavailable
 from unkai_wire import ids
 
 T = TypeVar("T")
@@ -78,16 +79,21 @@ class Session:
         self._uri = uri
         self._on_change = on_change
         self._lock = threading.Lock()
+        self._shared = shared
         self._turn = contextlib.nullcontext() if shared else threading.Lock()
-        self._retired = False
+        self._retired = threading.Event()
         self._callback_id: int | None = None
         self._connection: Any = None
-        self._kept: list[Any] = []
+        self._streams: list[Any] = []
+
+    def open(self) -> None:
+        """Connect, subscribe to events, and hint at every domain: events may have been missed."""
+        self.call(lambda _connection: None)
 
     def call(self, work: Callable[[Any], T]) -> T:
         """Return `work(virConnect)`; connects at first. Calls of several threads take turns.
 
-        Raises `libvirt.libvirtError`.
+        Raises `libvirt.libvirtError`, and Unavailable once the connection was given up.
         """
         with self._turn:
             try:
@@ -96,16 +102,15 @@ class Session:
                 _clear_locals(error)
                 raise
 
-    def keep(self, thing: Any) -> None:
-        """Hold what refers to the connection until that is given up."""
-        self._kept.append(thing)
-
-    def open(self) -> None:
-        """Connect, subscribe to events, and hint at every domain: events may have been missed."""
-        self.call(lambda _connection: None)
+    def keep(self, stream: Any) -> None:
+        """Free a stream (virStream) when the connection is given up, and not before."""
+        if not self._shared:
+            self._streams.append(stream)
 
     def _open(self) -> Any:
         libvirt = self._libvirt
+        if self._retired.is_set():
+            raise unavailable("the connection to the hypervisor was given up")
         start_event_loop(libvirt)
         connection = libvirt.open(self._uri)
         callback_id = None
@@ -115,10 +120,10 @@ class Session:
             )
         with self._lock:
             self._connection, self._callback_id = connection, callback_id
-            retired = self._retired
-        if retired:  # whoever asked has gone meanwhile
+        if self._retired.is_set():  # whoever asked has gone meanwhile
             self._let_go()
-        elif self._on_change is not None:
+            raise unavailable("the connection to the hypervisor was given up")
+        if self._on_change is not None:
             for domain in connection.listAllDomains(0):
                 self._hint(domain)
         return connection
@@ -133,23 +138,18 @@ class Session:
 
     def retire(self) -> None:
         """Give the connection up, without blocking and without ending calls under way."""
+        retire_all([self])
+
+    def give_up(self) -> bool:
+        """Let no further call connect; tell whether there is something left to `close`."""
         with self._lock:
-            if self._retired:
-                return
-            self._retired = True
-            if self._connection is None:
-                return
-        threading.Thread(target=self._end, name="libvirt-retire", daemon=True).start()
+            was_retired = self._retired.is_set()
+            self._retired.set()
+            return not was_retired and self._connection is not None
 
     def close(self) -> None:
         """Give the connection up, and wait for that and for the calls under way."""
-        with self._lock:
-            if self._retired:
-                return
-            self._retired = True
-        self._end()
-
-    def _end(self) -> None:
+        self._retired.set()
         with self._turn:
             self._let_go()
 
@@ -157,8 +157,9 @@ class Session:
         with self._lock:
             connection, self._connection = self._connection, None
             callback_id, self._callback_id = self._callback_id, None
-            kept, self._kept = self._kept, []
-        kept.clear()
+            streams, self._streams = self._streams, []
+        for stream in streams:
+            _free(stream)
         if connection is None or callback_id is None:
             return
         with contextlib.suppress(self._libvirt.libvirtError):
@@ -167,13 +168,34 @@ class Session:
     def _lifecycle_event(
         self, _connection: Any, domain: Any, _event: int, _detail: int, _opaque: object
     ) -> None:
-        if not self._retired:
+        if not self._retired.is_set():
             self._hint(domain)
 
     def _hint(self, domain: Any) -> None:
         instance_id = instance_id_of(domain.UUIDString())
         if instance_id is not None and self._on_change is not None:
             self._on_change(instance_id)
+
+
+def retire_all(sessions: Sequence[Session]) -> None:
+    """Give connections up in one thread, without blocking and without ending calls under way."""
+    given_up = [session for session in sessions if session.give_up()]
+    if given_up:
+        threading.Thread(
+            target=_close_all, args=(given_up,), name="libvirt-retire", daemon=True
+        ).start()
+
+
+def _close_all(sessions: list[Session]) -> None:
+    while sessions:
+        sessions.pop().close()
+
+
+def _free(stream: Any) -> None:
+    """Free a stream now. libvirt's client never lets go of what `eventAddCallback` was given, and
+    so would keep the Python stream, with its connection, for good."""
+    stream.__del__()
+    stream._conn = None
 
 
 def _clear_locals(error: BaseException | None) -> None:

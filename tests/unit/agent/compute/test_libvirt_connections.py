@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import weakref
 from collections.abc import AsyncIterator
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from tests.support.acceptance import seeded
 from tests.support.fake_libvirtd import FakeLibvirtd
 from unkai_agent.compute import libvirt_connections
+from unkai_agent.compute.libvirt_console import ConsoleAttachment
 from unkai_agent.compute.libvirt_driver import LibvirtDriver
 from unkai_wire.errors import NotFound, Unavailable, UnkaiError
 
@@ -82,12 +85,7 @@ async def test_who_leaves_a_console_that_takes_nothing_waits_for_no_send(
     hypervisor: FakeLibvirtd,
 ) -> None:
     driver = LibvirtDriver("fake:///", call_deadline_s=0.3)
-
-    async def typed() -> AsyncIterator[bytes]:
-        yield b"ls"
-        await asyncio.Event().wait()
-
-    console = driver.attach_console(hypervisor.hung, typed(), force=False)
+    console = driver.attach_console(hypervisor.hung, typed(b"ls"), force=False)
     assert await anext(console) == b""
     assert await asyncio.to_thread(hypervisor.sending.wait, 20)
     async with asyncio.timeout(20):
@@ -96,5 +94,64 @@ async def test_who_leaves_a_console_that_takes_nothing_waits_for_no_send(
 
     hypervisor.answers.set()
     await hypervisor.until_open(1)  # which watches
-    assert hypervisor.consoles_left == 1
     await driver.close()
+
+
+async def test_a_console_leaves_nothing_open(hypervisor: FakeLibvirtd) -> None:
+    driver = LibvirtDriver("fake:///")
+    attached: weakref.WeakSet[ConsoleAttachment] = weakref.WeakSet()
+    for _ in range(3):
+        console = driver.attach_console(hypervisor.well, typed(), force=False)
+        assert await anext(console) == b""
+        attached.update(driver._consoles.values())
+        await console.aclose()  # type: ignore[attr-defined]
+    assert hypervisor.consoles_left == 3
+    await hypervisor.until_open(1)  # which watches
+    del console
+    gc.collect()
+    assert not list(attached), "with what they have received"
+    await driver.close()
+
+
+async def test_a_burst_has_as_many_connections_as_calls_are_under_way(
+    hypervisor: FakeLibvirtd,
+) -> None:
+    driver = LibvirtDriver("fake:///", workers=4)
+    await asyncio.gather(*(driver.get_domain(MISSING) for _ in range(100)))
+    assert hypervisor.opened <= 5, "one watches"
+    await driver.close()
+
+
+async def test_calls_that_are_refused_cost_no_connection(hypervisor: FakeLibvirtd) -> None:
+    driver = LibvirtDriver("fake:///", call_deadline_s=0.2, max_lost_calls=1)
+    with pytest.raises(Unavailable):
+        await driver.start(hypervisor.hung)
+    opened = hypervisor.opened
+    for _ in range(20):
+        with pytest.raises(Unavailable, match="too many machines' QEMUs"):
+            await driver.shutdown(hypervisor.well)
+        await driver.get_domain(MISSING)
+    assert hypervisor.opened <= opened + 1
+    hypervisor.answers.set()
+    await driver.close()
+
+
+async def test_what_was_given_up_while_it_connected_is_not_done_later(
+    hypervisor: FakeLibvirtd,
+) -> None:
+    driver = LibvirtDriver("fake:///", call_deadline_s=0.2)
+    await driver._connections.watch()
+    hypervisor.connecting.clear()
+    with pytest.raises(Unavailable):
+        await driver.shutdown(hypervisor.well)
+    hypervisor.connecting.set()
+    await hypervisor.until_open(2)
+    await driver.get_domain(hypervisor.well)
+    assert not any("shut down" in guest.asked for guest in hypervisor.guests.values())
+    await driver.close()
+
+
+async def typed(*texts: bytes) -> AsyncIterator[bytes]:
+    for text in texts:
+        yield text
+    await asyncio.Event().wait()

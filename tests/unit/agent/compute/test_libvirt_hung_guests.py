@@ -94,7 +94,7 @@ async def test_the_power_of_a_guest_whose_qemu_hangs_in_an_act_can_be_cut(
 async def test_power_can_be_cut_however_many_guests_hang_in_a_resume(
     hypervisor: FakeLibvirtd,
 ) -> None:
-    driver = LibvirtDriver("fake:///hung", start_deadline_s=0.2, max_lost_calls=2)
+    driver = LibvirtDriver("fake:///hung", call_deadline_s=0.2, max_lost_calls=2)
     hung = [hypervisor.hung, *(an_id("instance") for _ in range(3))]
     for ident in hung:
         hypervisor.add(Guest(ident, hypervisor.answers))
