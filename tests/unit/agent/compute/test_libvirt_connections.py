@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.support.acceptance import seeded
+from tests.support.compute import until
 from tests.support.fake_libvirtd import FakeLibvirtd
 from unkai_agent.compute import libvirt_connections
 from unkai_agent.compute.libvirt_console import ConsoleAttachment
@@ -108,8 +109,12 @@ async def test_a_console_leaves_nothing_open(hypervisor: FakeLibvirtd) -> None:
     assert hypervisor.consoles_left == 3
     await hypervisor.until_open(1)  # which watches
     del console
-    gc.collect()
-    assert not list(attached), "with what they have received"
+
+    async def all_are_gone() -> bool:  # with what they have received
+        gc.collect()
+        return not attached
+
+    await until(all_are_gone)
     await driver.close()
 
 
