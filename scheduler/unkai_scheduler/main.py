@@ -27,7 +27,7 @@ from unkai_scheduler.agents.port import Agents
 from unkai_scheduler.api.metrics_endpoint import metrics_served
 from unkai_scheduler.api.peers import LeaderRoute, PeerWaker
 from unkai_scheduler.api.rpc_metrics import RpcMetrics
-from unkai_scheduler.api.server import ApiServer, Services, claim_socket
+from unkai_scheduler.api.server import ApiServer, Services
 from unkai_scheduler.cluster.etcd import EtcdCluster
 from unkai_scheduler.cluster.measured import MeasuredCluster
 from unkai_scheduler.cluster.port import Cluster
@@ -65,6 +65,7 @@ from unkai_wire.doctor import child
 from unkai_wire.doctor.child import Examine
 from unkai_wire.errors import Unavailable, UnkaiError
 from unkai_wire.ids import ids_by
+from unkai_wire.local_socket import claim_socket
 from unkai_wire.log_stream import standard_error
 from unkai_wire.setting_values import FINE
 

@@ -61,6 +61,8 @@ class FakeLibvirtd:
     def connect(self, _uri: str) -> _Connection:
         self.opened += 1
         self.connecting.wait(30)
+        if self.takes_no_more:
+            raise _error(libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_FROM_NONE)
         connection = _Connection(self)
         self.connections.add(connection)
         return connection

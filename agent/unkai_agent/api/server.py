@@ -51,6 +51,8 @@ class AgentServer:
     ) -> None:
         """Make the server; `listen` and `listen_locally`, then `start`."""
         self._health = HealthServicer(frozenset(SERVICES))
+        hosts = HostServicer(directory, examine, clock)  # one, so one examination, for all doors
+        machines, storage = MachineServicer(directory), StorageServicer(directory)
 
         def make() -> grpc.aio.Server:
             server = grpc.aio.server(
@@ -61,15 +63,9 @@ class AgentServer:
                 ],
                 options=server_options(),
             )
-            host_service_pb2_grpc.add_HostServiceServicer_to_server(
-                HostServicer(directory, examine, clock), server
-            )
-            machine_service_pb2_grpc.add_MachineServiceServicer_to_server(
-                MachineServicer(directory), server
-            )
-            storage_service_pb2_grpc.add_StorageServiceServicer_to_server(
-                StorageServicer(directory), server
-            )
+            host_service_pb2_grpc.add_HostServiceServicer_to_server(hosts, server)
+            machine_service_pb2_grpc.add_MachineServiceServicer_to_server(machines, server)
+            storage_service_pb2_grpc.add_StorageServiceServicer_to_server(storage, server)
             add_health(self._health, server)
             enable_server_reflection((*SERVICES, HEALTH, REFLECTION), server)
             return server

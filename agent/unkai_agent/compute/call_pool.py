@@ -56,8 +56,8 @@ class CallPool:
         self._max_waiting = max_waiting
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
+        self._queued = 0
         self._workers = 0
-        self._idle = 0
         self._busy = 0
         self._lost = 0
         self._closed = False
@@ -80,7 +80,7 @@ class CallPool:
         """
         if self._closed or self._lost >= self._max_lost:
             raise PoolExhausted(f"{self._lost} calls of {self._name} are stuck")
-        if self._calls.qsize() >= self._max_waiting:
+        if self._queued >= self._max_waiting:
             raise PoolExhausted(f"{self._max_waiting} calls of {self._name} wait")
         loop = asyncio.get_running_loop()
         call = _Call(work, loop, loop.create_future(), time.monotonic() + deadline_s)
@@ -106,8 +106,13 @@ class CallPool:
     def _submit(self, call: _Call) -> None:
         with self._lock:
             self._calls.put(call)
-            if self._idle < self._calls.qsize() and self._workers < self._size:
-                self._start_worker()
+            self._queued += 1
+            self._staff()
+
+    def _staff(self) -> None:
+        """Start a thread for a call that would wait for a busy one."""
+        if self._queued > self._workers - self._busy and self._workers < self._size:
+            self._start_worker()
 
     def _start_worker(self) -> None:
         self._workers += 1
@@ -127,16 +132,14 @@ class CallPool:
 
     def _work(self) -> None:
         while True:
-            with self._lock:
-                self._idle += 1
             call = self._next()
             with self._lock:
-                self._idle -= 1
                 if call is None:
-                    if not self._closed and not self._calls.empty():
+                    if not self._closed and self._queued:
                         continue  # one came at the last moment
                     self._workers -= 1
                     return
+                self._queued -= 1
                 if call.given_up or time.monotonic() >= call.expires_s:
                     continue
                 call.started = True
@@ -162,8 +165,7 @@ class CallPool:
                 self._busy -= 1
                 return False
             self._lost -= 1
-            if not self._calls.empty() and self._workers < self._size:
-                self._start_worker()
+            self._staff()
             return True
 
 

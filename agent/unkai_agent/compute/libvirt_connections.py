@@ -92,7 +92,7 @@ class Connections:
 
         def in_worker() -> T:
             with contextlib.nullcontext(session) if session else self._taken() as used:
-                used.open()
+                self._open(used)
                 if left.is_set():  # nobody waits any more: what has not begun shall not
                     raise libvirt_errors.unavailable("the hypervisor does not answer")
                 return used.call(work)
@@ -144,21 +144,26 @@ class Connections:
         session = Session(self._libvirt, self._uri, on_change, shared=self._embedded)
         opened = False
         try:
-            await self._pool.run(session.open, deadline_s=self._deadline_s)
-            opened = True
+            await self._pool.run(lambda: self._open(session), deadline_s=self._deadline_s)
+            opened = not self._closed
         except (CallTimedOut, PoolExhausted) as error:
             raise libvirt_errors.unavailable("the hypervisor does not answer") from error
-        except self._libvirt.libvirtError as error:
-            metadata = {"detail": libvirt_errors.without_paths(str(error))}
-            raise libvirt_errors.unavailable(
-                "the hypervisor cannot be reached", metadata
-            ) from error
         finally:
             if not opened:
                 session.retire()
         return session
 
     # Inside worker threads.
+
+    def _open(self, session: Session) -> None:
+        """Connect, if need be. That it cannot be done is no refusal of what is asked."""
+        try:
+            session.open()
+        except self._libvirt.libvirtError as error:
+            metadata = {"detail": libvirt_errors.without_paths(str(error))}
+            raise libvirt_errors.unavailable(
+                "the hypervisor cannot be reached", metadata
+            ) from error
 
     @contextlib.contextmanager
     def _taken(self) -> Iterator[Session]:

@@ -150,30 +150,15 @@ class LibvirtDriver:
 
     async def start(self, instance_id: str) -> None:
         """Start the domain, or resume it when paused."""
-
-        def work(connection: Any) -> None:
-            libvirt = self._libvirt
-            domain = self._must_look_up(connection, instance_id)
-            state, _ = domain.state()
-            # Another's start under way shows as a pause, which may be over by now.
-            if state == libvirt.VIR_DOMAIN_PAUSED:
-                self._unless_running(domain, domain.resume)
-            elif state == libvirt.VIR_DOMAIN_PMSUSPENDED:
-                self._unless_running(domain, domain.pMWakeup)
-            elif state == libvirt.VIR_DOMAIN_SHUTDOWN:
-                raise libvirt_errors.unavailable("the machine is still powering off")
-            elif not domain.isActive():
-                self._refuse_root(connection, instance_id)
-                self._create(domain)
-
         act = "start the machine"
         found = await self._call(self._observe(instance_id), act=act, instance_id=instance_id)
         if found is not None and found.state is DomainState.PAUSED:
             # A QEMU that may hang is asked: such as do must not keep others from being started.
-            await self._act(work, act, instance_id, self._button_pool)
+            await self._act(self._resume(instance_id), act, instance_id, self._button_pool)
         else:
+            deadline_s = self._start_deadline_s
             await self._act(
-                work, act, instance_id, self._start_pool, deadline_s=self._start_deadline_s
+                self._boot(instance_id), act, instance_id, self._start_pool, deadline_s=deadline_s
             )
 
     async def shutdown(self, instance_id: str) -> None:
@@ -404,6 +389,34 @@ class LibvirtDriver:
         if domain is None:
             raise NotFound.of("domain", instance_id)
         return domain
+
+    def _boot(self, instance_id: str) -> Callable[[Any], None]:
+        def work(connection: Any) -> None:
+            domain = self._must_look_up(connection, instance_id)
+            state, _ = domain.state()
+            # Another's start under way shows as a pause, which may be over by now.
+            if state == self._libvirt.VIR_DOMAIN_PAUSED:
+                self._unless_running(domain, domain.resume)
+            elif state == self._libvirt.VIR_DOMAIN_SHUTDOWN:
+                raise libvirt_errors.unavailable("the machine is still powering off")
+            elif not domain.isActive():
+                self._refuse_root(connection, instance_id)
+                self._create(domain)
+
+        return work
+
+    def _resume(self, instance_id: str) -> Callable[[Any], None]:
+        def work(connection: Any) -> None:
+            domain = self._must_look_up(connection, instance_id)
+            state, _ = domain.state()
+            if state == self._libvirt.VIR_DOMAIN_PAUSED:
+                self._unless_running(domain, domain.resume)
+            elif state == self._libvirt.VIR_DOMAIN_PMSUSPENDED:
+                self._unless_running(domain, domain.pMWakeup)
+            elif not domain.isActive():
+                raise libvirt_errors.unavailable("the machine went off meanwhile")
+
+        return work
 
     def _refuse_root(self, connection: Any, instance_id: str) -> None:
         """Refuse to start guests on a libvirtd that would run them as root. Asked for once each."""

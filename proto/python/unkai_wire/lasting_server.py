@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from itertools import cycle
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unkai_wire.local_socket import SocketFile
 from unkai_wire.tls import TlsFiles
 
 if TYPE_CHECKING:
@@ -64,8 +63,8 @@ class LastingServer:
         return port
 
     def listen_locally(self, path: Path) -> None:
-        """Listen on a unix socket of mode 0600, which nobody else could open for a moment."""
-        server, file = self._make(), _SocketFile(path)
+        """Listen on a unix socket of mode 0600 that nobody else serves."""
+        server, file = self._make(), SocketFile(path)
         file.bind(server)
         self._doors.append(_Door(server, self._make, file.bind, file))
 
@@ -82,39 +81,6 @@ class LastingServer:
             await asyncio.wait(lives)
 
 
-class _SocketFile:
-    """The file of a unix socket, which no server of the library removes.
-
-    The trap: a server removes the file at its own address, some time after it says that it has
-    stopped; by then it would be the next one's. So each listens at another name, and its file is
-    moved to where callers look for it.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._ours: os.stat_result | None = None
-        # No longer than the path, for which there are 107 bytes at most.
-        self._names = cycle(path.name[:-1] + end for end in "~+")
-
-    def bind(self, server: grpc.aio.Server) -> None:
-        self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        bound = self._path.with_name(next(self._names))
-        with _narrow_umask():
-            server.add_insecure_port(f"unix:{bound}")
-        self._ours = bound.lstat()
-        bound.replace(self._path)
-
-    def look(self) -> None:
-        """Raise when the file is gone, by whomever: nobody can call there any more."""
-        self._path.lstat()
-
-    def remove(self) -> None:
-        """Remove the file, unless it is somebody else's by now."""
-        with suppress(FileNotFoundError):
-            if self._ours is not None and os.path.samestat(self._path.lstat(), self._ours):
-                self._path.unlink()
-
-
 class _Door:
     """One address and the library's server there.
 
@@ -127,7 +93,7 @@ class _Door:
         server: grpc.aio.Server,
         make: Callable[[], grpc.aio.Server],
         bind: Callable[[grpc.aio.Server], None],
-        file: _SocketFile | None = None,
+        file: SocketFile | None = None,
     ) -> None:
         self._server: grpc.aio.Server | None = server
         self._make = make
@@ -174,8 +140,8 @@ class _Door:
         assert self._server is not None
         # A look, not a wait: the end of a broken loop is not told while any call lives.
         await self._server.wait_for_termination(0)
-        if self._file is not None:
-            self._file.look()
+        if self._file is not None and not self._file.is_ours():
+            raise FileNotFoundError("the socket's file is gone, or another's")
 
     async def _end(self, grace_s: float) -> None:
         """Stop the server, if there is one. The library raises when its loop breaks meanwhile."""
@@ -217,13 +183,3 @@ class _Door:
             if not bound:
                 await server.stop(0)
         return server
-
-
-@contextmanager
-def _narrow_umask() -> Iterator[None]:
-    """Make what is made in the block ours alone, from its first moment on."""
-    before = os.umask(0o177)
-    try:
-        yield
-    finally:
-        os.umask(before)

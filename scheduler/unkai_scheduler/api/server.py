@@ -6,7 +6,6 @@ somebody serves.
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +72,6 @@ from unkai_scheduler.services.operations import OperationsService
 from unkai_scheduler.services.placement import PlacementService
 from unkai_scheduler.services.projects import ProjectsService
 from unkai_wire import tracing
-from unkai_wire.errors import FailedPrecondition
 from unkai_wire.lasting_server import LastingServer
 from unkai_wire.rpc_errors import ErrorInterceptor
 from unkai_wire.tls import TlsFiles, server_options
@@ -142,7 +140,6 @@ class ApiServer:
 
     def listen_locally(self, path: Path) -> None:
         """Listen on a unix socket of mode 0600; call `start` before anything else is awaited."""
-        claim_socket(path)
         self._server.listen_locally(path)
 
     async def start(self) -> None:
@@ -157,35 +154,6 @@ class ApiServer:
         await self._calls.work_done(grace_s)
         # What is left are answers on their way, some to callers that do not read.
         await self._server.stop(min(grace_s, LAST_ANSWERS_S))
-
-
-def claim_socket(path: Path) -> None:
-    """Remove a socket that nobody serves; raise `FailedPrecondition` when somebody does."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-    if not path.exists():
-        return
-    if path.is_socket() and not _is_served(path):
-        path.unlink(missing_ok=True)
-        return
-    raise FailedPrecondition(
-        f"{path} is in use: another scheduler serves it, or it is no socket",
-        reason="SOCKET_IN_USE",
-        fix="stop the other scheduler, or set another socket",
-        metadata={"path": str(path)},
-    )
-
-
-def _is_served(path: Path) -> bool:
-    """Tell whether a socket may have somebody behind it; one that is only slow has."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            return False
-        except OSError:
-            return True
-    return True
 
 
 def _offered(services: Services) -> list[tuple[Any, Any, Any]]:

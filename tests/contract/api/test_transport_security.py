@@ -17,9 +17,9 @@ from tests.support.builders import a_host, an_instance
 from unkai.compute.v1 import flavor_service_pb2, flavor_service_pb2_grpc
 from unkai_scheduler import certificates
 from unkai_scheduler.api.exporter import CloudCollector
-from unkai_scheduler.api.server import claim_socket
 from unkai_scheduler.store import hosts, instances
 from unkai_wire.errors import FailedPrecondition, PermissionDenied, UnkaiError
+from unkai_wire.local_socket import claim_socket
 from unkai_wire.metrics_server import MetricsServer
 from unkai_wire.rpc_errors import from_rpc_error
 from unkai_wire.tls import SCHEDULER_TLS_NAME, channel_options

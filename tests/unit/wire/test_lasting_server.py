@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -199,6 +200,21 @@ async def test_a_socket_that_cannot_be_opened_is_tried_until_it_can_and_leaves_n
         await served_again(site.unix)
         assert site.listeners() == 1
     assert site.listeners() == 0
+
+
+async def test_a_socket_that_somebody_else_took_is_told_once_and_opened_again_when_it_is_free(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(tmp_path) as site:
+        with socket.socket(socket.AF_UNIX) as other:
+            theirs = site.path.with_name("theirs")
+            other.bind(str(theirs))
+            other.listen()
+            theirs.replace(site.path)
+            await tries_failed(caplog, site)
+            assert "another program serves it" in caplog.text
+            await served_again(site.tcp)
+        await served_again(site.unix)
 
 
 async def test_a_door_whose_certificate_is_away_for_a_while_is_opened_again(

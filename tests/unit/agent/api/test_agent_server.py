@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,7 @@ from unkai_agent.host import RunningHost
 from unkai_scheduler.agents.client import GrpcAgents
 from unkai_scheduler.agents.port import Endpoint
 from unkai_scheduler.certificates import Authority, init
+from unkai_wire.doctor.findings import Report
 from unkai_wire.errors import (
     Conflict,
     FailedPrecondition,
@@ -480,3 +481,33 @@ async def test_health_and_reflection_answer(site: Site) -> None:
         names = {service.name for service in answer.list_services_response.service}
         assert set(SERVICES) <= names
         call.cancel()
+
+
+async def test_one_examination_at_a_time_whichever_door_it_was_asked_for_at(
+    tmp_path: Path,
+) -> None:
+    under_way, most = 0, 0
+
+    async def examine(_names: Sequence[str]) -> Report:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.2)
+        under_way -= 1
+        return Report("agent h1", "0", 1, ())
+
+    host = a_host_on_fakes(tmp_path, HOST_ID, FakeCompute())
+    server = AgentServer(HostDirectory({HOST_ID: host.host}), examine)
+    sockets = [tmp_path / name for name in ("a.sock", "b.sock")]
+    for path in sockets:
+        server.listen_locally(path)
+    await server.start()
+
+    async def ask(path: Path) -> None:
+        async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+            stub = host_service_pb2_grpc.HostServiceStub(channel)
+            await stub.Diagnose(host_service_pb2.DiagnoseRequest(host_id=HOST_ID), timeout=20)
+
+    await asyncio.gather(*(ask(path) for path in sockets))
+    await server.stop(0)
+    assert most == 1

@@ -141,6 +141,17 @@ async def test_calls_that_are_refused_cost_no_connection(hypervisor: FakeLibvirt
     await driver.close()
 
 
+async def test_that_no_connection_can_be_made_is_no_refusal(hypervisor: FakeLibvirtd) -> None:
+    driver = LibvirtDriver("fake:///")
+    await driver._connections.watch()
+    hypervisor.takes_no_more = True
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        await driver.shutdown(hypervisor.well)
+    hypervisor.takes_no_more = False
+    await driver.shutdown(hypervisor.well)
+    await driver.close()
+
+
 async def test_what_was_given_up_while_it_connected_is_not_done_later(
     hypervisor: FakeLibvirtd,
 ) -> None:
