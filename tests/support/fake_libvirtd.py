@@ -52,6 +52,8 @@ class FakeLibvirtd:
         self.connecting = threading.Event()
         """Connecting ends once it is set."""
         self.connecting.set()
+        self.takes_no_more = False
+        """No further connection can be made, for want of open files, say."""
         self.freed_by: list[threading.Thread] = []
         self.used_twice_at_once: list[str] = []
 
