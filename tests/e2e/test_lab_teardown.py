@@ -68,6 +68,7 @@ def _substrate(name: str, hosts: int = 1) -> Lab:
     return lab
 
 
+@pytest.mark.timeout(400)  # 40 kills with the full counts, seconds each
 def test_down_leaves_nothing_of_an_up_killed_at_any_moment(name: str) -> None:
     moments = seeded("lab up killed")
     paths = LabPaths.of(name)
