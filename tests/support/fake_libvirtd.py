@@ -27,6 +27,8 @@ class Guest:
         self.ident = ident
         self.answers = answers
         self.is_on = True
+        self.looks_until_off = 0
+        """After so many looks at its state it goes off; 0: never."""
         self.asked: list[str] = []
 
 
@@ -150,8 +152,11 @@ class _Domain:
             )
 
     def state(self) -> list[int]:
+        guest = self._guest
         with self._connection.used("state"):
-            pass
+            if guest.looks_until_off:
+                guest.looks_until_off -= 1
+                guest.is_on = guest.looks_until_off > 0
         if not self._guest.is_on:
             return [libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED]
         return [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR]
@@ -165,6 +170,7 @@ class _Domain:
 
     def create(self) -> None:
         with self._connection.used("create"):
+            self._guest.asked.append("create")
             self._guest.is_on = True
 
     def destroy(self) -> None:

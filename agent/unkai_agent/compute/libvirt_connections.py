@@ -101,9 +101,11 @@ class Connections:
             return await pool.run(in_worker, deadline_s=deadline_s)
         except (CallTimedOut, PoolExhausted) as error:
             stuck = pool.stuck if isinstance(error, PoolExhausted) else ""
+            metadata = {"act": act, "detail": str(error)}
+            if instance_id:
+                metadata["instance_id"] = instance_id
             raise libvirt_errors.unavailable(
-                stuck or "the hypervisor does not answer",
-                {"act": act, "instance_id": instance_id, "detail": str(error)},
+                stuck or "the hypervisor does not answer", metadata
             ) from error
         except self._libvirt.libvirtError as error:
             raise libvirt_errors.translate(

@@ -79,7 +79,6 @@ class Session:
         self._uri = uri
         self._on_change = on_change
         self._lock = threading.Lock()
-        self._shared = shared
         self._turn = contextlib.nullcontext() if shared else threading.Lock()
         self._retired = threading.Event()
         self._callback_id: int | None = None
@@ -104,8 +103,7 @@ class Session:
 
     def keep(self, stream: Any) -> None:
         """Free a stream (virStream) when the connection is given up, and not before."""
-        if not self._shared:
-            self._streams.append(stream)
+        self._streams.append(stream)
 
     def _open(self) -> Any:
         libvirt = self._libvirt
@@ -145,7 +143,7 @@ class Session:
         with self._lock:
             was_retired = self._retired.is_set()
             self._retired.set()
-            return not was_retired and self._connection is not None
+            return not was_retired and (self._connection is not None or bool(self._streams))
 
     def close(self) -> None:
         """Give the connection up, and wait for that and for the calls under way."""

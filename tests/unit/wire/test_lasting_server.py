@@ -142,6 +142,13 @@ async def tries_failed(log: pytest.LogCaptureFixture, site: Site) -> None:
     assert site.server.restarts == 0
 
 
+async def lose_certificate(log: pytest.LogCaptureFixture, site: Site) -> None:
+    """Shut the door by TCP, and let it stay shut."""
+    site.certificate.unlink()
+    await break_it(site.tcp)
+    await tries_failed(log, site)
+
+
 @pytest.mark.parametrize("door", ["tcp", "unix"])
 @pytest.mark.parametrize("streams", [0, 3])
 async def test_a_broken_call_shuts_its_door_for_a_moment_whatever_else_goes_on(
@@ -221,9 +228,7 @@ async def test_a_door_whose_certificate_is_away_for_a_while_is_opened_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(tmp_path) as site:
-        site.certificate.unlink()
-        await break_it(site.tcp)
-        await tries_failed(caplog, site)
+        await lose_certificate(caplog, site)
         site.certificate.touch()
         await served_again(site.tcp)
         assert (site.server.restarts, site.listeners()) == (1, 1)
@@ -233,9 +238,7 @@ async def test_stop_ends_a_server_whose_door_cannot_be_opened(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(tmp_path) as site:
-        site.certificate.unlink()
-        await break_it(site.tcp)
-        await tries_failed(caplog, site)
+        await lose_certificate(caplog, site)
     assert (site.listeners(), site.path.exists()) == (0, False)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
@@ -85,6 +86,37 @@ async def test_a_stuck_call_delays_others_no_longer_than_its_own_deadline(
     )
     assert isinstance(stuck, CallTimedOut)
     assert other == 7
+
+
+class SlowToBegin(CallPool):
+    """Its threads stop for a moment between taking a call and beginning it."""
+
+    def __init__(self) -> None:
+        super().__init__("slow", size=2, max_lost=2)
+        self.taken, self.go_on = threading.Event(), threading.Event()
+
+    def _next(self) -> Any:
+        call = super()._next()
+        if call is not None:
+            self.taken.set()
+            self.go_on.wait(20)
+        return call
+
+
+async def test_no_call_waits_for_a_busy_thread_while_another_may_be_started(
+    gate: threading.Event,
+) -> None:
+    pool = SlowToBegin()
+    long = asyncio.create_task(pool.run(gate.wait, deadline_s=20))
+    assert await asyncio.to_thread(pool.taken.wait, 20)
+    other = asyncio.create_task(pool.run(lambda: 7, deadline_s=20))
+    await asyncio.sleep(0)  # it is submitted while the first is taken, and not yet begun
+    pool.go_on.set()
+    async with asyncio.timeout(5):
+        assert await other == 7
+    assert not long.done()
+    gate.set()
+    await long
 
 
 async def test_beyond_its_bound_the_pool_refuses_at_once(gate: threading.Event) -> None:

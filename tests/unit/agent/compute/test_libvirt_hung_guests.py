@@ -109,3 +109,17 @@ async def test_power_can_be_cut_however_many_guests_hang_in_a_resume(
 
     assert not any(guest.is_on for guest in hypervisor.guests.values())
     await driver.close()
+
+
+async def test_a_guest_that_goes_off_before_it_is_resumed_is_not_booted_among_the_buttons(
+    hypervisor: FakeLibvirtd,
+) -> None:
+    guest = next(each for each in hypervisor.guests.values() if each.ident == hypervisor.well)
+    guest.looks_until_off = 2  # paused at the look that chooses, off at the next
+    driver = LibvirtDriver("fake:///")
+    with pytest.raises(Unavailable, match="went off meanwhile"):
+        await driver.start(guest.ident)
+    assert guest.asked == []
+    await driver.start(guest.ident)
+    assert guest.asked == ["create"]
+    await driver.close()
