@@ -29,6 +29,8 @@ class Guest:
         self.is_on = True
         self.looks_until_off = 0
         """After so many looks at its state it goes off; 0: never."""
+        self.next_states: list[int] = []
+        """What it says of itself first, before what it is."""
         self.asked: list[str] = []
 
 
@@ -157,7 +159,9 @@ class _Domain:
             if guest.looks_until_off:
                 guest.looks_until_off -= 1
                 guest.is_on = guest.looks_until_off > 0
-        if not self._guest.is_on:
+        if guest.next_states:
+            return [guest.next_states.pop(0), 0]
+        if not guest.is_on:
             return [libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED]
         return [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR]
 

@@ -86,6 +86,8 @@ class CallPool:
         call = _Call(work, loop, loop.create_future(), time.monotonic() + deadline_s)
         self._submit(call)
         try:
+            if not self._workers:
+                raise PoolExhausted(f"no thread of {self._name} can be started")
             await asyncio.wait({call.outcome}, timeout=deadline_s)
             if not call.outcome.done():
                 raise CallTimedOut(f"{self._name}: no answer within {deadline_s:g} s")
@@ -115,9 +117,13 @@ class CallPool:
             self._start_worker()
 
     def _start_worker(self) -> None:
+        number = self._workers + self._lost + 1
+        worker = threading.Thread(target=self._work, name=f"{self._name}-{number}", daemon=True)
+        try:
+            worker.start()
+        except RuntimeError:  # the process may have no more; the next call tries again
+            return
         self._workers += 1
-        number = self._workers + self._lost
-        threading.Thread(target=self._work, name=f"{self._name}-{number}", daemon=True).start()
 
     def _give_up(self, call: _Call) -> None:
         """Lose the call's thread if the call is still under way, and start another for it."""
@@ -135,7 +141,7 @@ class CallPool:
             call = self._next()
             with self._lock:
                 if call is None:
-                    if not self._closed and self._queued:
+                    if self._queued:
                         continue  # one came at the last moment
                     self._workers -= 1
                     return

@@ -67,6 +67,8 @@ class Connections:
                         self._watch.retire()
                         self._watch = None
                     self._watch = await self._connect()
+                    if self._closed:
+                        raise libvirt_errors.unavailable("the agent is stopping")
                 return self._watch
         except TimeoutError as error:
             raise libvirt_errors.unavailable("the hypervisor does not answer") from error

@@ -393,13 +393,8 @@ class LibvirtDriver:
     def _boot(self, instance_id: str) -> Callable[[Any], None]:
         def work(connection: Any) -> None:
             domain = self._must_look_up(connection, instance_id)
-            state, _ = domain.state()
             # Another's start under way shows as a pause, which may be over by now.
-            if state == self._libvirt.VIR_DOMAIN_PAUSED:
-                self._unless_running(domain, domain.resume)
-            elif state == self._libvirt.VIR_DOMAIN_SHUTDOWN:
-                raise libvirt_errors.unavailable("the machine is still powering off")
-            elif not domain.isActive():
+            if not self._rouse(domain) and not domain.isActive():
                 self._refuse_root(connection, instance_id)
                 self._create(domain)
 
@@ -408,15 +403,23 @@ class LibvirtDriver:
     def _resume(self, instance_id: str) -> Callable[[Any], None]:
         def work(connection: Any) -> None:
             domain = self._must_look_up(connection, instance_id)
-            state, _ = domain.state()
-            if state == self._libvirt.VIR_DOMAIN_PAUSED:
-                self._unless_running(domain, domain.resume)
-            elif state == self._libvirt.VIR_DOMAIN_PMSUSPENDED:
-                self._unless_running(domain, domain.pMWakeup)
-            elif not domain.isActive():
+            if not self._rouse(domain) and not domain.isActive():
                 raise libvirt_errors.unavailable("the machine went off meanwhile")
 
         return work
+
+    def _rouse(self, domain: Any) -> bool:
+        """Let a domain that sleeps go on; tell whether it slept."""
+        state, _ = domain.state()
+        if state == self._libvirt.VIR_DOMAIN_SHUTDOWN:
+            raise libvirt_errors.unavailable("the machine is still powering off")
+        if state == self._libvirt.VIR_DOMAIN_PAUSED:
+            self._unless_running(domain, domain.resume)
+        elif state == self._libvirt.VIR_DOMAIN_PMSUSPENDED:
+            self._unless_running(domain, domain.pMWakeup)
+        else:
+            return False
+        return True
 
     def _refuse_root(self, connection: Any, instance_id: str) -> None:
         """Refuse to start guests on a libvirtd that would run them as root. Asked for once each."""

@@ -143,7 +143,7 @@ class Session:
         with self._lock:
             was_retired = self._retired.is_set()
             self._retired.set()
-            return not was_retired and (self._connection is not None or bool(self._streams))
+            return not was_retired and self._connection is not None
 
     def close(self) -> None:
         """Give the connection up, and wait for that and for the calls under way."""

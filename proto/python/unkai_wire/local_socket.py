@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import cycle
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 LONGEST_BYTES = 107
 """What the kernel takes as a socket's path (unix(7): `sun_path`)."""
+
+_NUMBERS = count()
+"""With the process's id, a name that no other server has: gRPC removes what is at its address."""
 
 
 class SocketFile:
@@ -33,15 +36,15 @@ class SocketFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._ours: os.stat_result | None = None
-        # No longer than the path: that may have as many bytes as may be.
-        self._names = cycle(path.name[:-1] + end for end in "~+")
 
     def bind(self, server: grpc.aio.Server) -> None:
         """Have a server that has not started listen here.
 
         Raises `FailedPrecondition` / SOCKET_IN_USE, SOCKET_UNUSABLE. The folder is made.
         """
-        bound = self._path.with_name(next(self._names))
+        bound = self._path.with_name(f".{os.getpid():x}.{next(_NUMBERS)}")
+        if len(os.fsencode(bound)) > LONGEST_BYTES:
+            raise _unusable(self._path, "its folder's path is too long")
         if not self.is_ours():
             claim_socket(self._path)
         try:
@@ -58,9 +61,16 @@ class SocketFile:
     def is_ours(self) -> bool:
         """Tell whether callers find us here: the file is there, and nobody has replaced it."""
         try:
-            return self._ours is not None and os.path.samestat(self._path.lstat(), self._ours)
+            found = self._path.lstat()
         except OSError:
             return False
+        ours = self._ours
+        # A file that comes after ours may have its number; its time differs then.
+        return (
+            ours is not None
+            and os.path.samestat(found, ours)
+            and found.st_mtime_ns == ours.st_mtime_ns
+        )
 
     def remove(self) -> None:
         """Remove the file, unless it is somebody else's by now."""

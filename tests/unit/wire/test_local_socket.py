@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -62,3 +63,46 @@ def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
             claim_socket(precious)
         assert caught.value.reason == "SOCKET_IN_USE"
         assert precious.is_symlink() or precious.read_text() == "precious"
+
+
+async def test_a_file_with_the_number_of_ours_that_came_after_it_is_not_ours(
+    tmp_path: Path,
+) -> None:
+    server, path = grpc.aio.server(), tmp_path / "a.sock"
+    file = SocketFile(path)
+    file.bind(server)
+    assert file.is_ours()
+    os.utime(path)  # as a file system makes one that reuses a freed number
+    assert not file.is_ours()
+    file.remove()
+    assert path.exists()
+    await server.start()
+    await server.stop(0)
+
+
+class Listener:
+    """Listens as a server of the library does: what is at its address is removed first."""
+
+    def __init__(self) -> None:
+        self.sockets: list[socket.socket] = []
+        self.addresses: list[str] = []
+
+    def add_insecure_port(self, address: str) -> None:
+        path = Path(address.removeprefix("unix:"))
+        path.unlink(missing_ok=True)
+        self.sockets.append(socket.socket(socket.AF_UNIX))
+        self.sockets[-1].bind(str(path))
+        self.addresses.append(address)
+
+
+def test_no_two_that_begin_at_the_same_moment_listen_at_one_address(tmp_path: Path) -> None:
+    listener = Listener()
+    for path in (tmp_path / "a.sock", tmp_path / "a.sock", tmp_path / "b.sock"):
+        file = SocketFile(path)
+        for _ in range(2):
+            file.bind(listener)  # type: ignore[arg-type]
+        file.remove()
+    for each in listener.sockets:
+        each.close()
+    assert len(set(listener.addresses)) == 6, "one would remove the other's file"
+    assert list(tmp_path.iterdir()) == []

@@ -119,6 +119,22 @@ async def test_no_call_waits_for_a_busy_thread_while_another_may_be_started(
     await long
 
 
+async def test_a_thread_that_cannot_be_started_costs_its_call_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool, done = a_pool(size=1), list[int]()
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", _no_more_threads)
+        with pytest.raises(PoolExhausted, match="no thread"):
+            await pool.run(lambda: done.append(1), deadline_s=5)
+    assert await pool.run(lambda: 7, deadline_s=5) == 7
+    assert done == [], "who asked was told that it was not done"
+
+
+def _no_more_threads(_thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 async def test_beyond_its_bound_the_pool_refuses_at_once(gate: threading.Event) -> None:
     pool = a_pool(size=1, max_lost=2)
     for _ in range(2):

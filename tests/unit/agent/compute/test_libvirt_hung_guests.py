@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
+import libvirt
 import pytest
 
 from tests.support.builders import an_id
@@ -122,4 +123,16 @@ async def test_a_guest_that_goes_off_before_it_is_resumed_is_not_booted_among_th
     assert guest.asked == []
     await driver.start(guest.ident)
     assert guest.asked == ["create"]
+    await driver.close()
+
+
+async def test_a_guest_that_powers_off_when_it_is_to_be_resumed_is_not_said_to_run(
+    hypervisor: FakeLibvirtd,
+) -> None:
+    guest = next(each for each in hypervisor.guests.values() if each.ident == hypervisor.well)
+    guest.next_states = [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_SHUTDOWN]
+    driver = LibvirtDriver("fake:///")
+    with pytest.raises(Unavailable, match="still powering off"):
+        await driver.start(guest.ident)
+    assert guest.asked == []
     await driver.close()
