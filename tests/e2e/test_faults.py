@@ -79,7 +79,7 @@ def test_a_rebooted_host_starts_what_its_permit_allows(lab: Lab, user: User, sho
         60,
     )
     took = time.monotonic() - begun
-    assert user.state(off.id) == "STOPPED"
+    user.wait_state(off.id, "STOPPED")
     user.wait_log(made.id, "unkai-tiny: boot=2")
     shows("4.3 host rebooted", f"its machine ran again after {took:.0f} s, its own disk kept")
 
