@@ -28,7 +28,11 @@ class CallTimedOut(Exception):
 
 
 class PoolExhausted(Exception):
-    """As many calls are stuck as the pool may lose, or too many wait."""
+    """The call was not begun: too many wait, or no thread can be started."""
+
+
+class PoolStuck(PoolExhausted):
+    """As many calls are stuck as the pool may lose."""
 
 
 class CallPool:
@@ -78,16 +82,16 @@ class CallPool:
         Raises `CallTimedOut` when it, waiting for a thread included, takes longer than
         `deadline_s`, and `PoolExhausted` when it cannot be tried.
         """
-        if self._closed or self._lost >= self._max_lost:
-            raise PoolExhausted(f"{self._lost} calls of {self._name} are stuck")
+        if self._closed:
+            raise PoolExhausted(f"{self._name} is closed")
+        if self._lost >= self._max_lost:
+            raise PoolStuck(f"{self._lost} calls of {self._name} are stuck")
         if self._queued >= self._max_waiting:
             raise PoolExhausted(f"{self._max_waiting} calls of {self._name} wait")
         loop = asyncio.get_running_loop()
         call = _Call(work, loop, loop.create_future(), time.monotonic() + deadline_s)
         self._submit(call)
         try:
-            if not self._workers:
-                raise PoolExhausted(f"no thread of {self._name} can be started")
             await asyncio.wait({call.outcome}, timeout=deadline_s)
             if not call.outcome.done():
                 raise CallTimedOut(f"{self._name}: no answer within {deadline_s:g} s")
@@ -107,14 +111,17 @@ class CallPool:
 
     def _submit(self, call: _Call) -> None:
         with self._lock:
-            self._calls.put(call)
             self._queued += 1
-            self._staff()
+            if self._short_of_workers():
+                self._start_worker()
+            if not self._workers:
+                self._queued -= 1
+                raise PoolExhausted(f"no thread of {self._name} can be started")
+            self._calls.put(call)
 
-    def _staff(self) -> None:
-        """Start a thread for a call that would wait for a busy one."""
-        if self._queued > self._workers - self._busy and self._workers < self._size:
-            self._start_worker()
+    def _short_of_workers(self) -> bool:
+        """Tell whether a call would wait for a busy thread though one more may be had."""
+        return self._queued > self._workers - self._busy and self._workers < self._size
 
     def _start_worker(self) -> None:
         number = self._workers + self._lost + 1
@@ -164,15 +171,17 @@ class CallPool:
             return None
 
     def _end(self, call: _Call) -> bool:
-        """Note that the call came back; tell whether its thread had been given up."""
+        """Note that the call came back; tell whether its thread is one too many by now."""
         with self._lock:
             call.ended = True
             if not call.given_up:
                 self._busy -= 1
                 return False
             self._lost -= 1
-            self._staff()
-            return True
+            if not self._short_of_workers():
+                return True
+            self._workers += 1  # so none need be started
+            return False
 
 
 class _Call:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from unkai_agent.compute import libvirt_errors
-from unkai_agent.compute.call_pool import CallPool, CallTimedOut, PoolExhausted
+from unkai_agent.compute.call_pool import CallPool, CallTimedOut, PoolExhausted, PoolStuck
 from unkai_agent.compute.libvirt_session import Session, retire_all
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ class Connections:
         try:
             return await pool.run(in_worker, deadline_s=deadline_s)
         except (CallTimedOut, PoolExhausted) as error:
-            stuck = pool.stuck if isinstance(error, PoolExhausted) else ""
+            stuck = pool.stuck if isinstance(error, PoolStuck) else ""
             metadata = {"act": act, "detail": str(error)}
             if instance_id:
                 metadata["instance_id"] = instance_id

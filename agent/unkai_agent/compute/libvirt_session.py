@@ -34,9 +34,16 @@ T = TypeVar("T")
 _event_loop_lock = threading.Lock()
 _event_loop: threading.Thread | None = None
 
+_given_up_lock = threading.Lock()
+_given_up: list[Session] = []
+"""Sessions that no thread has begun to close yet."""
+
 
 def start_event_loop(libvirt: Any) -> None:
-    """Register and run libvirt's event loop, once per process."""
+    """Register and run libvirt's event loop, once per process.
+
+    Raises Unavailable when the process can have no thread for it; the next call tries again.
+    """
     global _event_loop  # noqa: PLW0603  libvirt's own loop is one per process
     with _event_loop_lock:
         if _event_loop is not None:
@@ -44,10 +51,14 @@ def start_event_loop(libvirt: Any) -> None:
         libvirt.virEventRegisterDefaultImpl()
         # By default libvirt prints each error to stderr, although it also raises it.
         libvirt.registerErrorHandler(_ignore_error, None)
-        _event_loop = threading.Thread(
+        loop = threading.Thread(
             target=_run_event_loop, args=(libvirt,), name="libvirt-events", daemon=True
         )
-        _event_loop.start()
+        try:
+            loop.start()
+        except RuntimeError as error:
+            raise unavailable("the host has no thread for libvirt's events") from error
+        _event_loop = loop
 
 
 def _ignore_error(_opaque: object, _error: object) -> None:
@@ -176,17 +187,27 @@ class Session:
 
 
 def retire_all(sessions: Sequence[Session]) -> None:
-    """Give connections up in one thread, without blocking and without ending calls under way."""
+    """Give connections up in one thread, without blocking and without ending calls under way.
+
+    When the process can have no thread for it, they wait for the next time.
+    """
     given_up = [session for session in sessions if session.give_up()]
-    if given_up:
-        threading.Thread(
-            target=_close_all, args=(given_up,), name="libvirt-retire", daemon=True
-        ).start()
+    with _given_up_lock:
+        _given_up.extend(given_up)
+        if not _given_up:
+            return
+    with contextlib.suppress(RuntimeError):
+        threading.Thread(target=_close_all, name="libvirt-retire", daemon=True).start()
 
 
-def _close_all(sessions: list[Session]) -> None:
-    while sessions:
-        sessions.pop().close()
+def _close_all() -> None:
+    while True:
+        with _given_up_lock:
+            if not _given_up:
+                return
+            session = _given_up.pop()
+        session.close()
+        del session  # here, and not when the next one has been waited for
 
 
 def _free(stream: Any) -> None:

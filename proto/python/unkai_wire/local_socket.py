@@ -42,11 +42,11 @@ class SocketFile:
 
         Raises `FailedPrecondition` / SOCKET_IN_USE, SOCKET_UNUSABLE. The folder is made.
         """
+        if not self.is_ours():
+            claim_socket(self._path)
         bound = self._path.with_name(f".{os.getpid():x}.{next(_NUMBERS)}")
         if len(os.fsencode(bound)) > LONGEST_BYTES:
             raise _unusable(self._path, "its folder's path is too long")
-        if not self.is_ours():
-            claim_socket(self._path)
         try:
             with _narrow_umask():
                 server.add_insecure_port(f"unix:{bound}")

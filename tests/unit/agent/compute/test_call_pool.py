@@ -122,13 +122,31 @@ async def test_no_call_waits_for_a_busy_thread_while_another_may_be_started(
 async def test_a_thread_that_cannot_be_started_costs_its_call_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pool, done = a_pool(size=1), list[int]()
+    pool, done = a_pool(size=1, max_waiting=3), list[int]()
     with monkeypatch.context() as full:
         full.setattr(threading.Thread, "start", _no_more_threads)
-        with pytest.raises(PoolExhausted, match="no thread"):
-            await pool.run(lambda: done.append(1), deadline_s=5)
+        for _ in range(5):  # more than may wait: none of them does
+            with pytest.raises(PoolExhausted, match="no thread"):
+                await pool.run(lambda: done.append(1), deadline_s=5)
     assert await pool.run(lambda: 7, deadline_s=5) == 7
     assert done == [], "who asked was told that it was not done"
+
+
+async def test_a_thread_that_comes_back_takes_the_calls_that_wait_for_one(
+    monkeypatch: pytest.MonkeyPatch, gate: threading.Event
+) -> None:
+    pool = a_pool(size=1)
+    stuck = asyncio.ensure_future(pool.run(gate.wait, deadline_s=0.2))
+    await eventually(lambda: pool.busy == 1)
+    waiting = asyncio.ensure_future(pool.run(lambda: 7, deadline_s=20))
+    await asyncio.sleep(0)
+    monkeypatch.setattr(threading.Thread, "start", _no_more_threads)
+    with pytest.raises(CallTimedOut):
+        await stuck
+    gate.set()
+    assert await waiting == 7
+    assert (pool.lost, pool.busy) == (0, 0)
+    assert await pool.run(lambda: 8, deadline_s=20) == 8
 
 
 def _no_more_threads(_thread: threading.Thread) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import threading
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from unittest.mock import Mock
 
 import pytest
 
 from tests.support.acceptance import seeded
 from tests.support.compute import until
 from tests.support.fake_libvirtd import FakeLibvirtd
-from unkai_agent.compute import libvirt_connections
+from unkai_agent.compute import libvirt_connections, libvirt_session
 from unkai_agent.compute.libvirt_console import ConsoleAttachment
 from unkai_agent.compute.libvirt_driver import LibvirtDriver
 from unkai_wire.errors import NotFound, Unavailable, UnkaiError
@@ -80,6 +82,40 @@ async def test_connections_that_no_call_needs_for_long_are_closed(
             await driver.get_domain(hypervisor.well)
     await driver.close()
     await hypervisor.until_open(0)
+
+
+async def test_without_threads_an_ended_call_keeps_its_answer_and_connections_are_closed_later(
+    hypervisor: FakeLibvirtd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = LibvirtDriver("fake:///")
+    await driver.get_domain(hypervisor.well)
+    hypervisor.break_connections()
+    with monkeypatch.context() as full:
+        start = threading.Thread.start
+        full.setattr(threading.Thread, "start", lambda t: _none_to_retire(start, t))
+        assert (await driver.get_domain(hypervisor.well)).instance_id == hypervisor.well
+    await driver.close()
+    await hypervisor.until_open(0)
+
+
+def _none_to_retire(start: Callable[[threading.Thread], None], thread: threading.Thread) -> None:
+    if thread.name == "libvirt-retire":
+        raise RuntimeError("can't start new thread")
+    start(thread)
+
+
+def test_an_event_loop_that_had_no_thread_is_started_by_the_next_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    libvirt, runs = Mock(), threading.Event()
+    libvirt.virEventRunDefaultImpl = lambda: runs.set() or threading.Event().wait(60)
+    monkeypatch.setattr(libvirt_session, "_event_loop", None)
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("no thread")))
+        with pytest.raises(Unavailable, match="thread"):
+            libvirt_session.start_event_loop(libvirt)
+    libvirt_session.start_event_loop(libvirt)
+    assert runs.wait(20)
 
 
 async def test_who_leaves_a_console_that_takes_nothing_waits_for_no_send(
