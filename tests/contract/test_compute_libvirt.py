@@ -108,7 +108,7 @@ async def test_a_hung_libvirtd_costs_each_call_its_deadline_and_no_more(
 ) -> None:
     spec = harness.spec()
     await harness.driver.define(spec)  # a fresh libvirtd takes seconds for its first look at QEMU
-    driver = LibvirtDriver(harness.libvirt.uri, call_deadline_s=0.5, workers=2)
+    driver = LibvirtDriver(harness.libvirt.uri, call_deadline_s=2.0, workers=2)
     harness.libvirt.stop_daemon()
     try:
         begin = time.monotonic()
@@ -124,7 +124,7 @@ async def test_a_hung_libvirtd_costs_each_call_its_deadline_and_no_more(
     assert {answer.reason for answer in answers if isinstance(answer, Unavailable)} == {
         "HYPERVISOR_UNAVAILABLE"
     }
-    assert took_s < 2.5
+    assert took_s < 5 * 2.0, "one waited for another's deadline"
     assert (await until_state(driver, spec, DomainState.OFF)).name == spec.name
     await driver.close()
 

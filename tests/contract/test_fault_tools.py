@@ -90,7 +90,7 @@ def test_a_proxy_that_delays_delays_each_way(through: tuple[TcpProxy, str]) -> N
         proxy.delay(0.2)
         assert ask(connection, b"late") >= 0.4
         proxy.heal()
-        assert ask(connection, b"soon") < 0.4
+        assert min(ask(connection, b"soon") for _ in range(5)) < 0.4
 
 
 def test_a_proxy_that_cuts_ends_connections_and_refuses_new_ones(

@@ -12,6 +12,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -194,11 +195,17 @@ async def test_a_cancelled_create_leaves_nothing_at_any_moment(
     storage: Qcow2Storage, image: ImageRef, tmp_path: Path
 ) -> None:
     before = tree(tmp_path)
+    whole_s = 0.0
+    for _ in range(3):
+        begun_s = time.monotonic()
+        await storage.create_disk(INSTANCE, a_disk(image))
+        whole_s = max(whole_s, time.monotonic() - begun_s)
+        await storage.remove(INSTANCE)
     finished = 0
     for moment in range(40):
         task = asyncio.create_task(storage.create_disk(INSTANCE, a_disk(image)))
-        for _ in range(moment):
-            await asyncio.sleep(0.001)
+        if moment:  # the first is cancelled before it begins, the last when it should be done
+            await asyncio.sleep(1.5 * whole_s * moment / 39)
         task.cancel()
         [result] = await asyncio.gather(task, return_exceptions=True)
         disk = await storage.get_disk(INSTANCE, "root")

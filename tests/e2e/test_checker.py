@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.checker import Kind, uuid_of
 from tests.support.evidence import findings, wait_clean
-from tests.support.lab import running_lab, skip_without_a_lab_machine, unique
+from tests.support.lab import running_lab, skip_without_a_lab_machine, unique, wait_for
 from tests.support.user import User, tiny_image
 from unkai_lab.configuration import REAL_TRAIT, SIMULATED_TRAIT
 from unkai_lab.lab import Lab
@@ -52,6 +52,11 @@ def kinds(lab: Lab) -> set[Kind]:
     return {finding.kind for finding in findings(lab)}
 
 
+def wait_kinds(lab: Lab, *wanted: Kind) -> None:
+    """Wait until a look has these and no others: one may meet what is just being done."""
+    wait_for(lambda: kinds(lab) == set(wanted), f"{wanted} are found")
+
+
 def test_what_is_put_on_a_host_is_seen(watched_lab: Lab, owner: User) -> None:
     lab, agent = watched_lab, watched_lab.paths.cell("h1") / "agent"
     real = owner.launch("real", required_traits=[REAL_TRAIT])
@@ -65,18 +70,18 @@ def test_what_is_put_on_a_host_is_seen(watched_lab: Lab, owner: User) -> None:
     shutil.copy(entry, entry.with_name(f"{stranger}.json"))
     part = agent / "images" / "x.part"
     part.touch()
-    found = findings(lab)
-    assert {f.kind for f in found} == {Kind.MACHINE_WITHOUT_INSTANCE, Kind.HALF_MADE_FILE}
-    assert {"h1: folder", "h1: ledger entry"} <= {f.text for f in found}
+    wait_kinds(lab, Kind.MACHINE_WITHOUT_INSTANCE, Kind.HALF_MADE_FILE)
+    texts = {"h1: folder", "h1: ledger entry"}
+    wait_for(lambda: texts <= {f.text for f in findings(lab)}, f"{texts} are found")
     (agent / "machines" / stranger).rmdir()
     entry.with_name(f"{stranger}.json").unlink()
     part.unlink()
 
     # 2. A domain that is nobody's, off and on.
     lab.virsh("h1", "define", str(define(lab, "stranger", uuid_of(stranger))))
-    assert kinds(lab) == {Kind.MACHINE_WITHOUT_INSTANCE}
+    wait_kinds(lab, Kind.MACHINE_WITHOUT_INSTANCE)
     lab.virsh("h1", "start", "stranger")
-    assert kinds(lab) == {Kind.MACHINE_WITHOUT_INSTANCE, Kind.QEMU_WITHOUT_INSTANCE}
+    wait_kinds(lab, Kind.MACHINE_WITHOUT_INSTANCE, Kind.QEMU_WITHOUT_INSTANCE)
     lab.virsh("h1", "destroy", "stranger")
     lab.virsh("h1", "undefine", "stranger")
 
@@ -85,7 +90,7 @@ def test_what_is_put_on_a_host_is_seen(watched_lab: Lab, owner: User) -> None:
     twin = ["qemu-system-x86_64", "-uuid", uuid_of(real.id), "-S", "-nodefaults"]
     twin += ["-display", "none", "-accel", "tcg", "-pidfile", str(folder)]
     lab.site.start("h1", "twin", twin)
-    assert Kind.QEMU_TWICE in kinds(lab)
+    wait_for(lambda: Kind.QEMU_TWICE in kinds(lab), "the twin is seen")
     lab.site.kill("h1", "twin")
 
     wait_clean(lab)

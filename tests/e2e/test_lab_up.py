@@ -25,7 +25,7 @@ from unkai_lab.status import lab_status
 
 
 def test_every_host_is_registered_and_sends_figures(lab: Lab) -> None:
-    hosts = lab.hosts()
+    hosts = wait_for(lab.hosts, "the scheduler answers")
     assert [host.name for host in hosts] == list(lab.spec.host_names)
     assert all(host.state == host_pb2.Host.STATE_UP for host in hosts)
     assert all(0 <= host.usage_age_s < 10 for host in hosts)
@@ -41,7 +41,7 @@ def test_status_says_that_everything_runs(lab: Lab) -> None:
 
 
 def test_a_rebooted_host_comes_back_with_a_new_boot_id(lab: Lab) -> None:
-    before = {host.name: host.boot_id for host in lab.hosts()}
+    before = {host.name: host.boot_id for host in wait_for(lab.hosts, "it answers")}
     lab.reboot("h2")
 
     def after() -> dict[str, str] | None:
@@ -106,6 +106,6 @@ def test_a_command_on_a_host_keeps_its_exit_code_and_output(lab: Lab) -> None:
 def test_simulated_hosts_stand_beside_real_ones(simulated: int) -> None:
     skip_without_a_lab_machine()
     with running_lab(unique(LabSpec(name="sim", hosts=1, simulated=simulated))) as lab:
-        hosts = lab.hosts()
+        hosts = wait_for(lab.hosts, "the scheduler answers")
         assert len(hosts) == 1 + simulated
         assert len({host.address for host in hosts}) == 2

@@ -14,6 +14,7 @@ import sqlite3
 import subprocess
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -42,7 +43,7 @@ from tests.support.user_commands import CommandLine
 from tools import dashboards
 from unkai_cli.client import Client, Patience
 from unkai_cli.settings import Context
-from unkai_wire.errors import PermissionDenied, UnkaiError
+from unkai_wire.errors import DeadlineExceeded, PermissionDenied, Unavailable, UnkaiError
 
 _MISSING = "root" if os.geteuid() else missing_programs()
 pytestmark = [
@@ -102,16 +103,26 @@ class Site:
             self.caused[name] = how
             print(f"  {name}: {how}", flush=True)
 
-    def create(self, name: str, *, wait_s: int = 0, **fields: Any) -> Any:
+    def create(self, name: str, *, wait_s: int = 0, request_id: str = "", **fields: Any) -> Any:
+        """Create an instance; for half a minute the same request is made until it is answered."""
         client, wait = self.client, duration_pb2.Duration(seconds=wait_s)
-        answer = client.call(
-            "InstanceService",
-            "CreateInstance",
-            instance=fields | {"name": name},
-            capacity_wait=wait if wait_s else None,
-        )
-        client.close()
-        return answer.instance
+        request_id, end_s = request_id or str(uuid.uuid4()), time.monotonic() + 30
+        while True:
+            try:
+                answer = client.call(
+                    "InstanceService",
+                    "CreateInstance",
+                    instance=fields | {"name": name},
+                    capacity_wait=wait if wait_s else None,
+                    request_id=request_id,
+                )
+            except (Unavailable, DeadlineExceeded):
+                if time.monotonic() > end_s:
+                    raise
+                time.sleep(0.2)
+            else:
+                client.close()
+                return answer.instance
 
     def instance(self, ident: str) -> Any:
         client = self.client
@@ -398,7 +409,10 @@ def control_plane_goes_wrong(site: Site) -> None:
     ballast.unlink()
 
     # etcd goes: no leader, yet requests are taken.
-    ident = until(lambda: site.create("waiting", **a_small(site)), "the database is back").id
+    again = str(uuid.uuid4())
+    ident = until(
+        lambda: site.create("waiting", request_id=again, **a_small(site)), "the database is back"
+    ).id
     asking = without_bytes(site, "asking")
     until(lambda: site.instance(asking).host_name == HOST, f"{HOST} is asked for it", 30)
     # At once: the leader would take it from a host that fails it for some seconds.

@@ -19,6 +19,7 @@ import pytest
 
 from tests.support.acceptance import Shows, count, seeded
 from tests.support.clouds import a_lab_on
+from tests.support.daemons import until
 from tests.support.evidence import leader_of, rows_of, wait_settled
 from tests.support.fire import Caller, calling, delete_all
 from tests.support.lab import wait_for
@@ -26,10 +27,16 @@ from tests.support.user import User
 from unkai_lab.configuration import REAL_TRAIT, SIMULATED_TRAIT
 from unkai_lab.lab import Lab
 from unkai_lab.spec import POSTGRESQL
-from unkai_wire.errors import Unavailable, UnkaiError
+from unkai_wire.errors import DeadlineExceeded, Unavailable, UnkaiError
 
 pytestmark = pytest.mark.timeout(900)
 LEADER_S = 5.0
+CONVERSATION = (
+    (b"\n", b"login:"),
+    (b"root\n", b":/root# "),
+    (b"echo typed-$((40 + 2))\n", b"typed-42"),
+)
+"""Lines to type on a console, each with what is awaited next: getty drops what comes too early."""
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +59,12 @@ def test_what_the_leader_alone_knows_is_told_by_the_other_one_too(pair: Lab, sho
     made = replica.launch("told", required_traits=[REAL_TRAIT])
     replica.wait_log(made.id, "login:")
 
-    hosts = replica.hosts()
-    assert all("usage" in host for host in hosts.values()), "live figures"
+    def with_figures() -> dict[str, dict[str, Any]]:
+        found = replica.hosts()
+        return found if all(host.get("usage") for host in found.values()) else {}
+
+    hosts = wait_for(with_figures, "live figures of all hosts")
+    assert len(hosts) == 4
     explained = replica.explain(made.id)
     assert explained["host_id"] == hosts[made.host_name]["id"]
     assert explained["candidates"], "with what was scored"
@@ -70,22 +81,19 @@ def test_what_the_leader_alone_knows_is_told_by_the_other_one_too(pair: Lab, sho
 def _echo(user: User, instance_id: str) -> bool:
     """Type into a console; tell whether what was typed came back."""
     kind = user.client.messages("InstanceService").AttachConsoleRequest
-    typed = threading.Event()
+    seen = bytearray()
 
     def requests() -> Iterator[Any]:
         yield kind(open=kind.Open(instance_id=instance_id))
-        for line in (b"\n", b"root\n", b"echo typed-$((40 + 2))\n"):
+        for line, answer in CONVERSATION:
             yield kind(input=line)
-            time.sleep(1.0)  # a person's pace: getty drops what comes before its prompt
-        typed.wait(30)
+            until(lambda: answer in seen, f"{answer!r} is shown")  # noqa: B023
 
     call = user.client.both("InstanceService", "AttachConsole", requests())
-    seen, end = b"", time.monotonic() + 30
     for answer in call:
         seen += answer.output
-        if b"typed-42" in seen or time.monotonic() > end:
+        if b"typed-42" in seen:
             break
-    typed.set()
     call.cancel()
     return b"typed-42" in seen
 
@@ -198,6 +206,6 @@ def test_a_new_leader_acts_within_5_s_and_callers_meet_only_unavailable(
 
 
 def _is_placed(user: User, instance_id: str) -> bool:
-    with suppress(Unavailable):
+    with suppress(Unavailable, DeadlineExceeded):  # what callers may meet: `Callers` tells
         return bool(user.get(instance_id).host_name)
     return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -57,10 +58,49 @@ def named(spans: list[Span], *starts: str) -> list[Span]:
     return [span for span in spans if span.name.startswith(starts)]
 
 
-def has_whole(collector: Collector, trace_id: str) -> list[Span]:
-    """Return the spans of the trace once the last of them has come."""
-    spans = collector.of_trace(trace_id)
-    return spans if named(spans, "libvirt start") and named(spans, CREATE) else []
+def missing(spans: list[Span]) -> list[str]:
+    """Tell what the trace of an instance's creation lacks."""
+    wanted = {
+        "API call": named(spans, CREATE),
+        "transaction": named(spans, "database write"),
+        "claims": named(spans, "transaction"),
+        "placement": named(spans, "placement"),
+        "order": named(spans, "order ensure"),
+        "call of the agent": [s for s in named(spans, ENSURE) if s.service == "unkai-agent"],
+        "steps": named(spans, "step "),
+        "qemu-img": named(spans, "qemu-img create"),
+        "libvirt": named(spans, "libvirt define", "libvirt start"),
+        "libvirt's start": named(spans, "libvirt start"),
+    }
+    return [what for what, found in wanted.items() if not found]
+
+
+def chain_of(spans: list[Span]) -> list[Span]:
+    """Return libvirt's start, and what it hangs by, up to the last parent that has come."""
+    by_id = {span.span_id: span for span in spans}
+    chain = named(spans, "libvirt start")[:1]
+    while chain and chain[-1].parent_id in by_id:
+        chain.append(by_id[chain[-1].parent_id])
+    return chain
+
+
+def wait_whole(collector: Collector, trace_id: str) -> list[Span]:
+    """Return the spans of the trace once all have come: parents end, and are sent, last."""
+
+    def is_whole() -> bool:
+        spans = collector.of_trace(trace_id)
+        return not missing(spans) and chain_of(spans)[-1].name == CREATE
+
+    with suppress(AssertionError):  # the story tells what is not there
+        until(is_whole, "the trace is whole")
+    return collector.of_trace(trace_id)
+
+
+def stands_still(collector: Collector, trace_id: str) -> bool:
+    """Tell whether no span of the trace comes for a while."""
+    count = len(collector.of_trace(trace_id))
+    time.sleep(2 * LAST_SPANS_S)
+    return len(collector.of_trace(trace_id)) == count
 
 
 def test_one_trace_spans_the_api_to_libvirt(tmp_path: Path, shows: Shows) -> None:
@@ -80,27 +120,12 @@ def test_one_trace_spans_the_api_to_libvirt(tmp_path: Path, shows: Shows) -> Non
         trace_id = done.stderr.split("trace ")[1].split()[0]
 
         # 2. One trace has it all, from two processes.
-        spans = until(lambda: has_whole(collector, trace_id), "the trace is whole")
-        by_id = {span.span_id: span for span in spans}
-        wanted = {
-            "API call": named(spans, CREATE),
-            "transaction": named(spans, "database write"),
-            "claims": named(spans, "transaction"),
-            "placement": named(spans, "placement"),
-            "order": named(spans, "order ensure"),
-            "call of the agent": [s for s in named(spans, ENSURE) if s.service == "unkai-agent"],
-            "steps": named(spans, "step "),
-            "qemu-img": named(spans, "qemu-img create"),
-            "libvirt": named(spans, "libvirt define", "libvirt start"),
-        }
-        missing = [what for what, found in wanted.items() if not found]
-        assert not missing, f"{missing} not among {sorted({s.name for s in spans})}"
+        spans = wait_whole(collector, trace_id)
+        assert missing(spans) == [], sorted({span.name for span in spans})
         assert {span.service for span in spans} == {"unkai-scheduler", "unkai-agent"}
 
         # 3. What libvirt did hangs by its parents from the call of the API.
-        chain = [named(spans, "libvirt start")[0]]
-        while chain[-1].parent_id in by_id:
-            chain.append(by_id[chain[-1].parent_id])
+        chain = chain_of(spans)
         assert chain[-1].name == CREATE, [span.name for span in chain]
 
         # 4. Nothing secret, and nothing a user wrote, leaves with a trace.
@@ -109,10 +134,7 @@ def test_one_trace_spans_the_api_to_libvirt(tmp_path: Path, shows: Shows) -> Non
         assert b"PRIVATE KEY" not in collector.raw
 
         # 5. Once it runs, timers look at it and make no spans.
-        time.sleep(LAST_SPANS_S)
-        whole = len(collector.of_trace(trace_id))
-        time.sleep(2 * LAST_SPANS_S)
-        assert len(collector.of_trace(trace_id)) == whole
+        until(lambda: stands_still(collector, trace_id), "no more spans come", 30)
         # 6. The figures of a real guest, and of what it took to make it.
         figures = {
             sample.name: sample.value

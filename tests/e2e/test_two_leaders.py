@@ -118,7 +118,7 @@ def _stopped_at_a_random_moment(lab: Lab, rng: random.Random, plan: Plan) -> Tra
     def shoot(traffic: Traffic, rng: random.Random) -> None:
         half_of(traffic)
         time.sleep(rng.uniform(0.0, 1.0))
-        old = leader_of(lab)
+        old = wait_for(lambda: leader_of(lab), "one leads", PATIENCE_S)
         since = log_size(lab, old)
         with halted(process_of(lab, old).pid):
             begun = time.monotonic()

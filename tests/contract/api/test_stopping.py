@@ -23,7 +23,8 @@ from unkai_scheduler.store import events, uploads
 from unkai_wire.errors import Unavailable
 
 GRACE_S = 30.0
-PROMPT_S = 2.0
+PROMPT_S = 15.0
+"""Far from the grace."""
 
 
 class SilentConsoles(ConsoleAgents):

@@ -39,7 +39,9 @@ def test_another_key_may_leave(agent: ConsoleAgent, monkeypatch: pytest.MonkeyPa
         assert b"; Ctrl-A leaves" in terminal.shown
         terminal.type(CTRL_BRACKET)
         terminal.shows(b"ins-ccc3 " + CTRL_BRACKET)
-        terminal.type(b"bye\x01lost")
+        terminal.type(b"bye")
+        terminal.until(lambda: agent.typed == CTRL_BRACKET + b"bye", claim="bye is typed")
+        terminal.type(b"\x01lost")
         assert terminal.ends() == 0
     assert agent.typed == CTRL_BRACKET + b"bye"
 

@@ -63,8 +63,8 @@ def test_what_the_store_waits_is_less_than_what_callers_wait() -> None:
 async def test_a_crowd_that_waits_for_a_lock_is_answered_and_keeps_nobody_from_the_rest(
     tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch, shows: Shows
 ) -> None:
-    monkeypatch.setattr(turns, "RETRY_S", 1.0)
-    monkeypatch.setattr(turns, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(turns, "RETRY_S", 5.0)
+    monkeypatch.setattr(turns, "PATIENCE_S", 5.0)
     async with a_store(tmp_path) as uow:
         term = await uow.take_term(0)
         async with a_locked_project(tmp_path):
