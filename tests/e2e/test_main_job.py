@@ -19,18 +19,12 @@ import pytest
 
 from tests.support.acceptance import Shows
 from tests.support.lab import process_facts, wait_for
-from tests.support.user import SAY_HELLO, User
+from tests.support.user import CONVERSATION, SAY_HELLO, User
 from unkai_lab.lab import Lab
 from unkai_lab.site import installed
 from unkai_wire.errors import NotFound
 
 ROOT = Path(__file__).parents[2]
-CONVERSATION = (
-    (b"\n", b"login:"),
-    (b"root\n", b":/root# "),
-    (b"echo typed-$((40 + 2))\n", b"typed-42"),
-)
-"""Lines to type on a console, each with what is awaited next: getty drops what comes too early."""
 
 
 def _environment(lab: Lab) -> dict[str, str]:

@@ -23,7 +23,7 @@ from tests.support.daemons import until
 from tests.support.evidence import leader_of, rows_of, wait_settled
 from tests.support.fire import Caller, calling, delete_all
 from tests.support.lab import wait_for
-from tests.support.user import User
+from tests.support.user import CONVERSATION, User
 from unkai_lab.configuration import REAL_TRAIT, SIMULATED_TRAIT
 from unkai_lab.lab import Lab
 from unkai_lab.spec import POSTGRESQL
@@ -31,12 +31,6 @@ from unkai_wire.errors import DeadlineExceeded, Unavailable, UnkaiError
 
 pytestmark = pytest.mark.timeout(900)
 LEADER_S = 5.0
-CONVERSATION = (
-    (b"\n", b"login:"),
-    (b"root\n", b":/root# "),
-    (b"echo typed-$((40 + 2))\n", b"typed-42"),
-)
-"""Lines to type on a console, each with what is awaited next: getty drops what comes too early."""
 
 
 @pytest.fixture(scope="module")

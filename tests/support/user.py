@@ -18,6 +18,12 @@ from unkai_cli.settings import Context
 
 State = instance_pb2.Instance.State
 SAY_HELLO = b'#!/bin/sh\necho "hello from $(hostname)"\n'
+CONVERSATION = (
+    (b"\n", b"login:"),
+    (b"root\n", b":/root# "),
+    (b"echo typed-$((40 + 2))\n", b"typed-42"),
+)
+"""Lines to type on a console, each with what is awaited next: getty drops what comes too early."""
 
 
 def tiny_image() -> Path:
