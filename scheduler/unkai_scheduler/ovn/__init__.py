@@ -1,0 +1,1 @@
+"""OVN's northbound database: what it shall have, derived from the store, and the way there."""
