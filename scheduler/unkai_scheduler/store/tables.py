@@ -2,12 +2,11 @@
 
 Instances name their image, flavor and keys without a foreign key, because an instance adopted from
 a host's ledger may outlive them. Operations and events have none either: they stay when what they
-tell of is gone. `due_time` and `attempt` are columns, so a crash forgets no work.
+tell of is gone. `due_time` and `attempt` are columns, so a crash forgets no work. Networks
+have a page of their own (`tables_networks`).
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -17,13 +16,13 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     LargeBinary,
-    MetaData,
     Table,
     UniqueConstraint,
 )
 from sqlalchemy import Text as UnboundedText
 
 from unkai_scheduler.domain.instances import MAX_USER_DATA_BYTES
+from unkai_scheduler.store import tables_networks as _networks  # noqa: F401 - all tables are here
 from unkai_scheduler.store.columns import (
     Int64,
     LongText,
@@ -33,22 +32,8 @@ from unkai_scheduler.store.columns import (
     Text,
     UtcTime,
 )
-
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-
-MARIADB: dict[str, Any] = {
-    "mysql_engine": "InnoDB",
-    "mysql_charset": "utf8mb4",
-    "mysql_collate": "utf8mb4_bin",
-}
-"""Names and ids compare byte by byte, as on the other databases."""
+from unkai_scheduler.store.metadata import MARIADB
+from unkai_scheduler.store.metadata import metadata as metadata  # noqa: PLC0414 - with all tables
 
 leader_term = Table(
     "leader_term",
