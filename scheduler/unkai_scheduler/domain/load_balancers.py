@@ -22,7 +22,7 @@ class Member:
     port_id: str
     port_number: int
     address: str = ""
-    """Read from the port, never written."""
+    """The port's first one of the load balancer's version; read, never written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ class LoadBalancer:
     port_id: str
     """Its own port, which has its address."""
     address: str
+    """Read from the port, never written."""
     etag: str
     create_time: datetime
     update_time: datetime

@@ -45,6 +45,7 @@ class Network:
     external: bool = False
     shared: bool = False
     is_default: bool = False
+    """At most one of a project's."""
     reconciling: bool = False
     """Whether OVN is not yet as it shall be; read, never written."""
     labels: Mapping[str, str] = field(default_factory=dict)

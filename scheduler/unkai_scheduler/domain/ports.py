@@ -66,7 +66,7 @@ class Port:
     create_time: datetime
     update_time: datetime
     addresses: tuple[FixedAddress, ...] = ()
-    """In the order they were asked for."""
+    """In the order they were asked for; read, and written one by one (`store.addresses`)."""
     security_group_ids: tuple[str, ...] = ()
     """Empty: no rule holds for it."""
     pairs: tuple[AddressPair, ...] = ()

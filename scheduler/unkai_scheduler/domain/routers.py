@@ -14,6 +14,7 @@ class Gateway:
     network_id: str
     port_id: str
     addresses: tuple[str, ...]
+    """Read from the port, as the network is; never written."""
     snat: bool = True
 
 
@@ -24,6 +25,7 @@ class RouterInterface:
     subnet_id: str
     port_id: str
     address: str
+    """Read from the port, never written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class FloatingIp:
     name: str
     network_id: str
     address: str
+    """Read from the holder, as the network is; never written."""
     holder_port_id: str
     """The port, on the external network, that keeps the address from being given out twice."""
     etag: str
@@ -69,6 +72,7 @@ class FloatingIp:
     port_id: str = ""
     """Where it leads; empty: nowhere."""
     fixed_address: str = ""
+    """An address of that port."""
     router_id: str = ""
     instance_id: str = ""
     """Read, never written."""

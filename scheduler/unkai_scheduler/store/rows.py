@@ -1,8 +1,12 @@
-"""The statements that every noun shares: insert, find, page, replace under an etag, delete."""
+"""The statements that every noun shares: insert, find, page, replace under an etag, delete.
+
+And those for a noun's parts that have a table of their own: read for many at once, made as wanted.
+"""
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
@@ -16,6 +20,7 @@ from sqlalchemy import (
     Table,
     bindparam,
     delete,
+    func,
     insert,
     select,
     tuple_,
@@ -138,6 +143,65 @@ def _raise_not_replaced(conn: Connection, table: Table, kind: str, ident: str) -
         fix="read it again, then repeat the change with its new etag",
         metadata={"resource_kind": kind, "resource": ident},
     )
+
+
+def some(conn: Connection, query: Select[Any], table: Table, idents: Iterable[str]) -> list[AnyRow]:
+    """Return those rows of these ids that there are, in a few statements."""
+    found: list[AnyRow] = []
+    for portion in portions(idents):
+        found += conn.execute(query.where(table.c.id.in_(portion)))
+    return found
+
+
+def parts_of(
+    conn: Connection, query: Select[Any], parent: ColumnElement[Any], idents: Iterable[str]
+) -> dict[str, list[AnyRow]]:
+    """Return the rows of each parent in the query's order, in a few statements.
+
+    The query's first column is the parent's id.
+    """
+    found: defaultdict[str, list[AnyRow]] = defaultdict(list)
+    for some in portions(idents):
+        for row in conn.execute(query.where(parent.in_(some))):
+            found[row[0]].append(row)
+    return found
+
+
+def make_parts(
+    conn: Connection, table: Table, parent: Mapping[str, Any], wanted: Sequence[Mapping[str, Any]]
+) -> None:
+    """Make the parts of a parent those wanted: what is there and the same is not touched.
+
+    `parent`: the columns that say whose they are; `wanted` has all others.
+    """
+    keys = [c.name for c in table.primary_key.columns if c.name not in parent]
+    of_parent = [table.c[name] == value for name, value in parent.items()]
+    there = {
+        tuple(row[name] for name in keys): dict(row)
+        for row in conn.execute(select(table).where(*of_parent)).mappings()
+    }
+    new, changed = [], []
+    for part in wanted:
+        values = {**parent, **part}
+        known = there.pop(tuple(values[name] for name in keys), None)
+        if known is None:
+            new.append(values)
+        elif known != values:
+            changed.append(values)
+    of_part = [*of_parent, *(table.c[name] == bindparam(f"key_{name}") for name in keys)]
+    if there:
+        gone = [{f"key_{name}": part[name] for name in keys} for part in there.values()]
+        conn.execute(delete(table).where(*of_part), gone)
+    for values in changed:
+        key = {f"key_{name}": values[name] for name in keys}
+        conn.execute(sql_update(table).where(*of_part).values(values), key)
+    if new:
+        conn.execute(insert(table), new)
+
+
+def count_where(conn: Connection, table: Table, *where: ColumnElement[bool]) -> int:
+    """Return how many rows of a table fit all conditions."""
+    return conn.execute(select(func.count()).select_from(table).where(*where)).scalar_one()
 
 
 def delete_oldest(

@@ -1,0 +1,155 @@
+"""Work on OVN: which of its units are not yet as the store says.
+
+Whoever changes a resource marks its units in the same transaction, so a crash forgets nothing. The
+leader takes those that are due, brings them to OVN, and settles what it brought: a unit that was
+marked again meanwhile has another number by then, and stays.
+
+A unit's key is `kind:id`, such as `port:prt-…`. Removed ones have a tombstone besides: without one
+nothing is removed from OVN.
+
+The trap: a number must not come again, or a late settling would take a newer mark away. So a unit's
+first is the time in microseconds, not 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Label, Table, bindparam, delete, select, tuple_
+from sqlalchemy import update as sql_update
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+
+from unkai_scheduler.domain.ovn_work import Work
+from unkai_scheduler.store import rows
+from unkai_scheduler.store.columns import TEXT, shortened
+from unkai_scheduler.store.tables_networks import ovn_tombstones, ovn_work
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_OF_UNIT = (ovn_work.c.kind == bindparam("of_kind"), ovn_work.c.id == bindparam("of_id"))
+_OF_NUMBER = ovn_work.c.number == bindparam("of_number")
+
+
+def mark(conn: Connection, keys: Iterable[str], now: datetime, reason: str) -> None:
+    """Put units among what is to be brought to OVN, due now; of those there, the number rises."""
+    first = {
+        "number": (now - _EPOCH) // timedelta(microseconds=1),
+        "due_time": now,
+        "attempt": 0,
+        "reason": shortened(reason, TEXT),
+    }
+    raised = {**first, "number": ovn_work.c.number + 1}
+    for some in rows.portions(keys):
+        _upsert(conn, ovn_work, [{**_named(key), **first} for key in some], raised)
+
+
+def due(conn: Connection, now: datetime, limit: int) -> list[Work]:
+    """Return work whose time has come, oldest first."""
+    query = (
+        select(ovn_work)
+        .where(ovn_work.c.due_time <= now)
+        .order_by(ovn_work.c.due_time, ovn_work.c.kind, ovn_work.c.id)
+        .limit(limit)
+    )
+    return [_work(row) for row in conn.execute(query)]
+
+
+def settle(conn: Connection, done: Iterable[tuple[str, int]]) -> None:
+    """Take away what OVN has: units by key and number; one that was marked since stays."""
+    gone = [_at(key, number) for key, number in sorted(done)]
+    if gone:
+        conn.execute(delete(ovn_work).where(*_OF_UNIT, _OF_NUMBER), gone)
+
+
+def postpone(conn: Connection, later: Iterable[Work]) -> None:
+    """Write anew when work is due, its attempt and reason; what was marked since stays due."""
+    statement = (
+        sql_update(ovn_work)
+        .where(*_OF_UNIT, _OF_NUMBER)
+        .values(
+            due_time=bindparam("new_due_time"),
+            attempt=bindparam("new_attempt"),
+            reason=bindparam("new_reason"),
+        )
+    )
+    values = [
+        {
+            **_at(work.key, work.number),
+            "new_due_time": work.due_time,
+            "new_attempt": work.attempt,
+            "new_reason": shortened(work.reason, TEXT),
+        }
+        for work in sorted(later, key=lambda work: work.key)
+    ]
+    if values:
+        conn.execute(statement, values)
+
+
+def count(conn: Connection) -> int:
+    """Return how many units are not yet as they shall be."""
+    return rows.count_where(conn, ovn_work)
+
+
+def pending(kind: str, ident: ColumnElement[str]) -> Label[bool]:
+    """Return the column `reconciling` of a query: whether the unit of this id is among the work."""
+    work = select(ovn_work.c.id).where(ovn_work.c.kind == kind, ovn_work.c.id == ident)
+    return work.exists().label("reconciling")
+
+
+def entomb(conn: Connection, keys: Iterable[str], now: datetime) -> None:
+    """Record that resources were removed, so that their units may be removed from OVN."""
+    for some in rows.portions(keys):
+        values = [{**_named(key), "remove_time": now} for key in some]
+        _upsert(conn, ovn_tombstones, values, {"remove_time": now})
+
+
+def tombs(conn: Connection, keys: Iterable[str]) -> set[str]:
+    """Return those keys that have a tombstone."""
+    column = tuple_(ovn_tombstones.c.kind, ovn_tombstones.c.id)
+    found: set[str] = set()
+    for some in rows.portions(keys):
+        named = [tuple(_named(key).values()) for key in some]
+        query = select(ovn_tombstones.c.kind, ovn_tombstones.c.id).where(column.in_(named))
+        found |= {f"{kind}:{ident}" for kind, ident in conn.execute(query)}
+    return found
+
+
+def prune(conn: Connection, before: datetime, limit: int) -> int:
+    """Delete up to `limit` tombstones of removals before this time; return how many.
+
+    A unit that shows up later is an orphan then: kept and reported, never removed.
+    """
+    time = ovn_tombstones.c.remove_time
+    return rows.delete_oldest(conn, ovn_tombstones, time, before, limit)
+
+
+def _upsert(
+    conn: Connection,
+    table: Table,
+    values: Sequence[Mapping[str, Any]],
+    changed: Mapping[str, Any],
+) -> None:
+    """Insert rows; change those that are there. One statement, so that two callers never race."""
+    if conn.dialect.name in {"mysql", "mariadb"}:
+        conn.execute(mysql.insert(table).values(values).on_duplicate_key_update(changed))
+        return
+    insert = sqlite.insert if conn.dialect.name == "sqlite" else postgresql.insert
+    statement = insert(table).values(values)
+    keys = list(table.primary_key.columns)
+    conn.execute(statement.on_conflict_do_update(index_elements=keys, set_=changed))
+
+
+def _named(key: str) -> dict[str, str]:
+    kind, _, ident = key.partition(":")
+    return {"kind": kind, "id": ident}
+
+
+def _at(key: str, number: int) -> dict[str, Any]:
+    named = _named(key)
+    return {"of_kind": named["kind"], "of_id": named["id"], "of_number": number}
+
+
+def _work(row: rows.AnyRow) -> Work:
+    values = dict(row._mapping)
+    return Work(key=f"{values.pop('kind')}:{values.pop('id')}", **values)
