@@ -10,16 +10,17 @@ import itertools
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, insert
 
 from tests.support.builders import DEFAULT_PROJECT_ID, NOON, an_etag, an_id
-from unkai_scheduler.domain.addresses import default_gateway, default_ranges, make_mac
+from unkai_scheduler.domain.addresses import default_gateway, default_ranges, key_of, make_mac
 from unkai_scheduler.domain.load_balancers import LoadBalancer
 from unkai_scheduler.domain.networks import Network, NetworkType, Subnet
 from unkai_scheduler.domain.ports import Port
 from unkai_scheduler.domain.routers import FloatingIp, Router
 from unkai_scheduler.domain.security_groups import Direction, Rule, SecurityGroup
 from unkai_scheduler.store import addresses, networks, ports, subnets
+from unkai_scheduler.store.tables_networks import addresses as address_rows
 
 _numbers = itertools.count(1)
 
@@ -120,6 +121,22 @@ def add_port(conn: Connection, network: Network, *subnet_ids: str, **changes: An
         for place, subnet_id in enumerate(subnet_ids)
     ]
     return replace(port, addresses=tuple(address for address in taken if address))
+
+
+def use_all(conn: Connection, network: Network, subnet: Subnet, port: Port) -> None:
+    """Let a port have all addresses that an IPv4 subnet may give out."""
+    rows = [
+        {
+            "network_id": network.id,
+            "address": f"{number:08x}",
+            "subnet_id": subnet.id,
+            "port_id": port.id,
+            "position": 0,
+        }
+        for some in subnet.ranges
+        for number in range(int(key_of(some.first), 16), int(key_of(some.last), 16) + 1)
+    ]
+    conn.execute(insert(address_rows), rows)
 
 
 def planted_network(_conn: Connection, **changes: Any) -> Network:

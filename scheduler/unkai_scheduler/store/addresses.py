@@ -161,7 +161,6 @@ def _insert(
 
 
 def _move_hint(conn: Connection, subnet_id: str, key: str) -> None:
-    """Let the next search begin after this address; after the highest that there is, anew."""
-    following = _key(int(key, 16) + 1, len(key))
-    hint = following if len(following) == len(key) else ""
+    """Let the next search begin after this address."""
+    hint = _key(int(key, 16) + 1, len(key))
     conn.execute(sql_update(subnets).where(subnets.c.id == subnet_id).values(next_hint=hint))

@@ -55,6 +55,7 @@ from unkai_scheduler.store import (
 )
 from unkai_scheduler.store.unit_of_work import UnitOfWork
 from unkai_wire.errors import AlreadyExists, Conflict, FailedPrecondition, NotFound
+from unkai_wire.ids import PREFIXES
 
 NOUNS: list[tuple[ModuleType, Any]] = [
     (networks, planted_network),
@@ -124,56 +125,51 @@ async def test_names_are_unique_in_a_project_and_pages_follow_them(
     assert await uow.read(lambda conn: noun.find(conn, other.id, "zz-1")) == made[-1]
 
 
-@each_noun
-async def test_a_row_that_moved_or_went_is_not_replaced(
-    uow: UnitOfWork, noun: ModuleType, planted: Any
-) -> None:
-    def fill(conn: Connection) -> tuple[Any, Any]:
-        row, missing = planted(conn), planted(conn)
-        noun.insert(conn, row)
-        noun.replace(conn, replace(row, etag="second"), etag=row.etag)
-        return row, missing
+async def test_a_row_that_moved_or_went_is_not_replaced(uow: UnitOfWork) -> None:
+    def fill(conn: Connection) -> list[tuple[ModuleType, Any, Any]]:
+        rows = []
+        for noun, planted in NOUNS:
+            row, missing = planted(conn), planted(conn)
+            noun.insert(conn, row)
+            noun.replace(conn, replace(row, etag="second"), etag=row.etag)
+            rows.append((noun, row, missing))
+        return rows
 
-    row, missing = await uow.write(fill)
+    for noun, row, missing in await uow.write(fill):
+        with pytest.raises(Conflict) as moved:
+            await uow.write(lambda conn, n=noun, r=row: n.replace(conn, r, etag=r.etag))
+        with pytest.raises(NotFound):
+            await uow.write(lambda conn, n=noun, r=missing: n.replace(conn, r, etag=None))
+        assert moved.value.reason == "ETAG_MISMATCH", noun.__name__
 
-    with pytest.raises(Conflict) as moved:
-        await uow.write(lambda conn: noun.replace(conn, row, etag=row.etag))
-    with pytest.raises(NotFound):
-        await uow.write(lambda conn: noun.replace(conn, missing, etag=None))
-    assert moved.value.reason == "ETAG_MISMATCH"
 
+async def test_what_is_among_the_work_on_ovn_reconciles(uow: UnitOfWork) -> None:
+    def fill(conn: Connection) -> list[tuple[ModuleType, str, Any]]:
+        rows = []
+        for noun, planted in NOUNS:
+            row = planted(conn, name="zz-row")
+            noun.insert(conn, row)
+            kind = next(kind for kind, prefix in PREFIXES.items() if row.id[:3] == prefix)
+            rows.append((noun, f"{kind}:{row.id}", row))
+        return rows
 
-@each_noun
-async def test_what_is_among_the_work_on_ovn_reconciles(
-    uow: UnitOfWork, noun: ModuleType, planted: Any
-) -> None:
-    row = await uow.write(lambda conn: planted(conn, name="zz-row"))
-    kind = next(kind for kind, prefix in _PREFIXES.items() if row.id.startswith(prefix))
+    def read(conn: Connection) -> list[list[Any]]:
+        def listed(noun: ModuleType) -> list[Any]:
+            page: list[Any] = noun.list_page(conn, after=None, limit=9, name="zz-row")
+            return page
 
-    def insert(conn: Connection) -> None:
-        noun.insert(conn, row)
-        ovn_work.mark(conn, [f"{kind}:{row.id}"], NOON, "made")
+        return [[noun.get(conn, row.id), *listed(noun)] for noun, _, row in rows]
 
-    await uow.write(insert)
-    marked = await uow.read(lambda conn: noun.get(conn, row.id))
-    listed = await uow.read(lambda conn: noun.list_page(conn, after=None, limit=9, name="zz-row"))
-    work = await uow.read(lambda conn: ovn_work.due(conn, NOON, 9))
+    rows = await uow.write(fill)
+    before = await uow.read(read)
+    await uow.write(lambda conn: ovn_work.mark(conn, [key for _, key, _ in rows], NOON, "made"))
+    marked = await uow.read(read)
+    work = await uow.read(lambda conn: ovn_work.due(conn, NOON, 99))
     await uow.write(lambda conn: ovn_work.settle(conn, [(w.key, w.number) for w in work]))
 
-    assert marked == replace(row, reconciling=True)
-    assert listed == [marked]
-    assert await uow.read(lambda conn: noun.get(conn, row.id)) == row
-
-
-_PREFIXES = {
-    "network": "net-",
-    "subnet": "sub-",
-    "port": "prt-",
-    "router": "rtr-",
-    "floating_ip": "fip-",
-    "security_group": "sgp-",
-    "load_balancer": "lbr-",
-}
+    assert before == [[row, row] for _, _, row in rows]
+    assert marked == [[replace(row, reconciling=True)] * 2 for _, _, row in rows]
+    assert await uow.read(read) == before
 
 
 async def both_ways(uow: UnitOfWork, noun: ModuleType, plain: Any, full: Any) -> None:
