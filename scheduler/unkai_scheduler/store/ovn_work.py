@@ -13,11 +13,12 @@ first is the time in microseconds, not 1.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Label, Table, bindparam, delete, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Label, Table, bindparam, delete, select
 from sqlalchemy import update as sql_update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
@@ -106,12 +107,15 @@ def entomb(conn: Connection, keys: Iterable[str], now: datetime) -> None:
 
 def tombs(conn: Connection, keys: Iterable[str]) -> set[str]:
     """Return those keys that have a tombstone."""
-    column = tuple_(ovn_tombstones.c.kind, ovn_tombstones.c.id)
+    idents: defaultdict[str, list[str]] = defaultdict(list)
+    for named in map(_named, keys):
+        idents[named["kind"]].append(named["id"])
+    tomb = ovn_tombstones.c
     found: set[str] = set()
-    for some in rows.portions(keys):
-        named = [tuple(_named(key).values()) for key in some]
-        query = select(ovn_tombstones.c.kind, ovn_tombstones.c.id).where(column.in_(named))
-        found |= {f"{kind}:{ident}" for kind, ident in conn.execute(query)}
+    for kind, of_kind in idents.items():
+        for some in rows.portions(of_kind):
+            query = select(tomb.id).where(tomb.kind == kind, tomb.id.in_(some))
+            found |= {f"{kind}:{ident}" for ident in conn.execute(query).scalars()}
     return found
 
 

@@ -14,13 +14,22 @@ from tests.support.builders import NOON
 from tests.support.store import a_store, store_url
 from unkai_scheduler.domain.events import Revision
 from unkai_scheduler.store import (
+    addresses,
     claims,
     events,
+    floating_ips,
     instances,
     key_pairs,
+    load_balancers,
+    networks,
     operations,
+    ovn_work,
+    ports,
     requests,
+    routers,
+    security_groups,
     sqlite,
+    subnets,
     tombstones,
 )
 
@@ -54,6 +63,44 @@ LOOK_UPS: dict[str, Callable[[Connection], object]] = {
     "old operations": lambda c: operations.prune(c, NOON, 500),
     "old requests": lambda c: requests.expire(c, NOON, 500),
     "old tombstones": lambda c: tombstones.prune(c, NOON, 500),
+    "a network by its name": lambda c: networks.find(c, "prj-1", "web"),
+    "a project's default network": lambda c: networks.default_of(c, "prj-1"),
+    "a network of the operator's": lambda c: networks.on_provider(c, "dc", 7),
+    "some networks": lambda c: networks.list_some(c, ["net-1", "net-2"]),
+    "a network's subnets": lambda c: subnets.of_network(c, "net-1"),
+    "a project's subnets": lambda c: subnets.list_page(
+        c, after=("web", "sub-1"), limit=100, project_id="prj-1"
+    ),
+    "a port": lambda c: ports.get(c, "prt-1"),
+    "an instance's ports": lambda c: ports.of_owner(c, "ins-1"),
+    "a group's ports": lambda c: (
+        ports.ids_in_group(c, "sgp-1"),
+        ports.count_by_group(c, "sgp-1"),
+    ),
+    "a network's ports": lambda c: (
+        ports.ids_on_network(c, "net-1"),
+        ports.count_by_owner(c, "net-1"),
+    ),
+    "a MAC address": lambda c: ports.by_mac(c, "net-1", "02:00:00:00:00:01"),
+    "an address": lambda c: addresses.holder(c, "net-1", "10.0.0.2"),
+    "a subnet's addresses": lambda c: addresses.count_by_subnet(c, "sub-1"),
+    "who names a group": lambda c: security_groups.naming(c, "sgp-1"),
+    "a project's groups": lambda c: security_groups.list_page(
+        c, after=("web", "sgp-1"), limit=100, project_id="prj-1"
+    ),
+    "a subnet's routers": lambda c: routers.ids_on_subnet(c, "sub-1"),
+    "a way out": lambda c: routers.leading_out(c, "sub-1", "net-1"),
+    "a router's floating addresses": lambda c: floating_ips.by_router(c, "rtr-1", "sub-1"),
+    "a port's floating addresses": lambda c: floating_ips.of_ports(c, ["prt-1"]),
+    "an instance's floating addresses": lambda c: floating_ips.list_page(
+        c, after=None, limit=100, instance_id="ins-1"
+    ),
+    "who balances a port": lambda c: load_balancers.naming(c, ["prt-1"]),
+    "a subnet's load balancers": lambda c: load_balancers.ids_on_subnet(c, "sub-1"),
+    "due work on OVN": lambda c: ovn_work.due(c, NOON, 200),
+    "done work on OVN": lambda c: ovn_work.settle(c, [("port:prt-1", 1)]),
+    "tombs": lambda c: ovn_work.tombs(c, ["port:prt-1"]),
+    "old tombs": lambda c: ovn_work.prune(c, NOON, 500),
 }
 
 
