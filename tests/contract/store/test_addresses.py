@@ -32,7 +32,7 @@ def put(conn: Connection, cidr: str, **changes: Any) -> tuple[Network, Subnet, P
 
 def take_all(conn: Connection, subnet: Subnet, port: Port, most: int = 99) -> list[str]:
     """Take addresses until there is none, or so many; return them in the order they came."""
-    taken = []
+    taken: list[str] = []
     while len(taken) < most and (found := addresses.take(conn, subnet.id, port.id)):
         taken.append(found.address)
     return taken

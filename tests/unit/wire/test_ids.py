@@ -62,3 +62,8 @@ def test_check_id_takes_ids_and_nothing_else(text: str) -> None:
         with pytest.raises(InvalidArgument) as caught:
             ids.check_id("image", text, "image_id")
         assert caught.value.violations[0][0] == "image_id"
+
+
+def test_no_two_kinds_share_a_prefix() -> None:
+    assert len(set(ids.PREFIXES.values())) == len(ids.PREFIXES)
+    assert all(len(prefix) == 3 for prefix in ids.PREFIXES.values())
