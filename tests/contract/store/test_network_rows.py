@@ -387,6 +387,15 @@ async def test_a_full_load_balancer_comes_back_with_its_members_addresses(
     await both_ways(uow, load_balancers, plain, full)
     member = full.listeners[0].members[1].port_id
 
+    async def on(subnet_id: str) -> list[Any]:
+        def read(conn: Connection) -> list[Any]:
+            page = load_balancers.list_page(conn, after=None, limit=9, subnet_id=subnet_id)
+            return [*page, *load_balancers.ids_on_subnet(conn, subnet_id)]
+
+        return await uow.read(read)
+
+    assert await on(full.subnet_id) == [full, full.id]
+    assert await on("sub-x") == []
     assert await uow.read(lambda conn: load_balancers.naming(conn, [member])) == [full.id]
     assert await uow.write(lambda conn: load_balancers.drop_members(conn, member)) == [full.id]
     left = await uow.read(lambda conn: load_balancers.get(conn, full.id))
@@ -592,6 +601,20 @@ async def test_a_group_that_names_itself_can_be_deleted(uow: UnitOfWork) -> None
     await uow.write(lambda conn: security_groups.delete(conn, group.id))
 
     assert await uow.read(lambda conn: security_groups.of_rule(conn, group.rules[0].id)) is None
+
+
+async def test_one_more_rule_writes_no_other(uow: UnitOfWork) -> None:
+    group = a_group(rules=tuple(a_rule(ip_version=4) for _ in range(5)))
+    await uow.write(lambda conn: security_groups.insert(conn, group))
+    more = replace(group, rules=(*group.rules, a_rule(ip_version=6)))
+
+    def writes(conn: Connection) -> list[str]:
+        with statements_of(conn) as seen:
+            security_groups.replace(conn, more, etag=None)
+        return [statement.split()[0] for statement in seen if "rules" in statement]
+
+    assert await uow.write(writes) == ["SELECT", "INSERT"]
+    assert await uow.read(lambda conn: security_groups.get(conn, group.id)) == more
 
 
 async def test_floating_addresses_are_found_by_what_they_pass_by_and_lead_to(
