@@ -39,7 +39,7 @@ class Northbound(Protocol):
         """
 
     async def inventory(self) -> Mapping[str, int]:
-        """Return how many rows each unit has, of all that bear a unit's key. Raises `Unavailable`."""
+        """Return how many rows each unit has. Raises `Unavailable`."""
 
     async def compare(self, units: Sequence[Unit]) -> Sequence[str]:
         """Return the keys of units whose rows are not as they shall be. Raises `Unavailable`."""
