@@ -14,14 +14,15 @@ import os
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import structlog
 
 from unkai_scheduler.ovn import frames
-from unkai_scheduler.ovn.chunks import chunks, in_order
+from unkai_scheduler.ovn.applying import apply_all
+from unkai_scheduler.ovn.chunks import chunks
 from unkai_scheduler.ovn.encoding import Piece, encode_piece
 from unkai_scheduler.ovn.hearsay import Hearsay
 from unkai_scheduler.ovn.port import Changed, term_refused, unreachable
@@ -32,7 +33,7 @@ _LOG = structlog.get_logger(__name__)
 _CHILD = (sys.executable, "-P", "-m", "unkai_scheduler.ovn.child")
 _STDERR_LIMIT_BYTES = 64 * 1024
 _SAME_TEXT_S = 60.0
-_WAITING = frozenset({Outcome.LACKS_PARENT, Outcome.IN_USE})
+_COMPARE_ROWS = 1000
 
 
 class _Lost(Exception):
@@ -112,35 +113,16 @@ class OvnNorthbound:
 
     async def apply(self, term: int, units: Sequence[Unit]) -> Mapping[str, Outcome]:
         """See the port."""
-        outcomes: dict[str, Outcome] = {}
-        left = in_order(units)
-        while left:
-            found = await self._apply_once(term, left, is_first=not outcomes)
-            outcomes |= found
-            waiting = [unit for unit in left if found.get(unit.key) in _WAITING]
-            # What one waited for may be there now: again, as long as that gets any further.
-            left = waiting if len(waiting) < len(left) else []
-            if Outcome.UNKNOWN in found.values() or len(found) < len(waiting):
-                break
+
+        def write(chunk: Sequence[Piece]) -> Awaitable[dict[str, Outcome] | None]:
+            return self._write(term, chunk)
+
+        outcomes = await apply_all(units, write)
+        if units and not outcomes:
+            raise unreachable(self._why)
         return outcomes
 
-    async def _apply_once(
-        self, term: int, units: Sequence[Unit], *, is_first: bool
-    ) -> dict[str, Outcome]:
-        outcomes: dict[str, Outcome] = {}
-        for chunk in chunks(units):
-            unreached = is_first and not outcomes
-            answer = await self._apply_chunk(term, chunk)
-            if answer is None:
-                if unreached:
-                    raise unreachable(self._why)
-                break
-            _merge(outcomes, answer)
-            if Outcome.UNKNOWN in answer.values():
-                break
-        return outcomes
-
-    async def _apply_chunk(self, term: int, chunk: Sequence[Piece]) -> dict[str, Outcome] | None:
+    async def _write(self, term: int, chunk: Sequence[Piece]) -> dict[str, Outcome] | None:
         """Write one transaction; None when nothing was sent."""
         unknown = {piece.key: Outcome.UNKNOWN for piece in chunk}
         limit_s = self._settings.transaction_s + self._settings.grace_s
@@ -172,7 +154,7 @@ class OvnNorthbound:
     async def compare(self, units: Sequence[Unit]) -> Sequence[str]:
         """See the port."""
         found: list[str] = []
-        for chunk in chunks(units, most=sys.maxsize if len(units) == 1 else 1000):
+        for chunk in chunks(units, most=_COMPARE_ROWS):
             pieces = [encode_piece(piece) for piece in chunk]
             answer = await self._read({"do": "compare", "pieces": pieces})
             found += answer["differ"]
@@ -300,10 +282,3 @@ class OvnNorthbound:
         if text not in self._said and len(self._said) < 100:
             self._said[text] = now
             _LOG.warning("ovn_child_says", text=text)
-
-
-def _merge(outcomes: dict[str, Outcome], more: Mapping[str, Outcome]) -> None:
-    """Add a transaction's outcomes; a unit in parts is done when all of them are."""
-    for unit, outcome in more.items():
-        if outcomes.get(unit, Outcome.DONE) is Outcome.DONE:
-            outcomes[unit] = outcome

@@ -11,7 +11,7 @@ class OvnSettings:
     """Way to OVN's northbound database."""
 
     remotes: tuple[str, ...]
-    """As `ssl:192.0.2.1:6641`; addresses, not names. One of a cluster's leads; which is found out."""
+    """As `ssl:192.0.2.1:6641`; addresses, not names. Of a cluster all: its leader is asked."""
     certificate: Path | None = None
     key: Path | None = None
     authority: Path | None = None

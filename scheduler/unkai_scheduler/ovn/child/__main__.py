@@ -33,7 +33,7 @@ from unkai_scheduler.ovn.child.commands import (
     TermOver,
     Write,
 )
-from unkai_scheduler.ovn.child.replica import Replica, Rows, registered
+from unkai_scheduler.ovn.child.replica import EXIT_BUG, Replica, Rows, registered
 from unkai_scheduler.ovn.encoding import Piece, decode_piece
 from unkai_scheduler.ovn.rows import Outcome
 
@@ -228,6 +228,6 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except Exception:
+    except Exception:  # noqa: BLE001 -- its threads would keep a process that does nothing
         _LOG.exception("the child cannot go on")
-        os._exit(70)
+        os._exit(EXIT_BUG)

@@ -130,6 +130,6 @@ class Write(BaseCommand):  # type: ignore[misc] # the library has no types
 def _assign(row: Any, name: str, value: Any) -> None:
     """Assign; the library would pass over a value that it does not like, and say nothing."""
     value = list(value) if isinstance(value, frozenset) else value
-    column = row._table.columns[name]  # noqa: SLF001
+    column = row._table.columns[name]
     data.Datum.from_python(column.type, value, lambda atom: atom)
     setattr(row, name, value)

@@ -8,15 +8,17 @@ the connection stands: while it does not, `state` stays as it was. The versions 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from ovs.db import idl
 from ovsdbapp.backend.ovs_idl.connection import OvsdbIdl
 
-from unkai_scheduler.ovn.child.index import Index, normal
+from unkai_scheduler.ovn.index import Index
 from unkai_scheduler.ovn.rows import Place, Ref
 from unkai_scheduler.ovn.schema import Column, Kind, Normal, Schema, Table
+
+EXIT_BUG = 70
 
 WRITTEN_BY_OVN = {
     "BFD": {"status"},
@@ -75,6 +77,32 @@ def _kind(base: Any) -> Kind:
     )
 
 
+def normal(datum: Any) -> Normal:
+    """Return the library's value in its normal form, with UUIDs in place of rows."""
+    if datum.type.is_map():
+        return {key.value: value.value for key, value in datum.values.items()}
+    return frozenset(atom.value for atom in datum.values)
+
+
+class _Columns(Mapping[str, Normal]):
+    """A row's values as the library keeps them, each made normal when it is asked for."""
+
+    def __init__(self, own: Mapping[str, Any]) -> None:
+        self._own = own
+
+    def __getitem__(self, name: str) -> Normal:
+        return normal(self._own[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._own
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._own)
+
+    def __len__(self) -> int:
+        return len(self._own)
+
+
 class Replica(OvsdbIdl):  # type: ignore[misc] # the library has no types
     """The library's replica, with an index, and word of what others did."""
 
@@ -127,7 +155,7 @@ class Replica(OvsdbIdl):  # type: ignore[misc] # the library has no types
         self.index.clear()
         for table in self.tables.values():
             for uuid, row in table.rows.items():
-                self.index.note(Ref(table.name, uuid), None, row._data)  # noqa: SLF001
+                self.index.note(Ref(table.name, uuid), None, _Columns(row._data))
         self._touched.clear()
         self._listed = True
 
@@ -135,16 +163,15 @@ class Replica(OvsdbIdl):  # type: ignore[misc] # the library has no types
         """Take in one row's change, after all changes of its transaction were made."""
         if not self._listed:
             return
-        ref = Ref(row._table.name, row.uuid)  # noqa: SLF001
+        ref = Ref(row._table.name, row.uuid)
+        before = _Columns(updates._data) if event == idl.ROW_UPDATE else None
+        after: _Columns | None = _Columns(row._data)
+        if event == idl.ROW_DELETE:
+            before, after = after, None
         try:
-            before = updates._data if event == idl.ROW_UPDATE else None  # noqa: SLF001
-            if event == idl.ROW_DELETE:
-                touched = self.index.note(ref, row._data, None)  # noqa: SLF001
-            else:
-                touched = self.index.note(ref, before, row._data)  # noqa: SLF001
-        except Exception:
-            # The library would log it and go on with an index that lies.
-            os._exit(70)
+            touched = self.index.note(ref, before, after)
+        except Exception:  # noqa: BLE001 -- the library would go on, with an index that lies
+            os._exit(EXIT_BUG)
         self._touched |= touched - self._own
         self._held_back |= touched & self._own
 
@@ -175,7 +202,7 @@ class Rows:
 
     def read(self, ref: Ref, column: str) -> Normal:
         row = self._replica.tables[ref.table].rows[ref.uuid]
-        return normal(row._data[column])  # noqa: SLF001
+        return normal(row._data[column])
 
     def rows_of(self, unit: str) -> Collection[Ref]:
         return tuple(self._replica.index.rows_of(unit))

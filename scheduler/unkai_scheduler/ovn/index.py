@@ -1,29 +1,21 @@
 """Which unit a row is of, which rows a unit has, and which sets hold a row.
 
-Kept along with the replica, so that nothing searches a table. What it says of an update is which
-units were touched by it.
+Kept along with the rows, so that nothing searches a table. What it says of an update is which units
+were touched by it.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
 from uuid import UUID
 
 from unkai_scheduler.ovn.plan import EXTERNAL_IDS
 from unkai_scheduler.ovn.rows import UNIT, Place, Ref
 from unkai_scheduler.ovn.schema import Normal, Schema
 
-OwnColumns = Mapping[str, Any]
-"""A row's values as the library keeps them, by column."""
-
-
-def normal(datum: Any) -> Normal:
-    """Return the library's value in its normal form, with UUIDs in place of rows."""
-    if datum.type.is_map():
-        return {key.value: value.value for key, value in datum.values.items()}
-    return frozenset(atom.value for atom in datum.values)
+Columns = Mapping[str, Normal]
+"""A row's values."""
 
 
 class Index:
@@ -61,7 +53,7 @@ class Index:
         """Return how many rows each unit has."""
         return {unit: len(rows) for unit, rows in self._rows.items()}
 
-    def note(self, ref: Ref, before: OwnColumns | None, after: OwnColumns | None) -> set[str]:
+    def note(self, ref: Ref, before: Columns | None, after: Columns | None) -> set[str]:
         """Take in an update; return the units that it touched.
 
         `before` has the columns that changed, or all of a row that went; None: the row is new.
@@ -82,10 +74,10 @@ class Index:
         touched.discard("")
         return touched
 
-    def _mark(self, ref: Ref, after: OwnColumns | None) -> None:
+    def _mark(self, ref: Ref, after: Columns | None) -> None:
         former, unit = self._units.pop(ref, ""), ""
         if after is not None and EXTERNAL_IDS in after:
-            external_ids = normal(after[EXTERNAL_IDS])
+            external_ids = after[EXTERNAL_IDS]
             assert isinstance(external_ids, dict)
             unit = str(external_ids.get(UNIT, ""))
         if former:
@@ -97,7 +89,7 @@ class Index:
             self._rows[unit].add(ref)
 
     def _members(
-        self, place: Place, before: OwnColumns | None, after: OwnColumns | None
+        self, place: Place, before: Columns | None, after: Columns | None
     ) -> Iterator[Ref]:
         """Take in how a set changed; yield the rows that joined or left it."""
         table = self._schema[place.table].columns[place.column].key.refers_to
@@ -115,7 +107,6 @@ class Index:
             yield member
 
 
-def _uuids(columns: OwnColumns | None, name: str) -> set[UUID]:
-    if columns is None or name not in columns:
-        return set()
-    return {atom.value for atom in columns[name].values}
+def _uuids(columns: Columns | None, name: str) -> frozenset[UUID]:
+    value = columns[name] if columns is not None and name in columns else frozenset()
+    return frozenset(uuid for uuid in value if isinstance(uuid, UUID))
