@@ -46,8 +46,8 @@ class Tables:
         self.rows: dict[str, dict[UUID, RowColumns]] = {name: {} for name in self.schema}
         self.index = Index(self.schema)
         self.listeners: list[Listener] = []
-        self.written: list[set[Ref]] = []
-        """Rows that each transaction changed."""
+        self.written: list[dict[Ref, frozenset[str]]] = []
+        """Rows that each transaction changed, and which columns; none of a row that went."""
         self.commit([plans.Insert(Ref(GLOBAL, uuid4()), {})])
 
     def has(self, ref: Ref) -> bool:
@@ -77,25 +77,26 @@ class Tables:
         return plans.SetKeys(Ref(GLOBAL, next(iter(self.rows[GLOBAL]))), "external_ids", items)
 
     def commit(self, edits: Iterable[plans.Edit], *, by: Listener | None = None) -> None:
-        """Do it all, or raise `Refused`. All listeners but the doer's hear which units it touched."""
+        """Do it all, or raise `Refused`; all but the doer hear which units it touched."""
         rows = {name: dict(table) for name, table in self.rows.items()}
         for edit in edits:
             self._act(rows, edit)
         self._collect(rows)
         self._take_out_of_weak(rows)
         self._check(rows)
-        touched, written = set[str](), set[Ref]()
+        touched, written = set[str](), dict[Ref, frozenset[str]]()
         for name, table in self.rows.items():
             for uuid in _changed(table, rows[name]):
                 ref = Ref(name, uuid)
-                written.add(ref)
-                touched |= self._note(ref, table.get(uuid), rows[name].get(uuid))
+                old, new = table.get(uuid), rows[name].get(uuid)
+                written[ref] = frozenset(n for n in new or () if not old or old[n] != new[n])
+                touched |= self._note(ref, old, new)
         self.rows = rows
         if written:
             self.written.append(written)
         if touched:
             for listener in self.listeners:
-                if listener is not by:
+                if listener != by:
                     listener(touched)
 
     def _note(self, ref: Ref, old: RowColumns | None, new: RowColumns | None) -> set[str]:

@@ -1,7 +1,8 @@
 """The part of OVN's northbound schema that the fake keeps to: facts of schema 7.0.0 (OVN 23.03).
 
-A column is written as its type: `s` string, `i` integer, `b` boolean, `{s:s}` a map; `?` after it:
-or none; `*`: any number; `>Table`: strong reference to it, `~Table`: weak one; `s(a|b)`: one of these.
+A column is written as its type: `s` string, `i` integer, `b` boolean, `{s:s}` a map, `>Table` a
+strong reference to it, `~Table` a weak one. `s(a|b)`: one of these. `?` after it: or none; `*`: any
+number; `+`: at least one.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ _TABLES = {
     "ACL": "name s?; priority i[0,32767]; direction s(from-lport|to-lport); match s; "
     "action s(allow|allow-related|allow-stateless|drop|reject); log b; "
     "severity s(alert|warning|notice|info|debug)?; meter s?; label i[0,4294967295]; options {s:s}",
-    "QoS": "priority i[0,32767]; direction s(from-lport|to-lport); match s; action {s(dscp):i[0,63]}; "
-    "bandwidth {s(rate|burst):i[1,4294967295]}",
+    "QoS": "priority i[0,32767]; direction s(from-lport|to-lport); match s; "
+    "action {s(dscp):i[0,63]}; bandwidth {s(rate|burst):i[1,4294967295]}",
     "Logical_Router!": "name s; ports >Logical_Router_Port*; "
     "static_routes >Logical_Router_Static_Route*; policies >Logical_Router_Policy*; enabled b?; "
     "nat >NAT*; load_balancer ~Load_Balancer*; options {s:s}",
     "Logical_Router_Port": "name s; gateway_chassis >Gateway_Chassis*; "
     "ha_chassis_group >HA_Chassis_Group?; options {s:s}; networks s+; mac s; peer s?; enabled b?; "
     "ipv6_ra_configs {s:s}",
-    "Logical_Router_Static_Route": "route_table s; ip_prefix s; policy s(src-ip|dst-ip)?; nexthop s; "
-    "output_port s?; options {s:s}",
-    "Logical_Router_Policy": "priority i[0,32767]; match s; action s(allow|drop|reroute); nexthop s?; "
-    "nexthops s*; options {s:s}",
+    "Logical_Router_Static_Route": "route_table s; ip_prefix s; policy s(src-ip|dst-ip)?; "
+    "nexthop s; output_port s?; options {s:s}",
+    "Logical_Router_Policy": "priority i[0,32767]; match s; action s(allow|drop|reroute); "
+    "nexthop s?; nexthops s*; options {s:s}",
     "NAT": "external_ip s; external_mac s?; external_port_range s; logical_ip s; logical_port s?; "
     "type s(dnat|snat|dnat_and_snat); allowed_ext_ips >Address_Set?; "
     "exempted_ext_ips >Address_Set?; gateway_port ~Logical_Router_Port?; options {s:s}",
