@@ -105,11 +105,9 @@ def _places(view: View, balancer: LoadBalancer) -> frozenset[Place]:
 
 def _addresses(view: View, balancer: LoadBalancer) -> list[str]:
     floating = view.floating_ips_of_port.get(balancer.port_id, [])
-    return [balancer.address] + sorted(
-        some.address
-        for some in floating
-        if version_of(some.address) == version_of(balancer.address)
-    )
+    version = version_of(balancer.address)
+    others = sorted(some.address for some in floating if version_of(some.address) == version)
+    return [balancer.address, *others]
 
 
 def _backends(view: View, balancer: LoadBalancer, listener: Listener) -> list[_Backend]:

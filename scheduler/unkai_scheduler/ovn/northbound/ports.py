@@ -101,7 +101,7 @@ def _by_version(addresses: list[str]) -> list[str]:
 
 
 def _dhcp(view: View, port: Port, version: int) -> UUID | tuple[()]:
-    """Return the one row that a port may have of each version; for IPv6 rather one with addresses."""
+    """Return the one row that a port may have of a version; rather one that gives addresses."""
     known = [view.subnets.get(some.subnet_id) for some in port.addresses]
     subnets = [some for some in known if some and some.version == version and has_dhcp(some)]
     if not subnets:

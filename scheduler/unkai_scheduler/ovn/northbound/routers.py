@@ -113,7 +113,6 @@ def _router_port(
             "options": options,
             "ipv6_ra_configs": advertised,
             "ha_chassis_group": hosts,
-            "gateway_chassis": (),
             "peer": (),
         },
         parent=in_router(router.id, "ports"),

@@ -82,7 +82,7 @@ def _v6(network: Network, subnet: Subnet, servers: list[str]) -> dict[str, str]:
 
 
 def _routes(subnet: Subnet) -> str:
-    """Return the routes of option 121; the last host routes are left out if it would be too long."""
+    """Return the routes of option 121; without the last host routes if it would be too long."""
     first = [(f"{METADATA_V4}/32", "0.0.0.0")]
     last = [("0.0.0.0/0", subnet.gateway_address)] if subnet.gateway_address else []
     room = _MAX_OPTION_BYTES - sum(_route_bytes(to) for to, _ in first + last)
