@@ -1,4 +1,4 @@
-"""A small cloud with everything in it, as the derivation of northbound rows sees it, and as text."""
+"""A small cloud with everything in it, as northbound rows are derived from it, and rows as text."""
 
 from __future__ import annotations
 

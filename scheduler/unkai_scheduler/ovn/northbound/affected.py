@@ -44,11 +44,11 @@ def _of_network(view: View, ident: str) -> Iterator[str]:
 
 
 def _of_subnet(view: View, ident: str) -> Iterator[str]:
-    """Yield its own unit, and those of what has an address there or a check from there."""
+    """Yield its own unit, and those of what has an address there.
+
+    The rest of what looks at a subnet sees only which network it is of, which never changes.
+    """
     yield unit_key("subnet", ident)
-    yield from _keys("load_balancer", view.load_balancers_on_subnet.get(ident, []))
-    for router in view.routers_on_subnet.get(ident, []):
-        yield from _of_router(view, router.id)
     for port in view.ports_on_subnet.get(ident, []):
         if is_for_instances(port):
             yield unit_key("port", port.id)

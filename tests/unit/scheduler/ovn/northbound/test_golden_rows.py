@@ -21,9 +21,7 @@ _GOLDEN = Path(__file__).parents[4] / "golden" / "ovn"
 def test_units_of_a_kind_are_as_their_golden_file_says(kind: str) -> None:
     view = a_world()
     units = [unit_of_key(view, key) for key in keys_of(view)]
-    shown = text_of(
-        [unit for unit in units if unit.key.startswith(f"{kind}:")], labels_of(units)
-    )
+    shown = text_of([unit for unit in units if unit.key.startswith(f"{kind}:")], labels_of(units))
     path = _GOLDEN / f"{kind}.txt"
     if os.environ.get("UNKAI_RENEW_GOLDEN") == "1":
         path.write_text(shown)
