@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 from tests.support.networks import (
@@ -16,11 +17,17 @@ from tests.support.networks import (
     a_rule,
     a_subnet,
 )
-from unkai_scheduler.domain.load_balancers import BalancedProtocol, HealthCheck, Listener, Member
-from unkai_scheduler.domain.networks import HostRoute, Ipv6Mode, NetworkType
+from unkai_scheduler.domain.load_balancers import (
+    BalancedProtocol,
+    HealthCheck,
+    Listener,
+    LoadBalancer,
+    Member,
+)
+from unkai_scheduler.domain.networks import HostRoute, Ipv6Mode, Network, NetworkType, Subnet
 from unkai_scheduler.domain.ports import AddressPair, FixedAddress, Port, PortOwner, Qos
-from unkai_scheduler.domain.routers import Gateway, Route, RouterInterface
-from unkai_scheduler.domain.security_groups import Direction, Protocol
+from unkai_scheduler.domain.routers import FloatingIp, Gateway, Route, RouterInterface
+from unkai_scheduler.domain.security_groups import Direction, Protocol, Rule, SecurityGroup
 from unkai_scheduler.ovn.northbound.view import View
 from unkai_scheduler.ovn.rows import Place, Row, Unit, Value
 from unkai_wire import ids
@@ -87,7 +94,7 @@ def a_world() -> View:
     )
 
 
-def _networks() -> list[object]:
+def _networks() -> list[Network]:
     return [
         a_network(id=BLUE),
         a_network(id=GREEN, mtu=1400, dns_domain="green.example"),
@@ -102,7 +109,7 @@ def _networks() -> list[object]:
     ]
 
 
-def _subnets() -> list[object]:
+def _subnets() -> list[Subnet]:
     blue, green, outside = _networks()
     return [
         a_subnet(
@@ -118,7 +125,7 @@ def _subnets() -> list[object]:
     ]
 
 
-def port_of(ident: str, network_id: str, *at: tuple[str, str], **changes: object) -> Port:
+def port_of(ident: str, network_id: str, *at: tuple[str, str], **changes: Any) -> Port:
     """Make a port with a MAC that tells its id's last digits; `at`: subnets and addresses."""
     last = ids.uuid_of(ident).int & 0xFF
     changes = {"mac_address": f"02:00:00:00:00:{last:02x}", **changes}
@@ -163,7 +170,7 @@ def _ports() -> list[Port]:
     ]
 
 
-def _floating_ips() -> list[object]:
+def _floating_ips() -> list[FloatingIp]:
     ports = {port.id: port for port in _ports()}
     return [
         a_floating_ip(
@@ -173,8 +180,8 @@ def _floating_ips() -> list[object]:
     ]
 
 
-def _groups() -> list[object]:
-    def rule(number: int, **changes: object) -> object:
+def _groups() -> list[SecurityGroup]:
+    def rule(number: int, **changes: Any) -> Rule:
         return a_rule(id=plain_id("security_group_rule", number), **changes)
 
     out = Direction.EGRESS
@@ -199,7 +206,7 @@ def _groups() -> list[object]:
     ]
 
 
-def _balancer() -> object:
+def _balancer() -> LoadBalancer:
     port = next(port for port in _ports() if port.id == BALANCED)
     members = (Member(WEB, 8080), Member(DB, 0))
     return a_load_balancer(
@@ -213,7 +220,7 @@ def _balancer() -> object:
     )
 
 
-def changed(view: View, kind: str, ident: str, **changes: object) -> View:
+def changed(view: View, kind: str, ident: str, **changes: Any) -> View:
     """Return a view in which one resource is otherwise; `kind`: the view's field."""
     resources = getattr(view, kind)
     return replace(view, **{kind: {**resources, ident: replace(resources[ident], **changes)}})

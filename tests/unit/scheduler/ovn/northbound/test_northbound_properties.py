@@ -10,7 +10,7 @@ from uuid import UUID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.northbound_worlds import World
+from tests.support.northbound_worlds import Changes, World
 from unkai_scheduler.ovn.fake import FakeOvn
 from unkai_scheduler.ovn.fake_schema import UNIQUE_NAMES, northbound_schema
 from unkai_scheduler.ovn.northbound.affected import affected
@@ -37,22 +37,27 @@ def _rows(view: View) -> list[Row]:
     return [row for unit in _units(view) for row in unit.rows]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(_SEEDS)
 def test_a_change_alters_no_unit_but_those_that_are_said_to_be_affected(seed: int) -> None:
     world = _grown(Random(seed))
+    before = world.view()
+    units = {unit.key: unit for unit in _units(before)}
     for _ in range(10):
-        before = world.view()
         changes = world.change()
         after = world.view()
-        told = {
-            key for some in changes for view in (before, after) for key in affected(view, *some)
-        }
-        for key in {*keys_of(before), *keys_of(after)} - told:
-            assert unit_of_key(before, key) == unit_of_key(after, key), changes
+        told = _told(changes, before, after)
+        changed = {unit.key: unit for unit in _units(after)}
+        for key in {*units, *changed} - told:
+            assert units.get(key, Unit(key)) == changed.get(key, Unit(key)), changes
+        before, units = after, changed
 
 
-@settings(max_examples=50, deadline=None)
+def _told(changes: Changes, *views: View) -> set[str]:
+    return {key for some in changes for view in views for key in affected(view, *some)}
+
+
+@settings(max_examples=25, deadline=None)
 @given(_SEEDS)
 def test_no_two_rows_have_one_uuid_and_no_two_names_that_must_be_unique_are_equal(
     seed: int,
@@ -63,7 +68,7 @@ def test_no_two_rows_have_one_uuid_and_no_two_names_that_must_be_unique_are_equa
     assert set(names.values()) <= {1}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(_SEEDS)
 def test_every_reference_is_to_a_row_of_some_unit(seed: int) -> None:
     rows = _rows(_grown(Random(seed)).view())
@@ -81,7 +86,7 @@ def _references(row: Row) -> Iterator[tuple[str, UUID]]:
             yield _SCHEMA[row.table].columns[name].key.refers_to, value
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(_SEEDS)
 def test_every_value_fits_its_column_and_every_row_its_place(seed: int) -> None:
     for row in _rows(_grown(Random(seed)).view()):
@@ -118,9 +123,7 @@ async def test_a_database_takes_a_cloud_that_changes_by_its_affected_units_alone
         before = world.view()
         changes = world.change()
         after = world.view()
-        told = {
-            key for some in changes for view in (before, after) for key in affected(view, *some)
-        }
+        told = _told(changes, before, after)
         outcomes = await northbound.apply(1, [unit_of_key(after, key) for key in sorted(told)])
         assert set(outcomes.values()) <= {Outcome.DONE}, (changes, outcomes)
     assert not await northbound.compare(_units(world.view()))
