@@ -223,7 +223,8 @@ def _balancer() -> LoadBalancer:
 def changed(view: View, kind: str, ident: str, **changes: Any) -> View:
     """Return a view in which one resource is otherwise; `kind`: the view's field."""
     resources = getattr(view, kind)
-    return replace(view, **{kind: {**resources, ident: replace(resources[ident], **changes)}})
+    field: dict[str, Any] = {kind: {**resources, ident: replace(resources[ident], **changes)}}
+    return replace(view, **field)
 
 
 def text_of(units: Iterable[Unit], labels: Mapping[UUID, str]) -> str:

@@ -51,7 +51,10 @@ class World:
 
     def view(self) -> View:
         """Return what it is now."""
-        return View(**{name: dict(value) for name, value in vars(self).items() if name[0] != "_"})
+        fields: dict[str, Any] = {
+            name: dict(value) for name, value in vars(self).items() if name[0] != "_"
+        }
+        return View(**fields)
 
     def grow(self) -> None:
         """Let there be some of everything."""
@@ -99,7 +102,8 @@ class World:
         return [("subnet", subnet.id)]
 
     def remove_network(self) -> Changes:
-        used = {some.network_id for some in [*self.subnets.values(), *self.ports.values()]}
+        used = {some.network_id for some in self.subnets.values()}
+        used |= {some.network_id for some in self.ports.values()}
         return self._remove("network", self.networks, used)
 
     def add_subnet(self) -> Changes:

@@ -4,7 +4,10 @@ Ask it of the view before the change and of the one after, and take both answers
 in, and what it is in. A property test holds it against the derivation: no other unit differs.
 
 Each answer follows from what a derivation looks at (`view.py`). A group's ports, say, are not
-among them, for they say themselves which groups they are in.
+among them, for they say themselves which groups they are in. The view must hold what refers to the
+resource: of a network its subnets and the routers there, of a subnet the ports with an address
+there, of a port its routers, load balancers and floating addresses, of a router the load balancers
+on its subnets, of a floating address the load balancer it leads to, of an instance its ports.
 """
 
 from __future__ import annotations
