@@ -3,10 +3,13 @@
 A logical switch, router or port is named by the UUID of its resource. A port's row has the port's
 UUID too; other rows have UUIDv5(resource, name within the unit): ovn-northd shortens a row's UUID
 to its first 8 digits where it hints at it, and those of a UUIDv7 are a clock.
+
+Those of networks and groups are asked for by each of their ports, so they are remembered.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from uuid import UUID
 
 from unkai_scheduler.ovn.rows import Place, child_uuid
@@ -17,11 +20,13 @@ CLOUD = UUID("8a4f1c0e-6b0d-5f57-9a39-2c6e7d4b1f90")
 DROP_GROUP = "unkai_drop"
 
 
+@lru_cache(maxsize=8192)
 def row_uuid(resource_id: str, name: str) -> UUID:
     """Return the UUID of a row of a resource."""
     return child_uuid(uuid_of(resource_id), name)
 
 
+@lru_cache(maxsize=8192)
 def name_of(resource_id: str) -> str:
     """Return the name of a resource's switch, router or port."""
     return str(uuid_of(resource_id))
