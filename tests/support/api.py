@@ -33,6 +33,11 @@ from unkai.host.v1 import (
     placement_service_pb2_grpc,
 )
 from unkai.identity.v1 import project_service_pb2_grpc
+from unkai.network.v1 import (
+    floating_ip_service_pb2_grpc,
+    load_balancer_service_pb2_grpc,
+    router_service_pb2_grpc,
+)
 from unkai.operation.v1 import operation_service_pb2_grpc
 from unkai.storage.v1 import image_pb2, image_service_pb2, image_service_pb2_grpc
 from unkai_scheduler import certificates
@@ -154,6 +159,9 @@ class Api:
         self.operations = operation_service_pb2_grpc.OperationServiceStub(self.channel)
         self.events = event_service_pb2_grpc.EventServiceStub(self.channel)
         self.projects = project_service_pb2_grpc.ProjectServiceStub(self.channel)
+        self.routers = router_service_pb2_grpc.RouterServiceStub(self.channel)
+        self.floating_ips = floating_ip_service_pb2_grpc.FloatingIpServiceStub(self.channel)
+        self.load_balancers = load_balancer_service_pb2_grpc.LoadBalancerServiceStub(self.channel)
 
     async def lead(self, work: Callable[[Any], Any]) -> Any:
         """Run work as the leader would."""
