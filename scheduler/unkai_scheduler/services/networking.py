@@ -1,17 +1,52 @@
-"""What all use cases of networks ask first: whether there are networks, and who may use which."""
+"""What all use cases of networks share: whether there are networks, who may use which, events."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.networks import Network
 from unkai_scheduler.services.checks import fetch
+from unkai_scheduler.services.context import Call, ServiceContext
+from unkai_scheduler.services.mutations import Subject, record
 from unkai_scheduler.settings import NetworkSettings
 from unkai_scheduler.store import networks
 from unkai_wire.errors import FailedPrecondition, NotFound
 
 if TYPE_CHECKING:
     from unkai_scheduler.store.unit_of_work import Connection
+
+
+class Owned(Protocol):
+    """A project's resource."""
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def project_id(self) -> str:
+        """The project that owns it."""
+
+
+def record_change(
+    conn: Connection,
+    context: ServiceContext,
+    call: Call,
+    *,
+    kind: str,
+    row: Owned,
+    change: EventType,
+    what: str,
+) -> None:
+    """Write the event of a resource that `what` happened to, such as "was made"."""
+    subject = Subject(kind, row.id, row.name, project_id=row.project_id)
+    message = f"{kind.replace('_', ' ')} {row.name} {what}"
+    record(conn, context, call, subject, change, message=message)
 
 
 def check_configured(settings: NetworkSettings) -> None:

@@ -14,8 +14,8 @@ from unkai_scheduler.services import ovn_work
 from unkai_scheduler.services.checks import Violations, check_etag, check_mask, fetch, found
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.listing import Page, Paging, plan
-from unkai_scheduler.services.mutations import Subject, mutate, record
-from unkai_scheduler.services.networking import check_configured
+from unkai_scheduler.services.mutations import mutate
+from unkai_scheduler.services.networking import check_configured, record_change
 from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.services.security_rules import (
     MAX_DESCRIPTION,
@@ -87,7 +87,15 @@ def insert_group(
     """Insert a group with its event and its work on OVN; return it as it is then."""
     security_groups.insert(conn, group)
     ovn_work.touched(conn, context, "security_group", group.id, reason="made")
-    _record(conn, context, call, group, EventType.CREATED, "was made")
+    record_change(
+        conn,
+        context,
+        call,
+        kind="security_group",
+        row=group,
+        change=EventType.CREATED,
+        what="was made",
+    )
     return replace(group, reconciling=True)
 
 
@@ -176,7 +184,7 @@ class SecurityGroupsService:
                 description=draft.description if "description" in fields else old.description,
                 rules=renewed(old.rules, rules) if "rules" in fields else old.rules,
             )
-            return self._replace(conn, call, old, new, etag, "was changed")
+            return self._replace(conn, call, old, new, etag=etag, what="was changed")
 
         return await mutate(self._context, call, SecurityGroup, work, wakes=[group_id])
 
@@ -188,7 +196,8 @@ class SecurityGroupsService:
             old = _locked(conn, group_id, "security_group_id")
             _check_new(old, rule)
             new = replace(old, rules=(*old.rules, rule))
-            return AddedRule(self._replace(conn, call, old, new, "", f"has rule {rule.id}"), rule)
+            what = f"has rule {rule.id}"
+            return AddedRule(self._replace(conn, call, old, new, etag="", what=what), rule)
 
         return await mutate(self._context, call, AddedRule, work, wakes=[group_id])
 
@@ -203,7 +212,7 @@ class SecurityGroupsService:
             if len(rules) == len(old.rules):  # it went between the two looks
                 raise NotFound.of("security_group_rule", rule_id)
             new = replace(old, rules=rules)
-            return self._replace(conn, call, old, new, "", f"lost rule {rule_id}")
+            return self._replace(conn, call, old, new, etag="", what=f"lost rule {rule_id}")
 
         return await mutate(self._context, call, SecurityGroup, work, wakes=[rule_id])
 
@@ -216,7 +225,7 @@ class SecurityGroupsService:
             _check_unused(conn, row)
             security_groups.delete(conn, row.id)
             ovn_work.removed(conn, self._context, "security_group", row.id)
-            _record(conn, self._context, call, row, EventType.DELETED, "was removed")
+            self._record(conn, call, row, EventType.DELETED, "was removed")
             return row
 
         await mutate(self._context, call, SecurityGroup, work, wakes=[group_id])
@@ -247,6 +256,7 @@ class SecurityGroupsService:
         call: Call,
         old: SecurityGroup,
         new: SecurityGroup,
+        *,
         etag: str,
         what: str,
     ) -> SecurityGroup:
@@ -256,20 +266,15 @@ class SecurityGroupsService:
         if new.rules != old.rules:
             ovn_work.touched(conn, self._context, "security_group", new.id)
             new = replace(new, reconciling=True)
-        _record(conn, self._context, call, new, EventType.UPDATED, what)
+        self._record(conn, call, new, EventType.UPDATED, what)
         return new
 
-
-def _record(
-    conn: Connection,
-    context: ServiceContext,
-    call: Call,
-    row: SecurityGroup,
-    change: EventType,
-    what: str,
-) -> None:
-    subject = Subject("security_group", row.id, row.name, project_id=row.project_id)
-    record(conn, context, call, subject, change, message=f"security group {row.name} {what}")
+    def _record(
+        self, conn: Connection, call: Call, row: SecurityGroup, change: EventType, what: str
+    ) -> None:
+        record_change(
+            conn, self._context, call, kind="security_group", row=row, change=change, what=what
+        )
 
 
 def _key(group: SecurityGroup) -> Sequence[str]:
