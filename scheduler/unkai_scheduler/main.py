@@ -128,9 +128,9 @@ def build_services(
         operations=OperationsService(context, follower),
         events=EventsService(context, follower),
         projects=ProjectsService(context),
-        routers=RoutersService(context),
-        floating_ips=FloatingIpsService(context),
-        load_balancers=LoadBalancersService(context),
+        routers=RoutersService(context, settings.network),
+        floating_ips=FloatingIpsService(context, settings.network),
+        load_balancers=LoadBalancersService(context, settings.network),
     )
 
 

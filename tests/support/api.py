@@ -56,7 +56,7 @@ from unkai_scheduler.main import build_services
 from unkai_scheduler.reconcile.live import LiveState
 from unkai_scheduler.services.context import ServiceContext
 from unkai_scheduler.services.follower import Follower
-from unkai_scheduler.settings import ImageSettings, Settings
+from unkai_scheduler.settings import ImageSettings, NetworkSettings, Settings
 from unkai_scheduler.store import claims, events, hosts, instances, operations
 from unkai_scheduler.store.unit_of_work import UnitOfWork
 from unkai_wire.doctor.findings import Report
@@ -270,6 +270,7 @@ async def an_api(
     cluster: Cluster | None = None,
     uow: UnitOfWork | None = None,
     leading: FakeLeading | None = None,
+    network: NetworkSettings | None = None,
 ) -> AsyncIterator[Api]:
     """Serve an API on a unix socket and on mTLS at a free loopback port."""
     await asyncio.to_thread(folder.mkdir, exist_ok=True)
@@ -285,7 +286,8 @@ async def an_api(
         route = LeaderRoute(name, cluster or FakeEtcd().member(name), leading, tls)
         stack.push_async_callback(route.close)
         settings = Settings(
-            images=ImageSettings(url=f"file://{folder / 'images'}", max_size_bytes=MAX_IMAGE_BYTES)
+            images=ImageSettings(url=f"file://{folder / 'images'}", max_size_bytes=MAX_IMAGE_BYTES),
+            network=network or NetworkSettings(northbound=("unix:/run/ovn/ovnnb_db.sock",)),
         )
         stated: Agents = agents
         services = build_services(

@@ -21,9 +21,11 @@ from unkai_scheduler.services.floating_ip_changes import FloatingIpChanges
 from unkai_scheduler.services.floating_ip_targets import Target, check_alone, find_target
 from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import mutate
+from unkai_scheduler.services.networking import check_configured
 from unkai_scheduler.services.owned_ports import OwnedPorts, subnet_of, take_free
 from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.services.router_places import check_external
+from unkai_scheduler.settings import NetworkSettings
 from unkai_scheduler.store import addresses, events, floating_ips, networks, subnets
 from unkai_wire.errors import FailedPrecondition, InvalidArgument
 from unkai_wire.ids import check_id
@@ -78,12 +80,14 @@ class FloatingIpFilter:
 class FloatingIpsService:
     """Use cases of floating addresses."""
 
-    def __init__(self, context: ServiceContext) -> None:
+    def __init__(self, context: ServiceContext, settings: NetworkSettings) -> None:
         self._context = context
+        self._settings = settings
 
     async def create(self, call: Call, project_id: str, draft: FloatingIpDraft) -> FloatingIp:
         """Make a floating address, and let it lead to a port if the draft names one."""
         draft = _checked(draft, frozenset({*_CHANGEABLE, "network_id", "address"}))
+        check_configured(self._settings)
         ident = self._context.new_id("floating_ip")
 
         def work(conn: Connection) -> FloatingIp:
@@ -112,7 +116,7 @@ class FloatingIpsService:
             )
             return self._changes(conn, call).make(row)
 
-        return await mutate(self._context, call, FloatingIp, work)
+        return await mutate(self._context, call, FloatingIp, work, wakes=[ident])
 
     async def get(self, floating_ip_id: str) -> FloatingIp:
         """Return one floating address."""
@@ -167,7 +171,7 @@ class FloatingIpsService:
             )
             return self._changes(conn, call).change(old, new, target)
 
-        return await mutate(self._context, call, FloatingIp, work)
+        return await mutate(self._context, call, FloatingIp, work, wakes=[floating_ip_id])
 
     async def delete(self, call: Call, floating_ip_id: str, etag: str = "") -> None:
         """Remove a floating address; its holder gives the address back."""
@@ -183,7 +187,7 @@ class FloatingIpsService:
             self._changes(conn, call).remove(row)
             return row
 
-        await mutate(self._context, call, FloatingIp, work)
+        await mutate(self._context, call, FloatingIp, work, wakes=[floating_ip_id])
 
     def _changes(self, conn: Connection, call: Call) -> FloatingIpChanges:
         return FloatingIpChanges(conn, self._context, call)

@@ -14,13 +14,13 @@ from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.load_balancers import Listener, LoadBalancer
 from unkai_scheduler.domain.networks import Subnet
 from unkai_scheduler.domain.ports import Port, PortOwner
-from unkai_scheduler.services import probe_sources
+from unkai_scheduler.services import ovn_work, probe_sources
 from unkai_scheduler.services.checks import check_etag, found
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.floating_ip_changes import FloatingIpChanges
-from unkai_scheduler.services.mutations import Subject, record
+from unkai_scheduler.services.networking import record_change
 from unkai_scheduler.services.owned_ports import OwnedPorts, subnet_of, take_free
-from unkai_scheduler.store import addresses, load_balancers, networks, ovn_work, ports, subnets
+from unkai_scheduler.store import addresses, load_balancers, networks, ports, subnets
 from unkai_wire.errors import FailedPrecondition, NotFound
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ class LoadBalancerChanges:
         load_balancers.delete(self._conn, row.id)
         self._ports.remove([row.port_id])
         probe_sources.release(self._conn, self._ports, before)
-        ovn_work.entomb(self._conn, [f"load_balancer:{row.id}"], self._context.clock())
-        self._mark_and_record(row, EventType.DELETED, "was removed")
+        ovn_work.removed(self._conn, self._context, "load_balancer", row.id)
+        self._record(row, EventType.DELETED, "was removed")
 
     def _usable(self, row: LoadBalancer) -> Subnet:
         """Return the subnet of a new load balancer, which its project may use."""
@@ -127,14 +127,21 @@ class LoadBalancerChanges:
         return row
 
     def _end(self, row: LoadBalancer, change: EventType, what: str) -> LoadBalancer:
-        self._mark_and_record(row, change, what)
+        reason = f"load balancer {row.name} {what}"
+        ovn_work.touched(self._conn, self._context, "load_balancer", row.id, reason=reason)
+        self._record(row, change, what)
         return found("load_balancer", row.id, load_balancers.get(self._conn, row.id))
 
-    def _mark_and_record(self, row: LoadBalancer, change: EventType, what: str) -> None:
-        message = f"load balancer {row.name} {what}"
-        ovn_work.mark(self._conn, [f"load_balancer:{row.id}"], self._context.clock(), message)
-        subject = Subject("load_balancer", row.id, row.name, project_id=row.project_id)
-        record(self._conn, self._context, self._call, subject, change, message=message)
+    def _record(self, row: LoadBalancer, change: EventType, what: str) -> None:
+        record_change(
+            self._conn,
+            self._context,
+            self._call,
+            kind="load_balancer",
+            row=row,
+            change=change,
+            what=what,
+        )
 
 
 def _check_member(port: Port, version: int) -> None:

@@ -18,7 +18,9 @@ from unkai_scheduler.services.load_balancer_drafts import (
     check_load_balancer,
 )
 from unkai_scheduler.services.mutations import mutate
+from unkai_scheduler.services.networking import check_configured
 from unkai_scheduler.services.projects import resolve_project
+from unkai_scheduler.settings import NetworkSettings
 from unkai_scheduler.store import events, load_balancers
 from unkai_wire.ids import check_id
 
@@ -29,12 +31,14 @@ if TYPE_CHECKING:
 class LoadBalancersService:
     """Use cases of load balancers."""
 
-    def __init__(self, context: ServiceContext) -> None:
+    def __init__(self, context: ServiceContext, settings: NetworkSettings) -> None:
         self._context = context
+        self._settings = settings
 
     async def create(self, call: Call, project_id: str, draft: LoadBalancerDraft) -> LoadBalancer:
         """Make a load balancer, with an address of its subnet."""
         draft = check_load_balancer(draft, frozenset({*CHANGEABLE, "subnet_id", "address"}))
+        check_configured(self._settings)
         ident = self._context.new_id("load_balancer")
 
         def work(conn: Connection) -> LoadBalancer:
@@ -55,7 +59,7 @@ class LoadBalancersService:
             )
             return self._changes(conn, call).make(row, draft.address)
 
-        return await mutate(self._context, call, LoadBalancer, work)
+        return await mutate(self._context, call, LoadBalancer, work, wakes=[ident])
 
     async def get(self, load_balancer_id: str) -> LoadBalancer:
         """Return one load balancer."""
@@ -111,7 +115,7 @@ class LoadBalancersService:
             )
             return self._changes(conn, call).change(seen, new, etag)
 
-        return await mutate(self._context, call, LoadBalancer, work)
+        return await mutate(self._context, call, LoadBalancer, work, wakes=[load_balancer_id])
 
     async def delete(self, call: Call, load_balancer_id: str, etag: str = "") -> None:
         """Remove a load balancer; its address is free then."""
@@ -121,7 +125,7 @@ class LoadBalancersService:
             self._changes(conn, call).remove(seen, etag)
             return seen
 
-        await mutate(self._context, call, LoadBalancer, work)
+        await mutate(self._context, call, LoadBalancer, work, wakes=[load_balancer_id])
 
     def _changes(self, conn: Connection, call: Call) -> LoadBalancerChanges:
         return LoadBalancerChanges(conn, self._context, call)

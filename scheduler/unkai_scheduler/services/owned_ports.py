@@ -14,10 +14,9 @@ from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.networks import Network, Subnet
 from unkai_scheduler.domain.ports import FixedAddress, Port, PortOwner
 from unkai_scheduler.services.context import Call, ServiceContext
-from unkai_scheduler.services.mutations import Subject, record
+from unkai_scheduler.services.networking import record_change
 from unkai_scheduler.store import addresses, ports
 from unkai_wire.errors import FailedPrecondition, InvalidArgument
-from unkai_wire.ids import uuid_of
 
 if TYPE_CHECKING:
     from unkai_scheduler.store.unit_of_work import Connection
@@ -33,14 +32,14 @@ class OwnedPorts:
 
     def make(self, network: Network, project_id: str, owner: PortOwner, owner_id: str) -> Port:
         """Make a port without addresses."""
-        ident, mac = self._free_mac(network.id)
+        ident = self._context.new_id("port")
         now = self._context.clock()
         port = Port(
             id=ident,
             project_id=project_id,
             network_id=network.id,
             name=f"port-{ident.partition('-')[2]}",
-            mac_address=mac,
+            mac_address=self._free_mac(network.id),
             etag=self._context.new_etag(),
             create_time=now,
             update_time=now,
@@ -58,19 +57,22 @@ class OwnedPorts:
             ports.delete(self._conn, port.id)
             self._record(port, EventType.DELETED, "was removed")
 
-    def _free_mac(self, network_id: str) -> tuple[str, str]:
-        """Return a new id and a MAC address, of its random bits, that is free on the network."""
+    def _free_mac(self, network_id: str) -> str:
         while True:
-            ident = self._context.new_id("port")
-            random = uuid_of(ident).int
-            mac = make_mac(lambda bits, random=random: random & (1 << bits) - 1)  # type: ignore[misc]
+            mac = make_mac(self._context.random_bits)
             if ports.by_mac(self._conn, network_id, mac) is None:
-                return ident, mac
+                return mac
 
     def _record(self, port: Port, change: EventType, what: str) -> None:
-        subject = Subject("port", port.id, port.name, port.project_id, port.state.value)
-        message = f"port {port.name} {what}"
-        record(self._conn, self._context, self._call, subject, change, message=message)
+        record_change(
+            self._conn,
+            self._context,
+            self._call,
+            kind="port",
+            row=port,
+            change=change,
+            what=what,
+        )
 
 
 def take_free(

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.routers import Router
+from unkai_scheduler.services import ovn_work
 from unkai_scheduler.services.checks import found
 from unkai_scheduler.services.context import Call, ServiceContext
-from unkai_scheduler.services.mutations import Subject, record
+from unkai_scheduler.services.networking import record_change
 from unkai_scheduler.services.owned_ports import OwnedPorts
 from unkai_scheduler.services.router_drafts import CheckedRouter, InterfaceDraft
 from unkai_scheduler.services.router_places import check_next_hops, enter, lead_out
-from unkai_scheduler.store import addresses, load_balancers, ovn_work, routers
+from unkai_scheduler.store import addresses, routers
 
 if TYPE_CHECKING:
     from unkai_scheduler.store.unit_of_work import Connection
@@ -39,7 +40,7 @@ class RouterChanges:
             row = replace(row, gateway=lead_out(self._conn, self._ports, row, checked.gateway))
         check_next_hops(self._conn, row)
         routers.insert(self._conn, row)
-        return self._end(row, EventType.CREATED, "was made", self._units(row))
+        return self._end(row, EventType.CREATED, "was made")
 
     def change(self, old: Router, new: Router, checked: CheckedRouter | None) -> Router:
         """Write a router; `checked`: with this way out in place of its own, or with none."""
@@ -67,37 +68,38 @@ class RouterChanges:
 
     def remove(self, row: Router) -> None:
         """Remove a router with its ports."""
-        units = self._units(row)
+        units = ovn_work.dependents(self._conn, "router", row.id)
         routers.delete(self._conn, row.id)
         self._ports.remove(_port_ids(row))
-        ovn_work.entomb(self._conn, [f"router:{row.id}"], self._context.clock())
-        self._mark_and_record(row, EventType.DELETED, "was removed", units)
+        ovn_work.removed(self._conn, self._context, "router", row.id)
+        ovn_work.marked(self._conn, self._context, units, f"router {row.name} was removed")
+        self._record(row, EventType.DELETED, "was removed")
 
     def _replace(self, old: Router, new: Router, what: str) -> Router:
         """Write a router, and remove those ports that it has no more."""
-        units = self._units(old) | self._units(new)
+        units = ovn_work.dependents(self._conn, "router", old.id)
         new = replace(new, etag=self._context.new_etag(), update_time=self._context.clock())
         routers.replace(self._conn, new, etag=old.etag)
         self._ports.remove(_port_ids(old) - _port_ids(new))
-        return self._end(new, EventType.UPDATED, what, units)
+        ovn_work.marked(self._conn, self._context, units, f"router {new.name} {what}")
+        return self._end(new, EventType.UPDATED, what)
 
-    def _units(self, row: Router) -> set[str]:
-        """Return the units that are derived from a router: load balancers hang on it too."""
-        found = {f"router:{row.id}"}
-        for place in row.interfaces:
-            balancers = load_balancers.ids_on_subnet(self._conn, place.subnet_id)
-            found |= {f"load_balancer:{ident}" for ident in balancers}
-        return found
-
-    def _end(self, row: Router, change: EventType, what: str, units: set[str]) -> Router:
-        self._mark_and_record(row, change, what, units)
+    def _end(self, row: Router, change: EventType, what: str) -> Router:
+        reason = f"router {row.name} {what}"
+        ovn_work.touched(self._conn, self._context, "router", row.id, reason=reason)
+        self._record(row, change, what)
         return found("router", row.id, routers.get(self._conn, row.id))
 
-    def _mark_and_record(self, row: Router, change: EventType, what: str, units: set[str]) -> None:
-        message = f"router {row.name} {what}"
-        ovn_work.mark(self._conn, units, self._context.clock(), message)
-        subject = Subject("router", row.id, row.name, project_id=row.project_id)
-        record(self._conn, self._context, self._call, subject, change, message=message)
+    def _record(self, row: Router, change: EventType, what: str) -> None:
+        record_change(
+            self._conn,
+            self._context,
+            self._call,
+            kind="router",
+            row=row,
+            change=change,
+            what=what,
+        )
 
 
 def _port_ids(row: Router) -> set[str]:

@@ -16,6 +16,7 @@ from unkai_scheduler.services.checks import check_etag, check_mask, fetch, found
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import mutate
+from unkai_scheduler.services.networking import check_configured
 from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.services.router_changes import RouterChanges
 from unkai_scheduler.services.router_drafts import (
@@ -25,6 +26,7 @@ from unkai_scheduler.services.router_drafts import (
     check_interface,
     check_router,
 )
+from unkai_scheduler.settings import NetworkSettings
 from unkai_scheduler.store import events, floating_ips, routers
 from unkai_wire.errors import FailedPrecondition, NotFound
 from unkai_wire.ids import check_id
@@ -38,12 +40,14 @@ _SHOWN = 3
 class RoutersService:
     """Use cases of routers."""
 
-    def __init__(self, context: ServiceContext) -> None:
+    def __init__(self, context: ServiceContext, settings: NetworkSettings) -> None:
         self._context = context
+        self._settings = settings
 
     async def create(self, call: Call, project_id: str, draft: RouterDraft) -> Router:
         """Make a router, with a way out if the draft names one."""
         checked = check_router(draft, frozenset(CHANGEABLE))
+        check_configured(self._settings)
         ident = self._context.new_id("router")
 
         def work(conn: Connection) -> Router:
@@ -60,7 +64,7 @@ class RoutersService:
             )
             return self._changes(conn, call).make(row, checked)
 
-        return await mutate(self._context, call, Router, work)
+        return await mutate(self._context, call, Router, work, wakes=[ident])
 
     async def get(self, router_id: str) -> Router:
         """Return one router."""
@@ -108,7 +112,7 @@ class RoutersService:
             leads = checked if "gateway" in fields else None
             return self._changes(conn, call).change(old, new, leads)
 
-        return await mutate(self._context, call, Router, work)
+        return await mutate(self._context, call, Router, work, wakes=[router_id])
 
     async def delete(self, call: Call, router_id: str, etag: str = "") -> None:
         """Remove a router that no floating address passes by, with its ports."""
@@ -119,7 +123,7 @@ class RoutersService:
             self._changes(conn, call).remove(row)
             return row
 
-        await mutate(self._context, call, Router, work)
+        await mutate(self._context, call, Router, work, wakes=[router_id])
 
     async def add_interface(
         self, call: Call, router_id: str, draft: InterfaceDraft, etag: str = ""
@@ -131,7 +135,7 @@ class RoutersService:
             old = _locked(conn, router_id, "router_id", etag)
             return self._changes(conn, call).join(old, checked)
 
-        return await mutate(self._context, call, Router, work)
+        return await mutate(self._context, call, Router, work, wakes=[router_id])
 
     async def remove_interface(
         self, call: Call, router_id: str, subnet_id: str, etag: str = ""
@@ -147,7 +151,7 @@ class RoutersService:
             _check_unused(old, passing, f"it stays on subnet {subnet_id}")
             return self._changes(conn, call).leave(old, subnet_id)
 
-        return await mutate(self._context, call, Router, work)
+        return await mutate(self._context, call, Router, work, wakes=[router_id])
 
     def _changes(self, conn: Connection, call: Call) -> RouterChanges:
         return RouterChanges(conn, self._context, call)
