@@ -23,15 +23,13 @@ def new_etag() -> str:
 
 @dataclass(frozen=True, slots=True)
 class ServiceContext:
-    """The store, time, ids, chance, and how to wake the leader."""
+    """The store, time, ids, and how to wake the leader."""
 
     uow: UnitOfWork
     clock: Clock
     new_id: NewId
     wake: Wake
     new_etag: Callable[[], str] = new_etag
-    random_bits: Callable[[int], int] = secrets.randbits
-    """Makes a number of so many bits: of MAC addresses."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,9 +42,10 @@ def record_change(
     row: Owned,
     change: EventType,
     what: str,
+    state: str = "",
 ) -> None:
     """Write the event of a resource that `what` happened to, such as "was made"."""
-    subject = Subject(kind, row.id, row.name, project_id=row.project_id)
+    subject = Subject(kind, row.id, row.name, row.project_id, state)
     message = f"{kind.replace('_', ' ')} {row.name} {what}"
     record(conn, context, call, subject, change, message=message)
 

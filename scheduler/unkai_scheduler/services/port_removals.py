@@ -29,7 +29,14 @@ def remove_port(conn: Connection, context: ServiceContext, call: Call, port: Por
     if ovn_work.has_unit(port):
         ovn_work.removed(conn, context, "port", port.id)
     record_change(
-        conn, context, call, kind="port", row=port, change=EventType.DELETED, what="was removed"
+        conn,
+        context,
+        call,
+        kind="port",
+        row=port,
+        change=EventType.DELETED,
+        what="was removed",
+        state=port.state.value,
     )
 
 
