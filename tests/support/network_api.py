@@ -9,11 +9,15 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from tests.support.api import Api
+from tests.support.builders import an_id
 from tests.support.networks import a_network, a_subnet, add_port
+from tests.support.store import noon
 from unkai_scheduler.domain.networks import Network, NetworkType, Subnet
 from unkai_scheduler.domain.ports import Port
+from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.store import networks, ovn_work, ports, subnets
 from unkai_scheduler.store.tables_networks import ovn_work as work_rows
+from unkai_wire.tls import Principal, Role
 
 
 @dataclass(frozen=True)
@@ -86,3 +90,13 @@ async def marked(api: Api) -> set[str]:
 async def entombed(api: Api, *keys: str) -> set[str]:
     """Return those of these keys that have a tombstone."""
     return set(await api.uow.read(lambda conn: ovn_work.tombs(conn, keys)))
+
+
+def a_context(api: Api) -> ServiceContext:
+    """Make the context of a service over the API's store."""
+    return ServiceContext(api.uow, noon, an_id, lambda ids: None)
+
+
+def a_call(method: str = "/unkai.compute.v1.InstanceService/CreateInstance") -> Call:
+    """Make the call of somebody on this machine."""
+    return Call(Principal(Role.LOCAL, "root"), method)

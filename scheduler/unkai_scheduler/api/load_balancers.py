@@ -25,11 +25,10 @@ from unkai_scheduler.services.load_balancer_drafts import LoadBalancerDraft
 from unkai_scheduler.services.load_balancers import LoadBalancersService
 
 _Message = load_balancer_pb2.LoadBalancer
-_PROTOCOLS = {
-    int(_Message.Protocol.Value(f"PROTOCOL_{protocol.value}")): protocol
-    for protocol in BalancedProtocol
+_NUMBERS = {
+    protocol: _Message.Protocol.Value(f"PROTOCOL_{protocol.value}") for protocol in BalancedProtocol
 }
-_NUMBERS = {protocol: number for number, protocol in _PROTOCOLS.items()}
+_PROTOCOLS = {int(number): protocol for protocol, number in _NUMBERS.items()}
 
 
 class LoadBalancerServicer(load_balancer_service_pb2_grpc.LoadBalancerServiceServicer):

@@ -203,7 +203,7 @@ def _name_of(ident: str) -> str:
 
 def _checked(draft: FloatingIpDraft, fields: frozenset[str]) -> FloatingIpDraft:
     """Return the draft in canonical form; raise `InvalidArgument` with all problems."""
-    canonical: dict[str, str] = {}
+    canonical = {"address": "", "fixed_address": ""}
     with Violations() as wrong:
         if "name" in fields and draft.name:
             with wrong.collect():
@@ -228,7 +228,7 @@ def _checked(draft: FloatingIpDraft, fields: frozenset[str]) -> FloatingIpDraft:
             "is an address of a port, but no port_id is given",
             "PORT_REQUIRED",
         )
-    return replace(draft, **canonical)
+    return replace(draft, address=canonical["address"], fixed_address=canonical["fixed_address"])
 
 
 def _check_ipv4(text: str, field_name: str) -> str:

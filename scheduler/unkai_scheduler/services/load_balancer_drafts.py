@@ -34,7 +34,8 @@ class LoadBalancerDraft:
 
 def check_load_balancer(draft: LoadBalancerDraft, fields: frozenset[str]) -> LoadBalancerDraft:
     """Return the draft in canonical form, with figures for each 0; raise `InvalidArgument`."""
-    address, listeners = "", ()
+    address = ""
+    listeners: tuple[Listener, ...] = ()
     with Violations() as wrong:
         if "name" in fields:
             with wrong.collect():

@@ -56,7 +56,8 @@ class CheckedRouter:
 
 def check_router(draft: RouterDraft, fields: frozenset[str]) -> CheckedRouter:
     """Return the draft's parts in canonical form; raise `InvalidArgument` with all problems."""
-    gateway, routes = None, ()
+    gateway: GatewayDraft | None = None
+    routes: tuple[Route, ...] = ()
     with Violations() as wrong:
         if "name" in fields:
             with wrong.collect():
