@@ -24,11 +24,12 @@ from unkai_scheduler.domain.addresses import (
     default_gateway,
     default_ranges,
 )
+from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.networks import DEFAULT_NETWORK, Ipv6Mode, Network, NetworkType, Subnet
 from unkai_scheduler.domain.resources import Project
 from unkai_scheduler.domain.routers import Router
 from unkai_scheduler.services.context import Call, ServiceContext
-from unkai_scheduler.services.networking import check_configured
+from unkai_scheduler.services.networking import check_configured, record_change
 from unkai_scheduler.services.networks import insert_network
 from unkai_scheduler.services.router_changes import RouterChanges
 from unkai_scheduler.services.router_drafts import CheckedRouter, GatewayDraft, InterfaceDraft
@@ -69,7 +70,7 @@ def ensure_default_network(
         return known
     own = networks.find(conn, project.id, DEFAULT_NETWORK)
     if own is not None:
-        return _made_default(conn, context, own)
+        return _made_default(conn, context, call, own)
     check_configured(settings)
     ensure_default_group(conn, context, call, project)
     network = _network(conn, context, call, project, settings)
@@ -81,9 +82,18 @@ def ensure_default_network(
     return network
 
 
-def _made_default(conn: Connection, context: ServiceContext, own: Network) -> Network:
+def _made_default(conn: Connection, context: ServiceContext, call: Call, own: Network) -> Network:
     network = replace(own, is_default=True, etag=context.new_etag(), update_time=context.clock())
     networks.replace(conn, network, etag=own.etag)
+    record_change(
+        conn,
+        context,
+        call,
+        kind="network",
+        row=network,
+        change=EventType.UPDATED,
+        what="is the project's default one",
+    )
     return network
 
 

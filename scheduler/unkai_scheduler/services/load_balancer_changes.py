@@ -50,7 +50,7 @@ class LoadBalancerChanges:
         else:
             taken = take_free(self._conn, [subnet], port.id)
         row = replace(row, port_id=port.id, address=taken.address)
-        members = self._members(row)
+        members = self._held(row)
         load_balancers.insert(self._conn, row)
         probe_sources.keep(self._conn, self._ports, probe_sources.checked_subnets(row, members))
         return self._end(row, EventType.CREATED, "was made")
@@ -59,10 +59,11 @@ class LoadBalancerChanges:
         """Write a load balancer that was read as `seen`, which is not locked yet."""
         version = version_of(seen.address)
         self._lock_subnets(set(), (*seen.listeners, *new.listeners), version=version)
-        members = self._members(new)
+        if new.listeners != seen.listeners:
+            self._held(new)
         old = self._locked(seen, etag)
         new = replace(new, etag=self._context.new_etag(), update_time=self._context.clock())
-        needed = probe_sources.checked_subnets(new, members)
+        needed = probe_sources.checked_subnets(new, self._ports_of(new.listeners))
         before = probe_sources.checked_subnets(old, self._ports_of(old.listeners))
         load_balancers.replace(self._conn, new, etag=old.etag)
         probe_sources.keep(self._conn, self._ports, needed)
@@ -106,7 +107,7 @@ class LoadBalancerChanges:
         named = {member.port_id for listener in listeners for member in listener.members}
         return ports.list_some(self._conn, named)
 
-    def _members(self, row: LoadBalancer) -> list[Port]:
+    def _held(self, row: LoadBalancer) -> list[Port]:
         """Return the ports of all members, held; raise when one of them cannot be one."""
         named = {member.port_id for listener in row.listeners for member in listener.members}
         version = version_of(row.address)

@@ -314,3 +314,9 @@ async def test_a_removed_one_gives_its_address_back(api: Api) -> None:
     caught = await refused(api.floating_ips.GetFloatingIp(gone))
     assert (type(caught), caught.reason) == (NotFound, "FLOATING_IP_NOT_FOUND")
     await a_floating_ip(api, address="203.0.113.9")
+
+
+async def test_a_creation_repeated_with_its_request_id_makes_one(api: Api) -> None:
+    await an_external_network(api)
+    both = [await a_floating_ip(api, request_id="r") for _ in range(2)]
+    assert both[0] == both[1]

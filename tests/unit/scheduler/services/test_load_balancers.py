@@ -29,7 +29,7 @@ from unkai.network.v1 import (
 )
 from unkai_scheduler.domain.ports import PortOwner
 from unkai_scheduler.services.probe_sources import probe_sources
-from unkai_scheduler.store import ports, projects
+from unkai_scheduler.store import addresses, ports, projects
 from unkai_wire.errors import (
     AlreadyExists,
     Conflict,
@@ -264,3 +264,21 @@ async def test_a_removed_one_gives_back_its_address_and_floating_addresses_lead_
     assert (got.floating_ip.port_id, got.floating_ip.router_id) == ("", "")
     gone = await refused(api.load_balancers.DeleteLoadBalancer(delete))
     assert (type(gone), gone.reason) == (NotFound, "LOAD_BALANCER_NOT_FOUND")
+
+
+async def test_a_creation_repeated_with_its_request_id_makes_one(api: Api) -> None:
+    wired = await a_wired_network(api)
+    web = listener(80, await a_member(api, wired), checked=True)
+    both = [await a_balancer(api, wired, listeners=[web], request_id="r") for _ in range(2)]
+    assert both[0] == both[1]
+
+
+async def test_one_whose_member_has_lost_its_address_can_still_be_renamed(api: Api) -> None:
+    wired = await a_wired_network(api)
+    port = await a_member(api, wired)
+    balancer = await a_balancer(api, wired, listeners=[listener(80, port)])
+    given = [one.address for one in port.addresses]
+    await api.uow.write(lambda conn: addresses.give_back(conn, port.id, given))
+    assert (await change(api, balancer, "name", name="site")).name == "site"
+    again = change(api, balancer, "listeners", listeners=[listener(81, port)])
+    assert (await refused(again)).reason == "PORT_LACKS_ADDRESS"
