@@ -24,16 +24,6 @@ if TYPE_CHECKING:
     from unkai_scheduler.store.unit_of_work import Connection
 
 
-def probe_sources(conn: Connection, subnet_ids: Iterable[str]) -> dict[str, str]:
-    """Return the address that checks come from, for each of these subnets that has one."""
-    return {
-        subnet_id: port.addresses[0].address
-        for subnet_id, owned in ports.of_owners(conn, subnet_ids).items()
-        for port in owned
-        if port.addresses
-    }
-
-
 def is_probe(port: Port) -> bool:
     """Tell whether a port only keeps the address that checks come from."""
     return port.owner is PortOwner.LOAD_BALANCER and port.owner_id.startswith("sub-")
@@ -59,7 +49,7 @@ def checked_subnets(row: LoadBalancer, members: Iterable[Port]) -> set[str]:
 
 def keep(conn: Connection, own_ports: OwnedPorts, subnet_ids: Iterable[str]) -> None:
     """Give each of these subnets, which are locked, an address for checks if it has none."""
-    there = probe_sources(conn, subnet_ids)
+    there = load_balancers.probe_sources(conn, subnet_ids)
     for subnet in subnets.list_some(conn, set(subnet_ids) - there.keys()):
         network = found("network", subnet.network_id, networks.get(conn, subnet.network_id))
         port = own_ports.make(network, subnet.project_id, PortOwner.LOAD_BALANCER, subnet.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -320,3 +321,9 @@ async def test_a_creation_repeated_with_its_request_id_makes_one(api: Api) -> No
     await an_external_network(api)
     both = [await a_floating_ip(api, request_id="r") for _ in range(2)]
     assert both[0] == both[1]
+
+
+async def test_many_at_once_get_an_address_each(api: Api) -> None:
+    await an_external_network(api)
+    made = await asyncio.gather(*(a_floating_ip(api) for _ in range(16)))
+    assert len({one.address for one in made}) == 16

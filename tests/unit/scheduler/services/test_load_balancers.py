@@ -28,8 +28,7 @@ from unkai.network.v1 import (
     router_service_pb2,
 )
 from unkai_scheduler.domain.ports import PortOwner
-from unkai_scheduler.services.probe_sources import probe_sources
-from unkai_scheduler.store import addresses, ports, projects
+from unkai_scheduler.store import addresses, load_balancers, ports, projects
 from unkai_wire.errors import (
     AlreadyExists,
     Conflict,
@@ -75,7 +74,11 @@ async def a_member(api: Api, wired: Wired) -> Any:
 
 
 async def sources(api: Api, *wired: Wired) -> dict[str, str]:
-    return dict(await read(api, lambda conn: probe_sources(conn, [one.subnet.id for one in wired])))
+    return dict(
+        await read(
+            api, lambda conn: load_balancers.probe_sources(conn, [one.subnet.id for one in wired])
+        )
+    )
 
 
 async def test_it_has_an_address_of_its_subnet_and_a_port_for_it(api: Api) -> None:
