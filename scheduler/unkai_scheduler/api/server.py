@@ -247,6 +247,13 @@ def _offered(services: Services) -> list[tuple[Any, Any, Any]]:
             ProjectServicer(services.projects),
             project_service_pb2_grpc.add_ProjectServiceServicer_to_server,
         ),
+        *_networking(services),
+    ]
+
+
+def _networking(services: Services) -> list[tuple[Any, Any, Any]]:
+    """Return the same of the services of networks."""
+    return [
         (
             network_service_pb2.DESCRIPTOR.services_by_name["NetworkService"],
             NetworkServicer(services.networks),

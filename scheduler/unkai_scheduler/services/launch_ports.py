@@ -22,7 +22,7 @@ from unkai_scheduler.services.networking import check_configured, record_change
 from unkai_scheduler.services.port_drafts import Checked, PortDraft, check_changes
 from unkai_scheduler.services.ports import make_port
 from unkai_scheduler.settings import NetworkSettings
-from unkai_scheduler.store import ports, subnets
+from unkai_scheduler.store import networks, ports, subnets
 from unkai_wire.errors import FailedPrecondition, InvalidArgument, NotFound
 from unkai_wire.ids import check_id
 
@@ -95,9 +95,10 @@ class LaunchPorts:
         """
         check_configured(self.settings)
         drafts = self._with_networks(conn, call, project, drafts)
-        there = subnets.of_networks(
-            conn, {draft.network_id for draft in drafts if draft.network_id}
-        )
+        named = sorted({draft.network_id for draft in drafts if draft.network_id})
+        for ident in named:
+            networks.held(conn, ident)
+        there = subnets.of_networks(conn, named)
         subnets.lock(conn, *sorted(subnet.id for some in there.values() for subnet in some))
         ports.lock(conn, *sorted(draft.port_id for draft in drafts if draft.port_id))
         plugged = []
