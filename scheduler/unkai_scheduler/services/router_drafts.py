@@ -72,10 +72,12 @@ def check_router(draft: RouterDraft, fields: frozenset[str]) -> CheckedRouter:
     return CheckedRouter(gateway, routes)
 
 
-def check_interface(draft: InterfaceDraft) -> InterfaceDraft:
+def check_interface(router_id: str, draft: InterfaceDraft) -> InterfaceDraft:
     """Return the draft in canonical form; raise `InvalidArgument` with all problems."""
     address = ""
     with Violations() as wrong:
+        with wrong.collect():
+            check_id("router", router_id, "router_id")
         with wrong.collect():
             check_id("subnet", draft.subnet_id, "interface.subnet_id")
         if draft.address:

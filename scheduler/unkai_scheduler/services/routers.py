@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from unkai_scheduler.domain import names
 from unkai_scheduler.domain.routers import FloatingIp, Router
-from unkai_scheduler.services.checks import check_etag, check_mask, fetch, found
+from unkai_scheduler.services.checks import Violations, check_etag, check_mask, fetch, found
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import mutate
@@ -129,7 +129,7 @@ class RoutersService:
         self, call: Call, router_id: str, draft: InterfaceDraft, etag: str = ""
     ) -> Router:
         """Give a router a place on a subnet."""
-        checked = check_interface(draft)
+        checked = check_interface(router_id, draft)
 
         def work(conn: Connection) -> Router:
             old = _locked(conn, router_id, "router_id", etag)
@@ -141,7 +141,10 @@ class RoutersService:
         self, call: Call, router_id: str, subnet_id: str, etag: str = ""
     ) -> Router:
         """Take a router off a subnet, if no floating address of a port there passes by it."""
-        check_id("subnet", subnet_id, "subnet_id")
+        with Violations() as wrong:
+            for kind, ident in (("router", router_id), ("subnet", subnet_id)):
+                with wrong.collect():
+                    check_id(kind, ident, f"{kind}_id")
 
         def work(conn: Connection) -> Router:
             old = _locked(conn, router_id, "router_id", etag)
