@@ -2,6 +2,10 @@
 
 A unit is all rows derived from one resource. Each row bears its unit's key in its `external_ids`,
 and a UUID that we chose, so that making it twice makes it once.
+
+Maps that OVN keeps open for everybody (`external_ids`, `options`, `other_config`) are ours key by
+key: others' keys stay. All other columns are ours whole. A column that holds a *set of references*
+is never in `columns`: its members say where they belong, by `parent` and `member_of`.
 """
 
 from __future__ import annotations
@@ -14,11 +18,22 @@ from uuid import UUID, uuid5
 
 UNIT = "unkai_unit"
 """Key in `external_ids` whose value is the unit's."""
+KEYS = "unkai_keys"
+"""Key in `external_ids` whose value says which keys of open maps we wrote, so that one that is no
+longer wanted is told from others' keys."""
 
 Atom = str | int | bool | UUID
 """A UUID refers to a row."""
-Value = Atom | frozenset[Atom] | tuple[()] | Mapping[str, str]
-"""What a column has: one value, a set of them, or a map."""
+Value = Atom | frozenset[Atom] | tuple[()] | Mapping[str, str | int]
+"""What a column has: one value, a set of them, or a map. An int in a map is for the columns whose
+values are numbers, such as a rate."""
+
+
+class Ref(NamedTuple):
+    """A row."""
+
+    table: str
+    uuid: UUID
 
 
 class Place(NamedTuple):
@@ -57,8 +72,13 @@ class Outcome(Enum):
     DONE = "DONE"
     LACKS_PARENT = "LACKS_PARENT"
     """A row it refers to is not there yet."""
+    IN_USE = "IN_USE"
+    """Rows that are not its own hang on one that shall go, and would go with it: nothing was
+    removed."""
     REFUSED = "REFUSED"
-    """The database refused it, and would again."""
+    """It breaks a rule of the database, and would again."""
+    UNKNOWN = "UNKNOWN"
+    """No answer in time: it was applied, or not. The next apply sees which."""
 
 
 def unit_key(kind: str, ident: str) -> str:

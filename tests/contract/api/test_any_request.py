@@ -128,11 +128,11 @@ async def furnish(served: ServedApi) -> dict[str, Sequence[Any]]:
         )
     )
     created = await api.create("web", image_id=image.id)
+    await api.stamp()
     network = await a_network(api, "blue", shared=True)
     subnet = await a_subnet(api, network.id)
     port = await a_port(api, network.id)
     group = await a_group(api, "mail", rules=[a_rule()])
-    await api.stamp()
     ids = {
         "network_id": [network.id],
         "subnet_id": [subnet.id],

@@ -478,7 +478,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         names = {
             f"{{{key.removesuffix('_id')}}}": values[0]
             for key, values in known.items()
-            if key.endswith("_id") and key != "request_id"
+            if key.endswith("_id") and key not in {"request_id", "vlan_id"}
         }
         with grpc.insecure_channel(f"unix:{served.socket}") as channel:
             world = World(served, channel, names)

@@ -1,0 +1,233 @@
+"""The child's life: told by its first frame where to connect, then one request after another.
+
+Frames come on standard input and go out on what was standard output; logs are JSON lines on
+standard error. It ends itself when its parent is gone and when it cannot know what became of a
+transaction; it does not end because the database is away.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from typing import Any, BinaryIO
+from uuid import uuid4
+
+from ovs.db.error import Error as BadDatum
+from ovsdbapp.backend.ovs_idl import Backend, idlutils, vlog
+from ovsdbapp.backend.ovs_idl.connection import Connection
+from ovsdbapp.exceptions import TimeoutException
+
+from unkai_scheduler.ovn import frames, plan
+from unkai_scheduler.ovn.child import tls
+from unkai_scheduler.ovn.child.commands import (
+    ConnectionLost,
+    Fence,
+    NotInitialised,
+    TermOver,
+    Write,
+)
+from unkai_scheduler.ovn.child.replica import EXIT_BUG, Replica, Rows, registered
+from unkai_scheduler.ovn.encoding import Piece, decode_piece
+from unkai_scheduler.ovn.rows import Outcome
+
+DATABASE = "OVN_Northbound"
+EXIT_UNKNOWN = 75
+EXIT_NO_LISTING = 69
+_DATABASE_SAYS = "OVSDB Error"
+"""How the library begins the text of a refusal; its other errors say nothing of the outcome."""
+_RETRY_S = 1.0
+_PR_SET_PDEATHSIG = 1
+_LOG = logging.getLogger(__name__)
+
+
+class Northbound(Backend):  # type: ignore[misc] # the library has no types
+    """The library's way to one database."""
+
+    schema = DATABASE
+
+
+class Pipe:
+    """Frames to the parent, from both threads that have something to say."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def tell(self, message: frames.Message) -> None:
+        """Write a frame."""
+        with self._lock:
+            try:
+                self._stream.write(frames.encode(message))
+                self._stream.flush()
+            except OSError:
+                os._exit(0)  # nobody reads any more
+
+
+class Child:
+    """One connection to the database, and what is asked of it."""
+
+    def __init__(self, settings: dict[str, Any], pipe: Pipe) -> None:
+        self._pipe = pipe
+        self._remotes = ",".join(settings["remotes"])
+        if settings["certificate"]:
+            tls.use(
+                settings["key"],
+                settings["certificate"],
+                settings["authority"],
+                settings["server_name"],
+            )
+        self._connection, self._replica = self._connect(settings)
+        self._api = Northbound(self._connection, start=False, auto_index=False)
+        self._rows = Rows(self._replica)
+        self._writer = uuid4().hex
+        self._claimed = (-1, -1)
+        self._start(settings)
+
+    def _connect(self, settings: dict[str, Any]) -> tuple[Any, Replica]:
+        while True:
+            try:
+                helper = idlutils.get_schema_helper(self._remotes, DATABASE)
+                break
+            except Exception as error:  # noqa: BLE001 -- that is what the library raises
+                self._pipe.tell({"event": "waiting", "why": f"{type(error).__name__}: {error}"})
+                time.sleep(_RETRY_S)
+        for table, columns in registered(helper.schema_json).items():
+            helper.register_columns(table, columns)
+        probe_ms = int(settings["probe_s"] * 1000)
+        replica = Replica(self._remotes, helper, probe_ms, self._pipe.tell)
+        return Connection(replica, settings["listing_s"]), replica
+
+    def _start(self, settings: dict[str, Any]) -> None:
+        try:
+            self._connection.start()
+        except TimeoutException:
+            _LOG.warning("the database was not read within %s s", settings["listing_s"])
+            os._exit(EXIT_NO_LISTING)
+        self._connection.timeout = settings["transaction_s"]
+
+    def answer(self, request: frames.Message) -> frames.Message:
+        """Do what is asked, and say what became of it."""
+        with self._connection.lock:
+            if not self._replica.is_live():
+                return {"error": "unreachable", "why": "the connection is down"}
+            if request["do"] == "inventory":
+                return {"rows": self._replica.index.counts()}
+            pieces = [decode_piece(record) for record in request["pieces"]]
+            if request["do"] == "compare":
+                found = [piece.key for piece in pieces if plan.differs(piece, self._rows)]
+                return {"differ": found}
+        return self._apply(int(request["term"]), pieces)
+
+    def _apply(self, term: int, pieces: list[Piece]) -> frames.Message:
+        try:
+            if self._claimed != (self._replica.session, term):
+                session = self._replica.session
+                self._commit(self._fence(term, self._writer))
+                self._claimed = (session, term)
+            results: dict[str, list[str]] = {}
+            self._write(term, pieces, results)
+        except TermOver as error:
+            return {"error": "term", "current": error.current}
+        except NotInitialised:
+            return {"error": "unreachable", "why": "ovn-northd has not initialised it yet"}
+        except (TimeoutException, ConnectionLost) as error:
+            return {"error": "unknown", "why": type(error).__name__}
+        return {"results": results}
+
+    def _fence(self, term: int, writer: str = "") -> Fence:
+        return Fence(self._api, self._replica, term, writer)
+
+    def _write(
+        self, term: int, pieces: list[Piece], results: dict[str, list[str]], *, again: bool = True
+    ) -> None:
+        """Write in one transaction; when the database refuses it, find out whose fault it is."""
+        write = Write(self._api, self._replica, pieces)
+        self._replica.begin(piece.key for piece in pieces)
+        try:
+            self._commit(self._fence(term), write)
+        except (RuntimeError, BadDatum) as error:
+            if isinstance(error, RuntimeError) and not str(error).startswith(_DATABASE_SAYS):
+                raise ConnectionLost from error
+            half = len(pieces) // 2
+            if half:
+                self._write(term, pieces[:half], results)
+                self._write(term, pieces[half:], results)
+            elif again:
+                # What it collided with is in the replica by now.
+                self._write(term, pieces, results, again=False)
+            else:
+                results[pieces[0].key] = [Outcome.REFUSED.value, str(error)]
+            return
+        finally:
+            with self._connection.lock:
+                self._replica.end()
+        for key, outcome in write.plan.outcomes.items():
+            results[key] = [outcome.value, write.plan.reasons.get(key, "")]
+
+    def _commit(self, fence: Fence, *more: Write) -> None:
+        """Commit; raise `ConnectionLost` unless the database has said that it is done."""
+        transaction = self._api.create_transaction(check_error=True, log_errors=False)
+        transaction.extend([fence, *more])
+        transaction.commit()
+        if not fence.is_done:
+            raise ConnectionLost
+
+
+def read_requests(stream: BinaryIO, requests: queue.Queue[frames.Message]) -> None:
+    """Read requests until the parent is gone; then end at once, whatever is under way."""
+    while (request := frames.read_blocking(stream)) is not None:
+        requests.put(request)
+    os._exit(0)
+
+
+def log_to_stderr() -> None:
+    """Write warnings as JSON lines, the library's own too, which it would else keep to itself."""
+
+    class Lines(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return json.dumps(
+                {"level": record.levelname, "from": record.name, "text": super().format(record)}
+            )
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Lines())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    vlog.use_python_logger(max_level=vlog.WARN)
+
+
+def main() -> None:
+    """Live."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C is for the parent
+    pipe = Pipe(os.fdopen(os.dup(1), "wb"))
+    os.dup2(2, 1)  # nothing that prints may break a frame
+    log_to_stderr()
+    settings = frames.read_blocking(sys.stdin.buffer)
+    if settings is None or os.getppid() != settings["parent"]:
+        return
+    requests: queue.Queue[frames.Message] = queue.Queue(1)
+    threading.Thread(
+        target=read_requests, args=(sys.stdin.buffer, requests), name="requests", daemon=True
+    ).start()
+    child = Child(settings, pipe)
+    while True:
+        request = requests.get()
+        answer = child.answer(request)
+        pipe.tell({"id": request["id"], **answer})
+        if answer.get("error") == "unknown":
+            os._exit(EXIT_UNKNOWN)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Exception:  # noqa: BLE001 -- its threads would keep a process that does nothing
+        _LOG.exception("the child cannot go on")
+        os._exit(EXIT_BUG)
