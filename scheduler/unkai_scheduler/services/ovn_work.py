@@ -50,7 +50,10 @@ def marked(conn: Connection, context: ServiceContext, keys: Iterable[str], reaso
 
 
 def dependents(conn: Connection, kind: str, ident: str) -> frozenset[str]:
-    """Return the keys of the units that a resource's change makes stale."""
+    """Return the keys of the units that a resource's change makes stale.
+
+    Kinds: those of units; besides, `instance` when it comes to another host.
+    """
     return frozenset(_TABLE[kind](conn, ident))
 
 
@@ -121,6 +124,11 @@ def _of_floating_ip(conn: Connection, ident: str) -> Iterator[str]:
         yield unit_key("load_balancer", port.owner_id)
 
 
+def _of_instance(conn: Connection, ident: str) -> Iterator[str]:
+    """Yield those of its ports: they say on which host it is."""
+    yield from _keys("port", (port.id for port in ports.of_owner(conn, ident)))
+
+
 def _is_routers(port: Port) -> bool:
     return port.owner in {PortOwner.ROUTER, PortOwner.GATEWAY}
 
@@ -142,4 +150,5 @@ _TABLE: Mapping[str, Callable[[Connection, str], Iterator[str]]] = {
     "router": _of_router,
     "floating_ip": _of_floating_ip,
     "load_balancer": _of_itself("load_balancer"),
+    "instance": _of_instance,
 }

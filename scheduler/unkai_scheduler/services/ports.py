@@ -136,6 +136,7 @@ class PortsService:
             groups = None
             if fields & GROUP_FIELDS:  # projects and subnets are locked before ports
                 project = resolve_project(conn, known.project_id)
+                known = found("port", port_id, ports.get(conn, port_id))
                 groups = self._groups(conn, call, project, known, draft, fields=fields)
             if "fixed_addresses" in fields:
                 lock_subnets(conn, known.network_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -150,10 +151,10 @@ async def test_a_network_takes_its_subnets_and_free_ports_with_it(api: Api) -> N
 async def test_a_network_with_something_plugged_in_stays(api: Api, owner: PortOwner) -> None:
     network = await a_network(api)
 
-    def plug(conn: object) -> None:
-        row = networks.get(conn, network.id)  # type: ignore[arg-type]
+    def plug(conn: Any) -> None:
+        row = networks.get(conn, network.id)
         assert row is not None
-        ports.insert(conn, a_port_row(row, owner=owner, owner_id="x"))  # type: ignore[arg-type]
+        ports.insert(conn, a_port_row(row, owner=owner, owner_id="x"))
 
     await api.uow.write(plug)
     caught = await refused(delete(api, network))
@@ -168,7 +169,7 @@ async def test_lists_tell_a_project_s_own_and_external_ones_of_all(api: Api) -> 
     await a_network(api, "theirs", project_id=shop.id)
     await a_network(api, "ours")
 
-    async def listed(**conditions: object) -> list[str]:
+    async def listed(**conditions: Any) -> list[str]:
         request = networks_pb.ListNetworksRequest(**conditions)
         return [network.name for network in (await api.networks.ListNetworks(request)).networks]
 
