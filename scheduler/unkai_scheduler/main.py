@@ -44,6 +44,7 @@ from unkai_scheduler.services.context import ServiceContext
 from unkai_scheduler.services.diagnoses import DiagnosesService
 from unkai_scheduler.services.events import EventsService
 from unkai_scheduler.services.flavors import FlavorsService
+from unkai_scheduler.services.floating_ips import FloatingIpsService
 from unkai_scheduler.services.follower import Follower
 from unkai_scheduler.services.host_removals import HostRemovalsService
 from unkai_scheduler.services.hosts import HostsService
@@ -51,9 +52,15 @@ from unkai_scheduler.services.images import ImagesService
 from unkai_scheduler.services.instances import InstancesService
 from unkai_scheduler.services.key_pairs import KeyPairsService
 from unkai_scheduler.services.live import LeaderView
+from unkai_scheduler.services.load_balancers import LoadBalancersService
+from unkai_scheduler.services.networks import NetworksService
 from unkai_scheduler.services.operations import OperationsService
 from unkai_scheduler.services.placement import PlacementService
+from unkai_scheduler.services.ports import PortsService
 from unkai_scheduler.services.projects import ProjectsService
+from unkai_scheduler.services.routers import RoutersService
+from unkai_scheduler.services.security_groups import SecurityGroupsService
+from unkai_scheduler.services.subnets import SubnetsService
 from unkai_scheduler.services.timekeeper import Timekeeper
 from unkai_scheduler.settings import InvalidSettings, Settings, load_settings
 from unkai_scheduler.store import uploads
@@ -125,6 +132,13 @@ def build_services(
         operations=OperationsService(context, follower),
         events=EventsService(context, follower),
         projects=ProjectsService(context),
+        networks=NetworksService(context, settings.network),
+        subnets=SubnetsService(context, settings.network),
+        ports=PortsService(context, settings.network),
+        security_groups=SecurityGroupsService(context, settings.network),
+        routers=RoutersService(context, settings.network),
+        floating_ips=FloatingIpsService(context, settings.network),
+        load_balancers=LoadBalancersService(context, settings.network),
     )
 
 

@@ -12,6 +12,8 @@ import os
 import re
 import socket
 import tomllib
+from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -31,6 +33,8 @@ from pydantic_settings import (
 )
 
 from unkai_scheduler.database_settings import DatabaseSettings
+from unkai_scheduler.domain.addresses import OVERLAY_HEADER_BYTES, overlay_mtu
+from unkai_scheduler.domain.names import is_domain
 from unkai_wire.setting_values import problem_of, split_address
 from unkai_wire.tls import TlsFiles
 from unkai_wire.tracing import check_endpoint
@@ -75,6 +79,32 @@ def _image_url(text: str) -> str:
     if not (parts.scheme == "file" and parts.path) and not (parts.scheme == "s3" and parts.netloc):
         raise ValueError(f"{text!r} is neither file:///DIRECTORY nor s3://BUCKET/PREFIX")
     return text
+
+
+def _northbound(text: str) -> str:
+    scheme, _, place = text.partition(":")
+    if scheme == "unix" and place.startswith("/"):
+        return text
+    if scheme not in ("ssl", "tcp"):
+        raise ValueError(f"{text[:64]!r} is neither ssl:ADDRESS:PORT, tcp:… nor unix:/PATH")
+    split_address(place)
+    return text
+
+
+def _ip_version(version: int) -> int:
+    if version not in OVERLAY_HEADER_BYTES:
+        raise ValueError(f"{version} is neither 4 nor 6")
+    return version
+
+
+def _domain(text: str) -> str:
+    if not is_domain(text):
+        raise ValueError(f"{text[:64]!r} is not a domain of a-z, 0-9, - and .")
+    return text
+
+
+def _ip_address(text: str) -> str:
+    return str(ip_address(text))
 
 
 Address = Annotated[str, AfterValidator(_address)]
@@ -131,6 +161,41 @@ class ImageSettings(_Part):
     """Room that uploads leave free on a directory's disk: the database is on it too, by default."""
     max_uploads: int = Field(default=16, ge=1, le=1024)
     """Uploads taken at once; more are told to come back. Each may hold 48 MiB of memory."""
+
+
+class NetworkSettings(_Part):
+    """Virtual networks, which OVN carries."""
+
+    northbound: tuple[Annotated[str, AfterValidator(_northbound)], ...] = ()
+    """OVN's northbound database: `ssl:ADDRESS:PORT` (of a cluster all), `tcp:ADDRESS:PORT` or
+    `unix:/PATH`; none: there are no networks, and to make one is refused."""
+    underlay_mtu: int = Field(default=1500, ge=1358, le=65_535)
+    """Bytes of the largest packet that the network between hosts carries: tunnels take their part
+    of it, and what is left is told to guests. Least: what leaves them the 1280 of IPv6."""
+    underlay_ip_version: Annotated[int, AfterValidator(_ip_version)] = 4
+    """4 or 6: what tunnels between hosts run over; the header of 6 is 20 bytes longer."""
+    physical_networks: Mapping[
+        Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")],
+        Annotated[int, Field(ge=576, le=65_535)],
+    ] = Field(default={})
+    """The operator's networks that hosts are attached to: name to MTU in bytes."""
+    dns_domain: Annotated[str, AfterValidator(_domain)] = "internal"
+    """Domain of instances' names, on networks that name none; `internal` is reserved for this."""
+    dns_servers: tuple[Annotated[str, AfterValidator(_ip_address)], ...] = Field(
+        default=(), max_length=8
+    )
+    """Name servers that guests are told, on subnets that name none."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there are networks."""
+        return bool(self.northbound)
+
+    def most_mtu(self, physical_network: str = "") -> int:
+        """Return the largest MTU of a network; empty: of an overlay."""
+        if physical_network:
+            return self.physical_networks[physical_network]
+        return overlay_mtu(self.underlay_mtu, self.underlay_ip_version)
 
 
 class RatioSettings(_Part):
@@ -251,6 +316,8 @@ class Settings(BaseSettings):
     """Image bytes."""
     etcd: EtcdSettings = EtcdSettings()
     """Membership and leadership."""
+    network: NetworkSettings = NetworkSettings()
+    """Virtual networks."""
     placement: PlacementSettings = PlacementSettings()
     """How hosts are chosen."""
     reconcile: ReconcileSettings = ReconcileSettings()

@@ -33,6 +33,15 @@ from unkai.host.v1 import (
     placement_service_pb2_grpc,
 )
 from unkai.identity.v1 import project_service_pb2_grpc
+from unkai.network.v1 import (
+    floating_ip_service_pb2_grpc,
+    load_balancer_service_pb2_grpc,
+    network_service_pb2_grpc,
+    port_service_pb2_grpc,
+    router_service_pb2_grpc,
+    security_group_service_pb2_grpc,
+    subnet_service_pb2_grpc,
+)
 from unkai.operation.v1 import operation_service_pb2_grpc
 from unkai.storage.v1 import image_pb2, image_service_pb2, image_service_pb2_grpc
 from unkai_scheduler import certificates
@@ -51,7 +60,7 @@ from unkai_scheduler.main import build_services
 from unkai_scheduler.reconcile.live import LiveState
 from unkai_scheduler.services.context import ServiceContext
 from unkai_scheduler.services.follower import Follower
-from unkai_scheduler.settings import ImageSettings, Settings
+from unkai_scheduler.settings import ImageSettings, NetworkSettings, Settings
 from unkai_scheduler.store import claims, events, hosts, instances, operations
 from unkai_scheduler.store.unit_of_work import UnitOfWork
 from unkai_wire.doctor.findings import Report
@@ -61,6 +70,10 @@ from unkai_wire.tls import TlsFiles
 
 MIB = 1 << 20
 MAX_IMAGE_BYTES = 8 * MIB
+NETWORKING = NetworkSettings(
+    northbound=("unix:/run/ovn/nb.sock",), physical_networks={"public": 1500}
+)
+"""Networks are there to be asked for; nothing of these tests talks to an OVN."""
 
 
 @dataclass
@@ -154,6 +167,15 @@ class Api:
         self.operations = operation_service_pb2_grpc.OperationServiceStub(self.channel)
         self.events = event_service_pb2_grpc.EventServiceStub(self.channel)
         self.projects = project_service_pb2_grpc.ProjectServiceStub(self.channel)
+        self.networks = network_service_pb2_grpc.NetworkServiceStub(self.channel)
+        self.subnets = subnet_service_pb2_grpc.SubnetServiceStub(self.channel)
+        self.ports = port_service_pb2_grpc.PortServiceStub(self.channel)
+        self.security_groups = security_group_service_pb2_grpc.SecurityGroupServiceStub(
+            self.channel
+        )
+        self.routers = router_service_pb2_grpc.RouterServiceStub(self.channel)
+        self.floating_ips = floating_ip_service_pb2_grpc.FloatingIpServiceStub(self.channel)
+        self.load_balancers = load_balancer_service_pb2_grpc.LoadBalancerServiceStub(self.channel)
 
     async def lead(self, work: Callable[[Any], Any]) -> Any:
         """Run work as the leader would."""
@@ -262,6 +284,7 @@ async def an_api(
     cluster: Cluster | None = None,
     uow: UnitOfWork | None = None,
     leading: FakeLeading | None = None,
+    network: NetworkSettings = NETWORKING,
 ) -> AsyncIterator[Api]:
     """Serve an API on a unix socket and on mTLS at a free loopback port."""
     await asyncio.to_thread(folder.mkdir, exist_ok=True)
@@ -277,7 +300,8 @@ async def an_api(
         route = LeaderRoute(name, cluster or FakeEtcd().member(name), leading, tls)
         stack.push_async_callback(route.close)
         settings = Settings(
-            images=ImageSettings(url=f"file://{folder / 'images'}", max_size_bytes=MAX_IMAGE_BYTES)
+            images=ImageSettings(url=f"file://{folder / 'images'}", max_size_bytes=MAX_IMAGE_BYTES),
+            network=network,
         )
         stated: Agents = agents
         services = build_services(

@@ -32,12 +32,29 @@ from unkai.host.v1 import (
     placement_service_pb2_grpc,
 )
 from unkai.identity.v1 import project_service_pb2, project_service_pb2_grpc
+from unkai.network.v1 import (
+    floating_ip_service_pb2,
+    floating_ip_service_pb2_grpc,
+    load_balancer_service_pb2,
+    load_balancer_service_pb2_grpc,
+    network_service_pb2,
+    network_service_pb2_grpc,
+    port_service_pb2,
+    port_service_pb2_grpc,
+    router_service_pb2,
+    router_service_pb2_grpc,
+    security_group_service_pb2,
+    security_group_service_pb2_grpc,
+    subnet_service_pb2,
+    subnet_service_pb2_grpc,
+)
 from unkai.operation.v1 import operation_service_pb2, operation_service_pb2_grpc
 from unkai.scheduler.v1 import peer_service_pb2_grpc
 from unkai.storage.v1 import image_service_pb2, image_service_pb2_grpc
 from unkai_scheduler.api.audits import AuditServicer
 from unkai_scheduler.api.events import EventServicer
 from unkai_scheduler.api.flavors import FlavorServicer
+from unkai_scheduler.api.floating_ips import FloatingIpServicer
 from unkai_scheduler.api.health import SERVICE_NAME as HEALTH_NAME
 from unkai_scheduler.api.health import HealthServicer
 from unkai_scheduler.api.hosts import HostServicer
@@ -45,6 +62,8 @@ from unkai_scheduler.api.images import ImageServicer
 from unkai_scheduler.api.instances import InstanceServicer
 from unkai_scheduler.api.interceptors import AccessInterceptor
 from unkai_scheduler.api.key_pairs import KeyPairServicer
+from unkai_scheduler.api.load_balancers import LoadBalancerServicer
+from unkai_scheduler.api.networks import NetworkServicer
 from unkai_scheduler.api.operations import OperationServicer
 from unkai_scheduler.api.peers import (
     LeaderRoute,
@@ -54,23 +73,34 @@ from unkai_scheduler.api.peers import (
     live_methods,
 )
 from unkai_scheduler.api.placement import PlacementServicer
+from unkai_scheduler.api.ports import PortServicer
 from unkai_scheduler.api.projects import ProjectServicer
+from unkai_scheduler.api.routers import RouterServicer
 from unkai_scheduler.api.rpc_metrics import RpcMetrics
+from unkai_scheduler.api.security_groups import SecurityGroupServicer
 from unkai_scheduler.api.stopping import Calls
+from unkai_scheduler.api.subnets import SubnetServicer
 from unkai_scheduler.services.adoptions import AdoptionsService
 from unkai_scheduler.services.audits import AuditsService
 from unkai_scheduler.services.consoles import ConsolesService
 from unkai_scheduler.services.diagnoses import DiagnosesService
 from unkai_scheduler.services.events import EventsService
 from unkai_scheduler.services.flavors import FlavorsService
+from unkai_scheduler.services.floating_ips import FloatingIpsService
 from unkai_scheduler.services.host_removals import HostRemovalsService
 from unkai_scheduler.services.hosts import HostsService
 from unkai_scheduler.services.images import ImagesService
 from unkai_scheduler.services.instances import InstancesService
 from unkai_scheduler.services.key_pairs import KeyPairsService
+from unkai_scheduler.services.load_balancers import LoadBalancersService
+from unkai_scheduler.services.networks import NetworksService
 from unkai_scheduler.services.operations import OperationsService
 from unkai_scheduler.services.placement import PlacementService
+from unkai_scheduler.services.ports import PortsService
 from unkai_scheduler.services.projects import ProjectsService
+from unkai_scheduler.services.routers import RoutersService
+from unkai_scheduler.services.security_groups import SecurityGroupsService
+from unkai_scheduler.services.subnets import SubnetsService
 from unkai_wire import tracing
 from unkai_wire.lasting_server import LastingServer
 from unkai_wire.rpc_errors import ErrorInterceptor
@@ -98,6 +128,13 @@ class Services:
     operations: OperationsService
     events: EventsService
     projects: ProjectsService
+    networks: NetworksService
+    subnets: SubnetsService
+    ports: PortsService
+    security_groups: SecurityGroupsService
+    routers: RoutersService
+    floating_ips: FloatingIpsService
+    load_balancers: LoadBalancersService
 
 
 class ApiServer:
@@ -209,5 +246,47 @@ def _offered(services: Services) -> list[tuple[Any, Any, Any]]:
             project_service_pb2.DESCRIPTOR.services_by_name["ProjectService"],
             ProjectServicer(services.projects),
             project_service_pb2_grpc.add_ProjectServiceServicer_to_server,
+        ),
+        *_networking(services),
+    ]
+
+
+def _networking(services: Services) -> list[tuple[Any, Any, Any]]:
+    """Return the same of the services of networks."""
+    return [
+        (
+            network_service_pb2.DESCRIPTOR.services_by_name["NetworkService"],
+            NetworkServicer(services.networks),
+            network_service_pb2_grpc.add_NetworkServiceServicer_to_server,
+        ),
+        (
+            subnet_service_pb2.DESCRIPTOR.services_by_name["SubnetService"],
+            SubnetServicer(services.subnets),
+            subnet_service_pb2_grpc.add_SubnetServiceServicer_to_server,
+        ),
+        (
+            port_service_pb2.DESCRIPTOR.services_by_name["PortService"],
+            PortServicer(services.ports),
+            port_service_pb2_grpc.add_PortServiceServicer_to_server,
+        ),
+        (
+            security_group_service_pb2.DESCRIPTOR.services_by_name["SecurityGroupService"],
+            SecurityGroupServicer(services.security_groups),
+            security_group_service_pb2_grpc.add_SecurityGroupServiceServicer_to_server,
+        ),
+        (
+            router_service_pb2.DESCRIPTOR.services_by_name["RouterService"],
+            RouterServicer(services.routers),
+            router_service_pb2_grpc.add_RouterServiceServicer_to_server,
+        ),
+        (
+            floating_ip_service_pb2.DESCRIPTOR.services_by_name["FloatingIpService"],
+            FloatingIpServicer(services.floating_ips),
+            floating_ip_service_pb2_grpc.add_FloatingIpServiceServicer_to_server,
+        ),
+        (
+            load_balancer_service_pb2.DESCRIPTOR.services_by_name["LoadBalancerService"],
+            LoadBalancerServicer(services.load_balancers),
+            load_balancer_service_pb2_grpc.add_LoadBalancerServiceServicer_to_server,
         ),
     ]

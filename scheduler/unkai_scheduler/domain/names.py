@@ -11,10 +11,13 @@ from unkai_wire.ids import looks_like_id
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _DOTTED_NAME = re.compile(r"[a-z]([a-z0-9.-]{0,61}[a-z0-9])?")
 _LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
+_DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,64}")
 MAX_NAME = 63
 MAX_FILTER = 64
 """Characters of a text that a list is filtered by: no name and no id is longer."""
+MAX_DOMAIN = 189
+"""Characters of a domain: with a name of 63 before it, it is at most 253 (RFC 1035)."""
 MAX_LABELS = 64
 MAX_LABEL_VALUE = 255
 
@@ -39,6 +42,23 @@ def check_name(name: str, field: str, *, dots: bool = False) -> str:
             fix="choose a name that people can tell from an id",
         )
     return name
+
+
+def is_domain(text: str) -> bool:
+    """Tell whether a text is a domain that instances' names may be in."""
+    return len(text) <= MAX_DOMAIN and _DOMAIN.fullmatch(text) is not None
+
+
+def check_domain(text: str, field: str) -> str:
+    """Return the domain when it is one; raise `InvalidArgument` otherwise."""
+    if not is_domain(text):
+        raise InvalidArgument.field(
+            field,
+            f"{text[:64]!r} is not a domain: use up to {MAX_DOMAIN} characters of a-z, 0-9 and -, "
+            "with dots between words",
+            reason="INVALID_DNS_DOMAIN",
+        )
+    return text
 
 
 def check_labels(labels: Mapping[str, str], field: str) -> dict[str, str]:

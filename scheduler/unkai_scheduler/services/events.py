@@ -19,7 +19,22 @@ from unkai_wire.ids import check_id
 if TYPE_CHECKING:
     from unkai_scheduler.store.unit_of_work import Connection
 
-KINDS = ("instance", "image", "flavor", "key_pair", "project", "host", "operation")
+KINDS = (
+    "instance",
+    "image",
+    "flavor",
+    "key_pair",
+    "project",
+    "host",
+    "operation",
+    "network",
+    "subnet",
+    "port",
+    "router",
+    "floating_ip",
+    "security_group",
+    "load_balancer",
+)
 PROGRESS_S = 10.0
 """Seconds after which a silent watch says how far it has come."""
 _BATCH = 500

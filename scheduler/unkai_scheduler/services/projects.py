@@ -9,11 +9,26 @@ from typing import TYPE_CHECKING
 from unkai_scheduler.domain import names
 from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.resources import DEFAULT_PROJECT, Project
+from unkai_scheduler.domain.security_groups import DEFAULT_GROUP, SecurityGroup
+from unkai_scheduler.services import ovn_work
 from unkai_scheduler.services.checks import Violations, check_etag, check_mask, fetch, found
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import Subject, mutate, record
-from unkai_scheduler.store import events, images, instances, key_pairs, projects
+from unkai_scheduler.store import (
+    events,
+    floating_ips,
+    images,
+    instances,
+    key_pairs,
+    load_balancers,
+    networks,
+    ports,
+    projects,
+    routers,
+    security_groups,
+    subnets,
+)
 from unkai_wire.errors import FailedPrecondition
 from unkai_wire.ids import check_id
 
@@ -121,12 +136,23 @@ class ProjectsService:
             row = fetch("project", project_id, "project_id", lambda i: projects.locked(conn, i))
             check_etag("project", row.id, row.etag, etag)
             _keep_default(row)
-            _check_unused(conn, row)
+            default_group = security_groups.find(conn, row.id, DEFAULT_GROUP)
+            _check_unused(conn, row, own_groups=1 if default_group else 0)
+            if default_group:
+                self._remove_group(conn, call, default_group)
             projects.delete(conn, row.id)
             self._record(conn, call, row, EventType.DELETED, "was removed")
             return row
 
         await mutate(self._context, call, Project, work)
+
+    def _remove_group(self, conn: Connection, call: Call, group: SecurityGroup) -> None:
+        """Remove the group that the project was given by itself."""
+        security_groups.delete(conn, group.id)
+        ovn_work.removed(conn, self._context, "security_group", group.id)
+        subject = Subject("security_group", group.id, group.name, project_id=group.project_id)
+        message = f"security group {group.name} was removed with its project"
+        record(conn, self._context, call, subject, EventType.DELETED, message=message)
 
     def _record(
         self, conn: Connection, call: Call, row: Project, change: EventType, what: str
@@ -162,11 +188,19 @@ def _keep_default(project: Project) -> None:
         )
 
 
-def _check_unused(conn: Connection, project: Project) -> None:
+def _check_unused(conn: Connection, project: Project, *, own_groups: int) -> None:
+    """Raise while a project owns anything; `own_groups`: it was given so many by itself."""
     owned = {
         "instances": instances.count_by_project(conn, project.id),
         "images": images.count_by_project(conn, project.id),
         "key pairs": key_pairs.count_by_project(conn, project.id),
+        "networks": networks.count_by_project(conn, project.id),
+        "subnets": subnets.count_by_project(conn, project.id),
+        "ports": ports.count_by_project(conn, project.id),
+        "routers": routers.count_by_project(conn, project.id),
+        "floating addresses": floating_ips.count_by_project(conn, project.id),
+        "load balancers": load_balancers.count_by_project(conn, project.id),
+        "security groups": security_groups.count_by_project(conn, project.id) - own_groups,
     }
     used = [kind for kind, count in owned.items() if count]
     if used:

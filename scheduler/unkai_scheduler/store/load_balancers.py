@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 from sqlalchemy import delete as sql_delete
 
-from unkai_scheduler.domain.addresses import version_of
+from unkai_scheduler.domain.addresses import address_of, version_of
 from unkai_scheduler.domain.load_balancers import (
     BalancedProtocol,
     HealthCheck,
@@ -22,9 +22,10 @@ from unkai_scheduler.domain.load_balancers import (
     LoadBalancer,
     Member,
 )
-from unkai_scheduler.domain.ports import FixedAddress
+from unkai_scheduler.domain.ports import FixedAddress, PortOwner
 from unkai_scheduler.store import addresses, ovn_work, rows
-from unkai_scheduler.store.tables_networks import load_balancer_members, load_balancers
+from unkai_scheduler.store.tables_networks import addresses as address_rows
+from unkai_scheduler.store.tables_networks import load_balancer_members, load_balancers, ports
 
 _KIND = "load_balancer"
 _QUERY = select(load_balancers, ovn_work.pending(_KIND, load_balancers.c.id))
@@ -64,6 +65,20 @@ def ids_on_subnet(conn: Connection, subnet_id: str) -> list[str]:
     """Return the ids of load balancers whose address is of a subnet."""
     query = select(load_balancers.c.id).where(load_balancers.c.subnet_id == subnet_id)
     return list(conn.execute(query.order_by(load_balancers.c.id)).scalars())
+
+
+def probe_sources(conn: Connection, subnet_ids: Iterable[str]) -> dict[str, str]:
+    """Return the address that health checks come from, for each of these subnets that has one.
+
+    It is of a port of its own, whose owner is the subnet in the load balancers' stead.
+    """
+    query = (
+        select(ports.c.owner_id, address_rows.c.address)
+        .select_from(ports.join(address_rows, address_rows.c.port_id == ports.c.id))
+        .where(ports.c.owner_kind == PortOwner.LOAD_BALANCER.value)
+    )
+    found = rows.parts_of(conn, query, ports.c.owner_id, subnet_ids)
+    return {subnet_id: address_of(some[0].address) for subnet_id, some in found.items()}
 
 
 def locked(conn: Connection, ident: str) -> LoadBalancer | None:

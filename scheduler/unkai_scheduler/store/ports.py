@@ -16,6 +16,7 @@ from sqlalchemy import update as sql_update
 
 from unkai_scheduler.domain.ports import AddressPair, Port, PortOwner, PortState, Qos
 from unkai_scheduler.store import addresses, ovn_work, rows
+from unkai_scheduler.store.tables_networks import addresses as address_rows
 from unkai_scheduler.store.tables_networks import port_security_groups, ports
 
 _KIND = "port"
@@ -119,6 +120,21 @@ def ids_on_network(conn: Connection, network_id: str) -> list[str]:
     """Return the ids of all ports on a network."""
     query = select(ports.c.id).where(ports.c.network_id == network_id).order_by(ports.c.id)
     return list(conn.execute(query).scalars())
+
+
+def on_subnet(conn: Connection, subnet_id: str) -> list[Port]:
+    """Return the ports that have an address of a subnet."""
+    having = select(address_rows.c.port_id).where(address_rows.c.subnet_id == subnet_id)
+    query = _QUERY.where(ports.c.id.in_(having)).order_by(ports.c.id)
+    return _ports(conn, conn.execute(query).all())
+
+
+def of_kind_on_network(conn: Connection, network_id: str, owner: PortOwner | None) -> list[Port]:
+    """Return the ports on a network that this kind of owner has; None: that nobody has."""
+    kind = ports.c.owner_kind
+    of_kind = kind.is_(None) if owner is None else kind == owner.value
+    query = _QUERY.where(ports.c.network_id == network_id, of_kind).order_by(ports.c.id)
+    return _ports(conn, conn.execute(query).all())
 
 
 def ids_in_group(conn: Connection, group_id: str) -> list[str]:

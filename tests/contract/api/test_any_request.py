@@ -22,11 +22,14 @@ from tests.support.any_call import OURS, Target, check_refusal, search, send
 from tests.support.any_request import Known
 from tests.support.api import Api, an_ssh_key, tls_files
 from tests.support.contracts import AGENT, PEERS, methods
+from tests.support.network_calls import a_group, a_network, a_port, a_rule, a_subnet
+from tests.support.routing_calls import a_floating_ip, a_load_balancer, a_way_out
 from tests.support.served_agent import HOST_ID, ServedAgent
 from tests.support.served_api import ServedApi
 from unkai.compute.v1 import flavor_pb2, flavor_service_pb2, key_pair_pb2, key_pair_service_pb2
 from unkai.host.v1 import host_service_pb2
 from unkai.identity.v1 import project_pb2, project_service_pb2
+from unkai.network.v1 import network_pb2
 from unkai_scheduler.api.policy import TABLE
 from unkai_scheduler.store.tables import metadata
 from unkai_wire.ids import encode, uuid7
@@ -128,7 +131,27 @@ async def furnish(served: ServedApi) -> dict[str, Sequence[Any]]:
     )
     created = await api.create("web", image_id=image.id)
     await api.stamp()
+    network = await a_network(api, "blue", shared=True)
+    subnet = await a_subnet(api, network.id)
+    port = await a_port(api, network.id)
+    group = await a_group(api, "mail", rules=[a_rule()])
+    flat = {"type": network_pb2.Network.TYPE_FLAT, "physical_network": "public"}
+    outside = await a_network(api, "outside", external=True, **flat)
+    await a_subnet(api, outside.id, "203.0.113.0/24")
+    router = await a_way_out(api, outside.id, subnet.id)
+    floating_ip = await a_floating_ip(api, name="way", port_id=port.id)
+    load_balancer = await a_load_balancer(api, subnet.id, port.id)
     ids = {
+        "network_id": [network.id, outside.id],
+        "router_id": [router.id],
+        "floating_ip_id": [floating_ip.id],
+        "load_balancer_id": [load_balancer.id],
+        "subnet_id": [subnet.id],
+        "port_id": [port.id, load_balancer.port_id],
+        "security_group_id": [group.id, *port.security_group_ids],
+        "security_group_ids": [group.id, *port.security_group_ids],
+        "remote_group_id": [group.id],
+        "rule_id": [group.rules[0].id],
         "image_id": [image.id],
         "flavor_id": [flavor.flavor.id],
         "project_id": [project.project.id],
@@ -142,8 +165,22 @@ async def furnish(served: ServedApi) -> dict[str, Sequence[Any]]:
     }
     return ids | {
         "id": [one for many in ids.values() for one in many],
-        "paths": ["name", "labels", "description", "vcpus"],
-        "resource_kinds": ["instance", "image"],
+        "paths": [
+            *("name", "labels", "description", "vcpus", "mtu", "rules", "fixed_addresses"),
+            *("gateway", "routes", "port_id", "fixed_address", "listeners"),
+        ],
+        "resource_kinds": ["instance", "image", "port"],
+        "cidr": ["10.0.0.0/24", "10.1.0.0/24", "fd00::/64"],
+        "destination": ["10.8.0.0/16", "0.0.0.0/0"],
+        "next_hop": ["10.0.0.9", "203.0.113.1"],
+        "fixed_address": ["10.0.0.2"],
+        "port_number": [0, 80, 8080],
+        "remote_cidr": ["10.0.0.0/8", "::/0"],
+        "address": ["10.0.0.9", "fd00::9", "203.0.113.9"],
+        "mac_address": ["02:00:00:00:00:09"],
+        "physical_network": ["public"],
+        "mtu": [0, 1400],
+        "vlan_id": [0, 9],
         "after_revision": ["1.0", "1.1", "1.99"],
         "public_key": [an_ssh_key("two")],
         "name": ["db", "web", "tiny"],

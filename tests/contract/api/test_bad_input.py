@@ -478,16 +478,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         names = {
             f"{{{key.removesuffix('_id')}}}": values[0]
             for key, values in known.items()
-            if key.endswith("_id") and key != "request_id"
+            if key.endswith("_id") and key not in {"request_id", "vlan_id"}
         }
         with grpc.insecure_channel(f"unix:{served.socket}") as channel:
             world = World(served, channel, names)
-            empty = _call(world, "ImageService.CreateImage", {"image": {"name": "empty"}}).image
+            empty = call(world, "ImageService.CreateImage", {"image": {"name": "empty"}}).image
             used = {"project": {"name": "other"}, "request_id": "used-before"}
-            _call(world, "ProjectService.CreateProject", used)
-            page = _call(world, "InstanceService.ListInstances", {})
-            projects = _call(world, "ProjectService.ListProjects", {"name": "default"}).projects
-            token = _call(world, "ProjectService.ListProjects", {"page_size": 1}).next_page_token
+            call(world, "ProjectService.CreateProject", used)
+            page = call(world, "InstanceService.ListInstances", {})
+            projects = call(world, "ProjectService.ListProjects", {"name": "default"}).projects
+            token = call(world, "ProjectService.ListProjects", {"page_size": 1}).next_page_token
             assert page.instances
             assert token
             names |= {
@@ -499,13 +499,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             yield world
 
 
-def _message(method: str, fields: Fields) -> Any:
+def message(method: str, fields: Fields) -> Any:
     kind = GetMessageClass(METHODS[method].input_type)
     return json_format.ParseDict(fields, kind())
 
 
-def _call(world: World, method: str, fields: Fields) -> Any:
-    answer = send(world.channel, METHODS[method], [_message(method, world.filled(fields))])
+def call(world: World, method: str, fields: Fields) -> Any:
+    answer = send(world.channel, METHODS[method], [message(method, world.filled(fields))])
     assert answer.error is None, answer.error
     return answer.responses[0]
 
@@ -550,7 +550,7 @@ def test_a_malformed_request_is_refused_in_its_words_and_changes_nothing(
 ) -> None:
     method, fields = REQUESTS[case]
     before = world.state()
-    error = send(world.channel, METHODS[method], [_message(method, world.filled(fields))]).error
+    error = send(world.channel, METHODS[method], [message(method, world.filled(fields))]).error
     assert error is not None, f"{case} was accepted"
     Golden("requests").check(case, words(error, world.names))
     assert world.state() == before
@@ -562,7 +562,7 @@ def test_a_malformed_image_is_refused_in_its_words_and_no_byte_is_kept(
 ) -> None:
     content, opened, stated = IMAGES[case]
     name = "i" + hashlib.sha256(case.encode()).hexdigest()[:8]
-    made = _call(world, "ImageService.CreateImage", {"image": {"name": name, **stated}}).image
+    made = call(world, "ImageService.CreateImage", {"image": {"name": name, **stated}}).image
     kept = world.state()[1]
     kind = image_service_pb2.UploadImageRequest
     requests = [kind(open=kind.Open(image_id=made.id, **opened))]
@@ -572,7 +572,7 @@ def test_a_malformed_image_is_refused_in_its_words_and_no_byte_is_kept(
     said = words(error, {**world.names, "{this image}": made.id})
     Golden("images").check(case, said)
     assert world.state()[1] == kept
-    shown = _call(world, "ImageService.GetImage", {"image_id": made.id}).image
+    shown = call(world, "ImageService.GetImage", {"image_id": made.id}).image
     assert shown.state == image_pb2.Image.STATE_FAILED
     assert shown.state_reason.message == from_rpc_error(error).message
 
@@ -683,7 +683,7 @@ def test_a_malformed_order_is_refused_in_its_words_and_changes_nothing(
     if "host_id" in METHODS[method].input_type.fields_by_name:
         fields = {"host_id": HOST_ID, **fields}
     before = served.kept()
-    error = send(channel, METHODS[method], [_message(method, fields)]).error
+    error = send(channel, METHODS[method], [message(method, fields)]).error
     assert error is not None, f"{case} was accepted"
     Golden("orders").check(case, words(error, {"{instance}": an_instance_id()}))
     assert served.kept() == before

@@ -25,15 +25,26 @@ _sym_db = _symbol_database.Default()
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
+from unkai.network.v1 import port_pb2 as unkai_dot_network_dot_v1_dot_port__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1funkai/compute/v1/instance.proto\x12\x10unkai.compute.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xa2\x0b\n\x08Instance\x12\x10\n\x02id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nproject_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x12\n\x04name\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12<\n\x06labels\x18\x04 \x03(\x0b\x32&.unkai.compute.v1.Instance.LabelsEntryB\x04\xe2\x41\x01\x01\x12\x12\n\x04\x65tag\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\x08image_id\x18\x06 \x01(\tB\x05\xe2\x41\x02\x02\x05\x12\x18\n\tflavor_id\x18\x07 \x01(\tB\x05\xe2\x41\x02\x01\x05\x12\x14\n\x05vcpus\x18\x08 \x01(\x05\x42\x05\xe2\x41\x02\x01\x05\x12\x1b\n\x0cmemory_bytes\x18\t \x01(\x03\x42\x05\xe2\x41\x02\x01\x05\x12\x19\n\ndisk_bytes\x18\n \x01(\x03\x42\x05\xe2\x41\x02\x01\x05\x12\x1b\n\x0ckey_pair_ids\x18\x0b \x03(\tB\x05\xe2\x41\x02\x01\x05\x12\x18\n\tuser_data\x18\x0c \x01(\x0c\x42\x05\xe2\x41\x02\x04\x05\x12\x1e\n\x0frequired_traits\x18\r \x03(\tB\x05\xe2\x41\x02\x01\x05\x12K\n\x10placement_policy\x18\x0e \x01(\x0e\x32*.unkai.compute.v1.Instance.PlacementPolicyB\x05\xe2\x41\x02\x01\x05\x12\x35\n\x05state\x18\x0f \x01(\x0e\x32 .unkai.compute.v1.Instance.StateB\x04\xe2\x41\x01\x03\x12.\n\x0cstate_reason\x18\x10 \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03\x12=\n\rdesired_power\x18\x11 \x01(\x0e\x32 .unkai.compute.v1.Instance.PowerB\x04\xe2\x41\x01\x03\x12\x15\n\x07host_id\x18\x12 \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\thost_name\x18\x13 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\ngeneration\x18\x14 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x17\n\trun_epoch\x18\x15 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12#\n\x15\x65\x66\x66\x65\x63tive_accelerator\x18\x16 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x0breconciling\x18\x17 \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x18 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x19 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nstart_time\x18\x1a \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x98\x02\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12STATE_PROVISIONING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x12\n\x0eSTATE_STARTING\x10\x03\x12\x12\n\x0eSTATE_STOPPING\x10\x04\x12\x11\n\rSTATE_STOPPED\x10\x05\x12\x13\n\x0fSTATE_REBOOTING\x10\x06\x12\x12\n\x0eSTATE_DELETING\x10\x07\x12\x10\n\x0cSTATE_FAILED\x10\x08\x12\x11\n\rSTATE_UNKNOWN\x10\t\x12\x0e\n\nSTATE_LOST\x10\n\x12\x19\n\x15STATE_AWAITING_PERMIT\x10\x0b\x12\x19\n\x15STATE_DELETED_ON_HOST\x10\x0c\";\n\x05Power\x12\x15\n\x11POWER_UNSPECIFIED\x10\x00\x12\x0c\n\x08POWER_ON\x10\x01\x12\r\n\tPOWER_OFF\x10\x02\"k\n\x0fPlacementPolicy\x12 \n\x1cPLACEMENT_POLICY_UNSPECIFIED\x10\x00\x12\x19\n\x15PLACEMENT_POLICY_PACK\x10\x01\x12\x1b\n\x17PLACEMENT_POLICY_SPREAD\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1funkai/compute/v1/instance.proto\x12\x10unkai.compute.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1bunkai/network/v1/port.proto\"\xb9\r\n\x08Instance\x12\x10\n\x02id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nproject_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x12\n\x04name\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12<\n\x06labels\x18\x04 \x03(\x0b\x32&.unkai.compute.v1.Instance.LabelsEntryB\x04\xe2\x41\x01\x01\x12\x12\n\x04\x65tag\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\x08image_id\x18\x06 \x01(\tB\x05\xe2\x41\x02\x02\x05\x12\x18\n\tflavor_id\x18\x07 \x01(\tB\x05\xe2\x41\x02\x01\x05\x12\x14\n\x05vcpus\x18\x08 \x01(\x05\x42\x05\xe2\x41\x02\x01\x05\x12\x1b\n\x0cmemory_bytes\x18\t \x01(\x03\x42\x05\xe2\x41\x02\x01\x05\x12\x19\n\ndisk_bytes\x18\n \x01(\x03\x42\x05\xe2\x41\x02\x01\x05\x12\x1b\n\x0ckey_pair_ids\x18\x0b \x03(\tB\x05\xe2\x41\x02\x01\x05\x12\x18\n\tuser_data\x18\x0c \x01(\x0c\x42\x05\xe2\x41\x02\x04\x05\x12\x1e\n\x0frequired_traits\x18\r \x03(\tB\x05\xe2\x41\x02\x01\x05\x12K\n\x10placement_policy\x18\x0e \x01(\x0e\x32*.unkai.compute.v1.Instance.PlacementPolicyB\x05\xe2\x41\x02\x01\x05\x12\x35\n\x05state\x18\x0f \x01(\x0e\x32 .unkai.compute.v1.Instance.StateB\x04\xe2\x41\x01\x03\x12.\n\x0cstate_reason\x18\x10 \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03\x12=\n\rdesired_power\x18\x11 \x01(\x0e\x32 .unkai.compute.v1.Instance.PowerB\x04\xe2\x41\x01\x03\x12\x15\n\x07host_id\x18\x12 \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\thost_name\x18\x13 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\ngeneration\x18\x14 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x17\n\trun_epoch\x18\x15 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12#\n\x15\x65\x66\x66\x65\x63tive_accelerator\x18\x16 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x0breconciling\x18\x17 \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x18 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x19 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nstart_time\x18\x1a \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12?\n\ninterfaces\x18\x1b \x03(\x0b\x32$.unkai.compute.v1.Instance.InterfaceB\x05\xe2\x41\x02\x01\x05\x12\x19\n\nno_network\x18\x1c \x01(\x08\x42\x05\xe2\x41\x02\x04\x05\x1a\xb8\x01\n\tInterface\x12\x15\n\x07port_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nnetwork_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12=\n\x0f\x66ixed_addresses\x18\x03 \x03(\x0b\x32\x1e.unkai.network.v1.FixedAddressB\x04\xe2\x41\x01\x01\x12 \n\x12security_group_ids\x18\x04 \x03(\tB\x04\xe2\x41\x01\x01\x12\x19\n\x0bmac_address\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x98\x02\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12STATE_PROVISIONING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x12\n\x0eSTATE_STARTING\x10\x03\x12\x12\n\x0eSTATE_STOPPING\x10\x04\x12\x11\n\rSTATE_STOPPED\x10\x05\x12\x13\n\x0fSTATE_REBOOTING\x10\x06\x12\x12\n\x0eSTATE_DELETING\x10\x07\x12\x10\n\x0cSTATE_FAILED\x10\x08\x12\x11\n\rSTATE_UNKNOWN\x10\t\x12\x0e\n\nSTATE_LOST\x10\n\x12\x19\n\x15STATE_AWAITING_PERMIT\x10\x0b\x12\x19\n\x15STATE_DELETED_ON_HOST\x10\x0c\";\n\x05Power\x12\x15\n\x11POWER_UNSPECIFIED\x10\x00\x12\x0c\n\x08POWER_ON\x10\x01\x12\r\n\tPOWER_OFF\x10\x02\"k\n\x0fPlacementPolicy\x12 \n\x1cPLACEMENT_POLICY_UNSPECIFIED\x10\x00\x12\x19\n\x15PLACEMENT_POLICY_PACK\x10\x01\x12\x1b\n\x17PLACEMENT_POLICY_SPREAD\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'unkai.compute.v1.instance_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_INSTANCE_INTERFACE'].fields_by_name['port_id']._loaded_options = None
+  _globals['_INSTANCE_INTERFACE'].fields_by_name['port_id']._serialized_options = b'\342A\001\001'
+  _globals['_INSTANCE_INTERFACE'].fields_by_name['network_id']._loaded_options = None
+  _globals['_INSTANCE_INTERFACE'].fields_by_name['network_id']._serialized_options = b'\342A\001\001'
+  _globals['_INSTANCE_INTERFACE'].fields_by_name['fixed_addresses']._loaded_options = None
+  _globals['_INSTANCE_INTERFACE'].fields_by_name['fixed_addresses']._serialized_options = b'\342A\001\001'
+  _globals['_INSTANCE_INTERFACE'].fields_by_name['security_group_ids']._loaded_options = None
+  _globals['_INSTANCE_INTERFACE'].fields_by_name['security_group_ids']._serialized_options = b'\342A\001\001'
+  _globals['_INSTANCE_INTERFACE'].fields_by_name['mac_address']._loaded_options = None
+  _globals['_INSTANCE_INTERFACE'].fields_by_name['mac_address']._serialized_options = b'\342A\001\003'
   _globals['_INSTANCE_LABELSENTRY']._loaded_options = None
   _globals['_INSTANCE_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_INSTANCE'].fields_by_name['id']._loaded_options = None
@@ -88,14 +99,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INSTANCE'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
   _globals['_INSTANCE'].fields_by_name['start_time']._loaded_options = None
   _globals['_INSTANCE'].fields_by_name['start_time']._serialized_options = b'\342A\001\003'
-  _globals['_INSTANCE']._serialized_start=145
-  _globals['_INSTANCE']._serialized_end=1587
-  _globals['_INSTANCE_LABELSENTRY']._serialized_start=1089
-  _globals['_INSTANCE_LABELSENTRY']._serialized_end=1134
-  _globals['_INSTANCE_STATE']._serialized_start=1137
-  _globals['_INSTANCE_STATE']._serialized_end=1417
-  _globals['_INSTANCE_POWER']._serialized_start=1419
-  _globals['_INSTANCE_POWER']._serialized_end=1478
-  _globals['_INSTANCE_PLACEMENTPOLICY']._serialized_start=1480
-  _globals['_INSTANCE_PLACEMENTPOLICY']._serialized_end=1587
+  _globals['_INSTANCE'].fields_by_name['interfaces']._loaded_options = None
+  _globals['_INSTANCE'].fields_by_name['interfaces']._serialized_options = b'\342A\002\001\005'
+  _globals['_INSTANCE'].fields_by_name['no_network']._loaded_options = None
+  _globals['_INSTANCE'].fields_by_name['no_network']._serialized_options = b'\342A\002\004\005'
+  _globals['_INSTANCE']._serialized_start=174
+  _globals['_INSTANCE']._serialized_end=1895
+  _globals['_INSTANCE_INTERFACE']._serialized_start=1211
+  _globals['_INSTANCE_INTERFACE']._serialized_end=1395
+  _globals['_INSTANCE_LABELSENTRY']._serialized_start=1397
+  _globals['_INSTANCE_LABELSENTRY']._serialized_end=1442
+  _globals['_INSTANCE_STATE']._serialized_start=1445
+  _globals['_INSTANCE_STATE']._serialized_end=1725
+  _globals['_INSTANCE_POWER']._serialized_start=1727
+  _globals['_INSTANCE_POWER']._serialized_end=1786
+  _globals['_INSTANCE_PLACEMENTPOLICY']._serialized_start=1788
+  _globals['_INSTANCE_PLACEMENTPOLICY']._serialized_end=1895
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from unkai.network.v1 import port_pb2 as _port_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -145,6 +146,54 @@ class Instance(_message.Message):
     """Use all hosts evenly."""
 
     @_typing.final
+    class Interface(_message.Message):
+        """Interface is where the instance is plugged into a network."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PORT_ID_FIELD_NUMBER: _builtins.int
+        NETWORK_ID_FIELD_NUMBER: _builtins.int
+        FIXED_ADDRESSES_FIELD_NUMBER: _builtins.int
+        SECURITY_GROUP_IDS_FIELD_NUMBER: _builtins.int
+        MAC_ADDRESS_FIELD_NUMBER: _builtins.int
+        port_id: _builtins.str
+        """Port, by id. At the making: one that is there and that nothing is plugged into; it stays
+        when the instance goes. Empty: one is made, and goes with the instance.
+        """
+        network_id: _builtins.str
+        """Network, by id. At the making: not with `port_id`; empty without one: the project's
+        default network.
+        """
+        mac_address: _builtins.str
+        """MAC address; set by the server."""
+        @_builtins.property
+        def fixed_addresses(self) -> _containers.RepeatedCompositeFieldContainer[_port_pb2.FixedAddress]:
+            """Addresses, at most 16. At the making: not with `port_id`; empty: one of each kind (IPv4,
+            IPv6) that the network has.
+            """
+
+        @_builtins.property
+        def security_group_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """Security groups, by id, at most 16. At the making: not with `port_id`; empty: the project's
+            default one.
+            """
+
+        def __init__(
+            self,
+            *,
+            port_id: _builtins.str = ...,
+            network_id: _builtins.str = ...,
+            fixed_addresses: _abc.Iterable[_port_pb2.FixedAddress] | None = ...,
+            security_group_ids: _abc.Iterable[_builtins.str] | None = ...,
+            mac_address: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["fixed_addresses", b"fixed_addresses", "mac_address", b"mac_address", "network_id", b"network_id", "port_id", b"port_id", "security_group_ids", b"security_group_ids"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class LabelsEntry(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -190,6 +239,8 @@ class Instance(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
+    INTERFACES_FIELD_NUMBER: _builtins.int
+    NO_NETWORK_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id, `ins-` and 26 characters of a UUIDv7; that UUID is the libvirt domain's too;
     set by the server.
@@ -236,6 +287,8 @@ class Instance(_message.Message):
     """What runs the guest's CPU: "kvm" or "tcg"; empty until known; set by the server."""
     reconciling: _builtins.bool
     """True while what is observed is not yet what is desired; set by the server."""
+    no_network: _builtins.bool
+    """At the making: plugged into no network. Not with `interfaces`; taken, never returned."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels of the user: at most 64; keys 1 to 63 characters, values up to 255."""
@@ -263,6 +316,12 @@ class Instance(_message.Message):
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When it last began to run, UTC; absent before; set by the server."""
+
+    @_builtins.property
+    def interfaces(self) -> _containers.RepeatedCompositeFieldContainer[Global___Instance.Interface]:
+        """Where it is plugged into networks, in the guest's order, at most 16. Empty at the making: one
+        interface on the project's default network, unless `no_network`.
+        """
 
     def __init__(
         self,
@@ -293,10 +352,12 @@ class Instance(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
+        interfaces: _abc.Iterable[Global___Instance.Interface] | None = ...,
+        no_network: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "start_time", b"start_time", "state_reason", b"state_reason", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "desired_power", b"desired_power", "disk_bytes", b"disk_bytes", "effective_accelerator", b"effective_accelerator", "etag", b"etag", "flavor_id", b"flavor_id", "generation", b"generation", "host_id", b"host_id", "host_name", b"host_name", "id", b"id", "image_id", b"image_id", "key_pair_ids", b"key_pair_ids", "labels", b"labels", "memory_bytes", b"memory_bytes", "name", b"name", "placement_policy", b"placement_policy", "project_id", b"project_id", "reconciling", b"reconciling", "required_traits", b"required_traits", "run_epoch", b"run_epoch", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "update_time", b"update_time", "user_data", b"user_data", "vcpus", b"vcpus"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "desired_power", b"desired_power", "disk_bytes", b"disk_bytes", "effective_accelerator", b"effective_accelerator", "etag", b"etag", "flavor_id", b"flavor_id", "generation", b"generation", "host_id", b"host_id", "host_name", b"host_name", "id", b"id", "image_id", b"image_id", "interfaces", b"interfaces", "key_pair_ids", b"key_pair_ids", "labels", b"labels", "memory_bytes", b"memory_bytes", "name", b"name", "no_network", b"no_network", "placement_policy", b"placement_policy", "project_id", b"project_id", "reconciling", b"reconciling", "required_traits", b"required_traits", "run_epoch", b"run_epoch", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "update_time", b"update_time", "user_data", b"user_data", "vcpus", b"vcpus"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

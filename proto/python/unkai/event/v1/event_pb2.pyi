@@ -97,7 +97,9 @@ class Event(_message.Message):
     project_id: _builtins.str
     """Project of the resource; empty for the cloud's own (hosts, flavors)."""
     resource_kind: _builtins.str
-    """Kind of the resource: instance, image, flavor, key_pair, project, host, operation."""
+    """Kind of the resource: instance, image, flavor, key_pair, project, host, operation, network,
+    subnet, port, router, floating_ip, security_group, load_balancer.
+    """
     resource_id: _builtins.str
     """Id of the resource."""
     resource_name: _builtins.str

@@ -98,7 +98,8 @@ class NetworkServiceServicer:
 
     def DeleteNetwork(self, request, context):
         """DeleteNetwork removes a network. One that has ports of instances, routers or load balancers is refused with
-        FAILED_PRECONDITION; its subnets go with it.
+        FAILED_PRECONDITION, so is one that floating addresses are of; its subnets go with it, and the ports
+        that nothing is plugged into.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,8 @@ class NetworkServiceStub:
     """UpdateNetwork changes the fields that `update_mask` names: `name`, `labels`, `mtu`, `dns_domain`."""
     DeleteNetwork: _grpc.UnaryUnaryMultiCallable[_network_service_pb2.DeleteNetworkRequest, _network_service_pb2.DeleteNetworkResponse]
     """DeleteNetwork removes a network. One that has ports of instances, routers or load balancers is refused with
-    FAILED_PRECONDITION; its subnets go with it.
+    FAILED_PRECONDITION, so is one that floating addresses are of; its subnets go with it, and the ports
+    that nothing is plugged into.
     """
 
 @_typing.type_check_only
@@ -65,7 +66,8 @@ class NetworkServiceAsyncStub(NetworkServiceStub):
     """UpdateNetwork changes the fields that `update_mask` names: `name`, `labels`, `mtu`, `dns_domain`."""
     DeleteNetwork: _aio.UnaryUnaryMultiCallable[_network_service_pb2.DeleteNetworkRequest, _network_service_pb2.DeleteNetworkResponse]  # type: ignore[assignment]
     """DeleteNetwork removes a network. One that has ports of instances, routers or load balancers is refused with
-    FAILED_PRECONDITION; its subnets go with it.
+    FAILED_PRECONDITION, so is one that floating addresses are of; its subnets go with it, and the ports
+    that nothing is plugged into.
     """
 
 class NetworkServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -112,7 +114,8 @@ class NetworkServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_network_service_pb2.DeleteNetworkResponse, _abc.Awaitable[_network_service_pb2.DeleteNetworkResponse]]:
         """DeleteNetwork removes a network. One that has ports of instances, routers or load balancers is refused with
-        FAILED_PRECONDITION; its subnets go with it.
+        FAILED_PRECONDITION, so is one that floating addresses are of; its subnets go with it, and the ports
+        that nothing is plugged into.
         """
 
 def add_NetworkServiceServicer_to_server(servicer: NetworkServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -30,7 +30,7 @@ class CreateSubnetRequest(_message.Message):
     SUBNET_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
-    """Project it shall belong to, by id; empty means `default`."""
+    """Project it shall belong to, by id: its network's. Empty: that one."""
     request_id: _builtins.str
     """Idempotency key, 1 to 64 characters; a UUID is advised. The same key again
     returns the first answer.

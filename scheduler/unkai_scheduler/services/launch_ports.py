@@ -1,0 +1,248 @@
+"""The ports of a new instance: given to it, made for it, or one on the default network.
+
+All are rows of the transaction that makes the instance, after its project is locked. What was made
+for it goes with it (`delete_with_owner`), what it was given stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from unkai_scheduler.domain.events import EventType
+from unkai_scheduler.domain.ports import FixedAddress, Port, PortOwner
+from unkai_scheduler.domain.resources import Project
+from unkai_scheduler.services import ovn_work
+from unkai_scheduler.services.checks import Violations, found
+from unkai_scheduler.services.context import Call, ServiceContext
+from unkai_scheduler.services.default_networks import ensure_default_network
+from unkai_scheduler.services.networking import check_configured, record_change
+from unkai_scheduler.services.port_drafts import Checked, PortDraft, check_changes
+from unkai_scheduler.services.ports import make_port
+from unkai_scheduler.settings import NetworkSettings
+from unkai_scheduler.store import networks, ports, subnets
+from unkai_wire.errors import FailedPrecondition, InvalidArgument, NotFound
+from unkai_wire.ids import check_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from unkai_scheduler.store.unit_of_work import Connection
+
+MAX_INTERFACES = 16
+_PATH = "instance.interfaces"
+_FIELDS = frozenset({"fixed_addresses", "security_group_ids"})
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceDraft:
+    """What a user may say of one interface of a new instance."""
+
+    port_id: str = ""
+    """One that is there; empty: one is made."""
+    network_id: str = ""
+    """Empty: the project's default network."""
+    addresses: tuple[FixedAddress, ...] = ()
+    """Either part of each may be empty."""
+    security_group_ids: tuple[str, ...] = ()
+
+
+def check_interfaces(
+    drafts: Sequence[InterfaceDraft], *, no_network: bool
+) -> tuple[InterfaceDraft, ...]:
+    """Return the drafts in canonical form; raise `InvalidArgument` with all problems."""
+    checked: list[InterfaceDraft] = []
+    with Violations() as wrong:
+        wrong.require(
+            not (drafts and no_network),
+            "instance.no_network",
+            "cannot be said together with interfaces",
+            "INTERFACES_AND_NO_NETWORK",
+        )
+        wrong.require(
+            len(drafts) <= MAX_INTERFACES,
+            _PATH,
+            f"has {len(drafts)} interfaces; {MAX_INTERFACES} are allowed",
+            "TOO_MANY_INTERFACES",
+        )
+        for number, draft in enumerate(drafts[:MAX_INTERFACES]):
+            with wrong.collect():
+                checked.append(_checked(draft, f"{_PATH}[{number}]", checked))
+    return tuple(checked)
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchPorts:
+    """Plugs new instances into networks, within the transaction that makes them."""
+
+    context: ServiceContext
+    settings: NetworkSettings
+
+    def plug(
+        self,
+        conn: Connection,
+        call: Call,
+        project: Project,
+        instance_id: str,
+        drafts: Sequence[InterfaceDraft],
+    ) -> list[Port]:
+        """Return the instance's ports, in the drafts' order; they are checked, and not empty.
+
+        The project is locked. An instance whose user says nothing has one draft, an empty one
+        (`wanted`).
+        """
+        check_configured(self.settings)
+        drafts = self._with_networks(conn, call, project, drafts)
+        named = sorted({draft.network_id for draft in drafts if draft.network_id})
+        for ident in named:
+            networks.held(conn, ident)
+        there = subnets.of_networks(conn, named)
+        subnets.lock(conn, *sorted(subnet.id for some in there.values() for subnet in some))
+        ports.lock(conn, *sorted(draft.port_id for draft in drafts if draft.port_id))
+        plugged = []
+        for number, draft in enumerate(drafts):
+            if draft.port_id:
+                port, is_made = _free_port(conn, project, draft.port_id), False
+            else:
+                with _renamed(f"{_PATH}[{number}]"):
+                    port, is_made = self._make(conn, call, project, draft), True
+            owned = replace(
+                port,
+                owner=PortOwner.INSTANCE,
+                owner_id=instance_id,
+                position=number,
+                delete_with_owner=is_made,
+            )
+            plugged.append(self._give(conn, call, owned, is_made=is_made))
+        return plugged
+
+    def wanted(
+        self, drafts: Sequence[InterfaceDraft], *, no_network: bool
+    ) -> Sequence[InterfaceDraft]:
+        """Return what an instance shall have whose user said this.
+
+        Nothing said means the default network, where there are networks at all.
+        """
+        if drafts or no_network or not self.settings.enabled:
+            return drafts
+        return (InterfaceDraft(),)
+
+    def _with_networks(
+        self,
+        conn: Connection,
+        call: Call,
+        project: Project,
+        drafts: Sequence[InterfaceDraft],
+    ) -> list[InterfaceDraft]:
+        """Return the drafts with the default network where they name neither that nor a port."""
+        if all(draft.port_id or draft.network_id for draft in drafts):
+            return list(drafts)
+        network = ensure_default_network(conn, self.context, call, project, settings=self.settings)
+        return [
+            draft if draft.port_id or draft.network_id else replace(draft, network_id=network.id)
+            for draft in drafts
+        ]
+
+    def _make(self, conn: Connection, call: Call, project: Project, draft: InterfaceDraft) -> Port:
+        return make_port(
+            conn,
+            self.context,
+            call,
+            project=project,
+            draft=PortDraft(
+                network_id=draft.network_id, security_group_ids=draft.security_group_ids
+            ),
+            checked=Checked(addresses=draft.addresses),
+            ident=self.context.new_id("port"),
+        )
+
+    def _give(self, conn: Connection, call: Call, port: Port, *, is_made: bool) -> Port:
+        """Write a port that is the instance's now."""
+        if not is_made:
+            now = self.context.clock()
+            port = replace(port, etag=self.context.new_etag(), update_time=now)
+            record_change(
+                conn,
+                self.context,
+                call,
+                kind="port",
+                row=port,
+                change=EventType.UPDATED,
+                what=f"is of instance {port.owner_id}",
+                state=port.state.value,
+            )
+        ports.replace(conn, port, etag=None)
+        ovn_work.touched(conn, self.context, "port", port.id, reason="plugged in")
+        return found("port", port.id, ports.get(conn, port.id))
+
+
+def _checked(draft: InterfaceDraft, path: str, before: Sequence[InterfaceDraft]) -> InterfaceDraft:
+    if draft.port_id:
+        _check_given(draft, path, before)
+        return draft
+    with Violations() as wrong:
+        if draft.network_id:
+            with wrong.collect():
+                check_id("network", draft.network_id, f"{path}.network_id")
+        with wrong.collect(), _renamed(path):
+            said = PortDraft(addresses=draft.addresses, security_group_ids=draft.security_group_ids)
+            draft = replace(draft, addresses=check_changes(said, _FIELDS).addresses)
+    return draft
+
+
+def _check_given(draft: InterfaceDraft, path: str, before: Sequence[InterfaceDraft]) -> None:
+    with Violations() as wrong:
+        with wrong.collect():
+            check_id("port", draft.port_id, f"{path}.port_id")
+        wrong.require(
+            all(draft.port_id != other.port_id for other in before),
+            f"{path}.port_id",
+            "is named twice",
+            "DUPLICATE_PORT",
+        )
+        for name, said in (
+            ("network_id", draft.network_id),
+            ("fixed_addresses", draft.addresses),
+            ("security_group_ids", draft.security_group_ids),
+        ):
+            wrong.require(
+                not said,
+                f"{path}.{name}",
+                "cannot be said together with port_id: the port has its own",
+                "PORT_HAS_ITS_OWN",
+            )
+
+
+def _free_port(conn: Connection, project: Project, port_id: str) -> Port:
+    """Return a port of the project, locked, that nothing is plugged into."""
+    port = found("port", port_id, ports.get(conn, port_id))
+    if port.project_id != project.id:
+        raise NotFound.of("port", port_id)
+    if port.owner is not None:
+        raise FailedPrecondition(
+            f"port {port.name} is in use by {port.owner_id}",
+            reason="PORT_IN_USE",
+            fix="name a port that nothing is plugged into, or a network: one is made there",
+            metadata={"port_id": port.id, "name": port.name, "owner_id": port.owner_id},
+        )
+    return port
+
+
+@contextmanager
+def _renamed(path: str) -> Iterator[None]:
+    """Let errors of a port's fields name those of the interface that it is made for."""
+    try:
+        yield
+    except InvalidArgument as error:
+        violations = [
+            (f"{path}.{name.removeprefix('port.')}", problem) for name, problem in error.violations
+        ]
+        raise InvalidArgument(
+            "; ".join(f"{name}: {problem}" for name, problem in violations),
+            reason=error.reason,
+            fix=error.fix,
+            metadata=error.metadata | {"field": violations[0][0]},
+            violations=violations,
+        ) from error

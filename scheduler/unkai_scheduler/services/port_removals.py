@@ -1,0 +1,59 @@
+"""How a port goes: out of load balancers, with its addresses, and with its unit of OVN."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from unkai_scheduler.domain.events import EventType
+from unkai_scheduler.domain.ports import Port
+from unkai_scheduler.services import ovn_work
+from unkai_scheduler.services.context import Call, ServiceContext
+from unkai_scheduler.services.networking import record_change
+from unkai_scheduler.store import floating_ips, load_balancers, ports
+from unkai_wire.errors import FailedPrecondition
+
+if TYPE_CHECKING:
+    from unkai_scheduler.store.unit_of_work import Connection
+
+
+def remove_port(conn: Connection, context: ServiceContext, call: Call, port: Port) -> None:
+    """Delete a port and give its addresses back; load balancers lose it as a member.
+
+    Raises `FailedPrecondition` / PORT_HAS_FLOATING_IP while a floating address leads to it. Of a
+    router's or load balancer's port, what names it must be gone before.
+    """
+    check_no_floating_ips(conn, port)
+    ovn_work.touched(conn, context, "port", port.id, reason="port removed")
+    load_balancers.drop_members(conn, port.id)
+    ports.delete(conn, port.id)
+    if ovn_work.has_unit(port):
+        ovn_work.removed(conn, context, "port", port.id)
+    record_change(
+        conn,
+        context,
+        call,
+        kind="port",
+        row=port,
+        change=EventType.DELETED,
+        what="was removed",
+        state=port.state.value,
+    )
+
+
+def check_no_floating_ips(
+    conn: Connection, port: Port, given: frozenset[str] | None = None
+) -> None:
+    """Raise while a floating address leads to a port; `given`: to one of these of its addresses."""
+    leading = [
+        some
+        for some in floating_ips.of_ports(conn, [port.id])
+        if given is None or some.fixed_address in given
+    ]
+    if leading:
+        first = leading[0]
+        raise FailedPrecondition(
+            f"floating address {first.address} leads to {first.fixed_address} of port {port.name}",
+            reason="PORT_HAS_FLOATING_IP",
+            fix="let the floating address lead elsewhere first",
+            metadata={"port_id": port.id, "floating_ip_id": first.id, "address": first.address},
+        )

@@ -1,0 +1,340 @@
+"""Ports: where instances are plugged into networks.
+
+Those of routers, load balancers and floating addresses are made and removed by their owners; here
+they can be read, named and labelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from unkai_scheduler.domain import names
+from unkai_scheduler.domain.addresses import make_mac
+from unkai_scheduler.domain.events import EventType
+from unkai_scheduler.domain.ports import Port, PortOwner
+from unkai_scheduler.domain.resources import Project
+from unkai_scheduler.services import ovn_work
+from unkai_scheduler.services.checks import Violations, check_etag, check_mask, fetch, found
+from unkai_scheduler.services.context import Call, ServiceContext
+from unkai_scheduler.services.listing import Page, Paging, plan
+from unkai_scheduler.services.mutations import mutate
+from unkai_scheduler.services.networking import check_configured, record_change, usable_network
+from unkai_scheduler.services.port_addresses import assign, lock_subnets
+from unkai_scheduler.services.port_drafts import (
+    CHANGEABLE,
+    GROUP_FIELDS,
+    Checked,
+    PortDraft,
+    check_changes,
+    check_new,
+)
+from unkai_scheduler.services.port_removals import remove_port
+from unkai_scheduler.services.projects import resolve_project
+from unkai_scheduler.services.security_groups import ensure_default_group
+from unkai_scheduler.settings import NetworkSettings
+from unkai_scheduler.store import events, instances, ports, security_groups
+from unkai_wire.errors import AlreadyExists, FailedPrecondition, NotFound
+from unkai_wire.ids import check_id, uuid_of
+
+if TYPE_CHECKING:
+    from unkai_scheduler.store.unit_of_work import Connection
+
+_OF_ALL = frozenset({"name", "labels"})
+"""Fields that may change whoever has the port."""
+_TOLD = ("addresses", "security_group_ids", "pairs", "anti_spoofing", "qos")
+"""Fields of a row that OVN is told."""
+_OWNERS = {
+    PortOwner.ROUTER: "router",
+    PortOwner.GATEWAY: "router",
+    PortOwner.LOAD_BALANCER: "load balancer",
+    PortOwner.FLOATING_IP: "floating address",
+}
+
+
+class PortsService:
+    """Use cases of ports."""
+
+    def __init__(self, context: ServiceContext, settings: NetworkSettings) -> None:
+        self._context = context
+        self._settings = settings
+
+    async def create(self, call: Call, project_id: str, draft: PortDraft) -> Port:
+        """Make a port with its addresses."""
+        checked = check_new(draft)
+        check_configured(self._settings)
+        ident = self._context.new_id("port")
+
+        def work(conn: Connection) -> Port:
+            project = resolve_project(conn, project_id)
+            return make_port(
+                conn,
+                self._context,
+                call,
+                project=project,
+                draft=draft,
+                checked=checked,
+                ident=ident,
+            )
+
+        return await mutate(self._context, call, Port, work, wakes=[ident])
+
+    async def get(self, port_id: str) -> Port:
+        """Return one port."""
+        check_id("port", port_id, "port_id")
+        row = await self._context.uow.read(lambda conn: ports.get(conn, port_id))
+        return found("port", port_id, row)
+
+    async def list(
+        self,
+        paging: Paging,
+        *,
+        project_id: str = "",
+        name: str = "",
+        network_id: str = "",
+        owner_id: str = "",
+        security_group_id: str = "",
+    ) -> Page[Port]:
+        """Return ports by name."""
+        for kind, ident in (
+            ("project", project_id),
+            ("network", network_id),
+            ("security_group", security_group_id),
+        ):
+            if ident:
+                check_id(kind, ident, f"{kind}_id")
+        names.check_text(name, "name", names.MAX_FILTER)
+        names.check_text(owner_id, "owner_id", names.MAX_FILTER)
+        conditions = [project_id, name, network_id, owner_id, security_group_id]
+        page = plan(paging, "ports", conditions, _key, key_length=2)
+        return await self._context.uow.read(
+            lambda conn: page.read(
+                lambda after, limit: ports.list_page(
+                    conn,
+                    after=after,
+                    limit=limit,
+                    project_id=project_id or None,
+                    name=name or None,
+                    network_id=network_id or None,
+                    owner_id=owner_id or None,
+                    security_group_id=security_group_id or None,
+                ),
+                revision=str(events.newest(conn)),
+            )
+        )
+
+    async def update(
+        self, call: Call, port_id: str, draft: PortDraft, mask: Sequence[str], etag: str
+    ) -> Port:
+        """Change the fields that the mask names."""
+        fields = check_mask(mask, CHANGEABLE)
+        checked = check_changes(draft, fields)
+
+        def work(conn: Connection) -> Port:
+            known = fetch("port", port_id, "port.id", lambda ident: ports.get(conn, ident))
+            groups = None
+            if fields & GROUP_FIELDS:  # projects and subnets are locked before ports
+                project = resolve_project(conn, known.project_id)
+                known = found("port", port_id, ports.get(conn, port_id))
+                groups = self._groups(conn, call, project, known, draft, fields=fields)
+            if "fixed_addresses" in fields:
+                lock_subnets(conn, known.network_id)
+            old = _locked(conn, port_id, "port.id")
+            check_etag("port", old.id, old.etag, etag)
+            _check_ours(old, fields)
+            new = replace(
+                old,
+                name=draft.name if "name" in fields else old.name,
+                labels=dict(draft.labels) if "labels" in fields else old.labels,
+                security_group_ids=old.security_group_ids if groups is None else groups,
+                pairs=checked.pairs if "allowed_address_pairs" in fields else old.pairs,
+                qos=draft.qos if "qos" in fields else old.qos,
+                etag=self._context.new_etag(),
+                update_time=self._context.clock(),
+            )
+            if "no_anti_spoofing" in fields:
+                new = replace(new, anti_spoofing=not draft.no_anti_spoofing)
+            ports.replace(conn, new, etag=old.etag)
+            if "fixed_addresses" in fields:
+                new = replace(new, addresses=assign(conn, old, checked.addresses))
+            if any(getattr(new, name) != getattr(old, name) for name in _TOLD):
+                ovn_work.touched(conn, self._context, "port", new.id)
+                new = replace(new, reconciling=True)
+            _record(conn, self._context, call, row=new, change=EventType.UPDATED)
+            return new
+
+        return await mutate(self._context, call, Port, work, wakes=[port_id])
+
+    async def delete(self, call: Call, port_id: str, etag: str = "") -> None:
+        """Remove a port that nothing is plugged into."""
+
+        def work(conn: Connection) -> Port:
+            row = _locked(conn, port_id, "port_id")
+            check_etag("port", row.id, row.etag, etag)
+            _check_ours(row, frozenset())
+            if row.owner is PortOwner.INSTANCE:
+                raise _not_offered(row, "taken out of its instance")
+            remove_port(conn, self._context, call, row)
+            return row
+
+        await mutate(self._context, call, Port, work, wakes=[port_id])
+
+    async def attach(self, port_id: str, instance_id: str) -> None:
+        """Refuse: instances get their ports when they are made, in this version."""
+        with Violations() as wrong:
+            with wrong.collect():
+                check_id("port", port_id, "port_id")
+            with wrong.collect():
+                check_id("instance", instance_id, "instance_id")
+
+        def look(conn: Connection) -> Port:
+            found("instance", instance_id, instances.get(conn, instance_id))
+            return found("port", port_id, ports.get(conn, port_id))
+
+        raise _not_offered(await self._context.uow.read(look), "plugged into an instance")
+
+    async def detach(self, port_id: str) -> None:
+        """Refuse: instances keep their ports, in this version."""
+        raise _not_offered(await self.get(port_id), "taken out of its instance")
+
+    def _groups(
+        self,
+        conn: Connection,
+        call: Call,
+        project: Project,
+        port: Port,
+        draft: PortDraft,
+        *,
+        fields: frozenset[str],
+    ) -> tuple[str, ...]:
+        """Return the groups that a port shall be in from now on."""
+        said_ids = "security_group_ids" in fields
+        said_none = "no_security_groups" in fields
+        wants_none = draft.no_security_groups if said_none else not port.security_group_ids
+        if said_ids and draft.security_group_ids:
+            return _own_groups(conn, project.id, draft.security_group_ids)
+        if wants_none:
+            return ()
+        if not said_ids and port.security_group_ids:
+            return port.security_group_ids
+        return (ensure_default_group(conn, self._context, call, project).id,)
+
+
+def make_port(
+    conn: Connection,
+    context: ServiceContext,
+    call: Call,
+    *,
+    project: Project,
+    draft: PortDraft,
+    checked: Checked,
+    ident: str,
+) -> Port:
+    """Make a port in a project, which is locked, and give it addresses; return it as it is then."""
+    network = usable_network(conn, project.id, draft.network_id, "port.network_id")
+    if draft.security_group_ids:
+        groups = _own_groups(conn, project.id, draft.security_group_ids)
+    elif draft.no_security_groups:
+        groups = ()
+    else:
+        groups = (ensure_default_group(conn, context, call, project).id,)
+    now = context.clock()
+    port = Port(
+        id=ident,
+        project_id=project.id,
+        network_id=network.id,
+        name=draft.name or f"port-{ident.partition('-')[2]}",
+        mac_address=_mac(conn, context, network.id, checked.mac_address, ident),
+        security_group_ids=groups,
+        pairs=checked.pairs,
+        anti_spoofing=not draft.no_anti_spoofing,
+        qos=draft.qos,
+        etag=context.new_etag(),
+        create_time=now,
+        update_time=now,
+        labels=dict(draft.labels),
+    )
+    ports.insert(conn, port)
+    port = replace(port, addresses=assign(conn, port, checked.addresses), reconciling=True)
+    ovn_work.touched(conn, context, "port", port.id, reason="made")
+    _record(conn, context, call, row=port, change=EventType.CREATED)
+    return port
+
+
+def _mac(
+    conn: Connection, context: ServiceContext, network_id: str, wanted: str, ident: str
+) -> str:
+    """Return a MAC address that no port of the network has: the wanted, or one of random bits."""
+    if wanted:
+        holder = ports.by_mac(conn, network_id, wanted)
+        if holder is not None:
+            raise AlreadyExists(
+                f"MAC address {wanted} is in use on network {network_id}",
+                reason="MAC_ADDRESS_IN_USE",
+                fix="name another MAC address, or none: one that is free is taken then",
+                metadata={"mac_address": wanted, "network_id": network_id, "port_id": holder.id},
+                resource_kind="port",
+                resource=holder.id,
+            )
+        return wanted
+    while True:
+        chance = uuid_of(ident).int  # the low bits of a UUIDv7 are random
+        mac = make_mac(lambda bits, chance=chance: chance & (1 << bits) - 1)  # type: ignore[misc]
+        if ports.by_mac(conn, network_id, mac) is None:
+            return mac
+        ident = context.new_id("port")
+
+
+def _own_groups(conn: Connection, project_id: str, idents: Sequence[str]) -> tuple[str, ...]:
+    """Return these groups' ids; raise `NotFound` for one that is not the project's."""
+    for ident in sorted(idents):
+        group = security_groups.held(conn, ident)
+        if group is None or group.project_id != project_id:
+            raise NotFound.of("security_group", ident)
+    return tuple(idents)
+
+
+def _record(
+    conn: Connection, context: ServiceContext, call: Call, *, row: Port, change: EventType
+) -> None:
+    record_change(
+        conn,
+        context,
+        call,
+        kind="port",
+        row=row,
+        change=change,
+        what="was made" if change is EventType.CREATED else "was changed",
+        state=row.state.value,
+    )
+
+
+def _key(port: Port) -> Sequence[str]:
+    return [port.name, port.id]
+
+
+def _locked(conn: Connection, port_id: str, path: str) -> Port:
+    return fetch("port", port_id, path, lambda ident: ports.locked(conn, ident))
+
+
+def _check_ours(port: Port, fields: frozenset[str]) -> None:
+    """Raise when a port's owner alone may do this to it."""
+    word = _OWNERS.get(port.owner) if port.owner else None
+    if word and (not fields or fields - _OF_ALL):
+        raise FailedPrecondition(
+            f"port {port.name} is of {word} {port.owner_id}, which alone changes and removes it",
+            reason="PORT_HAS_OWNER",
+            fix=f"change or remove the {word}",
+            metadata={"port_id": port.id, "owner_id": port.owner_id},
+        )
+
+
+def _not_offered(port: Port, what: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"port {port.name} cannot be {what}: this version gives instances their ports as they are "
+        "made, and takes them as they are removed",
+        reason="PLUGGING_NOT_OFFERED",
+        fix="name the port when the instance is made, or remove the instance",
+        metadata={"port_id": port.id},
+    )

@@ -1,0 +1,73 @@
+"""Addresses that health checks come from: one on each subnet with a member that is checked.
+
+OVN answers for it there, so nothing else may have it: it is one of a port of its own, whose owner
+is the subnet in the load balancers' stead. It is made with the first member that is checked, and
+goes when none is left.
+
+The trap: when the port of the last such member is removed, nobody comes by here until a load
+balancer changes. Who removes a subnet calls `release` first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from unkai_scheduler.domain.addresses import version_of
+from unkai_scheduler.domain.load_balancers import LoadBalancer
+from unkai_scheduler.domain.ports import Port, PortOwner
+from unkai_scheduler.services.checks import found
+from unkai_scheduler.services.owned_ports import OwnedPorts, take_free
+from unkai_scheduler.store import load_balancers, networks, ports, subnets
+
+if TYPE_CHECKING:
+    from unkai_scheduler.store.unit_of_work import Connection
+
+
+def is_probe(port: Port) -> bool:
+    """Tell whether a port only keeps the address that checks come from."""
+    return port.owner is PortOwner.LOAD_BALANCER and port.owner_id.startswith("sub-")
+
+
+def checked_subnets(row: LoadBalancer, members: Iterable[Port]) -> set[str]:
+    """Return the ids of the subnets on which members of a load balancer are checked."""
+    version = version_of(row.address)
+    first = {
+        port.id: one.subnet_id
+        for port in members
+        for one in reversed(port.addresses)
+        if version_of(one.address) == version
+    }
+    return {
+        first[member.port_id]
+        for listener in row.listeners
+        if listener.health_check is not None
+        for member in listener.members
+        if member.port_id in first
+    }
+
+
+def keep(conn: Connection, own_ports: OwnedPorts, subnet_ids: Iterable[str]) -> None:
+    """Give each of these subnets, which are locked, an address for checks if it has none."""
+    there = load_balancers.probe_sources(conn, subnet_ids)
+    for subnet in subnets.list_some(conn, set(subnet_ids) - there.keys()):
+        network = found("network", subnet.network_id, networks.get(conn, subnet.network_id))
+        port = own_ports.make(network, subnet.project_id, PortOwner.LOAD_BALANCER, subnet.id)
+        take_free(conn, [subnet], port.id)
+
+
+def release(conn: Connection, own_ports: OwnedPorts, subnet_ids: Iterable[str]) -> None:
+    """Take the address for checks from those of these subnets, locked, that need none any more."""
+    for subnet_id, owned in ports.of_owners(conn, subnet_ids).items():
+        if subnet_id not in _needing(conn, owned[0].network_id):
+            own_ports.remove(port.id for port in owned)
+
+
+def _needing(conn: Connection, network_id: str) -> set[str]:
+    """Return the ids of a network's subnets on which members are checked."""
+    naming = load_balancers.naming(conn, ports.ids_on_network(conn, network_id))
+    needing: set[str] = set()
+    for row in load_balancers.list_some(conn, naming):
+        named = {member.port_id for listener in row.listeners for member in listener.members}
+        needing |= checked_subnets(row, ports.list_some(conn, named))
+    return needing
