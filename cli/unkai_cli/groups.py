@@ -6,7 +6,7 @@ import difflib
 
 import click
 
-ALIASES = {"ls": "list", "rm": "delete", "get": "show"}
+ALIASES = {"ls": "list", "rm": "delete", "get": "show", "set": "update"}
 """Short names that every group understands; help does not list them."""
 
 

@@ -25,6 +25,16 @@ _AREAS = {
     "operation": ("operation",),
     "event": ("event",),
     "identity": ("project",),
+    "network": (
+        "network",
+        "subnet",
+        "port",
+        "router",
+        "floating_ip",
+        "security_group",
+        "load_balancer",
+        "reachability",
+    ),
 }
 
 
