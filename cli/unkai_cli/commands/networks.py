@@ -27,6 +27,7 @@ from unkai_cli.commands.resources import (
 from unkai_cli.commands.settling import Waiting, settling
 from unkai_cli.groups import Group
 from unkai_cli.output import Column, note
+from unkai_wire.errors import UnkaiError
 
 if TYPE_CHECKING:
     from unkai_cli.session import Session
@@ -168,7 +169,7 @@ def _make_subnet(session: Session, new: Any, cidr: str, number: int, waiting: Wa
     subnet = subnet_pb2.Subnet(name=name, network_id=new.id, cidr=cidr)
     try:
         made(session, "subnet", subnet, waiting)
-    except Exception:
+    except UnkaiError:
         note(f"network {new.name} was made, its subnet {cidr} was not")
         raise
     note(f"subnet {name} ({cidr}) made")
@@ -225,8 +226,13 @@ def topology(session: Session, ports: bool, all_projects: bool) -> None:
 
 
 @network.command("why")
-@click.argument("source", metavar="A", shell_complete=complete_names("instance"))
-@click.argument("target", metavar="B[:PORT]", type=ENDPOINT)
+@click.argument("source", metavar="A", shell_complete=complete_names("instance", "port"))
+@click.argument(
+    "target",
+    metavar="B[:PORT]",
+    type=ENDPOINT,
+    shell_complete=complete_names("instance", "load_balancer", "floating_ip", "port"),
+)
 @click.option("--from", "source_address", type=ADDRESS, help="Which of A's addresses.")
 @click.option("-4", "version", flag_value="4", help="To B's IPv4 address.")
 @click.option("-6", "version", flag_value="6", help="To B's IPv6 address.")

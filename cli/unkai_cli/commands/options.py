@@ -115,8 +115,8 @@ class ControlKey(click.ParamType[int | None]):
 Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
-def complete_names(kind: str) -> Completer:
-    """Return a completer that offers the live names of a kind; offers none on any trouble."""
+def complete_names(*kinds: str) -> Completer:
+    """Return a completer that offers the live names of kinds; offers none on any trouble."""
 
     def complete(
         ctx: click.Context, param: click.Parameter, incomplete: str
@@ -127,16 +127,18 @@ def complete_names(kind: str) -> Completer:
         chosen = ctx.find_root().params
         project = str(ctx.params.get("in_project") or chosen.get("project") or "")
         session = Session(context=str(chosen.get("context") or ""), project=project, hurried=True)
-        noun = "".join(part.capitalize() for part in kind.split("_"))
+        names: set[str] = set()
         try:
-            own = {"project_id": session.client.project_id} if kind in OF_PROJECTS else {}
-            found = session.client.pages(f"{noun}Service", f"List{noun}s", limit=500, **own)
-            names = sorted({str(getattr(m, "name", "") or m.id) for m in found})
+            for kind in kinds:
+                noun = "".join(part.capitalize() for part in kind.split("_"))
+                own = {"project_id": session.client.project_id} if kind in OF_PROJECTS else {}
+                found = session.client.pages(f"{noun}Service", f"List{noun}s", limit=500, **own)
+                names.update(str(getattr(m, "name", "") or m.id) for m in found)
         except Exception:  # noqa: BLE001 - a completion must never print a traceback
             return []
         finally:
             session.close()
-        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+        return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
 
     return complete
 

@@ -240,7 +240,7 @@ def update(
         ("routes", "host_routes", _routes),
     ):
         if asked[option] and asked[f"no_{option}"]:
-            raise click.UsageError(f"say --{option.removesuffix('s')} or --no-{option}, not both")
+            raise click.UsageError(f"say new {option} or --no-{option}, not both")
         if asked[option] or asked[f"no_{option}"]:
             fields[field] = messages(asked[option])
     if dhcp is not None:
