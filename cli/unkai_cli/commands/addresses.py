@@ -123,11 +123,16 @@ def address_range(text: str) -> tuple[str, str]:
 
 
 def route(text: str) -> tuple[str, str]:
-    """Return destination and next hop of `10.9.0.0/16=10.0.0.7`; `via` may stand for `=`."""
+    """Return destination and next hop of `10.9.0.0/16=10.0.0.7`; `via` may stand for `=`.
+
+    `default` is where all else goes, of the next hop's kind.
+    """
     where, equals, hop = re.sub(r"\s+via\s+", "=", text.strip()).partition("=")
     if not equals:
         raise ValueError(f"{text!r} is not a route; write 10.9.0.0/16=10.0.0.7")
-    destination, next_hop = cidr("0.0.0.0/0" if where == "default" else where), address(hop)
+    next_hop = address(hop)
+    everywhere = "::/0" if ":" in next_hop else "0.0.0.0/0"
+    destination = everywhere if where.strip() == "default" else cidr(where)
     if (":" in destination) != (":" in next_hop):
         raise ValueError(f"{text!r} leads by an address of another kind than where it leads to")
     return destination, next_hop
