@@ -60,7 +60,9 @@ def _filtering(function: Any) -> Any:
 def _filters(session: Session, kinds: tuple[str, ...], resource: str) -> dict[str, Any]:
     """Return a request's filters; events of all projects unless one was named for this command."""
     return {
-        "resource_kinds": ["key_pair" if kind == "key" else kind.replace("-", "_") for kind in kinds],
+        "resource_kinds": [
+            "key_pair" if kind == "key" else kind.replace("-", "_") for kind in kinds
+        ],
         "resource_id": resource,
         "project_id": session.client.project_id if session.project else "",
     }

@@ -60,9 +60,7 @@ def floating_ip() -> None:
     """Floating addresses: reached from outside, moved between instances."""
 
 
-def _complete(
-    ctx: click.Context, param: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
+def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     return complete_names("floating_ip")(ctx, param, incomplete)
 
 
@@ -202,9 +200,7 @@ def create(
 def _lead(session: Session, now: Any, target: str, fixed: str | None, waiting: Waiting) -> None:
     """Lead a floating address to a target and print it."""
     port_id = port_id_of(session, target, address=fixed or "")
-    new = changed(
-        session, "floating_ip", now, waiting, port_id=port_id, fixed_address=fixed or ""
-    )
+    new = changed(session, "floating_ip", now, waiting, port_id=port_id, fixed_address=fixed or "")
     show_rows(session, _columns(Names(session)), new)
 
 

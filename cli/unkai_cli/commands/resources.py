@@ -27,9 +27,7 @@ NAME = Column("NAME", lambda r: r["name"])
 READY = Column("READY", lambda r: "no" if r["reconciling"] else "yes")
 AGE = Column("AGE", lambda r: age_text(r["create_time"]), right=True)
 ID = Column("ID", lambda r: r["id"])
-LABELS = Column(
-    "LABELS", lambda r: ",".join(f"{k}={v}" for k, v in r["labels"].items()), wide=True
-)
+LABELS = Column("LABELS", lambda r: ",".join(f"{k}={v}" for k, v in r["labels"].items()), wide=True)
 LAST = (READY, AGE, ID, LABELS)
 """The columns that end each table."""
 ALONE = (
@@ -193,9 +191,7 @@ def remove_named(session: Session, kind: str, names: Mapping[str, str]) -> None:
     """Remove things, given as their names by their ids."""
 
     def remove(ident: str) -> None:
-        session.client.call(
-            f"{noun(kind)}Service", f"Delete{noun(kind)}", **{f"{kind}_id": ident}
-        )
+        session.client.call(f"{noun(kind)}Service", f"Delete{noun(kind)}", **{f"{kind}_id": ident})
         note(f"{words(kind)} {names[ident]} deleted")
 
     raise_first(attempted(names, remove)[1])

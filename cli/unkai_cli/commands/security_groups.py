@@ -130,7 +130,7 @@ def create(
     wait: bool,
     timeout: float,
 ) -> None:
-    """Make a security group NAME: everything out, and in what --rule says.
+    """Make a security group NAME: in what --rule says, and everything out unless a rule says less.
 
     \b
     unkai security-group create web -r 'ingress tcp 443' -r 'ingress tcp 22 from 10.0.0.0/8'
@@ -138,14 +138,13 @@ def create(
     from unkai.network.v1 import security_group_pb2
 
     said = [_message(session, rule) for rule in rules]
-    if said and not no_default_rules:
-        # A group that is made with rules has those alone.
+    if said and not no_default_rules and all(rule.direction != "EGRESS" for rule in rules):
         said.append(_message(session, Rule("EGRESS")))
     wanted = security_group_pb2.SecurityGroup(
         name=name,
         description=description,
         rules=said,
-        no_default_rules=no_default_rules,
+        no_default_rules=no_default_rules or bool(said),
         labels=dict(labels),
     )
     new = made(session, "security_group", wanted, Waiting(wait, timeout))
@@ -296,18 +295,17 @@ def remove(
     unkai security-group rule remove web sgr-01m4k2
     """
     group = found(session, "security_group", security_group)
-    idents = _named_rules(session, group, words)
-    answers, refusals = attempted(
-        idents,
-        lambda ident: session.client.call(
+
+    def take(ident: str) -> Any:
+        answer = session.client.call(
             "SecurityGroupService", "RemoveSecurityGroupRule", rule_id=ident
-        ),
-    )
-    if answers:
-        last = answers[-1].security_group
-        settled(session, "security_group", last, Waiting(wait, timeout))
-    for ident in idents[: len(answers)] if not refusals else ():
+        )
         note(f"rule {ident} removed")
+        return answer.security_group
+
+    groups, refusals = attempted(_named_rules(session, group, words), take)
+    if groups:
+        settled(session, "security_group", groups[-1], Waiting(wait, timeout))
     raise_first(refusals)
 
 

@@ -60,7 +60,9 @@ def _details(names: Names) -> Columns:
         ),
         Column(
             "ROUTES",
-            lambda r: ", ".join(f"{e['destination']} via {e['next_hop']}" for e in r["host_routes"]),
+            lambda r: ", ".join(
+                f"{e['destination']} via {e['next_hop']}" for e in r["host_routes"]
+            ),
         ),
         *ALONE,
     )
