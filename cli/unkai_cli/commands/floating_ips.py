@@ -5,8 +5,8 @@ A floating address may be named by its address too: that is what people have in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -41,6 +41,8 @@ from unkai_wire.errors import FailedPrecondition, NotFound
 if TYPE_CHECKING:
     from unkai_cli.session import Session
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 
 def _columns(names: Names) -> Columns:
     return (
@@ -64,7 +66,7 @@ def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
     return complete_names("floating_ip")(ctx, param, incomplete)
 
 
-def _addressed(**settings: Any) -> Any:
+def _addressed(**settings: Any) -> Callable[[F], F]:
     """Return the argument that names floating addresses, by name, id or address."""
     more = "..." if settings.get("nargs") == -1 else ""
     return click.argument(
@@ -219,7 +221,7 @@ def associate(
     wait: bool,
     timeout: float,
 ) -> None:
-    """Lead a floating address that leads nowhere to a target.
+    """Lead a free floating address to a target.
 
     \b
     unkai floating-ip associate 192.0.2.10 web
@@ -250,7 +252,7 @@ def move(
     wait: bool,
     timeout: float,
 ) -> None:
-    """Lead a floating address to another target, wherever it leads now.
+    """Lead a floating address to another target.
 
     \b
     unkai floating-ip move 192.0.2.10 web-2 --wait
@@ -306,5 +308,5 @@ def update(
 @_addressed(nargs=-1, required=True)
 @common
 def delete(session: Session, floating_ip: tuple[str, ...]) -> None:
-    """Give floating addresses back: what they led to is no longer reached by them."""
+    """Give floating addresses back."""
     remove_named(session, "floating_ip", _all_resolved(session, floating_ip))

@@ -89,7 +89,7 @@ def _member_rows(row: Record) -> list[Record]:
 
 @click.group(cls=Group)
 def load_balancer() -> None:
-    """Load balancers: one address for several instances, spread on the hosts themselves."""
+    """Load balancers: one address for several instances."""
 
 
 @load_balancer.command("list")
@@ -186,7 +186,12 @@ def _listener(
 )
 @click.option("--address", type=ADDRESS, default=None, help="This very address.")
 @click.option(
-    "--listener", "listeners", type=LISTENER, multiple=True, help="80 or 53/udp; repeatable."
+    "--listener",
+    "listeners",
+    type=LISTENER,
+    multiple=True,
+    metavar="PORT[/udp]",
+    help="Listen there: 80, 53/udp; repeatable.",
 )
 @_checking
 @labelled
@@ -205,7 +210,9 @@ def create(
     wait: bool,
     timeout: float,
 ) -> None:
-    """Make a load balancer NAME; all members are of all listeners that are given.
+    """Make a load balancer NAME.
+
+    The members given are of all listeners given.
 
     \b
     unkai load-balancer create shop --subnet back --listener 80 -m web-1:8080 -m web-2:8080 --check

@@ -1,4 +1,7 @@
-"""`unkai network …`: virtual networks. How they are drawn: `topologies.py`; why: `reachability.py`."""
+"""`unkai network …`: virtual networks.
+
+How they are drawn: `topologies.py`; why one end reaches another: `reachability.py`.
+"""
 
 from __future__ import annotations
 
@@ -194,7 +197,7 @@ def update(
     wait: bool,
     timeout: float,
 ) -> None:
-    """Change a network's name, labels, MTU or domain (also 'set')."""
+    """Change a network's name, labels, MTU or domain."""
     now = found(session, "network", network)
     fields = renamed(now, new_name, labels, removed)
     if mtu is not None:
@@ -218,7 +221,10 @@ def delete(session: Session, network: tuple[str, ...]) -> None:
 @click.option("-A", "--all-projects", is_flag=True, help="Of all projects.")
 @common
 def topology(session: Session, ports: bool, all_projects: bool) -> None:
-    """Draw routers, networks, subnets and ports as a tree, from outside to inside."""
+    """Draw what is connected to what, as a tree.
+
+    From outside to inside: external networks, routers, networks, subnets, ports.
+    """
     from unkai_cli.commands import topologies
 
     session.all_projects = all_projects
@@ -247,7 +253,7 @@ def why(
     version: str | None,
     confirm: bool,
 ) -> int:
-    """Say whether A reaches B, and if not, what stands in the way.
+    """Say whether A reaches B, or what stands in the way.
 
     A is an instance or a port. B is an instance, load balancer, floating address, port, or any
     address, with a TCP port or another protocol's; with none it is a ping. Where several kinds have

@@ -309,7 +309,10 @@ def update(
     timeout: float,
     **asked: Any,
 ) -> None:
-    """Change a port; addresses, groups and what is allowed replace all there were."""
+    """Change a port.
+
+    Addresses, groups and what is allowed replace all there were.
+    """
     if no_allow and asked["pairs"]:
         raise click.UsageError("say --allow or --no-allow, not both")
     now = found(session, "port", port)
@@ -328,7 +331,7 @@ def update(
 @waiting
 @common
 def attach(session: Session, port: str, instance: str, wait: bool, timeout: float) -> None:
-    """Plug a port into an instance; into one that runs at once."""
+    """Plug a port into an instance, running or not."""
     client = session.client
     answer = client.call(
         "PortService",

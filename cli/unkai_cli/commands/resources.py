@@ -84,8 +84,8 @@ def words(kind: str) -> str:
 
 def read(session: Session, kind: str, ident: str) -> Any:
     """Return the message with this id."""
-    name = noun(kind)
-    answer = session.client.call(f"{name}Service", f"Get{name}", **{f"{kind}_id": ident})
+    name, named = noun(kind), {f"{kind}_id": ident}
+    answer = session.client.call(f"{name}Service", f"Get{name}", timeout_s=None, **named)
     return getattr(answer, kind)
 
 
@@ -190,8 +190,11 @@ def removed_all(session: Session, kind: str, names: Sequence[str]) -> None:
 def remove_named(session: Session, kind: str, names: Mapping[str, str]) -> None:
     """Remove things, given as their names by their ids."""
 
+    name = noun(kind)
+
     def remove(ident: str) -> None:
-        session.client.call(f"{noun(kind)}Service", f"Delete{noun(kind)}", **{f"{kind}_id": ident})
+        named = {f"{kind}_id": ident}
+        session.client.call(f"{name}Service", f"Delete{name}", timeout_s=None, **named)
         note(f"{words(kind)} {names[ident]} deleted")
 
     raise_first(attempted(names, remove)[1])

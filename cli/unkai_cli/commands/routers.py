@@ -245,7 +245,7 @@ def add_subnet(
     wait: bool,
     timeout: float,
 ) -> None:
-    """Give a router a place on subnets: they reach each other by it."""
+    """Join subnets: they reach each other by the router."""
     if address and len(subnet) > 1:
         raise click.UsageError("--ip is for one subnet")
     client = session.client

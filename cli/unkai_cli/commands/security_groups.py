@@ -1,4 +1,7 @@
-"""`unkai security-group …`: what may reach a port, and leave it. How rules read: `security_rules.py`."""
+"""`unkai security-group …`: what may reach a port, and what may leave it.
+
+How rules are read and written: `security_rules.py`.
+"""
 
 from __future__ import annotations
 
@@ -130,7 +133,9 @@ def create(
     wait: bool,
     timeout: float,
 ) -> None:
-    """Make a security group NAME: in what --rule says, and everything out unless a rule says less.
+    """Make a security group NAME.
+
+    In comes what --rule says, out goes everything unless a rule says what.
 
     \b
     unkai security-group create web -r 'ingress tcp 443' -r 'ingress tcp 22 from 10.0.0.0/8'
@@ -288,7 +293,9 @@ def remove(
     wait: bool,
     timeout: float,
 ) -> None:
-    """Remove rules, by their ids or one by its words; connections that only it allowed are cut.
+    """Remove rules by their ids, or one by its words.
+
+    Connections that no rule allows any more are cut.
 
     \b
     unkai security-group rule remove web ingress tcp 443

@@ -233,7 +233,10 @@ def update(
     timeout: float,
     **asked: Any,
 ) -> None:
-    """Change a subnet; ranges, name servers and routes that are given replace all there were."""
+    """Change a subnet.
+
+    Ranges, name servers and routes that are given replace all there were.
+    """
     now = found(session, "subnet", subnet)
     fields = renamed(now, new_name, labels, removed)
     for option, field, messages in (
