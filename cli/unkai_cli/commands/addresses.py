@@ -134,7 +134,7 @@ def route(text: str) -> tuple[str, str]:
     everywhere = "::/0" if ":" in next_hop else "0.0.0.0/0"
     destination = everywhere if where.strip() == "default" else cidr(where)
     if (":" in destination) != (":" in next_hop):
-        raise ValueError(f"{text!r} leads by an address of another kind than where it leads to")
+        raise ValueError(f"{text!r} leads by an address of another kind than its destination")
     return destination, next_hop
 
 

