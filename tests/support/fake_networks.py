@@ -22,6 +22,8 @@ from unkai.network.v1 import (
     network_service_pb2,
     port_pb2,
     port_service_pb2,
+    reachability_pb2,
+    reachability_service_pb2,
     router_pb2,
     router_service_pb2,
     security_group_pb2,
@@ -68,6 +70,18 @@ class FakeNetworks:
         message = MESSAGES[kind][0](**fields)
         return self._keep(kind, message)
 
+    def machine(self, name: str, network_id: str, *addresses: str) -> str:
+        """Put an instance with a port there; return the port's id."""
+        instance = self.add("instance", name=name)
+        port = self.add(
+            "port",
+            network_id=network_id,
+            owner=port_pb2.Port.OWNER_INSTANCE,
+            owner_id=instance.id,
+            fixed_addresses=[port_pb2.FixedAddress(address=each) for each in addresses],
+        )
+        return str(port.id)
+
     def all(self, kind: str) -> list[Any]:
         """Return what there is of a kind, oldest first."""
         return list(self.rows[kind].values())
@@ -91,6 +105,10 @@ class FakeNetworks:
     def _changed(self, kind: str, message: Any) -> Any:
         self._changes += 1
         message.etag = f"e{self._changes}"
+        if kind == "floating_ip":
+            owner = self.rows["port"].get(message.port_id)
+            plugged = owner is not None and owner.owner == port_pb2.Port.OWNER_INSTANCE
+            message.instance_id = owner.owner_id if plugged else ""
         if kind not in _READ_ONLY:
             message.reconciling = self.looks > 0
             self._behind[message.id] = self.looks
@@ -263,4 +281,29 @@ def _done() -> operation_pb2.Operation:
         id=ids.new_id("operation"),
         state=operation_pb2.Operation.STATE_SUCCEEDED,
         resource_kind="instance",
+        progress_message="done",
+    )
+
+
+def blocked() -> reachability_service_pb2.ExplainResponse:
+    """Return an answer: the packet ends at the far port's group."""
+    hop = reachability_pb2.Reachability.Hop
+    return reachability_service_pb2.ExplainResponse(
+        reachability=reachability_pb2.Reachability(
+            verdict=reachability_pb2.Reachability.VERDICT_UNREACHABLE,
+            reason="NO_INGRESS_RULE",
+            summary="no rule of security group db lets TCP 5432 from 10.0.0.5 in",
+            fix="unkai security-group rule add db ingress tcp 5432 from 10.0.0.5/32",
+            hops=[
+                hop(resource_kind="port", resource_name="web-0", message="lets it out"),
+                hop(resource_kind="network", resource_name="back", message="carries it"),
+                hop(
+                    resource_kind="security_group",
+                    resource_name="db",
+                    message="has no rule that lets it in",
+                    dropped=True,
+                ),
+            ],
+            trace="ingress(dp=back)\n 0. ls_in_check_port_sec\n",
+        )
     )

@@ -47,8 +47,8 @@ def show(session: Session, *, ports: bool) -> None:
 def gathered(session: Session, *, ports: bool) -> dict[str, Any]:
     """Return networks, routers and what is on them, each as the contract has it.
 
-    Networks get `subnets` and `ports`; ports `owner_name`, `floating_addresses`; floating
-    addresses that lead nowhere are below their network.
+    Networks get `subnets`, `ports`, and `free_addresses`: floating ones that lead nowhere. Ports
+    get `owner_name`, `floating_addresses`, and the `listeners` of their load balancer.
     """
     from unkai_cli.commands.ports import owner_text
     from unkai_cli.commands.resources import Names
@@ -68,8 +68,10 @@ def gathered(session: Session, *, ports: bool) -> dict[str, Any]:
         row for each in outside for row in all_of("Subnet", project_id="", network_id=each["id"])
     ]
     plugged = all_of("Port") if ports else []
+    balancers = {row["id"]: row for row in all_of("LoadBalancer")} if ports else {}
     for row in plugged:
         row["owner_name"] = owner_text(names, row)
+        row["listeners"] = balancers.get(row["owner_id"], {}).get("listeners", [])
         row["floating_addresses"] = [
             each["address"] for each in floating if each["port_id"] == row["id"]
         ]
@@ -191,13 +193,20 @@ def _ports(rows: Iterable[Mapping[str, Any]]) -> Iterable[str]:
         [
             row["owner_name"] or f"port {row['name']}",
             " ".join(each["address"] for each in row["fixed_addresses"]),
-            row["state"] + _unready(row),
+            _doing(row) + _unready(row),
             " ".join(f"<- {address}" for address in row["floating_addresses"]),
         ]
         for row in rows
         if row["owner"] not in _ROUTER_OWNED
     ]
     return align(sorted(cells), [False] * 4) if cells else []
+
+
+def _doing(row: Mapping[str, Any]) -> str:
+    """Return a port's state; of a load balancer, which is on all hosts, where it listens."""
+    if row["owner"] != "LOAD_BALANCER":
+        return str(row["state"])
+    return ",".join(f"{e['port_number']}/{e['protocol'].lower()}" for e in row["listeners"])
 
 
 def _unready(row: Mapping[str, Any]) -> str:

@@ -7,13 +7,11 @@ import shlex
 import pytest
 
 from tests.support.command_line import check_golden, unkai
-from tests.support.fake_networks import FakeNetworks
+from tests.support.fake_networks import FakeNetworks, blocked
 from unkai.network.v1 import (
     load_balancer_pb2,
     network_pb2,
     port_pb2,
-    reachability_pb2,
-    reachability_service_pb2,
     router_pb2,
     security_group_pb2,
 )
@@ -173,30 +171,6 @@ def furnish(cloud: FakeNetworks) -> None:
         fixed_addresses=[port_pb2.FixedAddress(subnet_id=four.id, address=shop.address)],
     )
     cloud.api.script("Explain", blocked())
-
-
-def blocked() -> reachability_service_pb2.ExplainResponse:
-    """Return an answer: the packet ends at the far port's group."""
-    hop = reachability_pb2.Reachability.Hop
-    return reachability_service_pb2.ExplainResponse(
-        reachability=reachability_pb2.Reachability(
-            verdict=reachability_pb2.Reachability.VERDICT_UNREACHABLE,
-            reason="NO_INGRESS_RULE",
-            summary="no rule of security group db lets TCP 5432 from 10.0.0.5 in",
-            fix="unkai security-group rule add db ingress tcp 5432 from 10.0.0.5/32",
-            hops=[
-                hop(resource_kind="port", resource_name="web-0", message="lets it out"),
-                hop(resource_kind="network", resource_name="back", message="carries it"),
-                hop(
-                    resource_kind="security_group",
-                    resource_name="db",
-                    message="has no rule that lets it in",
-                    dropped=True,
-                ),
-            ],
-            trace="ingress(dp=back)\n 0. ls_in_check_port_sec\n",
-        )
-    )
 
 
 @pytest.mark.parametrize("command", READS)
