@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.command_line import unkai
 from tests.support.fake_networks import FakeNetworks
-from unkai.network.v1 import network_pb2, port_pb2, security_group_pb2
+from unkai.network.v1 import network_pb2, network_service_pb2, port_pb2, security_group_pb2
 from unkai_wire.errors import FailedPrecondition
 
 OTHERS = "prj-0000000000000000000000000a"
@@ -20,19 +20,6 @@ def back(networks: FakeNetworks) -> network_pb2.Network:
     """A network."""
     made: network_pb2.Network = networks.add("network", name="back")
     return made
-
-
-def a_machine(networks: FakeNetworks, name: str, network_id: str, *addresses: str) -> str:
-    """Make an instance with a port; return the port's id."""
-    instance = networks.add("instance", name=name)
-    port = networks.add(
-        "port",
-        network_id=network_id,
-        owner=port_pb2.Port.OWNER_INSTANCE,
-        owner_id=instance.id,
-        fixed_addresses=[port_pb2.FixedAddress(address=each) for each in addresses],
-    )
-    return str(port.id)
 
 
 def test_waiting_ends_when_ovn_has_followed(networks: FakeNetworks) -> None:
@@ -69,11 +56,8 @@ def test_a_name_means_the_projects_own_network_then_one_for_all(networks: FakeNe
     ["network", "subnet", "port", "router", "floating-ip", "security-group", "load-balancer"],
 )
 def test_names_ids_and_their_beginnings_mean_the_same(kind: str, networks: FakeNetworks) -> None:
-    made = (
-        networks.add(kind.replace("-", "_"), name="mine", cidr="10.0.0.0/24")
-        if (kind == "subnet")
-        else networks.add(kind.replace("-", "_"), name="mine")
-    )
+    its = {"cidr": "10.0.0.0/24"} if kind == "subnet" else {}
+    made = networks.add(kind.replace("-", "_"), name="mine", **its)
     for word in ("mine", made.id, made.id[:-2]):
         assert unkai(kind, "show", word, "-o", "value=id").out.strip() == made.id, word
     assert unkai(kind, "show", "other").code == 3
@@ -118,10 +102,8 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_made(
 def test_what_somebody_else_changed_meanwhile_is_left_alone(
     networks: FakeNetworks, back: network_pb2.Network
 ) -> None:
-    read = networks.api._scripts["GetNetwork"][0]  # noqa: SLF001
-
     def changed_since(request: object) -> object:
-        answer = read(request)
+        answer = network_service_pb2.GetNetworkResponse(network=networks.one("network", "back"))
         networks.one("network", "back").etag = "theirs"
         return answer
 
@@ -180,8 +162,8 @@ def test_a_port_takes_an_address_or_one_of_a_subnet(
 def test_a_floating_address_in_use_is_moved_not_associated(
     networks: FakeNetworks, back: network_pb2.Network
 ) -> None:
-    first = a_machine(networks, "web", back.id, "10.0.0.5")
-    second = a_machine(networks, "db", back.id, "10.0.0.6", "fd00::6")
+    first = networks.machine("web", back.id, "10.0.0.5")
+    second = networks.machine("db", back.id, "10.0.0.6", "fd00::6")
     assert unkai("floating-ip", "create", "front", "--to", "web").code == 0
     assert networks.one("floating_ip", "front").port_id == first
     refused = unkai("floating-ip", "associate", "192.0.2.10", "db")
@@ -198,7 +180,7 @@ def test_a_target_without_a_port_or_the_address_is_told_what_to_do(
     networks: FakeNetworks, back: network_pb2.Network
 ) -> None:
     networks.add("instance", name="bare")
-    a_machine(networks, "web", back.id, "10.0.0.5")
+    networks.machine("web", back.id, "10.0.0.5")
     bare = unkai("floating-ip", "create", "--to", "bare")
     assert (bare.code, "'unkai port attach'" in bare.err) == (4, True)
     other = unkai("floating-ip", "create", "--to", "web", "--fixed-ip", "10.0.0.9")
@@ -209,7 +191,7 @@ def test_a_target_without_a_port_or_the_address_is_told_what_to_do(
 def test_a_name_of_several_kinds_is_refused_with_how_to_write_each(
     networks: FakeNetworks, back: network_pb2.Network
 ) -> None:
-    a_machine(networks, "web", back.id, "10.0.0.5")
+    networks.machine("web", back.id, "10.0.0.5")
     port = networks.add("port", name="web", network_id=back.id)
     refused = unkai("floating-ip", "create", "--to", "web")
     assert refused.code == 2
@@ -260,8 +242,8 @@ def test_members_are_added_once_and_removed_by_name(
     networks: FakeNetworks, back: network_pb2.Network
 ) -> None:
     subnet = networks.add("subnet", name="back", network_id=back.id, cidr="10.0.0.0/24")
-    first = a_machine(networks, "web-1", back.id, "10.0.0.5")
-    second = a_machine(networks, "web-2", back.id, "10.0.0.6")
+    first = networks.machine("web-1", back.id, "10.0.0.5")
+    second = networks.machine("web-2", back.id, "10.0.0.6")
     make = ("load-balancer", "create", "shop", "--subnet", subnet.id, "--listener", "80")
     assert unkai(*make, "-m", "web-1:8080", "--check").code == 0
     for _ in range(2):

@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.command_line import unkai
-from tests.support.fake_networks import FakeNetworks
-from tests.unit.cli.test_network_output import blocked
-from tests.unit.cli.test_networks import a_machine
+from tests.support.fake_networks import FakeNetworks, blocked
 from unkai.network.v1 import reachability_pb2, reachability_service_pb2
 from unkai_cli.commands.reachability import Place, destination, ends
 from unkai_wire.errors import FailedPrecondition
@@ -29,13 +27,13 @@ def cloud(networks: FakeNetworks) -> FakeNetworks:
     """Two networks; web is on both, db on the second, each with both kinds of addresses."""
     networks.add("network", name="one", id="net-00000000000000000000000001")
     networks.add("network", name="two", id="net-00000000000000000000000002")
-    a_machine(networks, "web", "net-00000000000000000000000001", "10.1.0.5", "fd01::5")
+    networks.machine("web", "net-00000000000000000000000001", "10.1.0.5", "fd01::5")
     web = networks.one("instance", "web")
     second = networks.add(
         "port", name="web-1", network_id="net-00000000000000000000000002", position=1
     )
     second.owner_id = web.id
-    a_machine(networks, "db", "net-00000000000000000000000002", "10.2.0.6", "fd02::6")
+    networks.machine("db", "net-00000000000000000000000002", "10.2.0.6", "fd02::6")
     networks.api.script("Explain", answered("REACHABLE"))
     return networks
 
