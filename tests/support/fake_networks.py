@@ -107,8 +107,9 @@ class FakeNetworks:
         message.etag = f"e{self._changes}"
         if kind == "floating_ip":
             owner = self.rows["port"].get(message.port_id)
-            plugged = owner is not None and owner.owner == port_pb2.Port.OWNER_INSTANCE
-            message.instance_id = owner.owner_id if plugged else ""
+            message.instance_id = ""
+            if owner is not None and owner.owner == port_pb2.Port.OWNER_INSTANCE:
+                message.instance_id = owner.owner_id
         if kind not in _READ_ONLY:
             message.reconciling = self.looks > 0
             self._behind[message.id] = self.looks

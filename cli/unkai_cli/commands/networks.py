@@ -93,8 +93,25 @@ def list_networks(
 @named("network")
 @common
 def show(session: Session, network: str) -> None:
-    """Show one network with all its fields."""
-    show_one(session, DETAILS, found(session, "network", network))
+    """Show one network with all its fields, and its subnets."""
+    now = found(session, "network", network)
+    show_one(session, DETAILS, now)
+    if session.printer.form in ("table", "wide"):
+        session.printer.line()
+        _show_subnets(session, now.id)
+
+
+def _show_subnets(session: Session, network_id: str) -> None:
+    from unkai_cli.commands import subnets
+    from unkai_cli.commands.resources import Names
+
+    pages = session.client.pages("SubnetService", "ListSubnets", network_id=network_id)
+    rows = list(pages)
+    if rows:
+        columns = [c for c in subnets.columns(Names(session)) if c.title != "NETWORK"]
+        show_rows(session, columns, *rows)
+    else:
+        session.printer.line("no subnets: its ports have no addresses")
 
 
 @network.command("create")

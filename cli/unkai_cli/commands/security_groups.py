@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from unkai_cli.commands.acting import attempted, raise_first
-from unkai_cli.commands.options import common, listing, named
+from unkai_cli.commands.options import common, complete_names, listing, named
 from unkai_cli.commands.resources import (
     ALONE,
     LAST,
@@ -28,7 +29,14 @@ from unkai_cli.commands.resources import (
     renaming,
     show_rows,
 )
-from unkai_cli.commands.security_rules import DIRECTIONS, Rule, fields, parse, rule_text
+from unkai_cli.commands.security_rules import (
+    DIRECTIONS,
+    Rule,
+    fields,
+    next_words,
+    parse,
+    rule_text,
+)
 from unkai_cli.commands.settling import Waiting, settled, settling
 from unkai_cli.groups import Group
 from unkai_cli.output import Column, Record, note
@@ -238,9 +246,19 @@ def list_rules(session: Session, security_group: str, direction: str | None) -> 
     session.printer.rows(rows, _rule_columns(Names(session)))
 
 
+def _complete_rule(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Offer the words that may stand next in a rule; groups where another group may."""
+    words = list(ctx.params.get("words") or ())
+    if words and words[-1] == "group":
+        return complete_names("security_group")(ctx, param, incomplete)
+    return [CompletionItem(word) for word in next_words(words) if word.startswith(incomplete)]
+
+
 @rule.command("add")
 @named("security_group")
-@click.argument("words", metavar="RULE...", nargs=-1, required=True)
+@click.argument("words", metavar="RULE...", nargs=-1, required=True, shell_complete=_complete_rule)
 @click.option("--description", default="", help="What it is for.")
 @settling
 @common

@@ -8,7 +8,7 @@ Pure: a text to a `Rule`, a rule's record to a text that reads back as the same 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,20 @@ def parse(text: str) -> Rule:
     said |= _peer(peer)
     _check_versions(text, said)
     return Rule(**said)
+
+
+def next_words(words: Sequence[str]) -> list[str]:
+    """Return the words that may follow those of a rule not yet whole."""
+    if not words:
+        return ["ingress", "egress"]
+    peer = _PEER_WORDS.get(DIRECTIONS.get(words[0], ""), "from")
+    if words[-1] == peer:
+        return ["any", "group"]
+    if peer in words:
+        return []
+    protocols = [] if any(word in PROTOCOLS for word in words) else [*PROTOCOLS, "any"]
+    versions = list(VERSIONS) if len(words) == 1 else []
+    return [*versions, *protocols, peer]
 
 
 def _parted(text: str, words: list[str], direction: str) -> tuple[list[str], list[str]]:

@@ -14,7 +14,7 @@ import click
 
 from unkai_cli.commands.options import Seconds
 from unkai_cli.output import Progress
-from unkai_wire.errors import DeadlineExceeded
+from unkai_wire.errors import DeadlineExceeded, Unavailable
 
 if TYPE_CHECKING:
     from unkai_cli.session import Session
@@ -46,7 +46,8 @@ def settling(function: F) -> F:
 def settled(session: Session, kind: str, changed: Any, waiting: Waiting) -> Any:
     """Return the message as it is once OVN has it; at once when nobody waits.
 
-    Raise `DeadlineExceeded` / STILL_RECONCILING when the time is up: the change stands.
+    Raise `DeadlineExceeded` / STILL_RECONCILING when the time is up: the change stands. A scheduler
+    that is away meanwhile ends the waiting no sooner.
     """
     from unkai_cli.commands.resources import read
 
@@ -63,7 +64,10 @@ def settled(session: Session, kind: str, changed: Any, waiting: Waiting) -> Any:
             progress.show(f"{words} {changed.name or changed.id}: OVN follows")
             time.sleep(min(pause_s, left_s))
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            changed = read(session, kind, changed.id)
+            try:
+                changed = read(session, kind, changed.id)
+            except (Unavailable, DeadlineExceeded) as away:
+                progress.show(f"{away.message}; trying again")
     finally:
         progress.clear()
     return changed

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 _MODES = {"slaac": 1, "dhcpv6-stateless": 2, "dhcpv6-stateful": 3}
 
 
-def _columns(names: Names) -> Columns:
+def columns(names: Names) -> Columns:
+    """Return the columns of a list of subnets."""
     return (
         NAME,
         Column("NETWORK", lambda r: names.of("network", r["network_id"])),
@@ -53,7 +54,7 @@ def _columns(names: Names) -> Columns:
 
 def _details(names: Names) -> Columns:
     return (
-        *_columns(names),
+        *columns(names),
         Column(
             "RANGES",
             lambda r: ", ".join(f"{e['first']}-{e['last']}" for e in r["allocation_ranges"]),
@@ -106,7 +107,7 @@ def list_subnets(
     listed(
         session,
         "subnet",
-        _columns(Names(session, many=True)),
+        columns(Names(session, many=True)),
         labels=labels,
         limit=limit,
         watch=watch,
@@ -196,7 +197,7 @@ def create(
         host_routes=_routes(asked["routes"]),
     )
     new = made(session, "subnet", wanted, Waiting(wait, timeout))
-    show_rows(session, _columns(Names(session)), new)
+    show_rows(session, columns(Names(session)), new)
 
 
 def _ranges(ends: Sequence[tuple[str, str]]) -> list[Any]:
@@ -251,7 +252,7 @@ def update(
     if dhcp is not None:
         fields["no_dhcp"] = not dhcp
     new = changed(session, "subnet", now, Waiting(wait, timeout), **fields)
-    show_rows(session, _columns(Names(session)), new)
+    show_rows(session, columns(Names(session)), new)
 
 
 @subnet.command("delete")

@@ -80,6 +80,9 @@ def test_live_names_are_offered_where_a_name_belongs(
     [
         ("unkai netw", ["network"]),
         ("unkai security-group rule a", ["add"]),
+        ("unkai security-group rule add db in", ["ingress"]),
+        ("unkai security-group rule add db ingress tcp 80 f", ["from"]),
+        ("unkai security-group rule add db ingress from group ", ["db"]),
         ("unkai network show b", ["back"]),
         ("unkai subnet create x 10.0.0.0/24 --network b", ["back"]),
         ("unkai router add-subnet e", ["edge"]),

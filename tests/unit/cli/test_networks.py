@@ -8,11 +8,14 @@ import pytest
 
 from tests.support.command_line import unkai
 from tests.support.fake_networks import FakeNetworks
+from unkai.event.v1 import event_pb2, event_service_pb2
 from unkai.network.v1 import network_pb2, network_service_pb2, port_pb2, security_group_pb2
-from unkai_wire.errors import FailedPrecondition
+from unkai_wire import ids
+from unkai_wire.errors import FailedPrecondition, Internal, Unavailable
 
 OTHERS = "prj-0000000000000000000000000a"
-RULE = security_group_pb2.SecurityGroup.Rule
+GROUP = security_group_pb2.SecurityGroup
+RULE = GROUP.Rule
 
 
 @pytest.fixture
@@ -37,6 +40,30 @@ def test_waiting_that_is_too_long_says_that_the_change_stands(networks: FakeNetw
     assert "STILL_RECONCILING" in outcome.err
     assert "'unkai doctor'" in outcome.err
     assert [row.name for row in networks.all("network")] == ["back"]
+
+
+def test_waiting_outlasts_a_scheduler_that_is_away(networks: FakeNetworks) -> None:
+    networks.looks = 1
+    made = network_pb2.Network(id=ids.new_id("network"), name="back")
+    away = [Unavailable("away")] * 7
+    networks.api.script("GetNetwork", *away, network_service_pb2.GetNetworkResponse(network=made))
+    outcome = unkai("network", "create", "back", "--wait", "-o", "value=reconciling")
+    assert (outcome.code, outcome.out) == (0, "false\n")
+    assert "trying again" in outcome.err
+
+
+def test_a_watched_list_shows_a_change_that_fits_and_no_other(networks: FakeNetworks) -> None:
+    seen = [networks.add("network", name=name, labels={"app": name}) for name in ("a", "b")]
+    networks.api.script("ListEvents", event_service_pb2.ListEventsResponse(revision="1.5"))
+    happened = [
+        event_service_pb2.WatchEventsResponse(
+            event=event_pb2.Event(resource_kind="network", resource_id=row.id), revision="1.6"
+        )
+        for row in seen
+    ]
+    networks.api.script("WatchEvents", [*happened, Internal("the test ends here")])
+    outcome = unkai("network", "list", "-l", "app=b", "--watch", "-o", "name")
+    assert outcome.out == "b\nb\n"
 
 
 def test_a_name_means_the_projects_own_network_then_one_for_all(networks: FakeNetworks) -> None:
@@ -209,7 +236,7 @@ def test_a_rule_is_removed_by_its_words_or_the_beginning_of_its_id(
         "security_group",
         name="web",
         rules=[
-            RULE(direction=RULE().direction + 1, protocol=1, port_first=port, port_last=port)
+            RULE(direction=GROUP.DIRECTION_INGRESS, protocol=GROUP.PROTOCOL_TCP, port_first=port)
             for port in (22, 80, 443)
         ],
     )

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unkai.network.v1 import security_group_pb2
-from unkai_cli.commands.security_rules import Rule, fields, parse, rule_text
+from unkai_cli.commands.security_rules import Rule, fields, next_words, parse, rule_text
 from unkai_cli.records import record
 
 READ = {
@@ -97,6 +97,21 @@ def rules(draw: st.DrawFn) -> Rule:
         case _:
             said["ip_version"] = draw(st.sampled_from((0, 4, 6)))
     return Rule(**said)
+
+
+@pytest.mark.parametrize(
+    ("words", "word"),
+    [
+        ("", "egress"),
+        ("ingress", "ipv6"),
+        ("ingress", "tcp"),
+        ("ingress tcp", "from"),
+        ("egress udp 53", "to"),
+        ("ingress tcp 22 from", "group"),
+    ],
+)
+def test_a_word_that_is_offered_next_makes_a_rule_or_leads_to_one(words: str, word: str) -> None:
+    assert word in next_words(words.split())
 
 
 @given(rules())

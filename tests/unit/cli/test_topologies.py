@@ -14,7 +14,7 @@ from unkai_cli.records import record
 
 def a_network(name: str, *subnets: str, **fields: Any) -> dict[str, Any]:
     """Return a gathered network."""
-    row = record(network_pb2.Network(id=f"net-{name}", name=name, type=1, **fields))
+    row = record(network_pb2.Network(id=f"net-{name}", name=name, **fields))
     row["subnets"] = [
         record(subnet_pb2.Subnet(id=f"sub-{each}", name=each, network_id=row["id"], cidr="c"))
         for each in subnets
