@@ -32,6 +32,7 @@ from unkai_cli.commands.resources import (
 from unkai_cli.commands.settling import Waiting, settling
 from unkai_cli.groups import Group
 from unkai_cli.output import Column, Record
+from unkai_wire import ids
 
 if TYPE_CHECKING:
     from unkai_cli.session import Session
@@ -51,6 +52,8 @@ def owner_text(names: Names, row: Record) -> str:
     kind = _OWNERS.get(row["owner"], "")
     if not kind:
         return ""
+    if ids.is_id("subnet", row["owner_id"]):  # load balancers' health checks come from there
+        return f"health checks {names.of('subnet', row['owner_id'])}"
     return f"{row['owner'].lower().replace('_', ' ')} {names.of(kind, row['owner_id'])}"
 
 

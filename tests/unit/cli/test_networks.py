@@ -186,6 +186,16 @@ def test_a_port_takes_an_address_or_one_of_a_subnet(
     assert [(each.address, each.subnet_id) for each in asked] == [("10.0.0.9", ""), ("", six.id)]
 
 
+def test_a_port_that_health_checks_come_from_says_so(
+    networks: FakeNetworks, back: network_pb2.Network
+) -> None:
+    subnet = networks.add("subnet", name="four", network_id=back.id, cidr="10.0.0.0/24")
+    owner = port_pb2.Port.OWNER_LOAD_BALANCER
+    networks.add("port", network_id=back.id, owner=owner, owner_id=subnet.id)
+    assert "health checks four" in unkai("port", "list").out
+    assert "health checks four" in unkai("network", "topology").out
+
+
 def test_a_floating_address_in_use_is_moved_not_associated(
     networks: FakeNetworks, back: network_pb2.Network
 ) -> None:
