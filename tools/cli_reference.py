@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from unkai_cli.groups import ALIASES
-from unkai_cli.main import COMMANDS, cli
+from unkai_cli.main import COMMANDS, SHORT, cli
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference" / "cli.md"
 _HEAD = """\
@@ -23,7 +23,9 @@ Made from the command tree by `python tools/cli_reference.py`; do not edit it by
 
 `unkai NOUN VERB`: each noun is a group of commands. Things are named by their name, their id, or a
 unique beginning of their id (`ins-01m…`); a beginning that fits several is refused with the
-candidates. {aliases}.
+candidates.
+
+{aliases}. Where there is `add` and `remove`, `create` and `delete` mean these.
 
 ## Output
 
@@ -121,7 +123,8 @@ With none of these and no context, the scheduler's socket on this machine is use
 
 def reference() -> str:
     """Return the page."""
-    short = ", ".join(f"`{alias}` is `{word}`" for alias, word in ALIASES.items())
+    known = {**ALIASES, **SHORT}
+    short = ", ".join(f"`{alias}` is `{word}`" for alias, word in known.items())
     lines = [_HEAD.format(aliases=f"Short words: {short}")]
     with click.Context(cli, info_name="unkai") as root:
         lines += _section(cli, root, "### `unkai` itself")

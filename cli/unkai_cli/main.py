@@ -50,6 +50,13 @@ COMMANDS = {
     "version": ("contexts:version", "Print the version of this command."),
 }
 """Name: (where it is, what it is for)."""
+SHORT = {
+    "net": "network",
+    "fip": "floating-ip",
+    "sg": "security-group",
+    "lb": "load-balancer",
+}
+"""Short nouns; help does not list them."""
 
 
 def _summaries() -> dict[str, str]:
@@ -67,6 +74,7 @@ class LazyGroup(Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command."""
+        cmd_name = SHORT.get(cmd_name, cmd_name)
         if cmd_name in COMMANDS:
             module, _, attribute = COMMANDS[cmd_name][0].partition(":")
             found = getattr(importlib.import_module(f"unkai_cli.commands.{module}"), attribute)

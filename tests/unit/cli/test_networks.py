@@ -260,6 +260,15 @@ def test_a_rule_is_removed_by_its_words_or_the_beginning_of_its_id(
     assert http not in unkai("security-group", "rule", "list", "web").out
 
 
+def test_short_words_mean_what_people_from_elsewhere_mean_by_them(networks: FakeNetworks) -> None:
+    networks.add("security_group", name="web")
+    assert unkai("sg", "rule", "create", "web", "in", "tcp", "80").code == 0
+    assert unkai("sg", "rule", "ls", "web", "-o", "value=port_first").out == "80\n"
+    assert unkai("sg", "rule", "rm", "web", "in", "tcp", "80").code == 0
+    assert unkai("sg", "get", "web", "-o", "value=rules").out == "[]\n"
+    assert [unkai(noun, "ls").code for noun in ("net", "fip", "lb")] == [0, 0, 0]
+
+
 def test_a_group_that_says_what_goes_out_lets_nothing_else_out(networks: FakeNetworks) -> None:
     assert unkai("security-group", "create", "in", "-r", "ingress tcp 80").code == 0
     assert unkai("security-group", "create", "out", "-r", "egress tcp 80").code == 0
