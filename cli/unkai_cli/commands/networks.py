@@ -27,7 +27,7 @@ from unkai_cli.commands.resources import (
     show_one,
     show_rows,
 )
-from unkai_cli.commands.settling import Waiting, settling
+from unkai_cli.commands.settling import Waiting, settled, settling
 from unkai_cli.groups import Group
 from unkai_cli.output import Column, note
 from unkai_wire.errors import UnkaiError
@@ -168,11 +168,12 @@ def create(
         mtu=asked["mtu"] or 0,
         dns_domain=asked["domain"],
     )
+    new = made(session, "network", wanted, Waiting(False, timeout))
+    below = [_make_subnet(session, new, cidr, number) for number, cidr in enumerate(subnets, 1)]
     waiting = Waiting(wait, timeout)
-    new = made(session, "network", wanted, Waiting(wait and not subnets, timeout))
-    for number, cidr in enumerate(subnets, 1):
-        _make_subnet(session, new, cidr, number, waiting)
-    show_rows(session, COLUMNS, found(session, "network", new.id) if subnets else new)
+    for subnet in below:
+        settled(session, "subnet", subnet, waiting)
+    show_rows(session, COLUMNS, settled(session, "network", new, waiting))
 
 
 def _implied(physical_network: str, vlan: int | None) -> str:
@@ -181,18 +182,19 @@ def _implied(physical_network: str, vlan: int | None) -> str:
     return "flat" if physical_network else "overlay"
 
 
-def _make_subnet(session: Session, new: Any, cidr: str, number: int, waiting: Waiting) -> None:
+def _make_subnet(session: Session, new: Any, cidr: str, number: int) -> Any:
     """Make a subnet of a new network, named as it is; others after the first have a number."""
     from unkai.network.v1 import subnet_pb2
 
     name = new.name if number == 1 else f"{new.name}-{number}"
     subnet = subnet_pb2.Subnet(name=name, network_id=new.id, cidr=cidr)
     try:
-        made(session, "subnet", subnet, waiting)
+        made_subnet = made(session, "subnet", subnet, Waiting(False, 0.0))
     except UnkaiError:
         note(f"network {new.name} was made, its subnet {cidr} was not")
         raise
     note(f"subnet {name} ({cidr}) made")
+    return made_subnet
 
 
 @network.command("update")

@@ -42,6 +42,15 @@ def test_waiting_that_is_too_long_says_that_the_change_stands(networks: FakeNetw
     assert [row.name for row in networks.all("network")] == ["back"]
 
 
+def test_a_network_that_ovn_is_slow_with_has_all_its_subnets(networks: FakeNetworks) -> None:
+    networks.looks = 1_000_000
+    make = ("network", "create", "back", "--subnet", "10.0.0.0/24", "--subnet", "fd00::/64")
+    outcome = unkai(*make, "--wait", "--timeout", "20ms")
+    assert (outcome.code, "STILL_RECONCILING" in outcome.err) == (6, True)
+    assert "was not" not in outcome.err
+    assert [row.name for row in networks.all("subnet")] == ["back", "back-2"]
+
+
 def test_waiting_outlasts_a_scheduler_that_is_away(networks: FakeNetworks) -> None:
     networks.looks = 1
     made = network_pb2.Network(id=ids.new_id("network"), name="back")
