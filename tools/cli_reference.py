@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from unkai_cli.groups import ALIASES
-from unkai_cli.main import COMMANDS, cli
+from unkai_cli.main import COMMANDS, SHORT, cli
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference" / "cli.md"
 _HEAD = """\
@@ -23,7 +23,9 @@ Made from the command tree by `python tools/cli_reference.py`; do not edit it by
 
 `unkai NOUN VERB`: each noun is a group of commands. Things are named by their name, their id, or a
 unique beginning of their id (`ins-01m…`); a beginning that fits several is refused with the
-candidates. {aliases}.
+candidates.
+
+{aliases}. Where there is `add` and `remove`, `create` and `delete` mean these.
 
 ## Output
 
@@ -45,6 +47,26 @@ goes on over a lost scheduler.
 Units of size are binary, with or without `i` and `B`: `512M`, `512Mi`, `512MB` and `512MiB` are all
 536870912 bytes; `K M G T P`. A size that is no whole number of bytes is refused, never rounded.
 Lengths of time are `90`, `90s`, `5m`, `1h30m`, `7d`.
+
+## Networks
+
+Network addresses are written as they are read: `10.0.0.0/24`, `fd00::/64`, `10.0.0.10-10.0.0.99`;
+`10.0.0.5/24` is refused, for it may mean two things. A route is `10.9.0.0/16=10.0.0.7` or
+`default=10.0.0.1`; a rate `100M` or `2.5G`, in bits per second and decimal.
+
+A security group's rule is written, and printed, as
+`ingress|egress [ipv4|ipv6] [PROTOCOL [PORTS]] [from|to OTHER-END]`: `ingress tcp 22 from
+10.0.0.0/8`, `ingress tcp 8000-8099 from group web`, `egress udp 53`, `ingress icmp 8`. Protocols
+are `tcp`, `udp`, `sctp`, `icmp`, `icmpv6` and `any`; what is not said is any.
+
+Where things of several kinds may be named, and two have the name, the kind stands before it:
+`instance/web`, `port/web`, `load-balancer/web`, `floating-ip/web`. The far end of
+`unkai network why` is such a name or an address, with `:PORT` and `/tcp`, `/udp` or `/sctp`;
+an IPv6 address with a port stands in brackets: `[fd00::5]:443`. A floating address may be named by
+the address itself.
+
+What is changed is true when the command ends; `--wait` waits until OVN has followed, too (column
+`READY`).
 
 ## Exit codes
 
@@ -101,7 +123,8 @@ With none of these and no context, the scheduler's socket on this machine is use
 
 def reference() -> str:
     """Return the page."""
-    short = ", ".join(f"`{alias}` is `{word}`" for alias, word in ALIASES.items())
+    known = {**ALIASES, **SHORT}
+    short = ", ".join(f"`{alias}` is `{word}`" for alias, word in known.items())
     lines = [_HEAD.format(aliases=f"Short words: {short}")]
     with click.Context(cli, info_name="unkai") as root:
         lines += _section(cli, root, "### `unkai` itself")

@@ -41,8 +41,30 @@ _SERVICES = {
     "OperationService": "operation",
     "EventService": "event",
     "ProjectService": "identity",
+    "NetworkService": "network",
+    "SubnetService": "network",
+    "PortService": "network",
+    "RouterService": "network",
+    "FloatingIpService": "network",
+    "SecurityGroupService": "network",
+    "LoadBalancerService": "network",
+    "ReachabilityService": "network",
 }
-_OF_PROJECTS = {"instance", "image", "key_pair"}
+OF_PROJECTS = frozenset(
+    {
+        "instance",
+        "image",
+        "key_pair",
+        "network",
+        "subnet",
+        "port",
+        "router",
+        "floating_ip",
+        "security_group",
+        "load_balancer",
+    }
+)
+"""Kinds whose names are unique in a project."""
 _ENDED = {3, 4, 5}
 """Operation states SUCCEEDED, FAILED, CANCELLED."""
 _SUCCEEDED = 3
@@ -283,9 +305,12 @@ class Client:
         """Return the ids of the things of this name; the project's own go before others'."""
         if kind == "operation":
             return []
-        own = self.project_id if kind in _OF_PROJECTS else ""
+        own = self.project_id if kind in OF_PROJECTS else ""
         filters: dict[str, Any] = {"project_id": own} if own else {}
         found = list(self.pages(*_lister(kind), name=name, **filters))
+        if not found and kind == "network":
+            of_others = self.pages(*_lister(kind), name=name)
+            found = [message for message in of_others if message.external or message.shared]
         ours = [message for message in found if own and message.project_id == own]
         return [str(message.id) for message in ours or found]
 

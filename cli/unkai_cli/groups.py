@@ -6,8 +6,10 @@ import difflib
 
 import click
 
-ALIASES = {"ls": "list", "rm": "delete", "get": "show"}
+ALIASES = {"ls": "list", "rm": "delete", "get": "show", "set": "update"}
 """Short names that every group understands; help does not list them."""
+_SYNONYMS = {"create": "add", "delete": "remove"}
+"""What is meant in a group that lacks the first and has the second."""
 
 
 class Group(click.Group):
@@ -15,10 +17,12 @@ class Group(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command by its name or its alias."""
-        found = super().get_command(ctx, cmd_name)
-        if found is None and cmd_name in ALIASES:
-            found = super().get_command(ctx, ALIASES[cmd_name])
-        return found
+        meant = ALIASES.get(cmd_name, cmd_name)
+        for name in (cmd_name, meant, _SYNONYMS.get(meant, meant)):
+            found = super().get_command(ctx, name)
+            if found is not None:
+                return found
+        return None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

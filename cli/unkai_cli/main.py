@@ -32,6 +32,13 @@ COMMANDS = {
     "image": ("images:image", "Images: what disks begin as."),
     "flavor": ("flavors:flavor", "Flavors: named sizes."),
     "key": ("keys:key", "Public SSH keys that guests get on first boot."),
+    "network": ("networks:network", "Networks: list, make, draw, 'why' one end reaches another."),
+    "subnet": ("subnets:subnet", "Subnets: the addresses of a network."),
+    "port": ("ports:port", "Ports: where instances are plugged in."),
+    "router": ("routers:router", "Routers: ways between networks, and out."),
+    "floating-ip": ("floating_ips:floating_ip", "Addresses reached from outside."),
+    "security-group": ("security_groups:security_group", "What may reach a port, or leave it."),
+    "load-balancer": ("load_balancers:load_balancer", "One address for several instances."),
     "host": ("hosts:host", "Hosts: state, live figures, cordon."),
     "audit": ("audits:audit", "What does not fit: drift, orphans."),
     "operation": ("operations:operation", "Long-running work: list, wait, cancel."),
@@ -43,6 +50,13 @@ COMMANDS = {
     "version": ("contexts:version", "Print the version of this command."),
 }
 """Name: (where it is, what it is for)."""
+SHORT = {
+    "net": "network",
+    "fip": "floating-ip",
+    "sg": "security-group",
+    "lb": "load-balancer",
+}
+"""Short nouns; help does not list them."""
 
 
 def _summaries() -> dict[str, str]:
@@ -60,6 +74,7 @@ class LazyGroup(Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command."""
+        cmd_name = SHORT.get(cmd_name, cmd_name)
         if cmd_name in COMMANDS:
             module, _, attribute = COMMANDS[cmd_name][0].partition(":")
             found = getattr(importlib.import_module(f"unkai_cli.commands.{module}"), attribute)

@@ -13,6 +13,7 @@ import structlog
 from tests.support.api import make_certificates
 from tests.support.builders import NOON
 from tests.support.fake_api import FakeApi
+from tests.support.fake_networks import FakeNetworks
 from tests.support.served_api import ServedApi
 from unkai_cli import client, output
 
@@ -57,3 +58,9 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
     with FakeApi(tmp_path / "fake.sock") as served:
         monkeypatch.setenv("UNKAI_SOCKET", str(served.socket))
         yield served
+
+
+@pytest.fixture
+def networks(fake: FakeApi) -> FakeNetworks:
+    """The services of networks, empty, as the command line's cloud."""
+    return FakeNetworks(fake)

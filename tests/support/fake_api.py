@@ -25,6 +25,16 @@ _AREAS = {
     "operation": ("operation",),
     "event": ("event",),
     "identity": ("project",),
+    "network": (
+        "network",
+        "subnet",
+        "port",
+        "router",
+        "floating_ip",
+        "security_group",
+        "load_balancer",
+        "reachability",
+    ),
 }
 
 
@@ -32,7 +42,8 @@ class FakeApi:
     """Answers calls from scripts; use it as a context manager.
 
     A script is a queue for each method (`CreateInstance`) of messages and errors; the last entry
-    stays for all later calls. A list is the messages of one stream, errors among them.
+    stays for all later calls. A list is the messages of one stream, errors among them. A function
+    makes the answer of the request.
     """
 
     def __init__(self, socket: Path) -> None:
@@ -63,7 +74,13 @@ class FakeApi:
         if not script:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, f"no script for {method}")
         assert script is not None
-        return script.popleft() if len(script) > 1 else script[0]
+        answer = script.popleft() if len(script) > 1 else script[0]
+        if not callable(answer):
+            return answer
+        try:
+            return answer(requests[0])
+        except UnkaiError as refusal:
+            return refusal
 
 
 class _Handler(grpc.GenericRpcHandler):

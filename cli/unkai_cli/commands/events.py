@@ -24,7 +24,22 @@ COLUMNS = (
     Column("REVISION", lambda r: r["revision"], wide=True),
     Column("RESOURCE", lambda r: r["resource_id"], wide=True),
 )
-KINDS = ("instance", "image", "flavor", "key", "project", "host", "operation")
+KINDS = (
+    "instance",
+    "image",
+    "flavor",
+    "key",
+    "project",
+    "host",
+    "operation",
+    "network",
+    "subnet",
+    "port",
+    "router",
+    "floating-ip",
+    "security-group",
+    "load-balancer",
+)
 
 
 @click.group(cls=Group)
@@ -45,7 +60,9 @@ def _filtering(function: Any) -> Any:
 def _filters(session: Session, kinds: tuple[str, ...], resource: str) -> dict[str, Any]:
     """Return a request's filters; events of all projects unless one was named for this command."""
     return {
-        "resource_kinds": ["key_pair" if kind == "key" else kind for kind in kinds],
+        "resource_kinds": [
+            "key_pair" if kind == "key" else kind.replace("-", "_") for kind in kinds
+        ],
         "resource_id": resource,
         "project_id": session.client.project_id if session.project else "",
     }

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_OF_PROJECTS = {"instance", "image", "key_pair"}
 _FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgtp])(?:i?b|i)?|b)?", re.IGNORECASE | re.ASCII)
 _DURATION = re.compile(r"\d+(?:\.\d+)?|(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+", re.ASCII)
@@ -116,27 +115,30 @@ class ControlKey(click.ParamType[int | None]):
 Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
-def complete_names(kind: str) -> Completer:
-    """Return a completer that offers the live names of a kind; offers none on any trouble."""
+def complete_names(*kinds: str) -> Completer:
+    """Return a completer that offers the live names of kinds; offers none on any trouble."""
 
     def complete(
         ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
+        from unkai_cli.client import OF_PROJECTS
         from unkai_cli.session import Session
 
         chosen = ctx.find_root().params
         project = str(ctx.params.get("in_project") or chosen.get("project") or "")
         session = Session(context=str(chosen.get("context") or ""), project=project, hurried=True)
-        noun = "".join(part.capitalize() for part in kind.split("_"))
+        names: set[str] = set()
         try:
-            own = {"project_id": session.client.project_id} if kind in _OF_PROJECTS else {}
-            found = session.client.pages(f"{noun}Service", f"List{noun}s", limit=500, **own)
-            names = sorted({str(getattr(m, "name", "") or m.id) for m in found})
+            for kind in kinds:
+                noun = "".join(part.capitalize() for part in kind.split("_"))
+                own = {"project_id": session.client.project_id} if kind in OF_PROJECTS else {}
+                found = session.client.pages(f"{noun}Service", f"List{noun}s", limit=500, **own)
+                names.update(str(getattr(m, "name", "") or m.id) for m in found)
         except Exception:  # noqa: BLE001 - a completion must never print a traceback
             return []
         finally:
             session.close()
-        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+        return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
 
     return complete
 
@@ -163,7 +165,7 @@ def _complete_formats(
 
 def named(kind: str, **settings: Any) -> Callable[[F], F]:
     """Return an argument that names one thing of a kind, completed with live names."""
-    metavar = kind.upper().replace("KEY_PAIR", "KEY")
+    metavar = kind.upper().replace("KEY_PAIR", "KEY").replace("_", "-")
     return click.argument(
         settings.pop("to", kind),
         metavar=metavar + ("..." if settings.get("nargs") == -1 else ""),

@@ -6,7 +6,8 @@ looked at before the list is read, so that nothing between the two is missed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ class Listing:
     """Fields of the List request."""
     matches: Callable[[Record], bool] = lambda record: True
     """Tells whether a changed thing is still one the list shows."""
+    sifted: bool = False
+    """True: the service knows not all of the conditions, so `matches` chooses of its list too."""
 
     @property
     def _noun(self) -> str:
@@ -41,9 +44,15 @@ class Listing:
         while True:
             after = client.newest_revision() if watch else ""
             found = client.pages(
-                f"{self._noun}Service", f"List{self._noun}s", limit=limit or 0, **self.filters
+                f"{self._noun}Service",
+                f"List{self._noun}s",
+                limit=0 if self.sifted else limit or 0,
+                **self.filters,
             )
-            records = [record(message) for message in found]
+            listed: Iterator[Record] = (record(message) for message in found)
+            if self.sifted:
+                listed = itertools.islice(filter(self.matches, listed), limit)
+            records = list(listed)
             if not watch:
                 printer.rows(records, self.columns)
                 return

@@ -34,12 +34,19 @@ _NOUNS = {
     "context": "context",
     "event": "event",
     "flavor": "flavor",
+    "floating_ip": "floating-ip",
     "host": "host",
     "image": "image",
     "instance": "instance",
     "key_pair": "key",
+    "load_balancer": "load-balancer",
+    "network": "network",
     "operation": "operation",
+    "port": "port",
     "project": "project",
+    "router": "router",
+    "security_group": "security-group",
+    "subnet": "subnet",
 }
 """The command's word for each kind that it can list."""
 _REASON = re.compile(r"[A-Z][A-Z0-9_]{0,62}")

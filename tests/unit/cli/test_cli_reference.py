@@ -14,7 +14,7 @@ from unkai_wire.errors import NotFound
 from unkai_wire.ids import PREFIXES
 
 ROOT = Path(__file__).parents[3]
-_HINT = re.compile(r"['`]unkai ([a-z][a-z ]*[a-z])")
+_HINT = re.compile(r"['`]unkai ([a-z]+(?:-[a-z]+)*(?: [a-z]+(?:-[a-z]+)*)*)")
 _SOURCES = sorted(
     path
     for folder in (
@@ -64,7 +64,13 @@ def test_what_is_not_found_is_looked_for_with_a_command_that_exists(kind: str) -
 
 @pytest.mark.parametrize(
     ("words", "known"),
-    [("instance list", True), ("instance logs web", True), ("host get x", False), ("vm", False)],
+    [
+        ("instance list", True),
+        ("instance logs web", True),
+        ("security-group rule add", True),
+        ("host get x", False),
+        ("vm", False),
+    ],
 )
 def test_the_check_of_hints_tells_right_from_wrong(words: str, known: bool) -> None:
     assert _exists(words.split()) is known

@@ -11,6 +11,7 @@ from click.shell_completion import get_completion_class
 from tests.support.api import an_ssh_key
 from tests.support.builders import a_key_pair
 from tests.support.command_line import unkai
+from tests.support.fake_networks import FakeNetworks
 from tests.support.served_api import ServedApi
 from unkai_cli.main import cli
 from unkai_scheduler.store import key_pairs
@@ -71,6 +72,43 @@ def test_the_script_of_each_shell_calls_the_command_back(shell: str) -> None:
 def test_live_names_are_offered_where_a_name_belongs(
     line: str, found: list[str], cloud: ServedApi
 ) -> None:
+    assert offered(line) == found
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("unkai netw", ["network"]),
+        ("unkai security-group rule a", ["add"]),
+        ("unkai security-group rule add db in", ["ingress"]),
+        ("unkai security-group rule add db ingress tcp 80 f", ["from"]),
+        ("unkai security-group rule add db ingress from group ", ["db"]),
+        ("unkai network show b", ["back"]),
+        ("unkai subnet create x 10.0.0.0/24 --network b", ["back"]),
+        ("unkai router add-subnet e", ["edge"]),
+        ("unkai router add-subnet edge f", ["four"]),
+        ("unkai port create x --network back --security-group d", ["db"]),
+        ("unkai port attach front w", ["web"]),
+        ("unkai floating-ip move w", ["www"]),
+        ("unkai floating-ip move www ", ["front", "shop", "web"]),
+        ("unkai load-balancer show s", ["shop"]),
+        ("unkai network why web ", ["front", "shop", "web", "www"]),
+    ],
+)
+def test_live_names_of_networks_are_offered(
+    line: str, found: list[str], networks: FakeNetworks
+) -> None:
+    back = networks.add("network", name="back")
+    networks.add("subnet", name="four", network_id=back.id, cidr="10.0.0.0/24")
+    networks.add("port", name="front", network_id=back.id)
+    for kind, name in (
+        ("instance", "web"),
+        ("router", "edge"),
+        ("floating_ip", "www"),
+        ("security_group", "db"),
+        ("load_balancer", "shop"),
+    ):
+        networks.add(kind, name=name)
     assert offered(line) == found
 
 

@@ -34,11 +34,12 @@ def test_help_imports_nothing_heavy(words: str) -> None:
     assert done.stdout
 
 
-def test_help_of_a_command_imports_neither_grpc_nor_protobuf() -> None:
+@pytest.mark.parametrize("words", ["instance list", "network why", "security-group rule add"])
+def test_help_of_a_command_imports_neither_grpc_nor_protobuf(words: str) -> None:
     program = (
         "import sys\n"
         "from unkai_cli.main import run\n"
-        "run(['instance', 'list', '--help'])\n"
+        f"run({[*words.split(), '--help']!r})\n"
         "print([m for m in ('grpc', 'google.protobuf') if m in sys.modules], file=sys.stderr)\n"
     )
     done = subprocess.run(
