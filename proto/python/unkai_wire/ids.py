@@ -32,6 +32,14 @@ PREFIXES = {
     "project": "prj",
     "operation": "opr",
     "event": "evt",
+    "network": "net",
+    "subnet": "sub",
+    "port": "prt",
+    "router": "rtr",
+    "floating_ip": "fip",
+    "security_group": "sgp",
+    "security_group_rule": "sgr",
+    "load_balancer": "lbr",
 }
 """Prefix of each kind's ids."""
 
