@@ -16,6 +16,8 @@ from typing import Any
 
 from unkai_wire import ids
 
+INTEGRATION_BRIDGE = "br-int"
+"""The bridge of Open vSwitch that OVN programs."""
 PORTS_MAX = 16
 """Ports of one machine: as many slots of its PCI bus are kept for them."""
 
