@@ -17,12 +17,14 @@ from unkai_agent.compute.driver import (
     DiskError,
     Domain,
     DomainDisk,
+    DomainPort,
     DomainSpec,
     DomainState,
 )
 from unkai_agent.converge.decisions import is_on
 from unkai_agent.converge.runner import Step, run_steps
 from unkai_agent.domain.machines import DiskSpec, Fence, LedgerEntry, MachineSpec
+from unkai_agent.domain.ports import PortSpec
 from unkai_agent.storage.driver import StorageDriver
 from unkai_wire.errors import FailedPrecondition, Unavailable
 
@@ -40,6 +42,8 @@ class Machinery:
     """`kvm` or `tcg`."""
     slots: asyncio.Semaphore
     """How many heavy steps run at once."""
+    offloads: bool = True
+    """Whether the host's switch does checksums and segments for guests."""
 
 
 async def missing_disks(machinery: Machinery, entry: LedgerEntry) -> Sequence[DiskSpec]:
@@ -66,7 +70,10 @@ async def make(
     `on_bytes` hears of a step that is counted in bytes: those done, and all.
     """
     steps = _Steps(machinery, entry, on_bytes)
-    wanted = [steps.image(), steps.disk(), steps.seed(), await steps.define()]
+    wanted = [steps.image(), steps.disk()]
+    if not entry.spec.metadata_seed:
+        wanted.append(steps.seed())
+    wanted.append(await steps.define())
     if start:
         wanted.append(steps.start())
     await run_steps(wanted, slots=machinery.slots, on_step=on_step, undo_all=entry.is_new)
@@ -125,6 +132,7 @@ class _Steps:
         self._compute = machinery.compute
         self._storage = machinery.storage
         self._accelerator = machinery.accelerator
+        self._offloads = machinery.offloads
         self._entry = entry
         self._spec: MachineSpec = entry.spec
         self._ident = entry.spec.instance_id
@@ -139,7 +147,7 @@ class _Steps:
 
     def seed(self) -> Step:
         async def write() -> None:
-            self._seed = await self._storage.ensure_seed(self._ident, self._spec.seed)
+            self._seed = await self._write_seed()
 
         async def written() -> bool:
             return self._seed is not None
@@ -263,8 +271,24 @@ class _Steps:
             memory_bytes=spec.memory_bytes,
             accelerator=self._accelerator,
             disks=tuple(disks),
-            seed=self._seed or await self._storage.ensure_seed(self._ident, spec.seed),
+            seed=None if spec.metadata_seed else self._seed or await self._write_seed(),
             console_log=await self._storage.console_log(self._ident),
+            ports=tuple(self._domain_port(port) for port in spec.ports),
+            metadata_seed=spec.metadata_seed,
+        )
+
+    async def _write_seed(self) -> Path:
+        return await self._storage.ensure_seed(self._ident, self._spec.seed, self._spec.ports)
+
+    def _domain_port(self, port: PortSpec) -> DomainPort:
+        return DomainPort(
+            port_id=port.port_id,
+            interface_id=port.interface_id,
+            device=port.device,
+            mac_address=port.mac_address,
+            mtu=port.mtu,
+            position=port.position,
+            offloads=self._offloads,
         )
 
 
