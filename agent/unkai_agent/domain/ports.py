@@ -18,6 +18,8 @@ from unkai_wire import ids
 
 INTEGRATION_BRIDGE = "br-int"
 """The bridge of Open vSwitch that OVN programs."""
+METADATA_ADDRESS = "169.254.169.254"
+"""Where guests ask, as EC2 has it."""
 PORTS_MAX = 16
 """Ports of one machine: as many slots of its PCI bus are kept for them."""
 
@@ -98,6 +100,14 @@ class PortSpec:
     def device(self) -> str:
         """Name of its device on the host."""
         return device_of(self.port_id)
+
+    def metadata_address_near(self, address: PortAddress) -> str:
+        """Return the metadata port's address on the subnet of one of ours; empty: it has none."""
+        for text in self.metadata.addresses if self.metadata else ():
+            there = _ip_interface(text)
+            if there.network == address.interface.network:
+                return str(there.ip)
+        return ""
 
 
 def device_of(port_id: str) -> str:

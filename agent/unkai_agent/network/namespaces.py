@@ -23,14 +23,14 @@ from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any, TypeVar
 
+from unkai_agent.domain.ports import METADATA_ADDRESS
 from unkai_agent.network.driver import NetworkSite
 from unkai_agent.network.setns import call_inside
 from unkai_wire.errors import NotFound, Unavailable
 from unkai_wire.ids import is_id
 
 T = TypeVar("T")
-ADDRESS_V4 = "169.254.169.254"
-"""Where guests ask: as EC2 has it."""
+ADDRESS_V4 = METADATA_ADDRESS
 ADDRESS_V6 = "fe80::a9fe:a9fe"
 """The same for IPv6, as OpenStack has it."""
 INNER = "network0"

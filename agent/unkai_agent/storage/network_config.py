@@ -16,12 +16,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from ipaddress import ip_interface
 from typing import Any
 
-from unkai_agent.domain.ports import Ipv6Mode, PortAddress, PortSpec
+from unkai_agent.domain.ports import METADATA_ADDRESS, Ipv6Mode, PortAddress, PortSpec
 
-METADATA_ADDRESS = "169.254.169.254"
 _ADVERTISED = (Ipv6Mode.SLAAC, Ipv6Mode.DHCPV6_STATELESS)
 
 
@@ -65,13 +63,10 @@ def _host_routes(port: PortSpec) -> list[dict[str, str]]:
 
 def _metadata_routes(port: PortSpec, own: Sequence[PortAddress]) -> list[dict[str, str]]:
     """Route to the metadata service by its address on the guest's subnet, where it has one."""
-    if port.metadata is None:
-        return []
-    subnets = {each.interface.network for each in own}
-    for text in port.metadata.addresses:
-        there = ip_interface(text)
-        if there.version == 4 and there.network in subnets:
-            return [{"to": f"{METADATA_ADDRESS}/32", "via": str(there.ip)}]
+    for each in own:
+        near = port.metadata_address_near(each)
+        if near and each.ip.version == 4:
+            return [{"to": f"{METADATA_ADDRESS}/32", "via": near}]
     return []
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from ipaddress import ip_network
 from typing import Any
 
-from unkai_agent.domain.ports import Ipv6Mode, PortAddress, PortSpec
+from unkai_agent.domain.ports import METADATA_ADDRESS, Ipv6Mode, PortAddress, PortSpec
 from unkai_agent.network.guests import Guest
 from unkai_wire.ids import uuid_of
 
@@ -153,6 +154,7 @@ def _network_data(guest: Guest) -> dict[str, Any]:
     links: list[dict[str, Any]] = []
     networks: list[dict[str, Any]] = []
     services: list[dict[str, Any]] = []
+    routed: set[int] = set()
     for port in guest.spec.ports:
         links.append(
             {
@@ -164,39 +166,45 @@ def _network_data(guest: Guest) -> dict[str, Any]:
             }
         )
         for address in port.addresses:
-            networks.append(_network(port, address, f"network{len(networks)}"))
+            networks.append(_network(port, address, routed) | {"id": f"network{len(networks)}"})
         services += [{"type": "dns", "address": each} for each in port.dns_servers]
     unique = [each for at, each in enumerate(services) if each not in services[:at]]
     return {"links": links, "networks": networks, "services": unique}
 
 
-def _network(port: PortSpec, address: PortAddress, ident: str) -> dict[str, Any]:
-    kind = _MODES[address.ipv6_mode]
+def _network(port: PortSpec, address: PortAddress, routed: set[int]) -> dict[str, Any]:
+    """Describe an address. `routed`: kinds (4, 6) that have their default route; added to."""
+    kind = address.ip.version
     network: dict[str, Any] = {
-        "id": ident,
         "link": port.device,
         "network_id": str(uuid_of(port.network_id)),
-        "type": kind if address.dhcp else f"ipv{address.ip.version}",
+        "type": _MODES[address.ipv6_mode] if address.dhcp else f"ipv{kind}",
     }
     if network["type"] in ("ipv4", "ipv6"):
+        ways = [] if kind == 6 else _routes(port, address)
+        if address.gateway_address and kind not in routed:
+            routed.add(kind)
+            ways.insert(0, ("0.0.0.0/0" if kind == 4 else "::/0", address.gateway_address))
         network["ip_address"] = address.address
         network["netmask"] = str(address.interface.netmask)
-        network["routes"] = _routes(port, address)
+        network["routes"] = [_route(to, via) for to, via in ways]
         network["services"] = [{"type": "dns", "address": each} for each in port.dns_servers]
     return network
 
 
-def _routes(port: PortSpec, address: PortAddress) -> list[dict[str, str]]:
-    nothing = "0.0.0.0" if address.ip.version == 4 else "::"
-    routes = []
-    if address.gateway_address:
-        routes.append({"network": nothing, "netmask": nothing, "gateway": address.gateway_address})
-    for route in port.host_routes if address.ip.version == 4 else ():
-        network, _, length = route.destination.partition("/")
-        mask = ((1 << 32) - 1) ^ ((1 << (32 - int(length))) - 1)
-        dotted = ".".join(str(mask >> shift & 255) for shift in (24, 16, 8, 0))
-        routes.append({"network": network, "netmask": dotted, "gateway": route.next_hop})
-    return routes
+def _routes(port: PortSpec, address: PortAddress) -> list[tuple[str, str]]:
+    ways = [(route.destination, route.next_hop) for route in port.host_routes]
+    near = port.metadata_address_near(address)
+    return [*ways, (f"{METADATA_ADDRESS}/32", near)] if near else ways
+
+
+def _route(to: str, via: str) -> dict[str, str]:
+    network = ip_network(to)
+    return {
+        "network": str(network.network_address),
+        "netmask": str(network.netmask),
+        "gateway": via,
+    }
 
 
 def _of(port: PortSpec, version: int) -> list[str]:
