@@ -20,6 +20,7 @@ from typing import Any
 import h11
 import prometheus_client
 
+from unkai_agent.network.allowance import Allowance
 from unkai_agent.network.guests import Guests
 from unkai_agent.network.metadata.answers import Answer, Request, answer
 from unkai_agent.network.metadata.tokens import Tokens
@@ -71,7 +72,7 @@ class MetadataSite:
         self._guests = guests
         self._tokens = tokens
         self._limits = limits or Limits()
-        self._allowance = _Allowance(self._limits.rate, monotonic)
+        self._allowance = Allowance(self._limits.rate, monotonic)
         self._open: Counter[str] = Counter()
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -128,23 +129,6 @@ class MetadataSite:
     def limits(self) -> Limits:
         """What guests may take."""
         return self._limits
-
-
-class _Allowance:
-    """A rate: a bucket that fills by time."""
-
-    def __init__(self, rate: float, monotonic: Callable[[], float]) -> None:
-        self._rate, self._monotonic = rate, monotonic
-        self._left, self._since_s = rate * 5, monotonic()
-
-    def take(self) -> bool:
-        now_s = self._monotonic()
-        self._left = min(self._rate * 5, self._left + (now_s - self._since_s) * self._rate)
-        self._since_s = now_s
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
 
 
 class _Conversation:
