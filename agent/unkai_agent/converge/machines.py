@@ -25,6 +25,7 @@ from unkai_agent.converge.decisions import is_on
 from unkai_agent.converge.runner import Step, run_steps
 from unkai_agent.domain.machines import DiskSpec, Fence, LedgerEntry, MachineSpec
 from unkai_agent.domain.ports import PortSpec
+from unkai_agent.network.driver import NetworkDriver, Wiring
 from unkai_agent.storage.driver import StorageDriver
 from unkai_wire.errors import FailedPrecondition, Unavailable
 
@@ -42,6 +43,8 @@ class Machinery:
     """`kvm` or `tcg`."""
     slots: asyncio.Semaphore
     """How many heavy steps run at once."""
+    network: NetworkDriver | None = None
+    """None: this host has no switch."""
     offloads: bool = True
     """Whether the host's switch does checksums and segments for guests."""
 
@@ -77,6 +80,16 @@ async def make(
     if start:
         wanted.append(steps.start())
     await run_steps(wanted, slots=machinery.slots, on_step=on_step, undo_all=entry.is_new)
+
+
+async def wirings(machinery: Machinery, entry: LedgerEntry) -> Mapping[str, Wiring]:
+    """Say how a machine's ports stand, by port id; empty where nobody can tell."""
+    if machinery.network is None:
+        return {}
+    try:
+        return await machinery.network.wirings(entry.spec.ports)
+    except Unavailable:
+        return {}
 
 
 async def check_not_newer(machinery: Machinery, fence: Fence, instance_id: str) -> None:

@@ -25,6 +25,14 @@ from unkai_agent.converge.context import WorkerContext
 from unkai_agent.converge.decisions import Act, is_on, next_act
 from unkai_agent.converge.machines import FETCH
 from unkai_agent.converge.permits import Permit
+from unkai_agent.converge.plugging import (
+    LOOK_S,
+    PORTS_S,
+    Plug,
+    Plugging,
+    next_plug,
+    not_installed,
+)
 from unkai_agent.converge.retries import Retries
 from unkai_agent.converge.shown import ShownMachine
 from unkai_agent.converge.shutdowns import Shutdown
@@ -67,6 +75,7 @@ class Worker:
         self._woken.set()
         self._permit = Permit(context.contact, context.settings.permit_autonomy_s)
         self._shutdown = Shutdown()
+        self._plugging = Plugging()
         self._retries = Retries(
             context.settings, context.rng, lambda: asyncio.get_running_loop().time()
         )
@@ -180,6 +189,8 @@ class Worker:
         )
         if act not in (Act.STOP, Act.WATCH):
             self._shutdown.forget()
+        if act is not Act.PLUG:
+            self._plugging.forget()
         if act is not Act.AWAIT:
             self._permit.end_wait()
         if act in _RETRIED:
@@ -224,6 +235,8 @@ class Worker:
                 return await self._watch_stop(entry, domain)
             case Act.REBOOT:
                 return await self._reboot(entry, domain)
+            case Act.PLUG:
+                return await self._plug(entry)
             case Act.RESUME:
                 return await self._resume(domain)
             case _:
@@ -295,6 +308,7 @@ class Worker:
             MachineState.RUNNING,
             running=True,
             accelerator=domain.accelerator if domain else "",
+            plugging=False,
             **changes,
         )
 
@@ -305,6 +319,28 @@ class Worker:
         noted = await self._note(entry, reboot_serial_done=serial)
         _LOG.info("machine_rebooted", instance_id=self._ident, reboot_serial=serial)
         return await self._keep(noted, domain)
+
+    async def _plug(self, entry: LedgerEntry) -> float | None:
+        """Let a guest that was started paused go on, once its ports are installed."""
+        machinery, now_s = self._context.machinery, asyncio.get_running_loop().time()
+        self._plugging.begin(now_s)
+        self._show(entry, state=MachineState.CONVERGING, step="plug ports", error=None)
+        wirings = await machines.wirings(machinery, entry)
+        waited_s = self._plugging.waited_s(now_s)
+        plug = next_plug(entry, wirings, sites_up=True, waited_s=waited_s)
+        if plug is Plug.WAIT:
+            return LOOK_S
+        if plug is Plug.GIVE_UP:
+            await machines.remove(machinery, self._ident, self._on_step)
+            await self._note(entry, plugging=False)
+            raise not_installed(entry.spec.ports, wirings)
+        if waited_s >= PORTS_S:
+            _LOG.warning("resumed_without_ports", instance_id=self._ident)
+        # Noted first: a guest that was resumed, and then paused by somebody, is only resumed.
+        await self._note(entry, plugging=False)
+        self._on_step("resume")
+        await machinery.compute.start(self._ident)
+        return 0.0
 
     async def _resume(self, domain: Domain) -> float | None:
         """Resume a guest that was paused; where an I/O error paused it, only on a retry."""
@@ -327,8 +363,8 @@ class Worker:
             self._shutdown.begin(now_s, entry.spec.stop_grace_s)
             await self._note(entry, stop_asked=True)
         self._show(entry, state=MachineState.STOPPING, step="shut down", error=None)
-        left_s = self._shutdown.left_s(now_s)
-        if left_s == 0:
+        left_s = 0.0 if entry.plugging else self._shutdown.left_s(now_s)
+        if left_s == 0:  # one that was started paused has not run: it cannot shut down
             self._on_step("cut power")
             await compute.destroy(self._ident)
             return 0.0
@@ -418,7 +454,7 @@ class Worker:
         if self._retries.went_well():
             self._logged = {}
         if not running:
-            changes["stop_asked"] = False
+            changes |= {"stop_asked": False, "plugging": False}
         observed = {"observed_generation": entry.spec.generation, "running": running}
         noted = await self._note(entry, **(observed | changes))
         self._show(

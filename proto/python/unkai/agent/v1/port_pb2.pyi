@@ -224,7 +224,9 @@ class PortStatus(_message.Message):
     """Whether all that OVN has for it is in force on this host."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Why not, where it shall be: PORT_NO_DEVICE, PORT_NOT_CLAIMED, PORT_NOT_INSTALLED."""
+        """Why not, where it shall be: PORT_NOT_PLUGGED, PORT_NO_DEVICE, PORT_DUPLICATE,
+        PORT_NOT_INSTALLED, PORT_UNKNOWN.
+        """
 
     def __init__(
         self,
