@@ -114,8 +114,8 @@ async def test_sockets_are_made_in_networks_that_are_served(
     harness: Harness, sites: list[NetworkSite]
 ) -> None:
     first, second = sites
-    await harness.driver.ensure_sites(sites)
-    await harness.driver.ensure_sites(sites)
+    assert await harness.driver.ensure_sites(sites) == {first.network_id, second.network_id}
+    assert await harness.driver.ensure_sites(sites) == set()
     for site in sites:
         (await harness.driver.open_socket(site.network_id, listener)).close()
     await harness.driver.ensure_sites([second])

@@ -52,6 +52,11 @@ def port_specs(messages: Sequence[port_pb2.PortSpec], path: str) -> tuple[PortSp
     return tuple(sorted(ports, key=lambda port: port.position))
 
 
+def is_domain(text: str) -> bool:
+    """Tell whether a text is a domain's name, without the dot at its end."""
+    return _DOMAIN.fullmatch(text) is not None
+
+
 def port_message(port: PortSpec) -> port_pb2.PortSpec:
     """Write a port as the ledger keeps it."""
     spec = port_pb2.PortSpec
@@ -108,7 +113,7 @@ def _port(message: port_pb2.PortSpec, path: str) -> PortSpec:
     ):
         _check(len(getattr(message, field)) <= most, f"{path}.{field}", f"must be at most {most}")
     domain = message.dns_domain
-    _check(not domain or _DOMAIN.fullmatch(domain), f"{path}.dns_domain", "is not a domain")
+    _check(not domain or is_domain(domain), f"{path}.dns_domain", "is not a domain")
     return PortSpec(
         port_id=message.port_id,
         network_id=message.network_id,

@@ -142,10 +142,11 @@ class NetworkDriver(Protocol):
         `running`: ids of the instances whose machines are on. Returns names of devices.
         """
 
-    async def ensure_sites(self, sites: Sequence[NetworkSite]) -> None:
+    async def ensure_sites(self, sites: Sequence[NetworkSite]) -> Set[str]:
         """Have a namespace for each of these networks, as given, and none of others.
 
-        Close the sockets of a network before it goes: they would keep its namespace.
+        Returns the networks whose namespace is a new one: sockets made before are of no use.
+        Close those of a network before it goes: they would keep its namespace.
         """
 
     async def open_socket(

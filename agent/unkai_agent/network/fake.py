@@ -68,10 +68,11 @@ class FakeNetwork:
             del self._plugged[device]
         return gone
 
-    async def ensure_sites(self, sites: Sequence[NetworkSite]) -> None:
+    async def ensure_sites(self, sites: Sequence[NetworkSite]) -> Set[str]:
         """Note the networks."""
         self._fail()
-        self.sites = {site.network_id: site for site in sites}
+        before, self.sites = self.sites, {site.network_id: site for site in sites}
+        return self.sites.keys() - before.keys()
 
     async def open_socket(
         self, network_id: str, make: Callable[[], socket.socket]

@@ -47,18 +47,20 @@ class OvsNetwork:
         """Remove ports of machines that are gone."""
         return await self._switch.sweep(running)
 
-    async def ensure_sites(self, sites: Sequence[NetworkSite]) -> None:
+    async def ensure_sites(self, sites: Sequence[NetworkSite]) -> Set[str]:
         """Have a namespace for each of these networks, and none of others."""
+        made = set()
         async with self._settling:
-            wanted = {site.network_id for site in sites}
-            await self._remove_others(wanted)
+            await self._remove_others({site.network_id for site in sites})
             for site in sites:
                 device = device_of(site.network_id)
                 if await self._namespaces.must_be_made(site.network_id):
                     # The switch does not see that a device went and came again by its name.
                     await self._switch.unplug_sites([device])
-                await self._namespaces.ensure(site)
+                if await self._namespaces.ensure(site):
+                    made.add(site.network_id)
                 await self._switch.plug_site(site, device)
+        return made
 
     async def open_socket(
         self, network_id: str, make: Callable[[], socket.socket]

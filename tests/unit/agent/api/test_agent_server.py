@@ -24,6 +24,7 @@ from unkai.agent.v1 import (
     machine_pb2,
     machine_service_pb2,
     machine_service_pb2_grpc,
+    network_service_pb2,
     storage_service_pb2,
     storage_service_pb2_grpc,
 )
@@ -188,6 +189,7 @@ def test_the_policy_table_lists_exactly_the_methods_there_are() -> None:
         for file in (
             host_service_pb2.DESCRIPTOR,
             machine_service_pb2.DESCRIPTOR,
+            network_service_pb2.DESCRIPTOR,
             storage_service_pb2.DESCRIPTOR,
             health_pb2.DESCRIPTOR,
             reflection_pb2.DESCRIPTOR,
