@@ -48,7 +48,7 @@ class _Fake:
         self.driver = FakeNetwork()
 
     def plug(self, port: PortSpec) -> None:
-        self.driver.plug(INSTANCE, port)
+        self.driver.plug(INSTANCE, port.device, True)
 
 
 class _Ovs:

@@ -141,9 +141,9 @@ class SimulatedAgent:
         self.root = root
         self.boot_id = "boot-1"
         self.settings = ConvergeSettings(**settings)
-        self.compute = FakeCompute(monotonic=lambda: 0.0)
-        self.storage = FakeStorage(root / "storage", clock=lambda: START)
         self.network = FakeNetwork()
+        self.compute = FakeCompute(monotonic=lambda: 0.0, plugged=self.network.plug)
+        self.storage = FakeStorage(root / "storage", clock=lambda: START)
         self.rng = random.Random(seed)
         self.converger: Converger = None  # type: ignore[assignment]
         self.ledger: Ledger = None  # type: ignore[assignment]

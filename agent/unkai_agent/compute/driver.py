@@ -152,8 +152,11 @@ class ComputeDriver(Protocol):
     async def define(self, spec: DomainSpec) -> None:
         """Define the domain, or redefine it when it is off and differs."""
 
-    async def start(self, instance_id: str) -> None:
-        """Start the domain, or resume it when paused."""
+    async def start(self, instance_id: str, *, paused: bool = False) -> None:
+        """Start the domain, or resume it when paused.
+
+        `paused`: start it so that its guest does not run yet; one that is on stays as it is.
+        """
 
     async def shutdown(self, instance_id: str) -> None:
         """Ask the guest to power off."""

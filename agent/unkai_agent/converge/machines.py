@@ -7,7 +7,7 @@ Each step asks the drivers what is there, makes what is missing and can be undon
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,8 @@ class Machinery:
     """How many heavy steps run at once."""
     network: NetworkDriver | None = None
     """None: this host has no switch."""
+    sites_up: Callable[[Collection[str]], bool] = lambda network_ids: True
+    """Tells whether all of these networks are served to guests."""
     offloads: bool = True
     """Whether the host's switch does checksums and segments for guests."""
 
@@ -77,9 +79,16 @@ async def make(
     if not entry.spec.metadata_seed:
         wanted.append(steps.seed())
     wanted.append(await steps.define())
-    if start:
+    if start and starts_paused(machinery, entry):
+        wanted += [steps.clear_ports(), steps.start_paused()]
+    elif start:
         wanted.append(steps.start())
     await run_steps(wanted, slots=machinery.slots, on_step=on_step, undo_all=entry.is_new)
+
+
+def starts_paused(machinery: Machinery, entry: LedgerEntry) -> bool:
+    """Tell whether a machine's guest waits for its ports."""
+    return machinery.network is not None and bool(entry.spec.ports)
 
 
 async def wirings(machinery: Machinery, entry: LedgerEntry) -> Mapping[str, Wiring]:
@@ -144,6 +153,7 @@ class _Steps:
         self._on_bytes = on_bytes
         self._compute = machinery.compute
         self._storage = machinery.storage
+        self._network = machinery.network
         self._accelerator = machinery.accelerator
         self._offloads = machinery.offloads
         self._entry = entry
@@ -198,6 +208,34 @@ class _Steps:
             await self._compute.destroy(self._ident)
 
         return Step("start", self._is_running, start, power_off, slot=True)
+
+    def clear_ports(self) -> Step:
+        """Remove what an earlier run left in the switch: it would pass for what is to come."""
+        cleared = False
+
+        async def clear() -> None:
+            nonlocal cleared
+            assert self._network is not None, "else nothing starts paused"
+            await self._network.clear(self._spec.ports)
+            cleared = True
+
+        async def is_clear() -> bool:
+            return cleared or is_on(await self._compute.get_domain(self._ident))
+
+        return Step("clear ports", is_clear, clear)
+
+    def start_paused(self) -> Step:
+        async def start() -> None:
+            await self._compute.start(self._ident, paused=True)
+            await self._check_started()
+
+        async def is_started() -> bool:
+            return is_on(await self._compute.get_domain(self._ident))
+
+        async def power_off() -> None:
+            await self._compute.destroy(self._ident)
+
+        return Step("start", is_started, start, power_off, slot=True)
 
     async def _has_images(self) -> bool:
         return self._fetched

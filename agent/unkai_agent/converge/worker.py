@@ -32,6 +32,7 @@ from unkai_agent.converge.plugging import (
     Plugging,
     next_plug,
     not_installed,
+    port_statuses,
 )
 from unkai_agent.converge.retries import Retries
 from unkai_agent.converge.shown import ShownMachine
@@ -44,6 +45,7 @@ from unkai_agent.domain.machines import (
     Power,
     Tombstone,
 )
+from unkai_agent.domain.ports import PortStatus
 from unkai_wire import tracing
 from unkai_wire.errors import InvalidArgument, UnkaiError, Unsupported
 from unkai_wire.rpc_errors import internal_error
@@ -247,9 +249,14 @@ class Worker:
     async def _start(self, entry: LedgerEntry) -> float | None:
         self._begin(entry)
         machinery = self._context.machinery
+        pauses = machines.starts_paused(machinery, entry)
+        if pauses:  # noted first: else a killed agent's successor would resume it
+            entry = await self._note(entry, plugging=True)
         await machines.make(
             machinery, entry, start=True, on_step=self._on_step, on_bytes=self._on_bytes
         )
+        if pauses:
+            return 0.0
         domain = await machinery.compute.get_domain(self._ident)
         await self._keep(entry, domain)
         # What went off again at once did run: the next turn tells why it ended.
@@ -324,10 +331,17 @@ class Worker:
         """Let a guest that was started paused go on, once its ports are installed."""
         machinery, now_s = self._context.machinery, asyncio.get_running_loop().time()
         self._plugging.begin(now_s)
-        self._show(entry, state=MachineState.CONVERGING, step="plug ports", error=None)
         wirings = await machines.wirings(machinery, entry)
+        self._show(
+            entry,
+            state=MachineState.CONVERGING,
+            step="plug ports",
+            error=None,
+            ports=port_statuses(entry.spec.ports, wirings),
+        )
         waited_s = self._plugging.waited_s(now_s)
-        plug = next_plug(entry, wirings, sites_up=True, waited_s=waited_s)
+        sites_up = machinery.sites_up({port.network_id for port in entry.spec.ports})
+        plug = next_plug(entry, wirings, sites_up=sites_up, waited_s=waited_s)
         if plug is Plug.WAIT:
             return LOOK_S
         if plug is Plug.GIVE_UP:
@@ -457,8 +471,13 @@ class Worker:
             changes |= {"stop_asked": False, "plugging": False}
         observed = {"observed_generation": entry.spec.generation, "running": running}
         noted = await self._note(entry, **(observed | changes))
+        ports: tuple[PortStatus, ...] = ()
+        if running and machines.starts_paused(self._context.machinery, noted):
+            wirings = await machines.wirings(self._context.machinery, noted)
+            ports = port_statuses(noted.spec.ports, wirings)
         self._show(
             noted,
+            ports=ports,
             state=state,
             step="",
             error=error.to_record() if error else None,

@@ -1,7 +1,7 @@
 """A switch made of nothing, for tests and for fleets of simulated hosts.
 
-Passes the same contract suite as `ovs_driver.py`. Ports are installed as soon as their machine has
-been started by whoever tells `plug`, unless `faults` says otherwise. Sockets are the loopback's.
+Passes the same contract suite as `ovs_driver.py`. Ports are installed as soon as their machine is
+on, which `plug` is told of, unless `faults` says otherwise. Sockets are the loopback's.
 """
 
 from __future__ import annotations
@@ -95,10 +95,15 @@ class FakeNetwork:
 
     # The world behind it.
 
-    def plug(self, instance_id: str, port: PortSpec) -> None:
-        """Let a machine's device appear, as its start does; OVN installs it at once."""
-        self._clock_ms += 1
-        self._plugged[port.device] = (instance_id, self._clock_ms)
+    def plug(self, instance_id: str, device: str, on: bool) -> None:
+        """Let a machine's device come, which OVN installs at once, or go: as a start and an end do.
+
+        Made to be a fake hypervisor's `plugged`.
+        """
+        self._plugged.pop(device, None)
+        if on:
+            self._clock_ms += 1
+            self._plugged[device] = (instance_id, self._clock_ms)
 
     def _wiring(self, port: PortSpec) -> Wiring:
         if port.port_id in self.faults.not_installed:

@@ -23,6 +23,7 @@ from unkai_agent.converge.plugging import (
 )
 from unkai_agent.domain.machines import Fence, LedgerEntry, MachineState, Power
 from unkai_agent.network.driver import Wiring
+from unkai_wire.errors import Unavailable
 
 PORTS = (a_port(1), a_port(2))
 SPEC = a_spec(ports=PORTS)
@@ -104,14 +105,15 @@ def test_each_port_is_shown_with_why_it_is_not_installed() -> None:
 
 
 async def _begin_paused(agent: SimulatedAgent, *, is_new: bool) -> None:
-    """Have a machine as a start that was paused for its ports leaves it."""
+    """Have a machine that has started, paused, under an agent that was killed since."""
+    if not is_new:
+        await agent.ensure(SPEC)
+        await agent.until_state(MachineState.RUNNING)
+        agent.compute.crash(an_instance_id())
+    agent.network.faults.not_installed = dict(ONE)
     await agent.ensure(SPEC)
-    await agent.until_state(MachineState.RUNNING)
-    ident = an_instance_id()
-    await agent.kill()
-    agent.ledger.update(ident, plugging=True, running=False, has_started=not is_new)
-    agent.compute.pause(ident)
-    agent.start()
+    await agent.until(lambda: getattr(agent.machine(), "step", "") == "plug ports", 10)
+    await agent.restart()
     await agent.ensure(SPEC)
 
 
@@ -123,7 +125,6 @@ async def _state(agent: SimulatedAgent) -> DomainState | None:
 def test_a_guest_waits_for_its_ports_also_under_an_agent_that_was_killed(tmp_path: Path) -> None:
     async def story() -> None:
         async with a_running_agent(tmp_path) as agent:
-            agent.network.faults.not_installed = dict(ONE)
             await _begin_paused(agent, is_new=True)
             await asyncio.sleep(PORTS_S / 2)
             assert await _state(agent) is DomainState.PAUSED
@@ -143,7 +144,6 @@ def test_a_guest_waits_for_its_ports_also_under_an_agent_that_was_killed(tmp_pat
 def test_a_guest_that_ran_before_goes_on_though_ovn_is_away(tmp_path: Path) -> None:
     async def story() -> None:
         async with a_running_agent(tmp_path) as agent:
-            agent.network.faults.not_installed = dict(ONE)
             await _begin_paused(agent, is_new=False)
             await asyncio.sleep(PORTS_S - 5)
             assert await _state(agent) is DomainState.PAUSED
@@ -156,12 +156,12 @@ def test_a_guest_that_ran_before_goes_on_though_ovn_is_away(tmp_path: Path) -> N
 def test_a_guest_that_never_ran_is_undone_and_tried_again(tmp_path: Path) -> None:
     async def story() -> None:
         async with a_running_agent(tmp_path) as agent:
-            agent.network.faults.not_installed = dict(ONE)
             await _begin_paused(agent, is_new=True)
             machine = await agent.until_state(MachineState.FAILED, within_s=PORTS_S + 5)
             assert machine.error is not None
             assert machine.error["reason"] == "PORT_NOT_INSTALLED"
             assert machine.retry_time is not None
+            agent.network.faults.not_installed = {}
             assert await agent.domain() is None
             assert await agent.storage.list_machines() == {}
             await agent.until_state(MachineState.RUNNING)
@@ -172,7 +172,6 @@ def test_a_guest_that_never_ran_is_undone_and_tried_again(tmp_path: Path) -> Non
 def test_a_paused_start_that_is_stopped_loses_its_power_at_once(tmp_path: Path) -> None:
     async def story() -> None:
         async with a_running_agent(tmp_path) as agent:
-            agent.network.faults.not_installed = dict(ONE)
             await _begin_paused(agent, is_new=False)
             await asyncio.sleep(1)
             spec = a_spec(ports=PORTS, power=Power.OFF, generation=2, stop_grace_s=600.0)
@@ -181,5 +180,89 @@ def test_a_paused_start_that_is_stopped_loses_its_power_at_once(tmp_path: Path) 
             entry = agent.ledger.entry(an_instance_id())
             assert entry is not None
             assert not entry.plugging
+
+    run(story())
+
+
+def test_a_machine_with_ports_runs_once_they_are_installed(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            agent.network.faults.not_installed = dict(ONE)
+            await agent.ensure(SPEC)
+            await agent.until(lambda: getattr(agent.machine(), "step", "") == "plug ports", 5)
+            await asyncio.sleep(PORTS_S / 2)
+            assert agent.compute.console_text(an_instance_id()) == b"", "its guest has not run"
+            machine = agent.machine()
+            assert machine is not None
+            assert [status.installed for status in machine.ports] == [True, False]
+            agent.network.faults.not_installed = {}
+            machine = await agent.until_state(MachineState.RUNNING, within_s=5)
+            assert [status.installed for status in machine.ports] == [True, True]
+            assert agent.compute.console_text(an_instance_id()) != b""
+            await agent.ensure(a_spec(ports=PORTS, power=Power.OFF, generation=2))
+            machine = await agent.until_state(MachineState.STOPPED, generation=2)
+            assert machine.ports == ()
+
+    run(story())
+
+
+def test_what_an_earlier_run_left_in_the_switch_does_not_pass_for_new(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            agent.network.plug(an_instance_id(), PORTS[0].device, True)
+            before = (await agent.network.wirings(PORTS))[PORTS[0].port_id]
+            await agent.ensure(SPEC)
+            await agent.until_state(MachineState.RUNNING)
+            after = (await agent.network.wirings(PORTS))[PORTS[0].port_id]
+            assert after.installed_ms > before.installed_ms
+
+    run(story())
+
+
+@pytest.mark.parametrize("kill_s", [0.0, 0.1, 0.3, 1.0, PORTS_S - 1])
+def test_wherever_the_agent_is_killed_no_guest_runs_without_its_ports(
+    tmp_path: Path, kill_s: float
+) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            agent.network.faults.not_installed = dict(ONE)
+            await agent.ensure(SPEC)
+            for _ in range(3):
+                await asyncio.sleep(kill_s)
+                await agent.restart()
+                await agent.ensure(SPEC)
+                domain = await agent.domain()
+                assert domain is None or domain.state is not DomainState.RUNNING
+            agent.network.faults.not_installed = {}
+            await agent.until_state(MachineState.RUNNING, within_s=60)
+
+    run(story())
+
+
+def test_a_guest_waits_a_little_for_its_networks_to_be_served(tmp_path: Path) -> None:
+    async def story() -> None:
+        agent = SimulatedAgent(tmp_path)
+        agent.start()
+        try:
+            object.__setattr__(agent.converger._context.machinery, "sites_up", lambda _: False)
+            await agent.ensure(SPEC)
+            await asyncio.sleep(SITES_S - 1)
+            assert await _state(agent) is DomainState.PAUSED
+            await agent.until_state(MachineState.RUNNING, within_s=3)
+        finally:
+            await agent.kill()
+
+    run(story())
+
+
+def test_a_switch_that_is_silent_is_waited_for(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent:
+            silence = Unavailable("no", reason="SWITCH_UNAVAILABLE")
+            await agent.ensure(SPEC)
+            await agent.until(lambda: agent.ledger.entry(an_instance_id()) is not None, 5)
+            agent.network.faults.errors = [silence, silence, silence]
+            machine = await agent.until_state(MachineState.RUNNING, within_s=60)
+            assert machine.error is None
 
     run(story())
