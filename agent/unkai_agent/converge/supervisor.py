@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
@@ -62,6 +62,7 @@ class Converger:
         settings: ConvergeSettings,
         clock: Clock,
         network: NetworkDriver | None = None,
+        sites_up: Callable[[Collection[str]], bool] = lambda network_ids: True,
         rng: random.Random | None = None,
         in_thread: InThread = asyncio.to_thread,
     ) -> None:
@@ -81,7 +82,12 @@ class Converger:
         self._context = WorkerContext(
             ledger=ledger,
             machinery=Machinery(
-                compute, storage, accelerator, asyncio.Semaphore(settings.starts), network
+                compute,
+                storage,
+                accelerator,
+                asyncio.Semaphore(settings.starts),
+                network,
+                sites_up,
             ),
             boot_id=boot_id,
             settings=settings,

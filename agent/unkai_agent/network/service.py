@@ -60,6 +60,10 @@ class HostNetworks:
         """Tell whether all of these networks are served."""
         return all(network_id in self._served for network_id in network_ids)
 
+    def know(self, machines: Iterable[MachineSpec]) -> None:
+        """Answer guests by these machines, whose networks are served already."""
+        self._guests.hold(spec for spec in machines if spec.ports)
+
     async def hold(self, machines: Iterable[MachineSpec]) -> None:
         """Serve the networks of these machines, and no others.
 
