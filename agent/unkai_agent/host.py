@@ -51,10 +51,10 @@ class HostParts:
     storage: StorageDriver
     usage: RunningUsage
     converge: ConvergeSettings
-    networks: HostNetworks | None = None
-    """None: the host has no switch."""
     durable: bool = True
     """False for simulated hosts: their ledgers are not fsynced."""
+    networks: HostNetworks | None = None
+    """None: the host has no switch."""
 
 
 class RunningHost:
