@@ -23,6 +23,7 @@ from unkai_agent.converge.supervisor import Converger
 from unkai_agent.domain.clock import Clock, system_clock
 from unkai_agent.ledger import Ledger
 from unkai_agent.ledger_files import LedgerProblem
+from unkai_agent.network.driver import NetworkDriver
 from unkai_agent.network.forwarding import Forwarder
 from unkai_agent.settings import ConvergeSettings
 from unkai_agent.storage.driver import StorageDriver
@@ -53,8 +54,10 @@ class HostParts:
     converge: ConvergeSettings
     durable: bool = True
     """False for simulated hosts: their ledgers are not fsynced."""
-    networks: HostNetworks | None = None
+    network: NetworkDriver | None = None
     """None: the host has no switch."""
+    networks: HostNetworks | None = None
+    """What serves guests on that switch's networks; None: nothing, as on simulated hosts."""
 
 
 class RunningHost:
@@ -75,7 +78,7 @@ class RunningHost:
         networks = parts.networks
         self.converger = Converger(
             ledger=ledger,
-            network=networks.driver if networks else None,
+            network=parts.network,
             sites_up=networks.are_up if networks else lambda network_ids: True,
             compute=parts.compute,
             storage=parts.storage,
@@ -93,7 +96,7 @@ class RunningHost:
             storage=parts.storage,
             usage=parts.usage,
             networks=networks,
-            forwarder=Forwarder(networks.driver) if networks else None,
+            forwarder=Forwarder(parts.network) if parts.network else None,
         )
 
     async def run(self) -> None:

@@ -27,7 +27,7 @@ from unkai_agent.domain.machines import DiskSpec, Fence, LedgerEntry, MachineSpe
 from unkai_agent.domain.ports import PortSpec
 from unkai_agent.network.driver import NetworkDriver, Wiring
 from unkai_agent.storage.driver import StorageDriver
-from unkai_wire.errors import FailedPrecondition, Unavailable
+from unkai_wire.errors import FailedPrecondition, Unavailable, UnkaiError
 
 FETCH = "fetch image"
 """The one step that may take minutes."""
@@ -97,8 +97,8 @@ async def wirings(machinery: Machinery, entry: LedgerEntry) -> Mapping[str, Wiri
         return {}
     try:
         return await machinery.network.wirings(entry.spec.ports)
-    except Unavailable:
-        return {}
+    except UnkaiError:
+        return {}  # a guest does not depend on what its switch says of itself
 
 
 async def check_not_newer(machinery: Machinery, fence: Fence, instance_id: str) -> None:
