@@ -19,6 +19,7 @@ from unkai_agent.domain.clock import system_clock
 from unkai_agent.domain.hosts import Accelerator, Capacity, HostIdentity
 from unkai_agent.host import HostParts, RunningHost
 from unkai_agent.metrics import HostLoad, Sampler, SimulatedHost
+from unkai_agent.network.fake import FakeNetwork
 from unkai_agent.settings import FleetSettings, Settings
 from unkai_agent.storage.driver import FetchImage
 from unkai_agent.storage.fake import FakeStorage
@@ -54,7 +55,8 @@ def _make_host(
     fleet = settings.fleet
     offered = Capacity(fleet.cpus, fleet.memory_bytes, fleet.disk_bytes)
     folder: Path = settings.state_dir / "hosts" / identity.name
-    compute = FakeCompute(accelerator=_ACCELERATOR, write_console_logs=True)
+    network = FakeNetwork()
+    compute = FakeCompute(accelerator=_ACCELERATOR, write_console_logs=True, plugged=network.plug)
     storage = FakeStorage(
         folder, fetch if fleet.fetch_images else None, capacity_bytes=fleet.disk_bytes
     )
@@ -84,6 +86,7 @@ def _make_host(
         usage=usage,
         converge=settings.converge,
         durable=False,
+        network=network,
     )
     return RunningHost(parts)
 

@@ -11,20 +11,26 @@ import random
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 from unkai_agent.api.directory import Host, UsageSource
 from unkai_agent.compute.driver import ComputeDriver
 from unkai_agent.converge.context import InThread
+from unkai_agent.converge.networks import NetworkKeeper
 from unkai_agent.converge.supervisor import Converger
 from unkai_agent.domain.clock import Clock, system_clock
 from unkai_agent.ledger import Ledger
 from unkai_agent.ledger_files import LedgerProblem
+from unkai_agent.network.driver import NetworkDriver
+from unkai_agent.network.forwarding import Forwarder
 from unkai_agent.settings import ConvergeSettings
 from unkai_agent.storage.driver import StorageDriver
 from unkai_wire.cluster_records import HostRecord
+
+if TYPE_CHECKING:  # what it imports costs memory that a host without networks need not spend
+    from unkai_agent.network.service import HostNetworks
 
 _LOG = structlog.get_logger("unkai.agent")
 
@@ -48,6 +54,10 @@ class HostParts:
     converge: ConvergeSettings
     durable: bool = True
     """False for simulated hosts: their ledgers are not fsynced."""
+    network: NetworkDriver | None = None
+    """None: the host has no switch."""
+    networks: HostNetworks | None = None
+    """What serves guests on that switch's networks; None: nothing, as on simulated hosts."""
 
 
 class RunningHost:
@@ -64,8 +74,12 @@ class RunningHost:
         """Read the ledger and make the host; nothing runs yet."""
         self._parts = parts
         ledger = Ledger(parts.ledger_dir, report=_report, durable=parts.durable)
+        self._ledger = ledger
+        networks = parts.networks
         self.converger = Converger(
             ledger=ledger,
+            network=parts.network,
+            sites_up=networks.are_up if networks else lambda network_ids: True,
             compute=parts.compute,
             storage=parts.storage,
             accelerator=parts.record.accelerator,
@@ -81,6 +95,8 @@ class RunningHost:
             compute=parts.compute,
             storage=parts.storage,
             usage=parts.usage,
+            networks=networks,
+            forwarder=Forwarder(parts.network) if parts.network else None,
         )
 
     async def run(self) -> None:
@@ -89,6 +105,11 @@ class RunningHost:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.converger.run())
                 tasks.create_task(_run(self._parts.usage))
+                if self._parts.networks is not None:
+                    keeper = NetworkKeeper(
+                        self._parts.networks, self._ledger.entries, self.converger.watch
+                    )
+                    tasks.create_task(keeper.run())
         finally:
             await self._parts.compute.close()
             await self._parts.storage.close()

@@ -98,6 +98,28 @@ async def test_defining_and_starting_twice_is_harmless(harness: ComputeHarness) 
     assert (await until_state(harness.driver, spec, DomainState.RUNNING)).off_reason is None
 
 
+async def test_a_paused_start_runs_once_it_is_started_again(harness: ComputeHarness) -> None:
+    spec = harness.spec()
+    await harness.driver.define(spec)
+    for _ in range(2):
+        await harness.driver.start(spec.instance_id, paused=True)
+        domain = await until_state(harness.driver, spec, DomainState.PAUSED)
+        assert not domain.paused_by_error
+    await harness.driver.start(spec.instance_id)
+    await until_state(harness.driver, spec, DomainState.RUNNING)
+    await harness.driver.start(spec.instance_id, paused=True)
+    await until_state(harness.driver, spec, DomainState.RUNNING)
+
+
+async def test_a_paused_start_can_be_cut_off(harness: ComputeHarness) -> None:
+    spec = harness.spec()
+    await harness.driver.define(spec)
+    await harness.driver.start(spec.instance_id, paused=True)
+    await harness.driver.destroy(spec.instance_id)
+    domain = await until_state(harness.driver, spec, DomainState.OFF)
+    assert domain.off_reason is OffReason.DESTROYED
+
+
 async def test_starts_that_overlap_all_succeed(harness: ComputeHarness) -> None:
     # As when an agent that dies while it starts a guest has a successor that does so, too.
     for _ in range(3):

@@ -31,6 +31,7 @@ from unkai_agent.domain.machines import (
     SeedSpec,
 )
 from unkai_agent.ledger import Ledger
+from unkai_agent.network.fake import FakeNetwork
 from unkai_agent.settings import ConvergeSettings
 from unkai_agent.storage.fake import FakeStorage
 from unkai_wire.ids import encode, uuid7
@@ -140,7 +141,8 @@ class SimulatedAgent:
         self.root = root
         self.boot_id = "boot-1"
         self.settings = ConvergeSettings(**settings)
-        self.compute = FakeCompute(monotonic=lambda: 0.0)
+        self.network = FakeNetwork()
+        self.compute = FakeCompute(monotonic=lambda: 0.0, plugged=self.network.plug)
         self.storage = FakeStorage(root / "storage", clock=lambda: START)
         self.rng = random.Random(seed)
         self.converger: Converger = None  # type: ignore[assignment]
@@ -158,6 +160,7 @@ class SimulatedAgent:
             boot_id=self.boot_id,
             settings=self.settings,
             clock=loop_clock,
+            network=self.network,
             rng=self.rng,
         )
         self.tasks = asyncio.create_task(self.converger.run())

@@ -15,6 +15,7 @@ from unkai.agent.v1 import fence_pb2, host_service_pb2, machine_pb2, storage_ser
 from unkai.compute.v1 import instance_pb2
 from unkai.host.v1 import usage_pb2
 from unkai.storage.v1 import image_pb2
+from unkai_agent.api.convert_ports import port_message, port_specs, port_status_message
 from unkai_agent.domain.hosts import HostUsage, MachineUsage, UsageSample
 from unkai_agent.domain.machines import (
     DiskSpec,
@@ -84,6 +85,8 @@ def machine_spec(message: machine_pb2.MachineSpec, right: Fence) -> MachineSpec:
         reboot_force=message.reboot_force,
         stop_grace_s=message.stop_grace.ToMilliseconds() / 1000,
         instance=instance.SerializeToString(deterministic=True),
+        ports=port_specs(message.ports, "spec.ports"),
+        metadata_seed=message.metadata_seed,
     )
 
 
@@ -137,6 +140,7 @@ def machine_message(machine: Machine) -> machine_pb2.Machine:
         observe_time=_timestamp(machine.observe_time),
         step_done_bytes=machine.step_done_bytes,
         step_total_bytes=machine.step_total_bytes,
+        ports=[port_status_message(status) for status in machine.ports],
     )
     if machine.error is not None:
         message.error.CopyFrom(to_status(UnkaiError.from_record(machine.error)))
@@ -164,6 +168,8 @@ def spec_message(entry: LedgerEntry) -> machine_pb2.MachineSpec:
         ),
         reboot_serial=spec.reboot_serial,
         reboot_force=spec.reboot_force,
+        ports=[port_message(port) for port in spec.ports],
+        metadata_seed=spec.metadata_seed,
     )
     message.instance.ParseFromString(spec.instance)
     message.stop_grace.FromMilliseconds(int(spec.stop_grace_s * 1000))

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from unkai_agent.compute.driver import ComputeDriver
 from unkai_agent.converge.supervisor import Converger
 from unkai_agent.domain.hosts import UsageSample
+from unkai_agent.network.forwarding import Forwarder
 from unkai_agent.storage.driver import StorageDriver
 from unkai_wire.cluster_records import HostRecord
 from unkai_wire.errors import NotFound
+
+if TYPE_CHECKING:  # what it imports costs memory that a host without networks need not spend
+    from unkai_agent.network.service import HostNetworks
 
 
 class UsageSource(Protocol):
@@ -37,6 +41,9 @@ class Host:
     compute: ComputeDriver
     storage: StorageDriver
     usage: UsageSource
+    networks: HostNetworks | None = None
+    """None: this host has no switch."""
+    forwarder: Forwarder | None = None
 
 
 class HostDirectory:

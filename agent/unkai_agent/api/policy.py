@@ -16,6 +16,7 @@ _ANYONE = frozenset(Role)
 
 _HOST = "/unkai.agent.v1.HostService/"
 _MACHINE = "/unkai.agent.v1.MachineService/"
+_NETWORK = "/unkai.agent.v1.NetworkService/"
 _STORAGE = "/unkai.agent.v1.StorageService/"
 
 POLICY: Mapping[str, frozenset[Role]] = {
@@ -31,6 +32,8 @@ POLICY: Mapping[str, frozenset[Role]] = {
     _MACHINE + "AcknowledgeTombstones": _SCHEDULER,
     _MACHINE + "ReadConsoleLog": _READERS,
     _MACHINE + "AttachConsole": _READERS,
+    _NETWORK + "EnsureNames": _SCHEDULER,
+    _NETWORK + "Forward": _SCHEDULER,
     _STORAGE + "PrefetchImage": _SCHEDULER,
     _STORAGE + "ListCachedImages": _READERS,
     _STORAGE + "EvictImage": _SCHEDULER,

@@ -12,16 +12,19 @@ from grpc_reflection.v1alpha.reflection import enable_server_reflection
 from unkai.agent.v1 import (
     host_service_pb2_grpc,
     machine_service_pb2_grpc,
+    network_service_pb2_grpc,
     storage_service_pb2_grpc,
 )
 from unkai.agent.v1.host_service_pb2 import DESCRIPTOR as HOST
 from unkai.agent.v1.machine_service_pb2 import DESCRIPTOR as MACHINE
+from unkai.agent.v1.network_service_pb2 import DESCRIPTOR as NETWORK
 from unkai.agent.v1.storage_service_pb2 import DESCRIPTOR as STORAGE
 from unkai_agent.api.directory import HostDirectory
 from unkai_agent.api.health import HealthServicer, add_health
 from unkai_agent.api.hosts import HostServicer
 from unkai_agent.api.interceptors import PolicyInterceptor
 from unkai_agent.api.machines import MachineServicer
+from unkai_agent.api.networks import NetworkServicer
 from unkai_agent.api.storage import StorageServicer
 from unkai_agent.domain.clock import Clock, system_clock
 from unkai_wire import tracing
@@ -33,7 +36,7 @@ from unkai_wire.tls import TlsFiles, server_options
 
 SERVICES = tuple(
     f"unkai.agent.v1.{service.name}"
-    for file in (HOST, MACHINE, STORAGE)
+    for file in (HOST, MACHINE, NETWORK, STORAGE)
     for service in file.services_by_name.values()
 )
 HEALTH = "grpc.health.v1.Health"
@@ -53,6 +56,7 @@ class AgentServer:
         self._health = HealthServicer(frozenset(SERVICES))
         hosts = HostServicer(directory, examine, clock)  # one, so one examination, for all doors
         machines, storage = MachineServicer(directory), StorageServicer(directory)
+        networks = NetworkServicer(directory)
 
         def make() -> grpc.aio.Server:
             server = grpc.aio.server(
@@ -65,6 +69,7 @@ class AgentServer:
             )
             host_service_pb2_grpc.add_HostServiceServicer_to_server(hosts, server)
             machine_service_pb2_grpc.add_MachineServiceServicer_to_server(machines, server)
+            network_service_pb2_grpc.add_NetworkServiceServicer_to_server(networks, server)
             storage_service_pb2_grpc.add_StorageServiceServicer_to_server(storage, server)
             add_health(self._health, server)
             enable_server_reflection((*SERVICES, HEALTH, REFLECTION), server)

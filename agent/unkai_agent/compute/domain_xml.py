@@ -18,7 +18,8 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
 
-from unkai_agent.compute.driver import DomainDisk, DomainSpec
+from unkai_agent.compute.driver import DomainDisk, DomainPort, DomainSpec
+from unkai_agent.domain.ports import INTEGRATION_BRIDGE
 from unkai_wire import ids
 
 NAMESPACE = "urn:unkai:domain:v1"
@@ -30,6 +31,19 @@ MACHINE_TYPE = "pc"
 """`pc` (i440FX): under TCG as quick to a boot sector as `q35` (0.5 s), with 7 MB less memory."""
 
 _BALLOON_STATS_PERIOD_S = 10
+
+_FIRST_PORT_SLOT = 0x10
+"""PCI slot of a machine's first port, on a bus of 32: those below are for all else."""
+
+_METADATA_SOURCE = "OpenStack Nova"
+"""Asset tag of the chassis by which cloud-init's ds-identify and OpenStack data source know that
+the metadata service is there (cloudinit/sources/DataSourceOpenStack.py, VALID_DMI_ASSET_TAGS)."""
+
+_OFFLOADS = {
+    "host": ("csum", "gso", "tso4", "tso6", "ecn", "ufo"),
+    "guest": ("csum", "tso4", "tso6", "ecn", "ufo"),
+}
+"""virtio's offloads in either direction, as libvirt names them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +108,9 @@ def _domain(spec: DomainSpec, digest: str) -> ET.Element:
     _text(root, "vcpu", str(spec.vcpus), placement="static")
     os = ET.SubElement(root, "os")
     _text(os, "type", "hvm", arch="x86_64", machine=MACHINE_TYPE)
+    if spec.metadata_seed:
+        ET.SubElement(os, "smbios", mode="sysinfo")
+        root.append(_sysinfo())
     features = ET.SubElement(root, "features")
     ET.SubElement(features, "acpi")
     ET.SubElement(features, "apic")
@@ -133,6 +150,16 @@ def _cpu(kvm: bool) -> ET.Element:
     return ET.Element("cpu", mode="maximum", check="none")
 
 
+def _sysinfo() -> ET.Element:
+    sysinfo = ET.Element("sysinfo", type="smbios")
+    system = ET.SubElement(sysinfo, "system")
+    _text(system, "entry", "unkai", name="manufacturer")
+    _text(system, "entry", "unkai", name="product")
+    chassis = ET.SubElement(sysinfo, "chassis")
+    _text(chassis, "entry", _METADATA_SOURCE, name="asset")
+    return sysinfo
+
+
 def _clock() -> ET.Element:
     clock = ET.Element("clock", offset="utc")
     ET.SubElement(clock, "timer", name="rtc", tickpolicy="catchup")
@@ -148,6 +175,8 @@ def _devices(spec: DomainSpec) -> ET.Element:
     if spec.seed is not None:
         seed = DomainDisk(spec.seed, "raw", read_only=True)
         devices.append(_disk(seed, len(spec.disks), boot=False))
+    for port in spec.ports:
+        devices.append(_interface(port))
     # Nothing is plugged in by USB; without the controller the firmware has less to look for.
     ET.SubElement(devices, "controller", type="usb", model="none")
     serial = ET.SubElement(devices, "serial", type="pty")
@@ -180,6 +209,31 @@ def _disk(disk: DomainDisk, index: int, *, boot: bool) -> ET.Element:
         ET.SubElement(element, "boot", order="1")
     if disk.read_only:
         ET.SubElement(element, "readonly")
+    return element
+
+
+def _interface(port: DomainPort) -> ET.Element:
+    element = ET.Element("interface", type="bridge")
+    ET.SubElement(element, "mac", address=port.mac_address)
+    ET.SubElement(element, "source", bridge=INTEGRATION_BRIDGE)
+    virtualport = ET.SubElement(element, "virtualport", type="openvswitch")
+    ET.SubElement(virtualport, "parameters", interfaceid=port.interface_id)
+    ET.SubElement(element, "target", dev=port.device)
+    ET.SubElement(element, "model", type="virtio")
+    if not port.offloads:
+        driver = ET.SubElement(element, "driver")
+        for side, names in _OFFLOADS.items():
+            ET.SubElement(driver, side, dict.fromkeys(names, "off"))
+    # Without it libvirt takes over the bridge's own.
+    ET.SubElement(element, "mtu", size=str(port.mtu))
+    # Nothing boots by network; the firmware need not look.
+    ET.SubElement(element, "rom", enabled="no")
+    # By this name libvirt tells of the device, such as that it was unplugged.
+    ET.SubElement(element, "alias", name=f"ua-{port.port_id}")
+    slot = f"{_FIRST_PORT_SLOT + port.position:#04x}"
+    ET.SubElement(
+        element, "address", type="pci", domain="0x0000", bus="0x00", slot=slot, function="0x0"
+    )
     return element
 
 

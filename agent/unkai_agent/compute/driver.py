@@ -34,6 +34,24 @@ class DomainDisk:
 
 
 @dataclass(frozen=True, slots=True)
+class DomainPort:
+    """A port as the hypervisor is told of it."""
+
+    port_id: str
+    interface_id: str
+    """Name of OVN's logical switch port."""
+    device: str
+    """Name of its device on the host."""
+    mac_address: str
+    mtu: int
+    position: int
+    """0 to 15; decides the PCI slot."""
+    offloads: bool = True
+    """The guest may leave checksums and segments to the host's switch. One in userspace does
+    neither, and would forward half-made checksums. Part of what the guest sees of its hardware."""
+
+
+@dataclass(frozen=True, slots=True)
 class DomainSpec:
     """All that defines a domain. The renderer `domain_xml.render` turns it into libvirt's XML."""
 
@@ -50,6 +68,9 @@ class DomainSpec:
     """The first is the boot disk."""
     seed: Path | None
     console_log: Path
+    ports: tuple[DomainPort, ...] = ()
+    metadata_seed: bool = False
+    """Its firmware says that a metadata service tells the guest who it is."""
 
 
 class DomainState(Enum):
@@ -131,8 +152,11 @@ class ComputeDriver(Protocol):
     async def define(self, spec: DomainSpec) -> None:
         """Define the domain, or redefine it when it is off and differs."""
 
-    async def start(self, instance_id: str) -> None:
-        """Start the domain, or resume it when paused."""
+    async def start(self, instance_id: str, *, paused: bool = False) -> None:
+        """Start the domain, or resume it when paused.
+
+        `paused`: start it so that its guest does not run yet; one that is on stays as it is.
+        """
 
     async def shutdown(self, instance_id: str) -> None:
         """Ask the guest to power off."""

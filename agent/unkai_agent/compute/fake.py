@@ -105,6 +105,8 @@ class _Record:
     disk_error: DiskError | None = None
     load: MachineLoad = field(default_factory=MachineLoad)
     counters: _Counters | None = None
+    has_run: bool = True
+    """False from a paused start to its first resume."""
     console: _Console | None = None
     printed: bytearray = field(default_factory=bytearray)
 
@@ -119,15 +121,18 @@ class FakeCompute:
         latency_s: float = 0.0,
         call_deadline_s: float = 10.0,
         write_console_logs: bool = False,
+        plugged: Callable[[str, str, bool], None] = lambda instance_id, device, on: None,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        """`plugged`: hears which device of which machine comes and goes."""
         self.faults = Faults()
         self.latency_s = latency_s
         """Time that each call takes."""
         self._accelerator = accelerator or Accelerator("tcg", "simulated")
         self._call_deadline_s = call_deadline_s
         self._write_console_logs = write_console_logs
+        self._plugged = plugged
         self._monotonic = monotonic
         self._sleep = sleep
         self._records: dict[str, _Record] = {}
@@ -172,16 +177,16 @@ class FakeCompute:
             self._changes.publish(spec.instance_id)
         self._lose_answer()
 
-    async def start(self, instance_id: str) -> None:
+    async def start(self, instance_id: str, *, paused: bool = False) -> None:
         """Start or resume the domain."""
         await self._answer()
         if self.faults.start_errors:
             raise self.faults.start_errors.pop(0)
         record = self._record(instance_id)
         if record.state is DomainState.OFF:
-            self._boot(record)
-        elif record.state is DomainState.PAUSED:
-            self._move(record, DomainState.RUNNING)
+            self._boot(record, DomainState.PAUSED if paused else DomainState.RUNNING)
+        elif record.state is DomainState.PAUSED and not paused:
+            self._run(record)
         if self.faults.crash_on_start:
             self.faults.crash_on_start -= 1
             self._power_off(record, OffReason.CRASHED)
@@ -371,15 +376,31 @@ class FakeCompute:
         record.state = state
         self._changes.publish(record.spec.instance_id)
 
-    def _boot(self, record: _Record) -> None:
+    def _boot(self, record: _Record, state: DomainState = DomainState.RUNNING) -> None:
         record.running = record.spec
         record.counters = _Counters(self._monotonic())
-        self._print(record, _banner(record.spec))
+        record.has_run = False
+        self._plug(record.spec, on=True)
+        if state is DomainState.RUNNING:
+            self._run(record)
+        else:
+            self._move(record, state)
+
+    def _run(self, record: _Record) -> None:
+        """Let the guest go on; at the first time since its start it says who it is."""
+        if not record.has_run:
+            record.has_run = True
+            self._print(record, _banner(record.spec))
         self._move(record, DomainState.RUNNING)
+
+    def _plug(self, spec: DomainSpec, *, on: bool) -> None:
+        for port in spec.ports:
+            self._plugged(spec.instance_id, port.device, on)
 
     def _power_off(self, record: _Record, reason: OffReason) -> None:
         record.off_reason = reason
         record.disk_error = None
+        self._plug(record.running or record.spec, on=False)
         record.counters = record.running = None
         if record.console is not None:
             record.console.put(None)

@@ -148,17 +148,23 @@ class LibvirtDriver:
         await self._call(work, act="define the machine", instance_id=spec.instance_id)
         self._changes.publish(spec.instance_id)
 
-    async def start(self, instance_id: str) -> None:
+    async def start(self, instance_id: str, *, paused: bool = False) -> None:
         """Start the domain, or resume it when paused."""
         act = "start the machine"
         found = await self._call(self._observe(instance_id), act=act, instance_id=instance_id)
         if found is not None and found.state is DomainState.PAUSED:
+            if paused:
+                return
             # A QEMU that may hang is asked: such as do must not keep others from being started.
             await self._act(self._resume(instance_id), act, instance_id, self._button_pool)
         else:
             deadline_s = self._start_deadline_s
             await self._act(
-                self._boot(instance_id), act, instance_id, self._start_pool, deadline_s=deadline_s
+                self._boot(instance_id, paused=paused),
+                act,
+                instance_id,
+                self._start_pool,
+                deadline_s=deadline_s,
             )
 
     async def shutdown(self, instance_id: str) -> None:
@@ -390,13 +396,14 @@ class LibvirtDriver:
             raise NotFound.of("domain", instance_id)
         return domain
 
-    def _boot(self, instance_id: str) -> Callable[[Any], None]:
+    def _boot(self, instance_id: str, *, paused: bool) -> Callable[[Any], None]:
         def work(connection: Any) -> None:
             domain = self._must_look_up(connection, instance_id)
             # Another's start under way shows as a pause, which may be over by now.
-            if not self._rouse(domain) and not domain.isActive():
+            roused = not paused and self._rouse(domain)
+            if not roused and not domain.isActive():
                 self._refuse_root(connection, instance_id)
-                self._create(domain)
+                self._create(domain, paused=paused)
 
         return work
 
@@ -429,9 +436,12 @@ class LibvirtDriver:
             raise libvirt_errors.qemu_as_root(instance_id)
         self._not_root.add(connection)
 
-    def _create(self, domain: Any) -> None:
+    def _create(self, domain: Any, *, paused: bool) -> None:
         try:
-            domain.create()
+            if paused:
+                domain.createWithFlags(self._libvirt.VIR_DOMAIN_START_PAUSED)
+            else:
+                domain.create()
         except self._libvirt.libvirtError:
             if not domain.isActive():  # else another call was quicker
                 raise

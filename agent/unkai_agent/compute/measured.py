@@ -57,10 +57,10 @@ class MeasuredCompute:
         with self._measured("define", spec.instance_id):
             await self._driver.define(spec)
 
-    async def start(self, instance_id: str) -> None:
+    async def start(self, instance_id: str, *, paused: bool = False) -> None:
         """Start the domain, or resume it."""
         with self._measured("start", instance_id):
-            await self._driver.start(instance_id)
+            await self._driver.start(instance_id, paused=paused)
 
     async def shutdown(self, instance_id: str) -> None:
         """Ask the guest to power off."""

@@ -5,7 +5,8 @@
     off        on                              STOP
     off        off                             HOLD (made, and off)
     on         on                              KEEP, REBOOT when one is asked for
-    on         on, paused                      RESUME
+    on         on, paused by us for its ports  PLUG: wait until they are installed, then resume
+    on         on, paused otherwise            RESUME
     on         on, shutting down               WATCH until it is off, or stayed on after all
     on         off since the guest wished so   REST until a newer generation
     on         off, without the leave to run   AWAIT
@@ -31,6 +32,7 @@ class Act(Enum):
     HOLD = auto()
     KEEP = auto()
     REBOOT = auto()
+    PLUG = auto()
     RESUME = auto()
     WATCH = auto()
     REST = auto()
@@ -75,7 +77,8 @@ def _act_on_running(entry: LedgerEntry, domain: Domain, *, disk_missing: bool) -
     if disk_missing:
         return Act.LOSE
     if domain.state is DomainState.PAUSED:
-        return Act.RESUME
+        # A guest that met an error of its disk has run: that pause is not the one of its start.
+        return Act.PLUG if entry.plugging and not domain.paused_by_error else Act.RESUME
     # A start that was not noted yet counts as the reboot that was asked for.
     if entry.running and entry.spec.reboot_serial > entry.reboot_serial_done:
         return Act.REBOOT

@@ -7,7 +7,7 @@ Each step asks the drivers what is there, makes what is missing and can be undon
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,14 +17,17 @@ from unkai_agent.compute.driver import (
     DiskError,
     Domain,
     DomainDisk,
+    DomainPort,
     DomainSpec,
     DomainState,
 )
 from unkai_agent.converge.decisions import is_on
 from unkai_agent.converge.runner import Step, run_steps
 from unkai_agent.domain.machines import DiskSpec, Fence, LedgerEntry, MachineSpec
+from unkai_agent.domain.ports import PortSpec
+from unkai_agent.network.driver import NetworkDriver, Wiring
 from unkai_agent.storage.driver import StorageDriver
-from unkai_wire.errors import FailedPrecondition, Unavailable
+from unkai_wire.errors import FailedPrecondition, Unavailable, UnkaiError
 
 FETCH = "fetch image"
 """The one step that may take minutes."""
@@ -40,6 +43,12 @@ class Machinery:
     """`kvm` or `tcg`."""
     slots: asyncio.Semaphore
     """How many heavy steps run at once."""
+    network: NetworkDriver | None = None
+    """None: this host has no switch."""
+    sites_up: Callable[[Collection[str]], bool] = lambda network_ids: True
+    """Tells whether all of these networks are served to guests."""
+    offloads: bool = True
+    """Whether the host's switch does checksums and segments for guests."""
 
 
 async def missing_disks(machinery: Machinery, entry: LedgerEntry) -> Sequence[DiskSpec]:
@@ -66,10 +75,30 @@ async def make(
     `on_bytes` hears of a step that is counted in bytes: those done, and all.
     """
     steps = _Steps(machinery, entry, on_bytes)
-    wanted = [steps.image(), steps.disk(), steps.seed(), await steps.define()]
-    if start:
+    wanted = [steps.image(), steps.disk()]
+    if not entry.spec.metadata_seed:
+        wanted.append(steps.seed())
+    wanted.append(await steps.define())
+    if start and starts_paused(machinery, entry):
+        wanted += [steps.clear_ports(), steps.start_paused()]
+    elif start:
         wanted.append(steps.start())
     await run_steps(wanted, slots=machinery.slots, on_step=on_step, undo_all=entry.is_new)
+
+
+def starts_paused(machinery: Machinery, entry: LedgerEntry) -> bool:
+    """Tell whether a machine's guest waits for its ports."""
+    return machinery.network is not None and bool(entry.spec.ports)
+
+
+async def wirings(machinery: Machinery, entry: LedgerEntry) -> Mapping[str, Wiring]:
+    """Say how a machine's ports stand, by port id; empty where nobody can tell."""
+    if machinery.network is None:
+        return {}
+    try:
+        return await machinery.network.wirings(entry.spec.ports)
+    except UnkaiError:
+        return {}  # a guest does not depend on what its switch says of itself
 
 
 async def check_not_newer(machinery: Machinery, fence: Fence, instance_id: str) -> None:
@@ -124,7 +153,9 @@ class _Steps:
         self._on_bytes = on_bytes
         self._compute = machinery.compute
         self._storage = machinery.storage
+        self._network = machinery.network
         self._accelerator = machinery.accelerator
+        self._offloads = machinery.offloads
         self._entry = entry
         self._spec: MachineSpec = entry.spec
         self._ident = entry.spec.instance_id
@@ -139,7 +170,7 @@ class _Steps:
 
     def seed(self) -> Step:
         async def write() -> None:
-            self._seed = await self._storage.ensure_seed(self._ident, self._spec.seed)
+            self._seed = await self._write_seed()
 
         async def written() -> bool:
             return self._seed is not None
@@ -177,6 +208,34 @@ class _Steps:
             await self._compute.destroy(self._ident)
 
         return Step("start", self._is_running, start, power_off, slot=True)
+
+    def clear_ports(self) -> Step:
+        """Remove what an earlier run left in the switch: it would pass for what is to come."""
+        cleared = False
+
+        async def clear() -> None:
+            nonlocal cleared
+            assert self._network is not None, "else nothing starts paused"
+            await self._network.clear(self._spec.ports)
+            cleared = True
+
+        async def is_clear() -> bool:
+            return cleared or is_on(await self._compute.get_domain(self._ident))
+
+        return Step("clear ports", is_clear, clear)
+
+    def start_paused(self) -> Step:
+        async def start() -> None:
+            await self._compute.start(self._ident, paused=True)
+            await self._check_started()
+
+        async def is_started() -> bool:
+            return is_on(await self._compute.get_domain(self._ident))
+
+        async def power_off() -> None:
+            await self._compute.destroy(self._ident)
+
+        return Step("start", is_started, start, power_off, slot=True)
 
     async def _has_images(self) -> bool:
         return self._fetched
@@ -263,8 +322,24 @@ class _Steps:
             memory_bytes=spec.memory_bytes,
             accelerator=self._accelerator,
             disks=tuple(disks),
-            seed=self._seed or await self._storage.ensure_seed(self._ident, spec.seed),
+            seed=None if spec.metadata_seed else self._seed or await self._write_seed(),
             console_log=await self._storage.console_log(self._ident),
+            ports=tuple(self._domain_port(port) for port in spec.ports),
+            metadata_seed=spec.metadata_seed,
+        )
+
+    async def _write_seed(self) -> Path:
+        return await self._storage.ensure_seed(self._ident, self._spec.seed, self._spec.ports)
+
+    def _domain_port(self, port: PortSpec) -> DomainPort:
+        return DomainPort(
+            port_id=port.port_id,
+            interface_id=port.interface_id,
+            device=port.device,
+            mac_address=port.mac_address,
+            mtu=port.mtu,
+            position=port.position,
+            offloads=self._offloads,
         )
 
 

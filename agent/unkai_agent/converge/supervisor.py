@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
@@ -28,6 +28,7 @@ from unkai_agent.converge.worker import Worker
 from unkai_agent.domain.clock import Clock
 from unkai_agent.domain.machines import Fence, LedgerEntry, Machine, MachineSpec, Tombstone
 from unkai_agent.ledger import Ledger
+from unkai_agent.network.driver import NetworkDriver
 from unkai_agent.settings import ConvergeSettings
 from unkai_agent.storage.driver import StorageDriver
 from unkai_wire.errors import NotFound, UnkaiError
@@ -60,6 +61,8 @@ class Converger:
         boot_id: str,
         settings: ConvergeSettings,
         clock: Clock,
+        network: NetworkDriver | None = None,
+        sites_up: Callable[[Collection[str]], bool] = lambda network_ids: True,
         rng: random.Random | None = None,
         in_thread: InThread = asyncio.to_thread,
     ) -> None:
@@ -78,7 +81,14 @@ class Converger:
         self.contact = LeaderContact(lambda: asyncio.get_running_loop().time())
         self._context = WorkerContext(
             ledger=ledger,
-            machinery=Machinery(compute, storage, accelerator, asyncio.Semaphore(settings.starts)),
+            machinery=Machinery(
+                compute,
+                storage,
+                accelerator,
+                asyncio.Semaphore(settings.starts),
+                network,
+                sites_up,
+            ),
             boot_id=boot_id,
             settings=settings,
             contact=self.contact,

@@ -25,6 +25,15 @@ from unkai_agent.converge.context import WorkerContext
 from unkai_agent.converge.decisions import Act, is_on, next_act
 from unkai_agent.converge.machines import FETCH
 from unkai_agent.converge.permits import Permit
+from unkai_agent.converge.plugging import (
+    LOOK_S,
+    PORTS_S,
+    Plug,
+    Plugging,
+    next_plug,
+    not_installed,
+    port_statuses,
+)
 from unkai_agent.converge.retries import Retries
 from unkai_agent.converge.shown import ShownMachine
 from unkai_agent.converge.shutdowns import Shutdown
@@ -36,6 +45,7 @@ from unkai_agent.domain.machines import (
     Power,
     Tombstone,
 )
+from unkai_agent.domain.ports import PortStatus
 from unkai_wire import tracing
 from unkai_wire.errors import InvalidArgument, UnkaiError, Unsupported
 from unkai_wire.rpc_errors import internal_error
@@ -67,6 +77,7 @@ class Worker:
         self._woken.set()
         self._permit = Permit(context.contact, context.settings.permit_autonomy_s)
         self._shutdown = Shutdown()
+        self._plugging = Plugging()
         self._retries = Retries(
             context.settings, context.rng, lambda: asyncio.get_running_loop().time()
         )
@@ -180,6 +191,8 @@ class Worker:
         )
         if act not in (Act.STOP, Act.WATCH):
             self._shutdown.forget()
+        if act is not Act.PLUG:
+            self._plugging.forget()
         if act is not Act.AWAIT:
             self._permit.end_wait()
         if act in _RETRIED:
@@ -224,6 +237,8 @@ class Worker:
                 return await self._watch_stop(entry, domain)
             case Act.REBOOT:
                 return await self._reboot(entry, domain)
+            case Act.PLUG:
+                return await self._plug(entry)
             case Act.RESUME:
                 return await self._resume(domain)
             case _:
@@ -234,9 +249,14 @@ class Worker:
     async def _start(self, entry: LedgerEntry) -> float | None:
         self._begin(entry)
         machinery = self._context.machinery
+        pauses = machines.starts_paused(machinery, entry)
+        if pauses:  # noted first: else a killed agent's successor would resume it
+            entry = await self._note(entry, plugging=True)
         await machines.make(
             machinery, entry, start=True, on_step=self._on_step, on_bytes=self._on_bytes
         )
+        if pauses:
+            return 0.0
         domain = await machinery.compute.get_domain(self._ident)
         await self._keep(entry, domain)
         # What went off again at once did run: the next turn tells why it ended.
@@ -295,6 +315,7 @@ class Worker:
             MachineState.RUNNING,
             running=True,
             accelerator=domain.accelerator if domain else "",
+            plugging=False,
             **changes,
         )
 
@@ -305,6 +326,35 @@ class Worker:
         noted = await self._note(entry, reboot_serial_done=serial)
         _LOG.info("machine_rebooted", instance_id=self._ident, reboot_serial=serial)
         return await self._keep(noted, domain)
+
+    async def _plug(self, entry: LedgerEntry) -> float | None:
+        """Let a guest that was started paused go on, once its ports are installed."""
+        machinery, now_s = self._context.machinery, asyncio.get_running_loop().time()
+        self._plugging.begin(now_s)
+        wirings = await machines.wirings(machinery, entry)
+        self._show(
+            entry,
+            state=MachineState.CONVERGING,
+            step="plug ports",
+            error=None,
+            ports=port_statuses(entry.spec.ports, wirings),
+        )
+        waited_s = self._plugging.waited_s(now_s)
+        sites_up = machinery.sites_up({port.network_id for port in entry.spec.ports})
+        plug = next_plug(entry, wirings, sites_up=sites_up, waited_s=waited_s)
+        if plug is Plug.WAIT:
+            return LOOK_S
+        if plug is Plug.GIVE_UP:
+            await machines.remove(machinery, self._ident, self._on_step)
+            await self._note(entry, plugging=False)
+            raise not_installed(entry.spec.ports, wirings)
+        if waited_s >= PORTS_S:
+            _LOG.warning("resumed_without_ports", instance_id=self._ident)
+        # Noted first: a guest that was resumed, and then paused by somebody, is only resumed.
+        await self._note(entry, plugging=False)
+        self._on_step("resume")
+        await machinery.compute.start(self._ident)
+        return 0.0
 
     async def _resume(self, domain: Domain) -> float | None:
         """Resume a guest that was paused; where an I/O error paused it, only on a retry."""
@@ -327,8 +377,8 @@ class Worker:
             self._shutdown.begin(now_s, entry.spec.stop_grace_s)
             await self._note(entry, stop_asked=True)
         self._show(entry, state=MachineState.STOPPING, step="shut down", error=None)
-        left_s = self._shutdown.left_s(now_s)
-        if left_s == 0:
+        left_s = 0.0 if entry.plugging else self._shutdown.left_s(now_s)
+        if left_s == 0:  # one that was started paused has not run: it cannot shut down
             self._on_step("cut power")
             await compute.destroy(self._ident)
             return 0.0
@@ -418,11 +468,16 @@ class Worker:
         if self._retries.went_well():
             self._logged = {}
         if not running:
-            changes["stop_asked"] = False
+            changes |= {"stop_asked": False, "plugging": False}
         observed = {"observed_generation": entry.spec.generation, "running": running}
         noted = await self._note(entry, **(observed | changes))
+        ports: tuple[PortStatus, ...] = ()
+        if running and machines.starts_paused(self._context.machinery, noted):
+            wirings = await machines.wirings(self._context.machinery, noted)
+            ports = port_statuses(noted.spec.ports, wirings)
         self._show(
             noted,
+            ports=ports,
             state=state,
             step="",
             error=error.to_record() if error else None,

@@ -8,6 +8,8 @@ from datetime import datetime
 from enum import Enum
 from typing import Any
 
+from unkai_agent.domain.ports import PortSpec, PortStatus
+
 
 class Power(Enum):
     """Power the machine shall have."""
@@ -75,6 +77,9 @@ class MachineSpec:
     stop_grace_s: float = 60.0
     instance: bytes = field(default=b"", repr=False)
     """The whole `compute.v1.Instance`, serialised; opaque here, kept for adoption."""
+    ports: tuple[PortSpec, ...] = ()
+    metadata_seed: bool = False
+    """The metadata service tells its guest who it is: no seed disk is attached."""
 
     @property
     def domain_name(self) -> str:
@@ -118,6 +123,8 @@ class Machine:
     step_done_bytes: int = 0
     step_total_bytes: int = 0
     """How far a step is that is counted in bytes; else 0."""
+    ports: tuple[PortStatus, ...] = ()
+    """Empty while it is off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +167,8 @@ class LedgerEntry:
     """The guest powered itself off: it stays off until a newer generation."""
     stop_asked: bool = False
     """We asked the guest to power off: when it does, that is not its own doing."""
+    plugging: bool = False
+    """We started it paused, and have not yet seen its ports installed: it is not to be resumed."""
     observed_generation: int = 0
     removal: Fence | None = None
     """Set while it is being removed."""

@@ -22,6 +22,7 @@ from unkai_agent.domain.machines import (
     SeedSpec,
     Tombstone,
 )
+from unkai_agent.domain.port_records import port_from_record, port_to_record
 
 Record = dict[str, Any]
 
@@ -39,6 +40,7 @@ def entry_to_record(entry: LedgerEntry) -> Record:
         "reboot_serial_done": entry.reboot_serial_done,
         "guest_shutdown": entry.guest_shutdown,
         "stop_asked": entry.stop_asked,
+        "plugging": entry.plugging,
         "observed_generation": entry.observed_generation,
         "removal": dataclasses.asdict(entry.removal) if entry.removal else None,
     }
@@ -57,6 +59,7 @@ def entry_from_record(record: Record) -> LedgerEntry:
         reboot_serial_done=int(record.get("reboot_serial_done", 0)),
         guest_shutdown=bool(record.get("guest_shutdown", False)),
         stop_asked=bool(record.get("stop_asked", False)),
+        plugging=bool(record.get("plugging", False)),
         observed_generation=int(record.get("observed_generation", 0)),
         removal=_fence_from_record(removal) if removal else None,
     )
@@ -105,6 +108,8 @@ def _spec_to_record(spec: MachineSpec) -> Record:
         "reboot_force": spec.reboot_force,
         "stop_grace_s": spec.stop_grace_s,
         "instance": _to_base64(spec.instance),
+        "ports": [port_to_record(port) for port in spec.ports],
+        "metadata_seed": spec.metadata_seed,
     }
 
 
@@ -129,6 +134,8 @@ def _spec_from_record(record: Record) -> MachineSpec:
         reboot_force=bool(record["reboot_force"]),
         stop_grace_s=float(record["stop_grace_s"]),
         instance=_from_base64(record["instance"]),
+        ports=tuple(port_from_record(port) for port in record.get("ports", ())),
+        metadata_seed=bool(record.get("metadata_seed", False)),
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from unkai_agent.domain.machines import DiskSpec, ImageRef, SeedSpec
+from unkai_agent.domain.ports import PortSpec
 
 FetchImage = Callable[[str, int], AsyncIterator[bytes]]
 """`fetch(image_id, offset_bytes)` yields an image's bytes from any scheduler."""
@@ -75,7 +76,9 @@ class StorageDriver(Protocol):
         DISK_CORRUPT when what is there is no disk of ours.
         """
 
-    async def ensure_seed(self, instance_id: str, spec: SeedSpec) -> Path:
+    async def ensure_seed(
+        self, instance_id: str, spec: SeedSpec, ports: Sequence[PortSpec] = ()
+    ) -> Path:
         """Write the seed disk (NoCloud, label CIDATA) if its content differs; return its path."""
 
     async def console_log(self, instance_id: str) -> Path:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from unkai_agent.domain.clock import Clock, system_clock
 from unkai_agent.domain.machines import DiskSpec, ImageFormat, ImageRef, SeedSpec
+from unkai_agent.domain.ports import PortSpec
 from unkai_agent.storage import image_header
 from unkai_agent.storage.driver import CachedImage, Disk, FetchImage, ToldBytes
 from unkai_agent.storage.refusals import (
@@ -75,6 +76,8 @@ class _Store:
     disks: dict[str, tuple[Disk, str]] = field(default_factory=dict)
     """Disk and the SHA-256 it stands on, by name."""
     seed: SeedSpec | None = None
+    ports: tuple[PortSpec, ...] = ()
+    """As the seed tells of them."""
 
 
 class FakeStorage:
@@ -164,12 +167,15 @@ class FakeStorage:
         image.use_time = self._clock()
         return disk
 
-    async def ensure_seed(self, instance_id: str, spec: SeedSpec) -> Path:
+    async def ensure_seed(
+        self, instance_id: str, spec: SeedSpec, ports: Sequence[PortSpec] = ()
+    ) -> Path:
         _check(instance_id)
         await self._delay()
         if self._store(instance_id).seed is None:
             self._take(_SEED_BYTES, f"seed disk of {instance_id}")
-        self._machines.setdefault(instance_id, _Store()).seed = spec
+        store = self._machines.setdefault(instance_id, _Store())
+        store.seed, store.ports = spec, tuple(ports)
         return self._root / "machines" / instance_id / "seed.iso"
 
     async def console_log(self, instance_id: str) -> Path:
@@ -204,6 +210,10 @@ class FakeStorage:
     def seed_of(self, instance_id: str) -> SeedSpec | None:
         """Return what the machine's seed disk says."""
         return self._store(instance_id).seed
+
+    def ports_of(self, instance_id: str) -> tuple[PortSpec, ...]:
+        """Return the ports that the machine's seed disk tells of."""
+        return self._store(instance_id).ports
 
     def _store(self, instance_id: str) -> _Store:
         return self._machines.get(instance_id) or _Store()

@@ -24,6 +24,7 @@ import structlog
 
 from unkai_agent.domain.clock import Clock
 from unkai_agent.domain.machines import DiskSpec, ImageFormat, ImageRef, SeedSpec
+from unkai_agent.domain.ports import PortSpec
 from unkai_agent.storage import files, image_header, qemu_img, seed
 from unkai_agent.storage.driver import CachedImage, Disk, FetchImage, ToldBytes
 from unkai_agent.storage.image_cache import ImageCache
@@ -118,11 +119,13 @@ class Qcow2Storage:
         _log.info("disk_created", instance_id=instance_id, disk=spec.name, size_bytes=size_bytes)
         return made
 
-    async def ensure_seed(self, instance_id: str, spec: SeedSpec) -> Path:
+    async def ensure_seed(
+        self, instance_id: str, spec: SeedSpec, ports: Sequence[PortSpec] = ()
+    ) -> Path:
         path = self._folder(instance_id) / "seed.iso"
 
         def ensure() -> None:
-            content = seed.render(instance_id, spec)
+            content = seed.render(instance_id, spec, ports)
             if files.read_head(path, len(content) + 1) == content:
                 self._ownership.lend_readable(path)
                 return

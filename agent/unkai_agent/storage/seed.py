@@ -1,8 +1,9 @@
 """The seed disk that tells a guest who it is at its first boot.
 
 NoCloud, as cloud-init reads it: an ISO 9660 volume labelled CIDATA with the files meta-data,
-user-data and vendor-data, by Rock Ridge and Joliet names. The same spec gives the same bytes, so
-that a seed is rewritten only when what it says has changed.
+user-data and vendor-data, and network-config where the machine has ports, by Rock Ridge and Joliet
+names. The same spec gives the same bytes, so that a seed is rewritten only when what it says has
+changed.
 
 Source: cloud-init's documentation, "NoCloud" data source.
 """
@@ -13,10 +14,13 @@ import importlib.util
 import marshal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from unkai_agent.domain.machines import SeedSpec
+from unkai_agent.domain.ports import PortSpec
 from unkai_agent.storage import iso_program
+from unkai_agent.storage.network_config import network_config
 from unkai_agent.storage.refusals import storage_failed
 
 LABEL = "CIDATA"
@@ -24,7 +28,7 @@ _WRITE_S = 30.0
 """Writing takes a tenth of a second; a host that needs longer is not well."""
 
 
-def render(instance_id: str, spec: SeedSpec) -> bytes:
+def render(instance_id: str, spec: SeedSpec, ports: Sequence[PortSpec] = ()) -> bytes:
     """Return the seed disk's bytes; blocks until a process of its own has made them.
 
     Raises `Unavailable` / STORAGE_FAILED when it does not.
@@ -34,6 +38,8 @@ def render(instance_id: str, spec: SeedSpec) -> bytes:
         "user-data": spec.user_data,
         "vendor-data": b"",
     }
+    if ports:
+        files["network-config"] = network_config(ports).encode()
     command = [sys.executable, "-I", "-S", iso_program.__file__, str(_folder_of("pycdlib"))]
     try:
         done = subprocess.run(

@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.support.agent import IMAGE, a_spec, an_instance_id
+from tests.support.ports import a_full_port, a_port
 from tests.support.served_agent import HOST_ID, a_host_on_fakes, host_tls
 from unkai.agent.v1 import (
     host_service_pb2,
@@ -24,12 +25,14 @@ from unkai.agent.v1 import (
     machine_pb2,
     machine_service_pb2,
     machine_service_pb2_grpc,
+    network_service_pb2,
     storage_service_pb2,
     storage_service_pb2_grpc,
 )
 from unkai.agent.v1.fence_pb2 import Fence
 from unkai.compute.v1.instance_pb2 import Instance
 from unkai.storage.v1.image_pb2 import Image
+from unkai_agent.api.convert_ports import port_message
 from unkai_agent.api.directory import HostDirectory
 from unkai_agent.api.policy import POLICY
 from unkai_agent.api.server import SERVICES, AgentServer
@@ -188,6 +191,7 @@ def test_the_policy_table_lists_exactly_the_methods_there_are() -> None:
         for file in (
             host_service_pb2.DESCRIPTOR,
             machine_service_pb2.DESCRIPTOR,
+            network_service_pb2.DESCRIPTOR,
             storage_service_pb2.DESCRIPTOR,
             health_pb2.DESCRIPTOR,
             reflection_pb2.DESCRIPTOR,
@@ -257,6 +261,21 @@ async def test_a_scheduler_is_told_what_a_machine_was_ordered_to_be(site: Site) 
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.GetMachineSpec(request)
     assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_a_machines_ports_are_told_back_as_they_were_ordered(site: Site) -> None:
+    order = an_order()
+    order.spec.ports.extend(port_message(port) for port in (a_full_port(), a_port(2)))
+    order.spec.metadata_seed = True
+    async with site.machines("scheduler") as stub, asyncio.timeout(20):
+        await stub.EnsureMachine(order)
+        request = M.GetMachineSpecRequest(host_id=HOST_ID, instance_id=ID)
+        told = (await stub.GetMachineSpec(request)).spec
+        order.spec.ports[0].mtu = 1
+        error = await refused(stub.EnsureMachine(order))
+    assert list(told.ports) == [port_message(port) for port in (a_full_port(), a_port(2))]
+    assert told.metadata_seed
+    assert error.metadata["field"] == "spec.ports[0].mtu"
 
 
 async def test_a_scheduler_reads_back_what_an_adoption_needs(site: Site) -> None:

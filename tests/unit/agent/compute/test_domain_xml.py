@@ -7,6 +7,7 @@ the difference before committing it.
 from __future__ import annotations
 
 import os
+import re
 import string
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from tests.support.compute import GIB, MIB, a_domain_spec
 from unkai_agent.compute import domain_xml
-from unkai_agent.compute.driver import DomainDisk, DomainSpec
+from unkai_agent.compute.driver import DomainDisk, DomainPort, DomainSpec
 from unkai_wire import ids
 
 _GOLDEN = Path(__file__).parents[3] / "golden" / "domain_xml"
@@ -36,6 +37,18 @@ def a_spec(accelerator: str = "tcg", **changes: object) -> DomainSpec:
     return replace(spec, **changes)  # type: ignore[arg-type]
 
 
+def a_domain_port(position: int = 0, **changes: object) -> DomainPort:
+    port = DomainPort(
+        port_id=f"prt-01h455vb4pex5vsknk084sn0{position:02d}",
+        interface_id=f"01890a5d-ac96-774b-bcce-b302099a80{position:02d}",
+        device=f"tapvsknk084sn0{position:02d}",
+        mac_address=f"02:00:00:00:00:{position:02x}",
+        mtu=1442,
+        position=position,
+    )
+    return replace(port, **changes)  # type: ignore[arg-type]
+
+
 _CASES = {
     "tcg": a_spec(),
     "kvm": a_spec("kvm", vcpus=4, memory_bytes=8 * GIB, generation=7, run_epoch=3),
@@ -46,6 +59,8 @@ _CASES = {
             DomainDisk(_FOLDER / "more.raw", "raw"),
         )
     ),
+    "ports": a_spec(ports=(a_domain_port(0), a_domain_port(3, offloads=False, mtu=9000))),
+    "metadata": a_spec(seed=None, metadata_seed=True, ports=(a_domain_port(),)),
 }
 
 
@@ -105,6 +120,8 @@ def test_metadata_without_its_prefix_is_ours_too() -> None:
         {"run_epoch": 2},
         {"name": "other.sn02q"},
         {"seed": None},
+        {"ports": (a_domain_port(),)},
+        {"metadata_seed": True},
     ],
     ids=str,
 )
@@ -112,6 +129,44 @@ def test_any_change_of_the_spec_changes_the_digest(change: dict[str, object]) ->
     before = domain_xml.render(a_spec())
     after = domain_xml.render(replace(a_spec(), **change))  # type: ignore[arg-type]
     assert domain_xml.definition_of(before) != domain_xml.definition_of(after)
+
+
+@pytest.mark.parametrize("change", [{"offloads": False}, {"mtu": 1500}, {"position": 1}], ids=str)
+def test_any_change_of_a_port_changes_the_digest(change: dict[str, object]) -> None:
+    before = domain_xml.render(a_spec(ports=(a_domain_port(),)))
+    after = domain_xml.render(a_spec(ports=(a_domain_port(**change),)))  # type: ignore[arg-type]
+    assert domain_xml.definition_of(before) != domain_xml.definition_of(after)
+
+
+def test_a_port_keeps_its_slot_when_others_go() -> None:
+    def slot_of(ports: tuple[DomainPort, ...], device: str) -> str | None:
+        root = ET.fromstring(domain_xml.render(a_spec(ports=ports)))
+        found = None
+        for interface in root.findall("devices/interface"):
+            target, address = interface.find("target"), interface.find("address")
+            assert target is not None
+            assert address is not None
+            if target.get("dev") == device:
+                found = address
+        return found.get("slot") if found is not None else None
+
+    ports = tuple(a_domain_port(position) for position in range(16))
+    slots = [slot_of(ports, port.device) for port in ports]
+    assert len(set(slots)) == 16
+    assert slot_of(ports[3:4], ports[3].device) == slots[3]
+
+
+@pytest.mark.parametrize("case", sorted(_CASES))
+def test_libvirts_schema_takes_the_golden_files(case: str) -> None:
+    libvirt = pytest.importorskip("libvirt")
+    connection = libvirt.open("test:///default")  # within this process: no libvirtd is asked
+    text = (_GOLDEN / f"{case}.xml").read_text()
+    text = re.sub('<domain type="(qemu|kvm)">', '<domain type="test">', text)
+    domain = connection.defineXMLFlags(text, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+    kept = ET.fromstring(domain.XMLDesc())
+    domain.undefine()
+    for element in ("devices/interface", "sysinfo/chassis/entry"):
+        assert len(kept.findall(element)) == len(ET.fromstring(text).findall(element))
 
 
 def test_a_disk_without_a_known_image_leaves_the_chain_to_its_header() -> None:

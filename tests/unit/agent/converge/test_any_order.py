@@ -5,17 +5,23 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.support.acceptance import count
 from tests.support.agent import SimulatedAgent, a_spec, an_instance_id, run
+from tests.support.ports import a_port
+from unkai_agent.compute.driver import DomainState
 from unkai_agent.compute.fake import FakeCompute
 from unkai_agent.domain.machines import Fence, MachineState, Power
+from unkai_agent.domain.ports import PortSpec
 from unkai_wire.errors import Conflict, FailedPrecondition, Unavailable, UnkaiError
 
 NUMBERS = (1, 2, 3)
+PORTS: dict[int, tuple[PortSpec, ...]] = {1: (), 2: (a_port(1), a_port(2)), 3: (a_port(3),)}
+"""Of the machines: those that have some start paused."""
 
 
 def _count_acts(agent: SimulatedAgent) -> list[str]:
@@ -23,18 +29,19 @@ def _count_acts(agent: SimulatedAgent) -> list[str]:
     doubled: list[str] = []
     boot = FakeCompute._boot
 
-    def watched(record: object) -> None:
+    def watched(record: object, *state: DomainState) -> None:
         if record.running is not None:  # type: ignore[attr-defined]
             doubled.append(record.spec.instance_id)  # type: ignore[attr-defined]
-        boot(agent.compute, record)  # type: ignore[arg-type]
+        boot(agent.compute, record, *state)  # type: ignore[arg-type]
 
     agent.compute._boot = watched  # type: ignore[method-assign,assignment]
     return doubled
 
 
+@pytest.mark.parametrize("ports", [(), (a_port(),)], ids=["without ports", "with a port"])
 @pytest.mark.parametrize("seed", range(60))
 def test_killed_at_any_point_of_a_create_it_ends_with_one_running_machine(
-    tmp_path: Path, seed: int
+    tmp_path: Path, seed: int, ports: tuple[PortSpec, ...]
 ) -> None:
     """The agent is cancelled after `seed` rounds of the loop, which visits every await."""
 
@@ -42,11 +49,11 @@ def test_killed_at_any_point_of_a_create_it_ends_with_one_running_machine(
         agent = SimulatedAgent(tmp_path, seed)
         doubled = _count_acts(agent)
         agent.start()
-        await agent.ensure(a_spec())
+        await agent.ensure(a_spec(ports=ports))
         for _ in range(seed):
             await asyncio.sleep(0)
         await agent.restart()
-        await agent.ensure(a_spec())
+        await agent.ensure(a_spec(ports=ports))
         await agent.until_state(MachineState.RUNNING, within_s=60)
         assert doubled == []
         assert [d.instance_id for d in await agent.compute.list_domains()] == [an_instance_id()]
@@ -81,7 +88,7 @@ async def _one_act(agent: SimulatedAgent, rng: random.Random, generations: dict[
     number = rng.choice(NUMBERS)
     ident = an_instance_id(number)
     domain = await agent.domain(number)
-    act = rng.randrange(12)
+    act = rng.randrange(13)
     if act < 4:
         generations[number] += rng.randrange(2)
         spec = a_spec(
@@ -89,6 +96,7 @@ async def _one_act(agent: SimulatedAgent, rng: random.Random, generations: dict[
             generation=generations[number],
             power=rng.choice(list(Power)),
             reboot_serial=rng.randrange(3),
+            ports=PORTS[number],
         )
         await agent.ensure(spec)
     elif act == 4:
@@ -107,6 +115,8 @@ async def _one_act(agent: SimulatedAgent, rng: random.Random, generations: dict[
         rng.choice([faults.define_errors, faults.start_errors]).append(Unavailable("away"))
     elif act == 10:
         agent.storage.faults.disk_errors.append(FailedPrecondition("full", reason="DISK_FULL"))
+    elif act == 11:
+        agent.network.faults.errors.append(Unavailable("away"))
     else:
         await asyncio.sleep(rng.choice([0, 0, 0.1, 1, 40]))
 
@@ -128,6 +138,7 @@ def test_after_any_orders_and_faults_enough_quiet_brings_what_was_ordered_last(
                 await asyncio.sleep(0)
         agent.compute.faults = type(agent.compute.faults)()
         agent.storage.faults = type(agent.storage.faults)()
+        agent.network.faults = type(agent.network.faults)()
         powers = {number: rng.choice([Power.ON, Power.OFF, None]) for number in NUMBERS}
         for number, power in powers.items():
             await _order_at_last(agent, number, generations[number] + 10, power)
@@ -148,9 +159,8 @@ async def _order_at_last(
             if power is None:
                 await agent.converger.remove(Fence(1, generation, 1), an_instance_id(number))
             else:
-                await agent.ensure(
-                    a_spec(number, generation=generation, power=power, reboot_serial=9)
-                )
+                spec = a_spec(number, generation=generation, power=power, reboot_serial=9)
+                await agent.ensure(replace(spec, ports=PORTS[number]))
         except UnkaiError:
             await asyncio.sleep(1)
         else:

@@ -13,19 +13,21 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.ports import a_port
 from unkai_agent.domain.machines import SeedSpec
+from unkai_agent.storage.network_config import network_config
 from unkai_agent.storage.seed import meta_data, render
 from unkai_wire.errors import Unavailable
 
 INSTANCE = "ins-00000000000000000000000001"
 
 
-def files_of(seed: bytes, names: str) -> dict[str, bytes]:
+def files_of(seed: bytes, names: str, *wanted: str) -> dict[str, bytes]:
     """Read the volume's files by its `joliet` or `rr` names."""
     iso = pycdlib.PyCdlib()
     iso.open_fp(io.BytesIO(seed))
     found = {}
-    for name in ("meta-data", "user-data", "vendor-data"):
+    for name in wanted or ("meta-data", "user-data", "vendor-data"):
         content = io.BytesIO()
         iso.get_file_from_iso_fp(content, **{f"{names}_path": f"/{name}"})
         found[name] = content.getvalue()
@@ -42,6 +44,18 @@ def test_the_files_are_there_by_both_kinds_of_names(names: str, user_data: bytes
         "user-data": user_data,
         "vendor-data": b"",
     }
+
+
+@pytest.mark.parametrize("names", ["joliet", "rr"])
+def test_a_machine_with_ports_has_a_network_config(names: str) -> None:
+    seed = render(INSTANCE, SeedSpec("web"), (a_port(),))
+    assert files_of(seed, names, "network-config") == {
+        "network-config": network_config((a_port(),)).encode()
+    }
+
+
+def test_a_machine_without_ports_leaves_its_network_to_the_guest() -> None:
+    assert b"network-config" not in render(INSTANCE, SeedSpec("web"))
 
 
 def test_the_volume_is_labelled_for_nocloud() -> None:

@@ -25,29 +25,30 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
+from unkai.agent.v1 import port_pb2 as unkai_dot_agent_dot_v1_dot_port__pb2
 from unkai.compute.v1 import instance_pb2 as unkai_dot_compute_dot_v1_dot_instance__pb2
 from unkai.storage.v1 import image_pb2 as unkai_dot_storage_dot_v1_dot_image__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cunkai/agent/v1/machine.proto\x12\x0eunkai.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1funkai/compute/v1/instance.proto\x1a\x1cunkai/storage/v1/image.proto\"\xe3\x01\n\x08\x44iskSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12&\n\x05image\x18\x03 \x01(\x0b\x32\x17.unkai.storage.v1.Image\x12\x35\n\texistence\x18\x04 \x01(\x0e\x32\".unkai.agent.v1.DiskSpec.Existence\"V\n\tExistence\x12\x19\n\x15\x45XISTENCE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45XISTENCE_CREATE\x10\x01\x12\x18\n\x14\x45XISTENCE_MUST_EXIST\x10\x02\"D\n\x08SeedSpec\x12\x10\n\x08hostname\x18\x01 \x01(\t\x12\x13\n\x0bpublic_keys\x18\x02 \x03(\t\x12\x11\n\tuser_data\x18\x03 \x01(\x0c\"\xe8\x01\n\x0bMachineSpec\x12,\n\x08instance\x18\x01 \x01(\x0b\x32\x1a.unkai.compute.v1.Instance\x12\'\n\x05\x64isks\x18\x02 \x03(\x0b\x32\x18.unkai.agent.v1.DiskSpec\x12&\n\x04seed\x18\x03 \x01(\x0b\x32\x18.unkai.agent.v1.SeedSpec\x12\x15\n\rreboot_serial\x18\x04 \x01(\x03\x12\x14\n\x0creboot_force\x18\x05 \x01(\x08\x12-\n\nstop_grace\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xcf\x05\n\x07Machine\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x1b\n\x13observed_generation\x18\x03 \x01(\x03\x12\x11\n\trun_epoch\x18\x04 \x01(\x03\x12,\n\x05state\x18\x05 \x01(\x0e\x32\x1d.unkai.agent.v1.Machine.State\x12\x0c\n\x04step\x18\x06 \x01(\t\x12!\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x12.google.rpc.Status\x12.\n\nretry_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0eguest_shutdown\x18\t \x01(\x08\x12\x15\n\rreboot_serial\x18\n \x01(\x03\x12\x13\n\x0b\x61\x63\x63\x65lerator\x18\x0b \x01(\t\x12\x13\n\x0b\x64omain_name\x18\x0c \x01(\t\x12.\n\nstart_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08instance\x18\x0e \x01(\x0b\x32\x1a.unkai.compute.v1.Instance\x12\x30\n\x0cobserve_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fstep_done_bytes\x18\x10 \x01(\x03\x12\x18\n\x10step_total_bytes\x18\x11 \x01(\x03\"\xbf\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10STATE_CONVERGING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x12\n\x0eSTATE_STOPPING\x10\x03\x12\x11\n\rSTATE_STOPPED\x10\x04\x12\x19\n\x15STATE_AWAITING_PERMIT\x10\x05\x12\x0e\n\nSTATE_LOST\x10\x06\x12\x10\n\x0cSTATE_FAILED\x10\x07\x12\x12\n\x0eSTATE_REMOVING\x10\x08\"x\n\tTombstone\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x11\n\trun_epoch\x18\x03 \x01(\x03\x12/\n\x0bremove_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cunkai/agent/v1/machine.proto\x12\x0eunkai.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x19unkai/agent/v1/port.proto\x1a\x1funkai/compute/v1/instance.proto\x1a\x1cunkai/storage/v1/image.proto\"\xe3\x01\n\x08\x44iskSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12&\n\x05image\x18\x03 \x01(\x0b\x32\x17.unkai.storage.v1.Image\x12\x35\n\texistence\x18\x04 \x01(\x0e\x32\".unkai.agent.v1.DiskSpec.Existence\"V\n\tExistence\x12\x19\n\x15\x45XISTENCE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45XISTENCE_CREATE\x10\x01\x12\x18\n\x14\x45XISTENCE_MUST_EXIST\x10\x02\"D\n\x08SeedSpec\x12\x10\n\x08hostname\x18\x01 \x01(\t\x12\x13\n\x0bpublic_keys\x18\x02 \x03(\t\x12\x11\n\tuser_data\x18\x03 \x01(\x0c\"\xa8\x02\n\x0bMachineSpec\x12,\n\x08instance\x18\x01 \x01(\x0b\x32\x1a.unkai.compute.v1.Instance\x12\'\n\x05\x64isks\x18\x02 \x03(\x0b\x32\x18.unkai.agent.v1.DiskSpec\x12&\n\x04seed\x18\x03 \x01(\x0b\x32\x18.unkai.agent.v1.SeedSpec\x12\x15\n\rreboot_serial\x18\x04 \x01(\x03\x12\x14\n\x0creboot_force\x18\x05 \x01(\x08\x12-\n\nstop_grace\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x05ports\x18\x07 \x03(\x0b\x32\x18.unkai.agent.v1.PortSpec\x12\x15\n\rmetadata_seed\x18\x08 \x01(\x08\"\xfa\x05\n\x07Machine\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x1b\n\x13observed_generation\x18\x03 \x01(\x03\x12\x11\n\trun_epoch\x18\x04 \x01(\x03\x12,\n\x05state\x18\x05 \x01(\x0e\x32\x1d.unkai.agent.v1.Machine.State\x12\x0c\n\x04step\x18\x06 \x01(\t\x12!\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x12.google.rpc.Status\x12.\n\nretry_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0eguest_shutdown\x18\t \x01(\x08\x12\x15\n\rreboot_serial\x18\n \x01(\x03\x12\x13\n\x0b\x61\x63\x63\x65lerator\x18\x0b \x01(\t\x12\x13\n\x0b\x64omain_name\x18\x0c \x01(\t\x12.\n\nstart_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08instance\x18\x0e \x01(\x0b\x32\x1a.unkai.compute.v1.Instance\x12\x30\n\x0cobserve_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fstep_done_bytes\x18\x10 \x01(\x03\x12\x18\n\x10step_total_bytes\x18\x11 \x01(\x03\x12)\n\x05ports\x18\x12 \x03(\x0b\x32\x1a.unkai.agent.v1.PortStatus\"\xbf\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10STATE_CONVERGING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x12\n\x0eSTATE_STOPPING\x10\x03\x12\x11\n\rSTATE_STOPPED\x10\x04\x12\x19\n\x15STATE_AWAITING_PERMIT\x10\x05\x12\x0e\n\nSTATE_LOST\x10\x06\x12\x10\n\x0cSTATE_FAILED\x10\x07\x12\x12\n\x0eSTATE_REMOVING\x10\x08\"x\n\tTombstone\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x11\n\trun_epoch\x18\x03 \x01(\x03\x12/\n\x0bremove_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'unkai.agent.v1.machine_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DISKSPEC']._serialized_start=202
-  _globals['_DISKSPEC']._serialized_end=429
-  _globals['_DISKSPEC_EXISTENCE']._serialized_start=343
-  _globals['_DISKSPEC_EXISTENCE']._serialized_end=429
-  _globals['_SEEDSPEC']._serialized_start=431
-  _globals['_SEEDSPEC']._serialized_end=499
-  _globals['_MACHINESPEC']._serialized_start=502
-  _globals['_MACHINESPEC']._serialized_end=734
-  _globals['_MACHINE']._serialized_start=737
-  _globals['_MACHINE']._serialized_end=1456
-  _globals['_MACHINE_STATE']._serialized_start=1265
-  _globals['_MACHINE_STATE']._serialized_end=1456
-  _globals['_TOMBSTONE']._serialized_start=1458
-  _globals['_TOMBSTONE']._serialized_end=1578
+  _globals['_DISKSPEC']._serialized_start=229
+  _globals['_DISKSPEC']._serialized_end=456
+  _globals['_DISKSPEC_EXISTENCE']._serialized_start=370
+  _globals['_DISKSPEC_EXISTENCE']._serialized_end=456
+  _globals['_SEEDSPEC']._serialized_start=458
+  _globals['_SEEDSPEC']._serialized_end=526
+  _globals['_MACHINESPEC']._serialized_start=529
+  _globals['_MACHINESPEC']._serialized_end=825
+  _globals['_MACHINE']._serialized_start=828
+  _globals['_MACHINE']._serialized_end=1590
+  _globals['_MACHINE_STATE']._serialized_start=1399
+  _globals['_MACHINE_STATE']._serialized_end=1590
+  _globals['_TOMBSTONE']._serialized_start=1592
+  _globals['_TOMBSTONE']._serialized_end=1712
 # @@protoc_insertion_point(module_scope)

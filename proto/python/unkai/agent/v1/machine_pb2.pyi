@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from unkai.agent.v1 import port_pb2 as _port_pb2
 from unkai.compute.v1 import instance_pb2 as _instance_pb2
 from unkai.storage.v1 import image_pb2 as _image_pb2
 import builtins as _builtins
@@ -127,12 +128,18 @@ class MachineSpec(_message.Message):
     REBOOT_SERIAL_FIELD_NUMBER: _builtins.int
     REBOOT_FORCE_FIELD_NUMBER: _builtins.int
     STOP_GRACE_FIELD_NUMBER: _builtins.int
+    PORTS_FIELD_NUMBER: _builtins.int
+    METADATA_SEED_FIELD_NUMBER: _builtins.int
     reboot_serial: _builtins.int
     """Times a reboot was asked for. The agent reboots once when this is more than
     what it has done.
     """
     reboot_force: _builtins.bool
     """Whether that reboot is a reset, without asking the guest."""
+    metadata_seed: _builtins.bool
+    """Its guest is told by the metadata service who it is: no seed disk is attached, and its
+    firmware says where to ask.
+    """
     @_builtins.property
     def instance(self) -> _instance_pb2.Instance:
         """The instance as its user sees it: enough to write its row again in an empty
@@ -151,6 +158,10 @@ class MachineSpec(_message.Message):
     def stop_grace(self) -> _duration_pb2.Duration:
         """How long the guest may take to shut down before its power is cut; 0 cuts at once."""
 
+    @_builtins.property
+    def ports(self) -> _containers.RepeatedCompositeFieldContainer[_port_pb2.PortSpec]:
+        """Its ports, at most 16."""
+
     def __init__(
         self,
         *,
@@ -160,10 +171,12 @@ class MachineSpec(_message.Message):
         reboot_serial: _builtins.int = ...,
         reboot_force: _builtins.bool = ...,
         stop_grace: _duration_pb2.Duration | None = ...,
+        ports: _abc.Iterable[_port_pb2.PortSpec] | None = ...,
+        metadata_seed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "seed", b"seed", "stop_grace", b"stop_grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disks", b"disks", "instance", b"instance", "reboot_force", b"reboot_force", "reboot_serial", b"reboot_serial", "seed", b"seed", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disks", b"disks", "instance", b"instance", "metadata_seed", b"metadata_seed", "ports", b"ports", "reboot_force", b"reboot_force", "reboot_serial", b"reboot_serial", "seed", b"seed", "stop_grace", b"stop_grace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -247,6 +260,7 @@ class Machine(_message.Message):
     OBSERVE_TIME_FIELD_NUMBER: _builtins.int
     STEP_DONE_BYTES_FIELD_NUMBER: _builtins.int
     STEP_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    PORTS_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """Id of the instance."""
     generation: _builtins.int
@@ -291,6 +305,10 @@ class Machine(_message.Message):
     def observe_time(self) -> _timestamp_pb2.Timestamp:
         """When this was observed, UTC."""
 
+    @_builtins.property
+    def ports(self) -> _containers.RepeatedCompositeFieldContainer[_port_pb2.PortStatus]:
+        """Its ports as they are on this host, in the order of the spec; empty while it is off."""
+
     def __init__(
         self,
         *,
@@ -311,10 +329,11 @@ class Machine(_message.Message):
         observe_time: _timestamp_pb2.Timestamp | None = ...,
         step_done_bytes: _builtins.int = ...,
         step_total_bytes: _builtins.int = ...,
+        ports: _abc.Iterable[_port_pb2.PortStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "instance", b"instance", "observe_time", b"observe_time", "retry_time", b"retry_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "domain_name", b"domain_name", "error", b"error", "generation", b"generation", "guest_shutdown", b"guest_shutdown", "instance", b"instance", "instance_id", b"instance_id", "observe_time", b"observe_time", "observed_generation", b"observed_generation", "reboot_serial", b"reboot_serial", "retry_time", b"retry_time", "run_epoch", b"run_epoch", "start_time", b"start_time", "state", b"state", "step", b"step", "step_done_bytes", b"step_done_bytes", "step_total_bytes", b"step_total_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "domain_name", b"domain_name", "error", b"error", "generation", b"generation", "guest_shutdown", b"guest_shutdown", "instance", b"instance", "instance_id", b"instance_id", "observe_time", b"observe_time", "observed_generation", b"observed_generation", "ports", b"ports", "reboot_serial", b"reboot_serial", "retry_time", b"retry_time", "run_epoch", b"run_epoch", "start_time", b"start_time", "state", b"state", "step", b"step", "step_done_bytes", b"step_done_bytes", "step_total_bytes", b"step_total_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

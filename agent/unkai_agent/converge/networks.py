@@ -1,0 +1,101 @@
+"""Keep what a host serves to its networks equal to the machines that its ledger holds.
+
+Woken by each change of a machine, and on a timer, since somebody may have taken away what was made.
+Making networks sure costs processes; so that is done only when ports have changed, after a
+failure, and on the timer. Guests are answered by the newest order at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Protocol
+
+import structlog
+
+from unkai_agent.converge.feed import Alive, Change
+from unkai_agent.domain.machines import LedgerEntry, MachineSpec
+from unkai_wire.errors import UnkaiError
+from unkai_wire.rpc_errors import internal_error
+
+_LOG = structlog.get_logger("unkai.agent.converge")
+SURE_S = 60.0
+"""Between looks at networks that nothing has changed."""
+RETRY_S = 2.0
+"""After a failure; each doubles it up to the timer's time."""
+
+
+class Networks(Protocol):
+    """What serves the networks: `network.service.HostNetworks`."""
+
+    def know(self, machines: Iterable[MachineSpec]) -> None:
+        """Answer guests by these machines."""
+
+    async def hold(self, machines: Iterable[MachineSpec]) -> None:
+        """Serve the networks of these machines, and no others."""
+
+    async def close(self) -> None:
+        """Close all sockets."""
+
+
+class NetworkKeeper:
+    """Keeps the networks of one host. `run` goes on until cancelled."""
+
+    def __init__(
+        self,
+        networks: Networks,
+        entries: Callable[[], Sequence[LedgerEntry]],
+        watch: Callable[[], AsyncIterator[Change]],
+    ) -> None:
+        """`entries`: the ledger's, now. `watch`: yields changes of machines."""
+        self._networks = networks
+        self._entries = entries
+        self._watch = watch
+        self._woken = asyncio.Event()
+        self._held: object = None
+        """The ports that are served; None: look whatever they are."""
+        self._failures = 0
+
+    async def run(self) -> None:
+        """Keep them until cancelled; then close the sockets. Namespaces stay."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._listen())
+                tasks.create_task(self._keep())
+        finally:
+            await self._networks.close()
+
+    async def _listen(self) -> None:
+        async for change in self._watch():
+            if not isinstance(change, Alive):
+                self._woken.set()
+
+    async def _keep(self) -> None:
+        while True:
+            wait_s = await self._look()
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._woken.wait()
+            except TimeoutError:
+                self._held = None
+            self._woken.clear()
+
+    async def _look(self) -> float:
+        """Bring the networks about where ports have changed; return when to make sure again."""
+        specs = [entry.spec for entry in self._entries()]
+        ports = [spec.ports for spec in specs if spec.ports]
+        if ports == self._held:
+            self._networks.know(specs)
+            return SURE_S
+        try:
+            await self._networks.hold(specs)
+        except Exception as error:  # noqa: BLE001 - machines go on without; it is tried again
+            failure = error if isinstance(error, UnkaiError) else internal_error(error)
+            self._held = None
+            self._failures += 1
+            if self._failures == 1:
+                _LOG.warning("networks_failed", reason=failure.reason, error=failure.message)
+            return min(SURE_S, RETRY_S * 2.0 ** min(self._failures - 1, 10))
+        self._held = ports
+        self._failures = 0
+        return SURE_S

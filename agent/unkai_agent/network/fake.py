@@ -1,0 +1,117 @@
+"""A switch made of nothing, for tests and for fleets of simulated hosts.
+
+Passes the same contract suite as `ovs_driver.py`. Ports are installed as soon as their machine is
+on, which `plug` is told of, unless `faults` says otherwise. Sockets are the loopback's.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+
+from unkai_agent.domain.ports import PortSpec
+from unkai_agent.network.driver import JoinSettings, NetworkSite, PortCounters, Wiring
+from unkai_wire.errors import FailedPrecondition, NotFound, UnkaiError
+
+
+@dataclass(slots=True)
+class Faults:
+    """What shall go wrong. All off by default."""
+
+    errors: list[UnkaiError] = field(default_factory=list)
+    """Raised by the next calls, one each."""
+    not_installed: dict[str, Wiring] = field(default_factory=dict)
+    """How these ports stand, by id, whatever was plugged."""
+
+
+class FakeNetwork:
+    """`NetworkDriver` in memory."""
+
+    def __init__(self) -> None:
+        self.faults = Faults()
+        self.settings: JoinSettings | None = None
+        self.sites: dict[str, NetworkSite] = {}
+        self._plugged: dict[str, tuple[str, int]] = {}
+        """Instance and moment of plugging, by device."""
+        self._clock_ms = 0
+
+    # The port.
+
+    async def join(self, settings: JoinSettings) -> None:
+        """Note the settings."""
+        self._fail()
+        if self.settings is not None and self.settings.host_id != settings.host_id:
+            raise FailedPrecondition(
+                f"the host's switch belongs to OVN as host {self.settings.host_id}",
+                reason="SWITCH_JOINED_OTHERWISE",
+                metadata={"host_id": self.settings.host_id},
+            )
+        self.settings = settings
+
+    async def clear(self, ports: Sequence[PortSpec]) -> None:
+        """Forget that ports are plugged."""
+        self._fail()
+        for port in ports:
+            self._plugged.pop(port.device, None)
+
+    async def wirings(self, ports: Sequence[PortSpec]) -> Mapping[str, Wiring]:
+        """Say how ports stand."""
+        self._fail()
+        return {port.port_id: self._wiring(port) for port in ports}
+
+    async def sweep(self, running: Set[str]) -> Sequence[str]:
+        """Forget ports of machines that are gone."""
+        self._fail()
+        gone = [device for device, (owner, _) in self._plugged.items() if owner not in running]
+        for device in gone:
+            del self._plugged[device]
+        return gone
+
+    async def ensure_sites(self, sites: Sequence[NetworkSite]) -> Set[str]:
+        """Note the networks."""
+        self._fail()
+        before, self.sites = self.sites, {site.network_id: site for site in sites}
+        return self.sites.keys() - before.keys()
+
+    async def open_socket(
+        self, network_id: str, make: Callable[[], socket.socket]
+    ) -> socket.socket:
+        """Make a socket here."""
+        self._fail()
+        if network_id not in self.sites:
+            raise NotFound(
+                f"network {network_id} is not served on this host",
+                reason="NETWORK_NOT_HERE",
+                metadata={"network_id": network_id},
+                resource_kind="network",
+                resource=network_id,
+            )
+        return make()
+
+    async def statistics(self) -> Mapping[str, PortCounters]:
+        """Return counters of nothing."""
+        return {device: PortCounters(0, 0, 0, 0, 0, 0) for device in self._plugged}
+
+    # The world behind it.
+
+    def plug(self, instance_id: str, device: str, on: bool) -> None:
+        """Let a machine's device come, which OVN installs at once, or go: as a start and an end do.
+
+        Made to be a fake hypervisor's `plugged`.
+        """
+        self._plugged.pop(device, None)
+        if on:
+            self._clock_ms += 1
+            self._plugged[device] = (instance_id, self._clock_ms)
+
+    def _wiring(self, port: PortSpec) -> Wiring:
+        if port.port_id in self.faults.not_installed:
+            return self.faults.not_installed[port.port_id]
+        if port.device not in self._plugged:
+            return Wiring(False, 0, "PORT_NOT_PLUGGED", "its device is not plugged in")
+        return Wiring(True, self._plugged[port.device][1])
+
+    def _fail(self) -> None:
+        if self.faults.errors:
+            raise self.faults.errors.pop(0)

@@ -1,0 +1,1 @@
+"""Names of a network's instances, and the name service that guests ask."""

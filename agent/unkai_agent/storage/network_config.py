@@ -1,0 +1,77 @@
+"""The file network-config of a seed disk: how cloud-init sets up a guest's network cards. Pure.
+
+Version 2, written as JSON, which is YAML too. Addresses that are ours are set, not asked for: a
+guest boots the same while OVN's centre is away. What a router's advertisements say (SLAAC, and the
+route of DHCPv6) is left to them. Cards are found by their MAC address and keep the guest's names.
+
+What cloud-init 22.4 makes of it decides the form (cloudinit/net, Debian 12): only the renderer for
+netplan sees all of it; the others (networkd, eni) know of routes `to` and `via` alone, and eni
+fails at a route without `via`. Default routes are `gateway4` and `gateway6`, since eni would add
+others by a program that Debian 12 does not install.
+
+Source: cloud-init's documentation, "Networking config version 2".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from unkai_agent.domain.ports import METADATA_ADDRESS, Ipv6Mode, PortAddress, PortSpec
+
+_ADVERTISED = (Ipv6Mode.SLAAC, Ipv6Mode.DHCPV6_STATELESS)
+
+
+def network_config(ports: Sequence[PortSpec]) -> str:
+    """Return the file's text. The first port with a router of a kind has the default route."""
+    cards: dict[str, Any] = {}
+    routed: set[int] = set()
+    for number, port in enumerate(sorted(ports, key=lambda port: port.position)):
+        cards[f"port{port.position}"] = _card(port, routed, optional=number > 0)
+    return json.dumps({"version": 2, "ethernets": cards}, indent=1) + "\n"
+
+
+def _card(port: PortSpec, routed: set[int], *, optional: bool) -> dict[str, Any]:
+    """Describe a card. `routed`: kinds (4, 6) that have their default route; added to."""
+    card: dict[str, Any] = {"match": {"macaddress": port.mac_address}, "mtu": port.mtu}
+    if optional:
+        card["optional"] = True  # else a boot waits for a network that may be dead
+    told = [each for each in port.addresses if each.dhcp and each.ipv6_mode in _ADVERTISED]
+    own = [each for each in port.addresses if each not in told]
+    if told:
+        card["accept-ra"] = True
+        card["dhcp6"] = any(each.ipv6_mode is Ipv6Mode.DHCPV6_STATELESS for each in told)
+    if own:
+        card["addresses"] = [str(each.interface) for each in own]
+    for each in own:
+        kind = each.ip.version
+        if each.gateway_address and kind not in routed:
+            routed.add(kind)
+            card[f"gateway{kind}"] = each.gateway_address
+    routes = [*_host_routes(port), *_metadata_routes(port, own)]
+    if routes:
+        card["routes"] = routes
+    if port.dns_servers:
+        card["nameservers"] = _nameservers(port)
+    return card
+
+
+def _host_routes(port: PortSpec) -> list[dict[str, str]]:
+    return [{"to": each.destination, "via": each.next_hop} for each in port.host_routes]
+
+
+def _metadata_routes(port: PortSpec, own: Sequence[PortAddress]) -> list[dict[str, str]]:
+    """Route to the metadata service by its address on the guest's subnet, where it has one."""
+    for each in own:
+        near = port.metadata_address_near(each)
+        if near and each.ip.version == 4:
+            return [{"to": f"{METADATA_ADDRESS}/32", "via": near}]
+    return []
+
+
+def _nameservers(port: PortSpec) -> dict[str, list[str]]:
+    found = {"addresses": list(port.dns_servers)}
+    if port.dns_domain:
+        found["search"] = [port.dns_domain]
+    return found

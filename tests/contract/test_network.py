@@ -1,0 +1,157 @@
+"""What every switch of a host does: the fake one, and the real driver over a stand-in for OVS.
+
+The real driver's namespaces are real, in a folder of the test's own.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from tests.support.agent import an_instance_id
+from tests.support.fake_vsctl import FakeSwitch
+from tests.support.namespaces import cleaned, needs_namespaces
+from tests.support.ports import a_port
+from unkai_agent.domain.ports import PortSpec
+from unkai_agent.network.driver import (
+    Datapath,
+    JoinSettings,
+    NetworkDriver,
+    NetworkSite,
+)
+from unkai_agent.network.fake import FakeNetwork
+from unkai_agent.network.namespaces import Namespaces
+from unkai_agent.network.ovs_database import OvsDatabase
+from unkai_agent.network.ovs_driver import OvsNetwork
+from unkai_wire.errors import FailedPrecondition, NotFound
+from unkai_wire.ids import new_id, uuid_of
+
+INSTANCE = an_instance_id()
+
+
+class Harness(Protocol):
+    """A driver, and a hand on the world behind it."""
+
+    @property
+    def driver(self) -> NetworkDriver: ...
+
+    def plug(self, port: PortSpec) -> None:
+        """Let the machine's device appear, as its start does."""
+
+
+class _Fake:
+    def __init__(self) -> None:
+        self.driver = FakeNetwork()
+
+    def plug(self, port: PortSpec) -> None:
+        self.driver.plug(INSTANCE, port.device, True)
+
+
+class _Ovs:
+    def __init__(self, folder: Path) -> None:
+        self._switch = FakeSwitch(folder)
+        self.driver = OvsNetwork(OvsDatabase(self._switch.program), Namespaces(folder / "netns"))
+
+    def plug(self, port: PortSpec) -> None:
+        self._switch.plug(port.device, port.interface_id, str(uuid_of(INSTANCE)))
+
+
+@pytest.fixture(params=["fake", pytest.param("ovs", marks=needs_namespaces)])
+def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Harness:
+    return _Fake() if request.param == "fake" else _Ovs(tmp_path)
+
+
+@pytest.fixture
+def sites(tmp_path: Path) -> Iterator[list[NetworkSite]]:
+    made = [
+        NetworkSite(new_id("network"), f"meta-{n}", f"02:00:00:00:fe:0{n}", 1442) for n in (1, 2)
+    ]
+    with cleaned(tmp_path / "netns", *(site.network_id for site in made)):
+        yield made
+
+
+def settings(host_id: str = "hst-1") -> JoinSettings:
+    return JoinSettings(host_id, "h1", ("ssl:10.0.0.1:6642",), "10.0.0.3", Datapath.NETDEV)
+
+
+def listener() -> socket.socket:
+    return socket.create_server(("127.0.0.1", 0))
+
+
+async def test_a_host_belongs_to_ovn_under_one_name(harness: Harness) -> None:
+    await harness.driver.join(settings())
+    await harness.driver.join(settings())
+    with pytest.raises(FailedPrecondition) as caught:
+        await harness.driver.join(settings("hst-2"))
+    assert caught.value.reason == "SWITCH_JOINED_OTHERWISE"
+
+
+async def test_a_port_is_installed_from_its_plugging_to_its_clearing(harness: Harness) -> None:
+    port, other = a_port(1), a_port(2)
+    assert (await harness.driver.wirings([port]))[port.port_id].reason == "PORT_NOT_PLUGGED"
+    harness.plug(port)
+    harness.plug(other)
+    wirings = await harness.driver.wirings([port, other])
+    assert all(wiring.installed and wiring.installed_ms for wiring in wirings.values())
+    await harness.driver.clear([port])
+    await harness.driver.clear([port])
+    wirings = await harness.driver.wirings([port, other])
+    assert [wirings[p.port_id].installed for p in (port, other)] == [False, True]
+
+
+async def test_a_sweep_takes_ports_of_machines_that_are_gone(harness: Harness) -> None:
+    harness.plug(a_port())
+    assert await harness.driver.sweep({INSTANCE}) == []
+    assert await harness.driver.sweep({an_instance_id(9)}) == [a_port().device]
+    assert await harness.driver.sweep(set()) == []
+
+
+async def test_sockets_are_made_in_networks_that_are_served(
+    harness: Harness, sites: list[NetworkSite]
+) -> None:
+    first, second = sites
+    assert await harness.driver.ensure_sites(sites) == {first.network_id, second.network_id}
+    assert await harness.driver.ensure_sites(sites) == set()
+    for site in sites:
+        (await harness.driver.open_socket(site.network_id, listener)).close()
+    await harness.driver.ensure_sites([second])
+    (await harness.driver.open_socket(second.network_id, listener)).close()
+    with pytest.raises(NotFound) as caught:
+        await harness.driver.open_socket(first.network_id, listener)
+    assert caught.value.reason == "NETWORK_NOT_HERE"
+    await harness.driver.ensure_sites([])
+    with pytest.raises(NotFound):
+        await harness.driver.open_socket(second.network_id, listener)
+
+
+async def test_counters_are_told(harness: Harness) -> None:
+    assert isinstance(dict(await harness.driver.statistics()), dict)
+
+
+@needs_namespaces
+async def test_a_device_that_went_is_unplugged_before_it_comes_again(
+    tmp_path: Path, sites: list[NetworkSite]
+) -> None:
+    """Else a switch in userspace goes on with the device that is gone, without a word."""
+    site = sites[0]
+    switch = FakeSwitch(tmp_path)
+    namespaces = Namespaces(tmp_path / "netns")
+    driver = OvsNetwork(OvsDatabase(switch.program), namespaces)
+    await driver.ensure_sites([site])
+    await driver.ensure_sites([site])
+    assert len(switch.writes) == 2  # one that unplugs what may be left, one that plugs
+    await namespaces.remove(site.network_id)  # as a reboot does
+    await driver.ensure_sites([site])
+    unplug, plug = switch.writes[2:]
+    assert "del-port" in unplug
+    assert "add-port" not in unplug
+    assert "add-port" in plug
+    [row] = switch.state["Interface"]
+    assert row["external_ids"] == {
+        "iface-id": site.interface_id,
+        "unkai-network": site.network_id,
+    }

@@ -1,0 +1,211 @@
+"""`agent.v1.NetworkService`: what is refused, what is kept, and what passes through."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.support.agent import a_running_agent, a_spec
+from tests.support.ports import a_network_id, a_port, a_port_id, an_ipv4
+from unkai.agent.v1 import network_service_pb2 as pb
+from unkai.agent.v1.fence_pb2 import Fence
+from unkai_agent.api.directory import Host, HostDirectory
+from unkai_agent.api.networks import NetworkServicer
+from unkai_agent.network.driver import sites_of
+from unkai_agent.network.fake import FakeNetwork
+from unkai_agent.network.forwarding import Forwarder
+from unkai_agent.network.metadata.tokens import Tokens
+from unkai_agent.network.names.table import NameTables
+from unkai_agent.network.service import HostNetworks
+from unkai_wire.errors import FailedPrecondition, InvalidArgument, NotFound, Unsupported
+
+HOST_ID = "hst-1"
+SPEC = a_spec(ports=(a_port(addresses=(an_ipv4("127.0.0.1"),)),))
+CONTEXT: Any = None
+
+
+async def _nobody(*_: object) -> Any:
+    raise OSError
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[tuple[NetworkServicer, Host]]:
+    driver = FakeNetwork()
+    await driver.ensure_sites(sites_of(SPEC.ports))
+    async with a_running_agent(tmp_path) as agent:
+        await agent.ensure(SPEC)
+        host = Host(
+            record=SimpleNamespace(host_id=HOST_ID, name="h1"),  # type: ignore[arg-type]
+            converger=agent.converger,
+            compute=agent.compute,
+            storage=agent.storage,
+            usage=None,  # type: ignore[arg-type]
+            networks=HostNetworks(driver, NameTables(tmp_path / "names"), _nobody, Tokens()),
+            forwarder=Forwarder(driver),
+        )
+        yield NetworkServicer(HostDirectory({HOST_ID: host})), host
+
+
+def told(**changes: Any) -> pb.EnsureNamesRequest:
+    base = {
+        "host_id": HOST_ID,
+        "fence": Fence(term=1),
+        "network_id": a_network_id(),
+        "revision": 1,
+        "domain": "internal",
+        "put": [pb.NameRecord(name="web", addresses=["10.0.0.5", "FD00:0::5"])],
+    }
+    return pb.EnsureNamesRequest(**(base | changes))
+
+
+async def test_names_are_kept_in_their_canonical_form(
+    served: tuple[NetworkServicer, Host],
+) -> None:
+    servicer, host = served
+    assert (await servicer.EnsureNames(told(), CONTEXT)).revision == 1
+    more = told(base_revision=1, revision=2, put=[], removed=["web"])
+    assert host.networks is not None
+    assert host.networks.names.of(a_network_id()).names == {"web": ("10.0.0.5", "fd00::5")}
+    assert (await servicer.EnsureNames(more, CONTEXT)).revision == 2
+    assert host.networks.names.of(a_network_id()).names == {}
+
+
+async def test_names_of_a_deposed_leader_are_refused(served: tuple[NetworkServicer, Host]) -> None:
+    servicer, host = served
+    await host.converger.announce_term(5)
+    with pytest.raises(FailedPrecondition) as caught:
+        await servicer.EnsureNames(told(), CONTEXT)
+    assert caught.value.reason == "STALE_TERM"
+    assert host.networks is not None
+    assert host.networks.names.of(a_network_id()).revision == 0
+
+
+async def test_names_based_on_what_is_not_held_are_refused(
+    served: tuple[NetworkServicer, Host],
+) -> None:
+    servicer, _ = served
+    with pytest.raises(FailedPrecondition) as caught:
+        await servicer.EnsureNames(told(base_revision=3, revision=4), CONTEXT)
+    assert caught.value.reason == "NAMES_REVISION"
+    assert caught.value.metadata["held"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"network_id": "../x"}, "network_id"),
+        ({"revision": 0}, "revision"),
+        ({"base_revision": -1}, "revision"),
+        ({"base_revision": 1}, "revision"),
+        ({"domain": "a b"}, "domain"),
+        ({"put": [pb.NameRecord(name="Web")]}, "put[0].name"),
+        ({"put": [pb.NameRecord(name="a.b")]}, "put[0].name"),
+        ({"put": [pb.NameRecord(name="a", addresses=["x"])]}, "put[0].addresses"),
+        ({"put": [pb.NameRecord(name="a", addresses=["10.0.0.1"] * 33)]}, "put[0].addresses"),
+        ({"removed": [""]}, "removed[0]"),
+        ({"removed": ["a"] * 20_001}, "removed"),
+    ],
+)
+async def test_what_are_no_names_is_refused_by_its_field(
+    served: tuple[NetworkServicer, Host], changes: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        await served[0].EnsureNames(told(**changes), CONTEXT)
+    assert caught.value.metadata["field"] == field
+
+
+async def test_a_host_without_a_switch_says_so(served: tuple[NetworkServicer, Host]) -> None:
+    bare = replace(served[1], networks=None, forwarder=None)
+    servicer = NetworkServicer(HostDirectory({HOST_ID: bare}))
+    with pytest.raises(Unsupported) as caught:
+        await servicer.EnsureNames(told(), CONTEXT)
+    assert caught.value.reason == "HOST_WITHOUT_NETWORKS"
+    with pytest.raises(Unsupported):
+        await anext(servicer.Forward(requests(an_open()), CONTEXT))  # type: ignore[arg-type]
+
+
+def an_open(**changes: Any) -> pb.ForwardRequest:
+    base = {
+        "host_id": HOST_ID,
+        "instance_id": SPEC.instance_id,
+        "port_id": SPEC.ports[0].port_id,
+        "port_number": 22,
+    }
+    return pb.ForwardRequest(open=pb.ForwardRequest.Open(**(base | changes)))
+
+
+async def requests(*messages: pb.ForwardRequest) -> AsyncIterator[pb.ForwardRequest]:
+    for message in messages:
+        yield message
+
+
+@pytest.mark.parametrize(
+    ("first", "error"),
+    [
+        (pb.ForwardRequest(data=b"x"), InvalidArgument),
+        (an_open(instance_id="x"), InvalidArgument),
+        (an_open(port_id="x"), InvalidArgument),
+        (an_open(port_number=0), InvalidArgument),
+        (an_open(port_number=65536), InvalidArgument),
+        (an_open(host_id="hst-2"), NotFound),
+        (an_open(instance_id=a_spec(9).instance_id), NotFound),
+        (an_open(port_id=a_port_id(9)), NotFound),
+    ],
+)
+async def test_what_is_no_machines_port_is_not_connected_to(
+    served: tuple[NetworkServicer, Host], first: pb.ForwardRequest, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        await anext(served[0].Forward(requests(first), CONTEXT))  # type: ignore[arg-type]
+
+
+async def test_bytes_pass_both_ways_until_both_have_ended(
+    served: tuple[NetworkServicer, Host],
+) -> None:
+    machine = socket.create_server(("127.0.0.1", 0))
+    machine.settimeout(20)
+
+    def echo() -> None:
+        connection, _ = machine.accept()
+        with connection:
+            text = b""
+            while piece := connection.recv(4096):
+                text += piece
+            connection.sendall(text.upper())
+
+    with machine:
+        echoing = asyncio.ensure_future(asyncio.to_thread(echo))
+        said = requests(
+            an_open(port_number=machine.getsockname()[1]),
+            pb.ForwardRequest(data=b"hello "),
+            pb.ForwardRequest(data=b"there"),
+            pb.ForwardRequest(end=True),
+        )
+        async with asyncio.timeout(20):
+            answers = [a async for a in served[0].Forward(said, CONTEXT)]  # type: ignore[arg-type]
+            await echoing
+    assert answers[0] == pb.ForwardResponse(data=b"")
+    assert b"".join(a.data for a in answers) == b"HELLO THERE"
+    assert answers[-1].end
+
+
+async def test_a_message_that_carries_nothing_ends_the_connection(
+    served: tuple[NetworkServicer, Host],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as machine:
+        first = an_open(port_number=machine.getsockname()[1])
+        answers = served[0].Forward(requests(first, pb.ForwardRequest()), CONTEXT)
+
+        async def read_all() -> None:
+            async for _ in answers:  # type: ignore[attr-defined]
+                pass
+
+        with pytest.raises(InvalidArgument):
+            await asyncio.wait_for(read_all(), 20)

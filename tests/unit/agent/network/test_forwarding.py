@@ -1,0 +1,194 @@
+"""Connections to machines: bytes both ways, ends that are passed on, and refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.support.ports import a_network_id, a_port, an_ipv4, an_ipv6
+from unkai_agent.domain.ports import PortSpec
+from unkai_agent.network import forwarding
+from unkai_agent.network.driver import sites_of
+from unkai_agent.network.fake import FakeNetwork
+from unkai_agent.network.forwarding import Forwarder
+from unkai_wire.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
+
+PORT = a_port(addresses=(an_ipv4("127.0.0.1"),))
+
+
+async def a_forwarder(port: PortSpec = PORT) -> Forwarder:
+    driver = FakeNetwork()
+    await driver.ensure_sites(sites_of([port]))
+    return Forwarder(driver)
+
+
+def a_machine() -> socket.socket:
+    """Return what stands for a machine: a listener on the loopback."""
+    made = socket.create_server(("127.0.0.1", 0))
+    made.settimeout(20)
+    return made
+
+
+class Caller:
+    """What a caller sends, a piece at a time."""
+
+    def __init__(self) -> None:
+        self._sent: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
+
+    def send(self, piece: bytes | Exception | None) -> None:
+        self._sent.put_nowait(piece)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        while (piece := await self._sent.get()) is not None:
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
+
+
+async def _accept(machine: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    connection, _ = await asyncio.to_thread(machine.accept)
+    return await asyncio.open_connection(sock=connection)
+
+
+async def test_each_side_ends_by_itself() -> None:
+    """The caller ends first; the machine still answers; then it ends, too."""
+    forwarder, caller, machine = await a_forwarder(), Caller(), a_machine()
+    with machine:
+        talk = forwarder.talk(PORT, machine.getsockname()[1], caller.pieces())
+        async with asyncio.timeout(20):
+            assert await anext(talk) == b""
+            reader, writer = await _accept(machine)
+            caller.send(b"question")
+            caller.send(None)
+            assert await reader.read() == b"question"  # to its end
+            writer.write(b"answer")
+            assert await anext(talk) == b"answer"
+            writer.write_eof()
+            assert await anext(talk) is None
+            assert [piece async for piece in talk] == []
+            writer.close()
+
+
+async def test_a_machine_that_ends_first_is_still_written_to() -> None:
+    forwarder, caller, machine = await a_forwarder(), Caller(), a_machine()
+    with machine:
+        talk = forwarder.talk(PORT, machine.getsockname()[1], caller.pieces())
+        async with asyncio.timeout(20):
+            await anext(talk)
+            reader, writer = await _accept(machine)
+            writer.write_eof()
+            assert await anext(talk) is None
+            rest = asyncio.ensure_future(anext(talk, "over"))
+            caller.send(b"late")
+            assert await reader.readexactly(4) == b"late"
+            caller.send(None)
+            assert await rest == "over"
+            writer.close()
+
+
+async def test_many_bytes_pass_whole_and_do_not_pile_up() -> None:
+    forwarder, caller, machine = await a_forwarder(), Caller(), a_machine()
+    text = bytes(range(256)) * (16 << 10)  # 4 MiB
+
+    async def echo() -> None:
+        reader, writer = await _accept(machine)
+        while piece := await reader.read(65536):
+            writer.write(piece)
+            await writer.drain()
+        writer.close()
+
+    with machine:
+        echoing = asyncio.ensure_future(echo())
+        for start in range(0, len(text), 65536):
+            caller.send(text[start : start + 65536])
+        caller.send(None)
+        got = bytearray()
+        async with asyncio.timeout(60):
+            async for piece in forwarder.talk(PORT, machine.getsockname()[1], caller.pieces()):
+                got += piece or b""
+                assert piece is None or len(piece) <= forwarding.PIECE_BYTES
+            await echoing
+    assert got == text
+
+
+async def test_a_caller_that_says_nonsense_ends_the_connection() -> None:
+    forwarder, caller, machine = await a_forwarder(), Caller(), a_machine()
+    with machine:
+        talk = forwarder.talk(PORT, machine.getsockname()[1], caller.pieces())
+        async with asyncio.timeout(20):
+            await anext(talk)
+            reader, writer = await _accept(machine)
+            caller.send(InvalidArgument("nonsense"))
+            with pytest.raises(InvalidArgument):
+                await anext(talk)
+            assert await reader.read() == b""
+            writer.close()
+
+
+async def test_a_caller_that_goes_away_frees_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forwarding, "CONNECTIONS", 1)
+    forwarder, caller, machine = await a_forwarder(), Caller(), a_machine()
+    with machine:
+        number = machine.getsockname()[1]
+        first = forwarder.talk(PORT, number, caller.pieces())
+        await anext(first)
+        second = forwarder.talk(PORT, number, Caller().pieces())
+        with pytest.raises(Unavailable) as caught:
+            await anext(second)
+        assert caught.value.reason == "FORWARDS_FULL"
+        await first.aclose()
+        third = forwarder.talk(PORT, number, Caller().pieces())
+        assert await anext(third) == b""
+        await third.aclose()
+
+
+async def test_a_machine_that_refuses_says_so() -> None:
+    forwarder, machine = await a_forwarder(), a_machine()
+    number = machine.getsockname()[1]
+    machine.close()
+    with pytest.raises(FailedPrecondition) as caught:
+        await anext(forwarder.talk(PORT, number, Caller().pieces()))
+    assert caught.value.reason == "FORWARD_REFUSED"
+    assert caught.value.metadata["port_number"] == str(number)
+
+
+async def test_a_machine_that_is_silent_names_the_rule_to_add(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forwarding, "_CONNECT_S", 0.1)
+    forwarder = await a_forwarder()
+    with socket.socket() as full:  # its queue is full: it takes no more
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        number = full.getsockname()[1]
+        held = [socket.socket() for _ in range(4)]
+        for each in held:
+            each.setblocking(False)
+            each.connect_ex(("127.0.0.1", number))
+        with pytest.raises(FailedPrecondition) as caught:
+            await anext(forwarder.talk(PORT, number, Caller().pieces()))
+        for each in held:
+            each.close()
+    assert caught.value.reason == "FORWARD_TIMED_OUT"
+    assert "security group rule" in caught.value.fix
+
+
+async def test_the_next_address_is_tried_when_one_is_silent() -> None:
+    # No host has a route to the first.
+    port = a_port(addresses=(an_ipv4("127.0.0.1"), an_ipv6("2001:db8::1")))
+    forwarder, machine = await a_forwarder(port), a_machine()
+    with machine:
+        talk = forwarder.talk(port, machine.getsockname()[1], Caller().pieces())
+        assert await anext(talk) == b""
+        await talk.aclose()
+
+
+async def test_a_network_that_is_not_here_is_not_found() -> None:
+    forwarder = await a_forwarder()
+    elsewhere = a_port(network_id=a_network_id(9))
+    with pytest.raises(NotFound) as caught:
+        await anext(forwarder.talk(elsewhere, 22, Caller().pieces()))
+    assert caught.value.reason == "NETWORK_NOT_HERE"

@@ -1,0 +1,216 @@
+"""A host's networks as they are served: real namespaces, and guests that ask."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import dns.asyncquery
+import dns.message
+import dns.rcode
+import pytest
+import pytest_asyncio
+
+from tests.support.agent import a_spec
+from tests.support.fake_vsctl import FakeSwitch
+from tests.support.metadata import ask
+from tests.support.namespaces import Guest, cleaned, needs_namespaces
+from tests.support.ports import a_port, an_ipv4
+from unkai_agent.domain.machines import MachineSpec
+from unkai_agent.domain.ports import MetadataPort, PortSpec
+from unkai_agent.network.forwarding import Forwarder
+from unkai_agent.network.metadata.tokens import Tokens
+from unkai_agent.network.names.table import NameChanges, NameTables
+from unkai_agent.network.namespaces import ADDRESS_V4, Namespaces, device_of
+from unkai_agent.network.ovs_database import OvsDatabase
+from unkai_agent.network.ovs_driver import OvsNetwork
+from unkai_agent.network.service import HostNetworks
+from unkai_agent.network.setns import call_inside
+from unkai_wire.errors import NotFound
+from unkai_wire.ids import new_id
+
+pytestmark = needs_namespaces
+METADATA = MetadataPort("meta-1", "02:00:00:00:fe:01")
+
+
+async def _nobody(query: dns.message.Message, by_tcp: bool) -> dns.message.Message:
+    raise OSError("no resolver")
+
+
+class Host:
+    """A host with a stand-in for its switch."""
+
+    def __init__(self, folder: Path, networks: list[str]) -> None:
+        self.root = folder / "netns"
+        self.switch = FakeSwitch(folder)
+        self.names = NameTables(folder / "names")
+        self.ids = networks
+        self.driver = OvsNetwork(OvsDatabase(self.switch.program), Namespaces(self.root))
+        self.networks = self.restarted()
+
+    def restarted(self) -> HostNetworks:
+        return HostNetworks(self.driver, self.names, _nobody, Tokens())
+
+    def machine(self, number: int) -> MachineSpec:
+        port = a_port(
+            number,
+            network_id=self.ids[number - 1],
+            addresses=(an_ipv4("10.0.0.5"),),
+            metadata=METADATA,
+        )
+        return a_spec(number, ports=(port,))
+
+
+@pytest_asyncio.fixture
+async def host(tmp_path: Path) -> AsyncIterator[Host]:
+    networks = [new_id("network") for _ in range(2)]
+    with cleaned(tmp_path / "netns", *networks):
+        made = Host(tmp_path, networks)
+        yield made
+        await made.networks.close()
+
+
+async def name_read_by(guest: Guest) -> str:
+    connection = await call_inside(
+        guest.path, lambda: socket.create_connection((ADDRESS_V4, 80), timeout=20)
+    )
+    answer = await ask(connection, "/openstack/latest/meta_data.json")
+    return str(json.loads(answer.body)["name"])
+
+
+async def test_guests_are_served_who_they_are_and_whom_they_know(host: Host) -> None:
+    first, second = host.machine(1), host.machine(2)
+    await host.networks.hold([first, second])
+    assert host.networks.are_up(host.ids)
+    host.names.change(NameChanges(host.ids[0], 0, 1, "internal", {"db": ("10.0.0.9",)}))
+    guests = [Guest(host.root, ident, "10.0.0.5/24") for ident in host.ids]
+    try:
+        assert [await name_read_by(guest) for guest in guests] == [first.name, second.name]
+        query = dns.message.make_query("db.internal", "A")
+        rcodes = []
+        for guest in guests:
+            bound = await call_inside(guest.path, _packets)
+            bound.setblocking(False)
+            with bound:
+                loop = asyncio.get_running_loop()
+                async with asyncio.timeout(20):
+                    await loop.sock_connect(bound, (ADDRESS_V4, 53))
+                    await loop.sock_sendall(bound, query.to_wire())
+                    response = dns.message.from_wire(await loop.sock_recv(bound, 4096))
+            rcodes.append(response.rcode())
+        # The other network was told of no names: it is somebody else's to answer.
+        assert rcodes == [dns.rcode.NOERROR, dns.rcode.SERVFAIL]
+    finally:
+        for guest in guests:
+            guest.close()
+
+
+def _packets() -> socket.socket:
+    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+
+async def test_holding_again_opens_nothing_and_writes_nothing(host: Host) -> None:
+    machines = [host.machine(1)]
+    await host.networks.hold(machines)
+    before = len(host.switch.writes)
+    await host.networks.hold(machines)
+    assert len(host.switch.writes) == before
+
+
+async def test_a_network_whose_last_machine_went_leaves_nothing(host: Host) -> None:
+    await host.networks.hold([host.machine(1), host.machine(2)])
+    await host.networks.hold([host.machine(2)])
+    assert not host.networks.are_up([host.ids[0]])
+    assert host.networks.are_up([host.ids[1]])
+    assert host.switch.devices() == [device_of(host.ids[1])]
+    with pytest.raises(NotFound):
+        await host.driver.open_socket(host.ids[0], _packets)
+    await host.networks.hold([])
+    assert host.switch.devices() == []
+    assert Namespaces(host.root).found() == []
+
+
+async def test_a_restarted_agent_takes_over_what_is_there(host: Host) -> None:
+    machine = host.machine(1)
+    await host.networks.hold([machine])
+    writes = len(host.switch.writes)
+    await host.networks.close()
+    host.networks = host.restarted()
+    await host.networks.hold([machine])
+    assert len(host.switch.writes) == writes
+    guest = Guest(host.root, host.ids[0], "10.0.0.5/24")
+    try:
+        assert await name_read_by(guest) == machine.name
+    finally:
+        guest.close()
+
+
+async def test_a_namespace_that_was_made_anew_is_served_anew(host: Host) -> None:
+    machine = host.machine(1)
+    await host.networks.hold([machine])
+    await Namespaces(host.root).remove(host.ids[0])  # as somebody may do by hand
+    await host.networks.hold([machine])
+    guest = Guest(host.root, host.ids[0], "10.0.0.5/24")
+    try:
+        assert await name_read_by(guest) == machine.name
+    finally:
+        guest.close()
+
+
+async def test_a_network_that_got_an_address_answers_names_there(host: Host) -> None:
+    machine = host.machine(1)
+    await host.networks.hold([machine])
+    moved = replace(METADATA, addresses=("10.0.0.2/24",))
+    port = replace(machine.ports[0], metadata=moved)
+    await host.networks.hold([replace(machine, ports=(port,))])
+    host.names.change(NameChanges(host.ids[0], 0, 1, "internal", {"db": ("10.0.0.9",)}))
+    guest = Guest(host.root, host.ids[0], "10.0.0.5/24")
+    try:
+        connection = await call_inside(
+            guest.path, lambda: socket.create_connection(("10.0.0.2", 53), timeout=20)
+        )
+        connection.setblocking(False)
+        reader, writer = await asyncio.open_connection(sock=connection)
+        query = dns.message.make_query("db", "A").to_wire()
+        async with asyncio.timeout(20):
+            writer.write(len(query).to_bytes(2) + query)
+            length = int.from_bytes(await reader.readexactly(2))
+            response = dns.message.from_wire(await reader.readexactly(length))
+        writer.close()
+        assert response.answer[0][0].to_text() == "10.0.0.9"
+    finally:
+        guest.close()
+
+
+async def test_a_machine_is_reached_from_inside_its_own_network(host: Host) -> None:
+    """By a host that itself has no route there, and from an address that the guest can answer."""
+    machine = host.machine(1)
+    await host.networks.hold([machine])
+    guest = Guest(host.root, host.ids[0], "10.0.0.5/24")
+    listening = await call_inside(guest.path, lambda: socket.create_server(("10.0.0.5", 22)))
+    listening.settimeout(20)
+    try:
+        peer = await _reach(host, machine.ports[0], listening)
+    finally:
+        listening.close()
+        guest.close()
+    assert peer == ADDRESS_V4
+
+
+async def _reach(host: Host, port: PortSpec, listening: socket.socket) -> str:
+    async def nothing() -> AsyncIterator[bytes]:
+        return
+        yield b""
+
+    talk = Forwarder(host.driver).talk(port, 22, nothing())
+    async with asyncio.timeout(20):
+        assert await anext(talk) == b""
+        connection, peer = await asyncio.to_thread(listening.accept)
+        connection.sendall(b"SSH-2.0-guest\r\n")
+        connection.close()
+        assert [piece async for piece in talk] == [b"SSH-2.0-guest\r\n", None]
+    return str(peer[0])
