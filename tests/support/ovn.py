@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID, uuid4, uuid5
@@ -180,15 +181,14 @@ def to_json(value: Value) -> Any:
     return ["uuid", str(value)] if isinstance(value, UUID) else value
 
 
-def settings_of(remote: str, **changes: Any) -> OvnSettings:
-    """Return settings with little patience: a lost answer is given up soon."""
-    return OvnSettings(**{"remotes": (remote,), "transaction_s": 2.0, "grace_s": 1.0, **changes})
+IMPATIENT_S = 2.0
+"""For tests in which an answer is lost; what they ask for otherwise is small."""
 
 
 class World(Protocol):
     """What a contract test may do to the database, as somebody else."""
 
-    async def member(self) -> Northbound: ...
+    async def member(self, *, impatient: bool = False) -> Northbound: ...
     async def insert(
         self, table: str, columns: Mapping[str, Value], parent: Place | None = None
     ) -> UUID: ...
@@ -210,7 +210,7 @@ class FakeWorld:
     def __init__(self) -> None:
         self.ovn = FakeOvn()
 
-    async def member(self) -> Northbound:
+    async def member(self, *, impatient: bool = False) -> Northbound:
         return self.ovn.member()
 
     async def insert(
@@ -262,10 +262,13 @@ class RealWorld:
         self._ways: dict[int, TcpProxy] = {}
         self.members: list[OvnNorthbound] = []
 
-    async def member(self) -> Northbound:
+    async def member(self, *, impatient: bool = False, healthy_s: float = 60.0) -> OvnNorthbound:
         proxy = TcpProxy(self.server.address)
         address = await asyncio.to_thread(proxy.start)
-        member = OvnNorthbound(settings_of(f"tcp:{address}"))
+        settings = OvnSettings((f"tcp:{address}",), healthy_s=healthy_s)
+        if impatient:
+            settings = replace(settings, transaction_s=IMPATIENT_S, grace_s=IMPATIENT_S / 2)
+        member = OvnNorthbound(settings)
         self._ways[id(member)] = proxy
         self.members.append(member)
         member.start()

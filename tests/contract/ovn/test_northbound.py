@@ -142,6 +142,28 @@ async def test_a_port_is_in_the_groups_that_it_names_and_in_no_other_of_ours(wor
     assert having == {uuid_of("pg_b"), uuid_of("pg_c"), foreign}
 
 
+async def test_a_port_that_goes_while_another_joins_its_group_leaves_nothing_behind(
+    world: World,
+) -> None:
+    nb = await world.member()
+    dhcp = Unit("subnet:s", (Row("DHCP_Options", uuid_of("dhcp"), {"cidr": "10.0.0.0/24"}),))
+    going = [port(f"p{n}", "net-1", ("pg_a",)) for n in range(10)]
+    staying = port("stays", "net-1", ("pg_a",), dhcpv4_options=uuid_of("dhcp"))
+    coming = [port(f"q{n}", "net-1", ("pg_a",)) for n in range(10)]
+    await nb.apply(TERM, [NET, group("pg_a"), dhcp, *going, staying])
+
+    changed = port("stays", "net-1", ("pg_a",), enabled=False)
+    await nb.apply(TERM, [*map(gone, going), gone(dhcp), *coming, changed])
+
+    members = (await world.rows("Port_Group"))[uuid_of("pg_a")]["ports"]
+    assert members == {uuid_of("stays"), *(uuid_of(f"q{n}") for n in range(10))}
+    rows = await world.rows("Logical_Switch_Port")
+    assert rows[uuid_of("stays")]["dhcpv4_options"] == frozenset()
+    found = await nb.apply(TERM, [*going, dhcp, *map(gone, coming)])
+    assert set(found.values()) == {Outcome.DONE}
+    assert await nb.compare([*going, dhcp, changed]) == []
+
+
 async def test_a_row_moves_to_another_parent_and_stays_the_same(world: World) -> None:
     nb = await world.member()
     await nb.apply(TERM, [NET, switch("net-2"), port("p1", "net-1")])
@@ -199,7 +221,7 @@ async def test_a_term_that_others_raised_refuses_also_what_would_change_nothing(
 
 
 async def test_what_a_deposed_leader_had_under_way_never_lands(world: World) -> None:
-    old, new = await world.member(), await world.member()
+    old, new = await world.member(impatient=True), await world.member()
     await old.apply(1, [NET, port("p1", "net-1")])
     await world.hold(old)
     late = [port("p1", "net-1", enabled=False), port("p2", "net-1"), gone(NET)]
@@ -217,8 +239,25 @@ async def test_what_a_deposed_leader_had_under_way_never_lands(world: World) -> 
         await old.apply(1, late)
 
 
+async def test_what_an_earlier_process_of_the_same_term_had_under_way_never_lands(
+    world: World,
+) -> None:
+    earlier, later = await world.member(impatient=True), await world.member()
+    one = port("p1", "net-1")
+    await earlier.apply(TERM, [NET, one])
+    await world.hold(earlier)
+    assert Outcome.UNKNOWN in (await earlier.apply(TERM, [gone(one)])).values()
+
+    assert await later.apply(TERM, [one]) == {one.key: Outcome.DONE}
+    await world.release(earlier)
+    await until_reached(earlier)
+
+    assert await later.compare([NET, one]) == []
+    assert set(await world.rows("Logical_Switch_Port")) == {uuid_of("p1")}
+
+
 async def test_after_an_unknown_the_same_apply_makes_no_second_row(world: World) -> None:
-    nb = await world.member()
+    nb = await world.member(impatient=True)
     await nb.apply(TERM, [NET])
     await world.hold(nb)
     async with hearing(nb) as heard:
