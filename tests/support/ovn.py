@@ -284,7 +284,7 @@ class RealWorld:
             {"op": "insert", "table": table, "uuid": str(uuid), "row": row}
         ]
         if parent:
-            operations.append(_mutation(parent, "insert", uuid))
+            operations.append(mutation(parent, "insert", uuid))
         await asyncio.to_thread(self.server.transact, *operations)
         return uuid
 
@@ -298,7 +298,7 @@ class RealWorld:
         where = [["_uuid", "==", ["uuid", str(uuid)]]]
         operation = {"op": "delete", "table": table, "where": where}
         if parent:
-            operation = _mutation(parent, "delete", uuid)
+            operation = mutation(parent, "delete", uuid)
         answer = await asyncio.to_thread(self.server.transact, operation)
         assert answer[0]["count"] == 1
 
@@ -334,7 +334,8 @@ class RealWorld:
         await self.stop()
 
 
-def _mutation(place: Place, how: str, uuid: UUID) -> dict[str, Any]:
+def mutation(place: Place, how: str, uuid: UUID) -> dict[str, Any]:
+    """Return the operation that puts a row into a set of references, or takes it out."""
     return {
         "op": "mutate",
         "table": place.table,
