@@ -89,7 +89,7 @@ class Tables:
             for uuid in _changed(table, rows[name]):
                 ref = Ref(name, uuid)
                 old, new = table.get(uuid), rows[name].get(uuid)
-                written[ref] = frozenset(n for n in new or () if not old or old[n] != new[n])
+                written[ref] = _changed_columns(old, new)
                 touched |= self._note(ref, old, new)
         self.rows = rows
         if written:
@@ -200,6 +200,12 @@ def _check_row(columns: Mapping[str, Column], row: RowColumns) -> None:
             raise Refused(f"constraint violation: {name}")
         if column.least and not row[name]:
             raise Refused(f"constraint violation: {name} is empty")
+
+
+def _changed_columns(old: RowColumns | None, new: RowColumns | None) -> frozenset[str]:
+    if new is None:
+        return frozenset()
+    return frozenset(name for name in new if old is None or old[name] != new[name])
 
 
 def _changed(old: Mapping[UUID, RowColumns], new: Mapping[UUID, RowColumns]) -> Iterator[UUID]:

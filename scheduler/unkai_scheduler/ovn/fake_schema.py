@@ -96,11 +96,12 @@ def _kind(text: str) -> Kind:
     match = _ATOM.fullmatch(text)
     assert match, text
     sign, words = match["sign"][0], match["words"]
-    limits = [float(match[name]) if match[name] else None for name in ("least", "most")]
+    least, most = (float(match[name]) if match[name] else None for name in ("least", "most"))
     return Kind(
         _NAMES.get(sign, "uuid"),
         frozenset(words.split("|")) if words else None,
-        *limits,
+        least,
+        most,
         refers_to=match["table"] or "",
         strong=sign == ">",
     )
