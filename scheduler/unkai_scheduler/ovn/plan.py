@@ -226,9 +226,7 @@ class _Planning:
         if self._view.schema[ref.table].is_root:
             self._plan.edits.append(Delete(ref))
         for place in self._view.holders(ref):
-            holder = Ref(place.table, place.uuid)
-            ours = self._view.unit_of(holder) or self._holds_alive(place)
-            if ours and holder not in self._doomed:
+            if self._is_ours_to_leave(place):
                 self._let_go(place, ref)
 
     def _let_go(self, place: Place, ref: Ref) -> None:
@@ -260,11 +258,14 @@ class _Planning:
         for place in sorted(wanted - actual):
             self._plan.edits.append(Join(place, row.uuid))
         for place in sorted(actual - wanted):
-            holder = Ref(place.table, place.uuid)
-            # A foreign row's weak set is its owner's to say; a strong one would keep ours for ever.
-            ours = self._view.unit_of(holder) or self._holds_alive(place)
-            if ours and holder not in self._doomed:
+            if self._is_ours_to_leave(place):
                 self._plan.edits.append(Leave(place, row.uuid))
+
+    def _is_ours_to_leave(self, place: Place) -> bool:
+        """Tell; a foreign row's weak set is its owner's, a strong one would keep ours for ever."""
+        holder = Ref(place.table, place.uuid)
+        ours = self._view.unit_of(holder) or holder in self._wanted or self._holds_alive(place)
+        return bool(ours) and holder not in self._doomed
 
 
 def _updates(ref: Ref, desired: Mapping[str, Normal], view: View) -> Iterator[Edit]:
