@@ -75,8 +75,9 @@ class OvsdbServer:
         """Start it and wait until it answers."""
         self.socket.unlink(missing_ok=True)
         listen = f"{'pssl' if self._tls else 'ptcp'}:{self._port}:127.0.0.1"
-        tls = self._tls
-        files = ["-p", tls.key, "-c", tls.certificate, "-C", tls.ca] if tls else []
+        files: list[str | Path] = []
+        if tls := self._tls:
+            files = ["-p", tls.key, "-c", tls.certificate, "-C", tls.ca]
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [

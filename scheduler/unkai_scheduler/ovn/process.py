@@ -130,7 +130,7 @@ class OvnNorthbound:
         try:
             answer = await self._ask(request, limit_s)
         except _Lost:
-            _LOG.warning("ovn_outcome_unknown", term=term, units=sorted(unknown))
+            _LOG.warning("ovn_outcome_unknown", term=term, units=len(unknown), why="no answer")
             return unknown
         if answer is None:
             return None
@@ -138,12 +138,30 @@ class OvnNorthbound:
             case "term":
                 raise term_refused(term, answer["current"])
             case "unknown":
-                _LOG.warning("ovn_outcome_unknown", term=term, why=answer["why"])
+                _LOG.warning(
+                    "ovn_outcome_unknown", term=term, units=len(unknown), why=answer["why"]
+                )
                 return unknown
+            case "refused":
+                return await self._write_halves(term, chunk, answer["why"])
         for unit, (outcome, reason) in answer["results"].items():
             if outcome in {Outcome.REFUSED.value, Outcome.IN_USE.value}:
                 _LOG.warning("ovn_unit_left_out", unit=unit, outcome=outcome, why=reason)
         return {unit: Outcome(outcome) for unit, (outcome, _) in answer["results"].items()}
+
+    async def _write_halves(
+        self, term: int, chunk: Sequence[Piece], why: str
+    ) -> dict[str, Outcome] | None:
+        """Find out which unit the database refuses; it says so of the transaction alone."""
+        half = len(chunk) // 2
+        if not half:
+            _LOG.warning("ovn_unit_refused", unit=chunk[0].key, why=why)
+            return {chunk[0].key: Outcome.REFUSED}
+        first = await self._write(term, chunk[:half])
+        if first is None or Outcome.UNKNOWN in first.values():
+            return first
+        second = await self._write(term, chunk[half:])
+        return first | (second or {})
 
     async def inventory(self) -> Mapping[str, int]:
         """See the port."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from tests.support.acceptance import count
 from tests.support.ovn import (
     World,
     gone,
@@ -476,6 +479,25 @@ async def test_own_writes_are_no_news(world: World) -> None:
 
         assert heard.units == {NET.key}
         assert not heard.everything
+
+
+async def test_what_others_do_during_an_own_write_is_not_missed(world: World) -> None:
+    nb = await world.member()
+    await nb.apply(TERM, [NET, port("p1", "net-1", enabled=True)])
+    missed = 0
+    async with hearing(nb) as heard:
+        for number in range(count(200)):
+            one = port("p1", "net-1", enabled=bool(number % 2))
+            theirs = frozenset({f"dynamic {number}"})
+            await asyncio.gather(
+                nb.apply(TERM, [one]),
+                world.set("Logical_Switch_Port", uuid_of("p1"), "addresses", theirs),
+            )
+            if await nb.compare([one]):
+                missed += 1
+                await heard.of(one.key)
+            heard.units.clear()
+    print(f"{missed} changes came after the own write was put together")
 
 
 async def test_an_unreachable_database_is_said_to_be_so_at_once(world: World) -> None:

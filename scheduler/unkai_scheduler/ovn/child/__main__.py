@@ -35,7 +35,6 @@ from unkai_scheduler.ovn.child.commands import (
 )
 from unkai_scheduler.ovn.child.replica import EXIT_BUG, Replica, Rows, registered
 from unkai_scheduler.ovn.encoding import Piece, decode_piece
-from unkai_scheduler.ovn.rows import Outcome
 
 DATABASE = "OVN_Northbound"
 EXIT_UNKNOWN = 75
@@ -131,45 +130,36 @@ class Child:
                 session = self._replica.session
                 self._commit(self._fence(term, self._writer))
                 self._claimed = (session, term)
-            results: dict[str, list[str]] = {}
-            self._write(term, pieces, results)
+            return self._write(term, pieces)
         except TermOver as error:
             return {"error": "term", "current": error.current}
         except NotInitialised:
             return {"error": "unreachable", "why": "ovn-northd has not initialised it yet"}
         except (TimeoutException, ConnectionLost) as error:
             return {"error": "unknown", "why": type(error).__name__}
-        return {"results": results}
 
     def _fence(self, term: int, writer: str = "") -> Fence:
         return Fence(self._api, self._replica, term, writer)
 
-    def _write(
-        self, term: int, pieces: list[Piece], results: dict[str, list[str]], *, again: bool = True
-    ) -> None:
-        """Write in one transaction; when the database refuses it, find out whose fault it is."""
+    def _write(self, term: int, pieces: list[Piece], *, again: bool = True) -> frames.Message:
         write = Write(self._api, self._replica, pieces)
-        self._replica.begin(piece.key for piece in pieces)
+        with self._connection.lock:
+            self._replica.begin(piece.key for piece in pieces)
         try:
             self._commit(self._fence(term), write)
         except (RuntimeError, BadDatum) as error:
             if isinstance(error, RuntimeError) and not str(error).startswith(_DATABASE_SAYS):
                 raise ConnectionLost from error
-            half = len(pieces) // 2
-            if half:
-                self._write(term, pieces[:half], results)
-                self._write(term, pieces[half:], results)
-            elif again:
-                # What it collided with is in the replica by now.
-                self._write(term, pieces, results, again=False)
-            else:
-                results[pieces[0].key] = [Outcome.REFUSED.value, str(error)]
-            return
-        finally:
             with self._connection.lock:
                 self._replica.end()
-        for key, outcome in write.plan.outcomes.items():
-            results[key] = [outcome.value, write.plan.reasons.get(key, "")]
+            # What it collided with may be in the replica by now.
+            return self._write(term, pieces, again=False) if again else _refused(error)
+        return {
+            "results": {
+                unit: [outcome.value, write.plan.reasons.get(unit, "")]
+                for unit, outcome in write.plan.outcomes.items()
+            }
+        }
 
     def _commit(self, fence: Fence, *more: Write) -> None:
         """Commit; raise `ConnectionLost` unless the database has said that it is done."""
@@ -178,6 +168,10 @@ class Child:
         transaction.commit()
         if not fence.is_done:
             raise ConnectionLost
+
+
+def _refused(error: Exception) -> frames.Message:
+    return {"error": "refused", "why": str(error)}
 
 
 def read_requests(stream: BinaryIO, requests: queue.Queue[frames.Message]) -> None:
