@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from uuid import uuid4
 
 import psutil
 import pytest
@@ -183,6 +184,29 @@ def some_change(rng: random.Random) -> list[Unit]:
         one = port(f"p{number}", rng.choice(["net-1", "net-2"]), groups, enabled=rng.random() < 0.5)
         change.append(gone(one) if rng.random() < 0.3 else one)
     return list({unit.key: unit for unit in change}.values())
+
+
+async def test_a_port_that_others_make_while_its_switch_goes_is_not_lost(world: RealWorld) -> None:
+    nb = await world.member()
+    insert = {"op": "insert", "table": "Logical_Switch_Port", "row": {"name": "theirs"}}
+    first = 0
+    for _ in range(count(200)):
+        await applied(nb, [NET])
+        uuid = uuid4()
+        joins = mutation(Place("Logical_Switch", uuid_of("net-1"), "ports"), "insert", uuid)
+        found, answer = await asyncio.gather(
+            nb.apply(1, [gone(NET)]),
+            asyncio.to_thread(world.server.transact, {**insert, "uuid": str(uuid)}, joins),
+        )
+        joined = answer[1]["count"]
+
+        assert len(await world.rows("Logical_Switch_Port")) == joined
+        assert found == {NET.key: Outcome.IN_USE if joined else Outcome.DONE}
+        if joined:
+            first += 1
+            leaves = mutation(Place("Logical_Switch", uuid_of("net-1"), "ports"), "delete", uuid)
+            await asyncio.to_thread(world.server.transact, leaves)
+    print(f"{first} ports came before their switch was gone")
 
 
 async def test_a_row_is_made_again_where_a_reference_to_it_was_left_behind(

@@ -436,7 +436,9 @@ async def test_a_map_that_is_ours_whole_has_our_keys_alone(world: World) -> None
     row = Row("Load_Balancer", uuid_of("lb"), {"name": "lb", "vips": vips})
     unit = Unit("load_balancer:lb", (row,))
     await nb.apply(TERM, [unit])
-    await world.set("Load_Balancer", uuid_of("lb"), "vips", {"10.0.0.9:80": "10.0.0.6:80"})
+    async with hearing(nb) as heard:
+        await world.set("Load_Balancer", uuid_of("lb"), "vips", {"10.0.0.9:80": "10.0.0.6:80"})
+        await heard.of(unit.key)
 
     assert await nb.compare([unit]) == [unit.key]
     await nb.apply(TERM, [unit])
