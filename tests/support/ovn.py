@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +23,7 @@ from tests.support.proxy import TcpProxy
 from unkai_scheduler.ovn.fake import FakeNorthbound, FakeOvn
 from unkai_scheduler.ovn.port import Changed, Northbound
 from unkai_scheduler.ovn.process import OvnNorthbound
-from unkai_scheduler.ovn.rows import Place, Ref, Row, Unit, Value
+from unkai_scheduler.ovn.rows import Outcome, Place, Ref, Row, Unit, Value
 from unkai_scheduler.ovn.schema import Normal
 from unkai_scheduler.ovn.settings import OvnSettings
 from unkai_wire.errors import Unavailable
@@ -90,16 +90,25 @@ class OvsdbServer:
                 stdout=log,
                 stderr=log,
             )
+        try:
+            self._await_answer()
+            if not self.select("NB_Global"):
+                self.transact({"op": "insert", "table": "NB_Global", "row": {}})
+        except BaseException:
+            self.stop()
+            raise
+
+    def _await_answer(self) -> None:
+        assert self._process is not None
         deadline = time.monotonic() + PATIENCE_S
         while True:
             with contextlib.suppress(OSError):
                 socket.create_connection(("127.0.0.1", self._port), 5).close()
-                break
+                if self.socket.exists():
+                    return
             assert self._process.poll() is None, (self._folder / "server.log").read_text()
             assert time.monotonic() < deadline, "ovsdb-server does not listen"
             time.sleep(0.02)
-        if not self.select("NB_Global"):
-            self.transact({"op": "insert", "table": "NB_Global", "row": {}})
 
     def stop(self) -> None:
         """Kill it."""
@@ -320,8 +329,10 @@ class RealWorld:
         await asyncio.to_thread(self.server.start)
 
     async def hold(self, member: Northbound) -> None:
-        self._ways[id(member)].swallow()
-        await asyncio.sleep(0.2)
+        way = self._ways[id(member)]
+        way.swallow()
+        # What its loop is asked next is done after that.
+        await asyncio.to_thread(way._do, asyncio.sleep(0))
 
     async def release(self, member: Northbound) -> None:
         self._ways[id(member)].heal()
@@ -410,6 +421,17 @@ class Hearing:
         """Wait until a unit was heard of."""
         await self.until(lambda: unit in self.units)
         self.units.clear()
+
+
+async def applied(nb: Northbound, term: int, units: Sequence[Unit]) -> None:
+    """Apply until it is done, as the leader does."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            with contextlib.suppress(Unavailable):
+                found = await nb.apply(term, units)
+                if len(found) == len(units) and set(found.values()) == {Outcome.DONE}:
+                    return
+            await asyncio.sleep(0.02)
 
 
 def uuid_of(name: str) -> UUID:

@@ -9,6 +9,7 @@ import pytest
 from tests.support.acceptance import count
 from tests.support.ovn import (
     World,
+    applied,
     gone,
     group,
     hearing,
@@ -191,7 +192,7 @@ async def test_a_switch_with_others_ports_stays_until_they_are_gone(world: World
     assert set(await world.rows("Logical_Switch_Port")) == {foreign}
 
     await world.delete("Logical_Switch_Port", foreign, PORTS_OF_NET)
-    assert await nb.apply(TERM, [gone(NET)]) == {NET.key: Outcome.DONE}
+    await applied(nb, TERM, [gone(NET)])
     assert not await world.rows("Logical_Switch")
 
 

@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 from uuid import uuid4
 
 from ovs.db.error import Error as BadDatum
@@ -41,6 +41,8 @@ EXIT_UNKNOWN = 75
 EXIT_NO_LISTING = 69
 _DATABASE_SAYS = "OVSDB Error"
 """How the library begins the text of a refusal; its other errors say nothing of the outcome."""
+_LIBRARYS_LOOP = "ovsdbapp.backend.ovs_idl.connection"
+_UPDATE_LOST = "error parsing update"
 _RETRY_S = 1.0
 _PR_SET_PDEATHSIG = 1
 _LOG = logging.getLogger(__name__)
@@ -181,18 +183,25 @@ def read_requests(stream: BinaryIO, requests: queue.Queue[frames.Message]) -> No
     os._exit(0)
 
 
+class Lines(logging.StreamHandler[TextIO]):
+    """JSON lines; and the end, where the library would go on with a replica that is wrong."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        super().emit(record)
+        is_broken = record.name == _LIBRARYS_LOOP and record.levelno >= logging.ERROR
+        if is_broken or _UPDATE_LOST in record.getMessage():
+            os._exit(EXIT_BUG)
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return json.dumps({"level": record.levelname, "from": record.name, "text": text})
+
+
 def log_to_stderr() -> None:
-    """Write warnings as JSON lines, the library's own too, which it would else keep to itself."""
-
-    class Lines(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            return json.dumps(
-                {"level": record.levelname, "from": record.name, "text": super().format(record)}
-            )
-
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Lines())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    """Write warnings, the library's own too, which it would else keep to itself."""
+    lines = Lines(sys.stderr)
+    lines.setFormatter(logging.Formatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[lines])
     vlog.use_python_logger(max_level=vlog.WARN)
 
 
