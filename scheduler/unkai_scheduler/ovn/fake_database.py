@@ -81,6 +81,7 @@ class Tables:
         rows = {name: dict(table) for name, table in self.rows.items()}
         for edit in edits:
             self._act(rows, edit)
+        self._check_references(rows)
         self._collect(rows)
         self._take_out_of_weak(rows)
         self._check(rows)
@@ -157,10 +158,13 @@ class Tables:
                 if there != row[column]:
                     rows[name][uuid] = {**row, column: there}
 
-    def _check(self, rows: dict[str, dict[UUID, RowColumns]]) -> None:
+    def _check_references(self, rows: dict[str, dict[UUID, RowColumns]]) -> None:
+        """Refuse a strong reference to nothing; before rows go that nothing holds, as OVSDB does."""
         for ref in self._references(rows, strong=True):
             if ref.uuid not in rows[ref.table]:
                 raise Refused(f"referential integrity violation: {ref.table} {ref.uuid}")
+
+    def _check(self, rows: dict[str, dict[UUID, RowColumns]]) -> None:
         for name in UNIQUE_NAMES:
             names = [row["name"] for row in rows[name].values()]
             if len(set(map(frozenset, names))) < len(names):

@@ -226,14 +226,25 @@ class _Planning:
         if self._view.schema[ref.table].is_root:
             self._plan.edits.append(Delete(ref))
         for place in self._view.holders(ref):
-            if self._is_ours_to_leave(place):
+            if self._must_let_go(place, ref) or self._is_ours_to_leave(place):
                 self._let_go(place, ref)
+
+    def _must_let_go(self, place: Place, ref: Ref) -> bool:
+        """Tell whether a row that will be gone with its parent would still hold this one by then.
+
+        The server asks whether anything refers to a deleted row before it removes what nothing
+        holds any more.
+        """
+        schema, holder = self._view.schema, Ref(place.table, place.uuid)
+        strong = schema[place.table].columns[place.column].key.strong
+        goes_by_itself = holder in self._doomed and not schema[holder.table].is_root
+        return strong and schema[ref.table].is_root and goes_by_itself
 
     def _let_go(self, place: Place, ref: Ref) -> None:
         column = self._view.schema[place.table].columns[place.column]
         if column.is_set_of_references:
             self._plan.edits.append(Leave(place, ref.uuid))
-        elif not column.least and not column.key.strong:
+        elif not column.least:
             self._plan.edits.append(Assign(Ref(place.table, place.uuid), place.column, frozenset()))
 
     def _is_set(self, place: Place) -> bool:

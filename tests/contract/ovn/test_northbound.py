@@ -447,6 +447,37 @@ async def test_a_map_that_is_ours_whole_has_our_keys_alone(world: World) -> None
     assert (await world.rows("Load_Balancer"))[uuid_of("lb")]["vips"] == vips
 
 
+async def test_a_router_goes_with_the_chassis_group_that_its_port_holds(world: World) -> None:
+    nb = await world.member()
+    group_at = Place("HA_Chassis_Group", uuid_of("hcg"), "ha_chassis")
+    chassis = {"chassis_name": "h1", "priority": 1}
+    gateway = Row(
+        "Logical_Router_Port",
+        uuid_of("lrp"),
+        {
+            "name": "lrp",
+            "mac": "02:00:00:00:00:01",
+            "networks": frozenset({"192.0.2.2/24"}),
+            "ha_chassis_group": uuid_of("hcg"),
+        },
+        Place("Logical_Router", uuid_of("rtr"), "ports"),
+    )
+    alone = Row("Logical_Router", uuid_of("rtr"), {"name": "rtr"})
+    of_group = (
+        Row("HA_Chassis_Group", uuid_of("hcg"), {"name": "hcg"}),
+        Row("HA_Chassis", uuid_of("hc"), chassis, group_at),
+    )
+    router = Unit("router:rtr", (alone, gateway, *of_group))
+    await nb.apply(TERM, [router])
+
+    assert await nb.apply(TERM, [Unit(router.key, (alone,))]) == {router.key: Outcome.DONE}
+    assert await nb.inventory() == {router.key: 1}
+    await nb.apply(TERM, [router])
+    assert await nb.apply(TERM, [gone(router)]) == {router.key: Outcome.DONE}
+    assert await nb.inventory() == {}
+    assert not await world.rows("HA_Chassis_Group")
+
+
 async def test_numbers_in_maps_and_empty_values_are_written_as_they_are(world: World) -> None:
     nb = await world.member()
     limit = Row(
