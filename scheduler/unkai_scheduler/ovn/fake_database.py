@@ -159,7 +159,7 @@ class Tables:
                     rows[name][uuid] = {**row, column: there}
 
     def _check_references(self, rows: dict[str, dict[UUID, RowColumns]]) -> None:
-        """Refuse a strong reference to nothing; before rows go that nothing holds, as OVSDB does."""
+        """Refuse a strong reference to nothing; as OVSDB, before unheld rows go."""
         for ref in self._references(rows, strong=True):
             if ref.uuid not in rows[ref.table]:
                 raise Refused(f"referential integrity violation: {ref.table} {ref.uuid}")
