@@ -104,8 +104,9 @@ class OvsdbServer:
         while True:
             with contextlib.suppress(OSError):
                 socket.create_connection(("127.0.0.1", self._port), 5).close()
-                if self.socket.exists():
-                    return
+                with socket.socket(socket.AF_UNIX) as own:
+                    own.connect(str(self.socket))
+                return
             assert self._process.poll() is None, (self._folder / "server.log").read_text()
             assert time.monotonic() < deadline, "ovsdb-server does not listen"
             time.sleep(0.02)
