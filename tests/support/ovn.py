@@ -10,7 +10,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID, uuid4, uuid5
@@ -22,7 +23,7 @@ from tests.support.proxy import TcpProxy
 from unkai_scheduler.ovn.fake import FakeNorthbound, FakeOvn
 from unkai_scheduler.ovn.port import Changed, Northbound
 from unkai_scheduler.ovn.process import OvnNorthbound
-from unkai_scheduler.ovn.rows import Place, Ref, Row, Unit, Value
+from unkai_scheduler.ovn.rows import Outcome, Place, Ref, Row, Unit, Value
 from unkai_scheduler.ovn.schema import Normal
 from unkai_scheduler.ovn.settings import OvnSettings
 from unkai_wire.errors import Unavailable
@@ -74,8 +75,9 @@ class OvsdbServer:
         """Start it and wait until it answers."""
         self.socket.unlink(missing_ok=True)
         listen = f"{'pssl' if self._tls else 'ptcp'}:{self._port}:127.0.0.1"
-        tls = self._tls
-        files = ["-p", tls.key, "-c", tls.certificate, "-C", tls.ca] if tls else []
+        files: list[str | Path] = []
+        if tls := self._tls:
+            files = ["-p", tls.key, "-c", tls.certificate, "-C", tls.ca]
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -88,16 +90,26 @@ class OvsdbServer:
                 stdout=log,
                 stderr=log,
             )
+        try:
+            self._await_answer()
+            if not self.select("NB_Global"):
+                self.transact({"op": "insert", "table": "NB_Global", "row": {}})
+        except BaseException:
+            self.stop()
+            raise
+
+    def _await_answer(self) -> None:
+        assert self._process is not None
         deadline = time.monotonic() + PATIENCE_S
         while True:
             with contextlib.suppress(OSError):
                 socket.create_connection(("127.0.0.1", self._port), 5).close()
-                break
+                with socket.socket(socket.AF_UNIX) as own:
+                    own.connect(str(self.socket))
+                return
             assert self._process.poll() is None, (self._folder / "server.log").read_text()
             assert time.monotonic() < deadline, "ovsdb-server does not listen"
             time.sleep(0.02)
-        if not self.select("NB_Global"):
-            self.transact({"op": "insert", "table": "NB_Global", "row": {}})
 
     def stop(self) -> None:
         """Kill it."""
@@ -180,15 +192,14 @@ def to_json(value: Value) -> Any:
     return ["uuid", str(value)] if isinstance(value, UUID) else value
 
 
-def settings_of(remote: str, **changes: Any) -> OvnSettings:
-    """Return settings with little patience: a lost answer is given up soon."""
-    return OvnSettings(**{"remotes": (remote,), "transaction_s": 2.0, "grace_s": 1.0, **changes})
+IMPATIENT_S = 2.0
+"""For tests in which an answer is lost; what they ask for otherwise is small."""
 
 
 class World(Protocol):
     """What a contract test may do to the database, as somebody else."""
 
-    async def member(self) -> Northbound: ...
+    async def member(self, *, impatient: bool = False) -> Northbound: ...
     async def insert(
         self, table: str, columns: Mapping[str, Value], parent: Place | None = None
     ) -> UUID: ...
@@ -210,7 +221,7 @@ class FakeWorld:
     def __init__(self) -> None:
         self.ovn = FakeOvn()
 
-    async def member(self) -> Northbound:
+    async def member(self, *, impatient: bool = False) -> Northbound:
         return self.ovn.member()
 
     async def insert(
@@ -262,10 +273,13 @@ class RealWorld:
         self._ways: dict[int, TcpProxy] = {}
         self.members: list[OvnNorthbound] = []
 
-    async def member(self) -> Northbound:
+    async def member(self, *, impatient: bool = False, healthy_s: float = 60.0) -> OvnNorthbound:
         proxy = TcpProxy(self.server.address)
         address = await asyncio.to_thread(proxy.start)
-        member = OvnNorthbound(settings_of(f"tcp:{address}"))
+        settings = OvnSettings((f"tcp:{address}",), healthy_s=healthy_s)
+        if impatient:
+            settings = replace(settings, transaction_s=IMPATIENT_S, grace_s=IMPATIENT_S / 2)
+        member = OvnNorthbound(settings)
         self._ways[id(member)] = proxy
         self.members.append(member)
         member.start()
@@ -281,7 +295,7 @@ class RealWorld:
             {"op": "insert", "table": table, "uuid": str(uuid), "row": row}
         ]
         if parent:
-            operations.append(_mutation(parent, "insert", uuid))
+            operations.append(mutation(parent, "insert", uuid))
         await asyncio.to_thread(self.server.transact, *operations)
         return uuid
 
@@ -295,7 +309,7 @@ class RealWorld:
         where = [["_uuid", "==", ["uuid", str(uuid)]]]
         operation = {"op": "delete", "table": table, "where": where}
         if parent:
-            operation = _mutation(parent, "delete", uuid)
+            operation = mutation(parent, "delete", uuid)
         answer = await asyncio.to_thread(self.server.transact, operation)
         assert answer[0]["count"] == 1
 
@@ -316,8 +330,10 @@ class RealWorld:
         await asyncio.to_thread(self.server.start)
 
     async def hold(self, member: Northbound) -> None:
-        self._ways[id(member)].swallow()
-        await asyncio.sleep(0.2)
+        way = self._ways[id(member)]
+        way.swallow()
+        # What its loop is asked next is done after that.
+        await asyncio.to_thread(way._do, asyncio.sleep(0))
 
     async def release(self, member: Northbound) -> None:
         self._ways[id(member)].heal()
@@ -331,7 +347,8 @@ class RealWorld:
         await self.stop()
 
 
-def _mutation(place: Place, how: str, uuid: UUID) -> dict[str, Any]:
+def mutation(place: Place, how: str, uuid: UUID) -> dict[str, Any]:
+    """Return the operation that puts a row into a set of references, or takes it out."""
     return {
         "op": "mutate",
         "table": place.table,
@@ -405,6 +422,17 @@ class Hearing:
         """Wait until a unit was heard of."""
         await self.until(lambda: unit in self.units)
         self.units.clear()
+
+
+async def applied(nb: Northbound, term: int, units: Sequence[Unit]) -> None:
+    """Apply until it is done, as the leader does."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            with contextlib.suppress(Unavailable):
+                found = await nb.apply(term, units)
+                if len(found) == len(units) and set(found.values()) == {Outcome.DONE}:
+                    return
+            await asyncio.sleep(0.02)
 
 
 def uuid_of(name: str) -> UUID:

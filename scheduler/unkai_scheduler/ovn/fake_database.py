@@ -81,6 +81,7 @@ class Tables:
         rows = {name: dict(table) for name, table in self.rows.items()}
         for edit in edits:
             self._act(rows, edit)
+        self._check_references(rows)
         self._collect(rows)
         self._take_out_of_weak(rows)
         self._check(rows)
@@ -89,7 +90,7 @@ class Tables:
             for uuid in _changed(table, rows[name]):
                 ref = Ref(name, uuid)
                 old, new = table.get(uuid), rows[name].get(uuid)
-                written[ref] = frozenset(n for n in new or () if not old or old[n] != new[n])
+                written[ref] = _changed_columns(old, new)
                 touched |= self._note(ref, old, new)
         self.rows = rows
         if written:
@@ -157,10 +158,13 @@ class Tables:
                 if there != row[column]:
                     rows[name][uuid] = {**row, column: there}
 
-    def _check(self, rows: dict[str, dict[UUID, RowColumns]]) -> None:
+    def _check_references(self, rows: dict[str, dict[UUID, RowColumns]]) -> None:
+        """Refuse a strong reference to nothing; as OVSDB, before unheld rows go."""
         for ref in self._references(rows, strong=True):
             if ref.uuid not in rows[ref.table]:
                 raise Refused(f"referential integrity violation: {ref.table} {ref.uuid}")
+
+    def _check(self, rows: dict[str, dict[UUID, RowColumns]]) -> None:
         for name in UNIQUE_NAMES:
             names = [row["name"] for row in rows[name].values()]
             if len(set(map(frozenset, names))) < len(names):
@@ -200,6 +204,12 @@ def _check_row(columns: Mapping[str, Column], row: RowColumns) -> None:
             raise Refused(f"constraint violation: {name}")
         if column.least and not row[name]:
             raise Refused(f"constraint violation: {name} is empty")
+
+
+def _changed_columns(old: RowColumns | None, new: RowColumns | None) -> frozenset[str]:
+    if new is None:
+        return frozenset()
+    return frozenset(name for name in new if old is None or old[name] != new[name])
 
 
 def _changed(old: Mapping[UUID, RowColumns], new: Mapping[UUID, RowColumns]) -> Iterator[UUID]:

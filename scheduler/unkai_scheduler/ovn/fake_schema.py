@@ -15,7 +15,8 @@ _TABLES = {
     "NB_Global!": "name s; options {s:s}; ipsec b",
     "Logical_Switch!": "name s; ports >Logical_Switch_Port*; acls >ACL*; qos_rules >QoS*; "
     "load_balancer ~Load_Balancer*; dns_records ~DNS*; other_config {s:s}",
-    "Logical_Switch_Port": "name s; type s; options {s:s}; parent_name s?; tag_request i?; tag i?; "
+    "Logical_Switch_Port": "name s; type s; options {s:s}; parent_name s?; tag_request i[0,4095]?; "
+    "tag i[1,4095]?; "
     "addresses s*; port_security s*; enabled b?; dhcpv4_options ~DHCP_Options?; "
     "dhcpv6_options ~DHCP_Options?; ha_chassis_group >HA_Chassis_Group?",
     "Address_Set!": "name s; addresses s*",
@@ -96,11 +97,12 @@ def _kind(text: str) -> Kind:
     match = _ATOM.fullmatch(text)
     assert match, text
     sign, words = match["sign"][0], match["words"]
-    limits = [float(match[name]) if match[name] else None for name in ("least", "most")]
+    least, most = (float(match[name]) if match[name] else None for name in ("least", "most"))
     return Kind(
         _NAMES.get(sign, "uuid"),
         frozenset(words.split("|")) if words else None,
-        *limits,
+        least,
+        most,
         refers_to=match["table"] or "",
         strong=sign == ">",
     )

@@ -1,4 +1,4 @@
-"""Which unit a row is of, which rows a unit has, and which sets hold a row.
+"""Which unit a row is of, which rows a unit has, and which columns refer to a row.
 
 Kept along with the rows, so that nothing searches a table. What it says of an update is which units
 were touched by it.
@@ -27,6 +27,10 @@ class Index:
             table.name: [n for n, column in table.columns.items() if column.is_set_of_references]
             for table in schema.values()
         }
+        self._references = {
+            table.name: [n for n, column in table.columns.items() if column.key.refers_to]
+            for table in schema.values()
+        }
         self._rows: dict[str, set[Ref]] = defaultdict(set)
         self._units: dict[Ref, str] = {}
         self._holders: dict[Ref, set[Place]] = defaultdict(set)
@@ -46,7 +50,7 @@ class Index:
         return self._units.get(ref, "")
 
     def holders(self, ref: Ref) -> Collection[Place]:
-        """Return the sets that have a row."""
+        """Return the columns that refer to a row."""
         return self._holders.get(ref, ())
 
     def counts(self) -> dict[str, int]:
@@ -67,10 +71,12 @@ class Index:
         sets = self._sets[ref.table]
         if changed is not None and all(name in sets for name in changed):
             touched = set()
-        for name in sets:
+        for name in self._references[ref.table]:
             if changed is None or name in changed:
                 place = Place(ref.table, ref.uuid, name)
-                touched.update(map(self.unit_of, self._members(place, before, after)))
+                members = [self.unit_of(member) for member in self._members(place, before, after)]
+                if name in sets:
+                    touched.update(members)
         touched.discard("")
         return touched
 
@@ -91,7 +97,7 @@ class Index:
     def _members(
         self, place: Place, before: Columns | None, after: Columns | None
     ) -> Iterator[Ref]:
-        """Take in how a set changed; yield the rows that joined or left it."""
+        """Take in what a column refers to now; yield the rows for which that changed."""
         table = self._schema[place.table].columns[place.column].key.refers_to
         old, new = _uuids(before, place.column), _uuids(after, place.column)
         for uuid in old - new:

@@ -6,6 +6,11 @@ nothing but the rows themselves, so a transaction that must be tried again is pl
 Its traps: a row outside a root table lives only while a strong reference holds it, so it is removed
 by taking it out of its parent; whatever a removed row holds goes with it, so it stays while rows
 that are not its unit's hang on it; and one UUID may not go and come in one transaction.
+
+And one of ovsdb-server 3.1: a weak reference to a row that goes stays for ever when its own row is
+changed in the same transaction; and a row that is made again under such a reference kills the
+server, which then dies of its own log at each start. So each reference of ours to what goes is
+taken out in so many words, and what is left of others' is taken out a transaction before.
 """
 
 from __future__ import annotations
@@ -43,7 +48,7 @@ class View(Protocol):
         """Return the key that a row bears, or an empty string."""
 
     def holders(self, ref: Ref) -> Collection[Place]:
-        """Return all sets of references that have the row."""
+        """Return all columns that refer to the row, whether it is there or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +167,11 @@ class _Planning:
     def _leave_out_who_must_wait(self) -> bool:
         """Leave units out; tell whether there were any, as others may depend on these."""
         pieces = list(self._taken.values())
+        for piece in pieces:
+            if left := [place for row in piece.rows for place in self._left_behind(row)]:
+                reason = f"{left[0].table}.{left[0].column} still refers to what it once was"
+                self._leave_out(piece.key, Outcome.LACKS_PARENT, reason)
+        pieces = list(self._taken.values())
         self._wanted = frozenset(Ref(row.table, row.uuid) for p in pieces for row in p.rows)
         kept = frozenset[Ref]().union(*(piece.all_rows for piece in pieces))
         self._doomed = {
@@ -180,6 +190,14 @@ class _Planning:
                 reason = f"{child.table} {child.uuid} of {owner} hangs on {ref.table} {ref.uuid}"
                 self._leave_out(unit, Outcome.IN_USE, reason)
         return len(self._taken) < len(pieces)
+
+    def _left_behind(self, row: Row) -> Iterator[Place]:
+        """Take out references to a row that is not there; yield them."""
+        ref = Ref(row.table, row.uuid)
+        if not self._view.has(ref):
+            for place in self._view.holders(ref):
+                self._let_go(place, ref)
+                yield place
 
     def _missing(self, piece: Piece) -> Ref | None:
         for row in piece.rows:
@@ -207,10 +225,30 @@ class _Planning:
     def _remove(self, ref: Ref) -> None:
         if self._view.schema[ref.table].is_root:
             self._plan.edits.append(Delete(ref))
-            return
         for place in self._view.holders(ref):
-            if self._holds_alive(place) and Ref(place.table, place.uuid) not in self._doomed:
-                self._plan.edits.append(Leave(place, ref.uuid))
+            if self._must_let_go(place, ref) or self._is_ours_to_leave(place):
+                self._let_go(place, ref)
+
+    def _must_let_go(self, place: Place, ref: Ref) -> bool:
+        """Tell whether a row that will be gone with its parent would still hold this one by then.
+
+        The server asks whether anything refers to a deleted row before it removes what nothing
+        holds any more.
+        """
+        schema, holder = self._view.schema, Ref(place.table, place.uuid)
+        strong = schema[place.table].columns[place.column].key.strong
+        goes_by_itself = holder in self._doomed and not schema[holder.table].is_root
+        return strong and schema[ref.table].is_root and goes_by_itself
+
+    def _let_go(self, place: Place, ref: Ref) -> None:
+        column = self._view.schema[place.table].columns[place.column]
+        if column.is_set_of_references:
+            self._plan.edits.append(Leave(place, ref.uuid))
+        elif not column.least:
+            self._plan.edits.append(Assign(Ref(place.table, place.uuid), place.column, frozenset()))
+
+    def _is_set(self, place: Place) -> bool:
+        return self._view.schema[place.table].columns[place.column].is_set_of_references
 
     def _holds_alive(self, place: Place) -> bool:
         key = self._view.schema[place.table].columns[place.column].key
@@ -227,15 +265,18 @@ class _Planning:
 
     def _place(self, row: Row, ref: Ref) -> None:
         wanted = row.member_of | ({row.parent} if row.parent else frozenset())
-        actual = frozenset(self._view.holders(ref))
+        actual = frozenset(place for place in self._view.holders(ref) if self._is_set(place))
         for place in sorted(wanted - actual):
             self._plan.edits.append(Join(place, row.uuid))
         for place in sorted(actual - wanted):
-            holder = Ref(place.table, place.uuid)
-            # A foreign row's weak set is its owner's to say; a strong one would keep ours for ever.
-            ours = self._view.unit_of(holder) or self._holds_alive(place)
-            if ours and holder not in self._doomed:
+            if self._is_ours_to_leave(place):
                 self._plan.edits.append(Leave(place, row.uuid))
+
+    def _is_ours_to_leave(self, place: Place) -> bool:
+        """Tell; a foreign row's weak set is its owner's, a strong one would keep ours for ever."""
+        holder = Ref(place.table, place.uuid)
+        ours = self._view.unit_of(holder) or holder in self._wanted or self._holds_alive(place)
+        return bool(ours) and holder not in self._doomed
 
 
 def _updates(ref: Ref, desired: Mapping[str, Normal], view: View) -> Iterator[Edit]:

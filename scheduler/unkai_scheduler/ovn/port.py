@@ -65,7 +65,7 @@ def unreachable(why: str) -> Unavailable:
 def term_refused(term: int, current: int) -> Conflict:
     """Make the error for a leader that the database knows to be deposed."""
     return Conflict(
-        f"term {term} is over: OVN's northbound database is at term {current}",
+        f"term {term} is over: the database is at term {current}",
         reason="NOT_LEADER",
-        metadata={"term": str(term), "current_term": str(current)},
+        metadata={"term": str(term), "current_term": str(current), "database": "OVN_Northbound"},
     )

@@ -33,6 +33,8 @@ _LOG = structlog.get_logger(__name__)
 _CHILD = (sys.executable, "-P", "-m", "unkai_scheduler.ovn.child")
 _STDERR_LIMIT_BYTES = 64 * 1024
 _SAME_TEXT_S = 60.0
+_MAX_TEXTS = 100
+_TOLD = frozenset({Outcome.REFUSED.value, Outcome.IN_USE.value})
 _COMPARE_ROWS = 1000
 
 
@@ -130,7 +132,7 @@ class OvnNorthbound:
         try:
             answer = await self._ask(request, limit_s)
         except _Lost:
-            _LOG.warning("ovn_outcome_unknown", term=term, units=sorted(unknown))
+            _LOG.warning("ovn_outcome_unknown", term=term, units=len(unknown), why="no answer")
             return unknown
         if answer is None:
             return None
@@ -138,12 +140,31 @@ class OvnNorthbound:
             case "term":
                 raise term_refused(term, answer["current"])
             case "unknown":
-                _LOG.warning("ovn_outcome_unknown", term=term, why=answer["why"])
+                _LOG.warning(
+                    "ovn_outcome_unknown", term=term, units=len(unknown), why=answer["why"]
+                )
                 return unknown
+            case "refused":
+                return await self._write_halves(term, chunk, answer["why"])
         for unit, (outcome, reason) in answer["results"].items():
-            if outcome in {Outcome.REFUSED.value, Outcome.IN_USE.value}:
+            if outcome in _TOLD and self._is_news(f"{unit} {reason}"):
                 _LOG.warning("ovn_unit_left_out", unit=unit, outcome=outcome, why=reason)
         return {unit: Outcome(outcome) for unit, (outcome, _) in answer["results"].items()}
+
+    async def _write_halves(
+        self, term: int, chunk: Sequence[Piece], why: str
+    ) -> dict[str, Outcome] | None:
+        """Find out which unit the database refuses; it says so of the transaction alone."""
+        half = len(chunk) // 2
+        if not half:
+            if self._is_news(f"{chunk[0].key} {why}"):
+                _LOG.warning("ovn_unit_refused", unit=chunk[0].key, why=why)
+            return {chunk[0].key: Outcome.REFUSED}
+        first = await self._write(term, chunk[:half])
+        if first is None or Outcome.UNKNOWN in first.values():
+            return first
+        second = await self._write(term, chunk[half:])
+        return first | (second or {})
 
     async def inventory(self) -> Mapping[str, int]:
         """See the port."""
@@ -273,12 +294,14 @@ class OvnNorthbound:
             text = line.decode("utf-8", "replace").strip()
             with contextlib.suppress(ValueError, TypeError, KeyError):
                 text = json.loads(text)["text"]
-            self._say(str(text)[:1000])
+            if self._is_news(text := str(text)[:1000]):
+                _LOG.warning("ovn_child_says", text=text)
 
-    def _say(self, text: str) -> None:
-        """Log what the child says, the same thing once a minute."""
+    def _is_news(self, text: str) -> bool:
+        """Tell whether to log something: the same thing once a minute, and not too many."""
         now = time.monotonic()
         self._said = {t: when for t, when in self._said.items() if now - when < _SAME_TEXT_S}
-        if text not in self._said and len(self._said) < 100:
-            self._said[text] = now
-            _LOG.warning("ovn_child_says", text=text)
+        if text in self._said or len(self._said) >= _MAX_TEXTS:
+            return False
+        self._said[text] = now
+        return True

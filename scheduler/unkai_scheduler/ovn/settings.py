@@ -26,7 +26,11 @@ class OvnSettings:
     listing_s: float = 30.0
     """For reading the whole database at first; it takes 0.4 ms a row."""
     probe_s: float = 10.0
-    """A server silent for so long is asked whether it is there; twice as long, and it is not."""
+    """A server silent for so long is asked whether it is there; twice as long, and it is not.
+
+    The server asks too, after 5 s unless its `inactivity_probe` says otherwise, and hangs up on one
+    that is busy reading the whole database: it should be told 60 s.
+    """
     first_backoff_s: float = 0.25
     last_backoff_s: float = 30.0
     healthy_s: float = 60.0

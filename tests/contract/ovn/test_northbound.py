@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from tests.support.acceptance import count
 from tests.support.ovn import (
     World,
+    applied,
     gone,
     group,
     hearing,
@@ -142,6 +146,24 @@ async def test_a_port_is_in_the_groups_that_it_names_and_in_no_other_of_ours(wor
     assert having == {uuid_of("pg_b"), uuid_of("pg_c"), foreign}
 
 
+async def test_a_port_that_goes_while_another_joins_its_group_leaves_nothing_behind(
+    world: World,
+) -> None:
+    nb = await world.member()
+    going = [port(f"p{n}", "net-1", ("pg_a",)) for n in range(10)]
+    outside = [port(f"q{n}", "net-1") for n in range(10)]
+    await nb.apply(TERM, [NET, group("pg_a"), *going, *outside])
+
+    joining = [port(f"q{n}", "net-1", ("pg_a",)) for n in range(10)]
+    await nb.apply(TERM, [*map(gone, going), *joining])
+
+    members = (await world.rows("Port_Group"))[uuid_of("pg_a")]["ports"]
+    assert members == {uuid_of(f"q{n}") for n in range(10)}
+    found = await nb.apply(TERM, [*going, *map(gone, joining)])
+    assert set(found.values()) == {Outcome.DONE}
+    assert await nb.compare(going) == []
+
+
 async def test_a_row_moves_to_another_parent_and_stays_the_same(world: World) -> None:
     nb = await world.member()
     await nb.apply(TERM, [NET, switch("net-2"), port("p1", "net-1")])
@@ -170,7 +192,7 @@ async def test_a_switch_with_others_ports_stays_until_they_are_gone(world: World
     assert set(await world.rows("Logical_Switch_Port")) == {foreign}
 
     await world.delete("Logical_Switch_Port", foreign, PORTS_OF_NET)
-    assert await nb.apply(TERM, [gone(NET)]) == {NET.key: Outcome.DONE}
+    await applied(nb, TERM, [gone(NET)])
     assert not await world.rows("Logical_Switch")
 
 
@@ -199,7 +221,7 @@ async def test_a_term_that_others_raised_refuses_also_what_would_change_nothing(
 
 
 async def test_what_a_deposed_leader_had_under_way_never_lands(world: World) -> None:
-    old, new = await world.member(), await world.member()
+    old, new = await world.member(impatient=True), await world.member()
     await old.apply(1, [NET, port("p1", "net-1")])
     await world.hold(old)
     late = [port("p1", "net-1", enabled=False), port("p2", "net-1"), gone(NET)]
@@ -217,8 +239,25 @@ async def test_what_a_deposed_leader_had_under_way_never_lands(world: World) -> 
         await old.apply(1, late)
 
 
+async def test_what_an_earlier_process_of_the_same_term_had_under_way_never_lands(
+    world: World,
+) -> None:
+    earlier, later = await world.member(impatient=True), await world.member()
+    one = port("p1", "net-1")
+    await earlier.apply(TERM, [NET, one])
+    await world.hold(earlier)
+    assert Outcome.UNKNOWN in (await earlier.apply(TERM, [gone(one)])).values()
+
+    assert await later.apply(TERM, [one]) == {one.key: Outcome.DONE}
+    await world.release(earlier)
+    await until_reached(earlier)
+
+    assert await later.compare([NET, one]) == []
+    assert set(await world.rows("Logical_Switch_Port")) == {uuid_of("p1")}
+
+
 async def test_after_an_unknown_the_same_apply_makes_no_second_row(world: World) -> None:
-    nb = await world.member()
+    nb = await world.member(impatient=True)
     await nb.apply(TERM, [NET])
     await world.hold(nb)
     async with hearing(nb) as heard:
@@ -398,12 +437,45 @@ async def test_a_map_that_is_ours_whole_has_our_keys_alone(world: World) -> None
     row = Row("Load_Balancer", uuid_of("lb"), {"name": "lb", "vips": vips})
     unit = Unit("load_balancer:lb", (row,))
     await nb.apply(TERM, [unit])
-    await world.set("Load_Balancer", uuid_of("lb"), "vips", {"10.0.0.9:80": "10.0.0.6:80"})
+    async with hearing(nb) as heard:
+        await world.set("Load_Balancer", uuid_of("lb"), "vips", {"10.0.0.9:80": "10.0.0.6:80"})
+        await heard.of(unit.key)
 
     assert await nb.compare([unit]) == [unit.key]
     await nb.apply(TERM, [unit])
 
     assert (await world.rows("Load_Balancer"))[uuid_of("lb")]["vips"] == vips
+
+
+async def test_a_router_goes_with_the_chassis_group_that_its_port_holds(world: World) -> None:
+    nb = await world.member()
+    group_at = Place("HA_Chassis_Group", uuid_of("hcg"), "ha_chassis")
+    chassis = {"chassis_name": "h1", "priority": 1}
+    gateway = Row(
+        "Logical_Router_Port",
+        uuid_of("lrp"),
+        {
+            "name": "lrp",
+            "mac": "02:00:00:00:00:01",
+            "networks": frozenset({"192.0.2.2/24"}),
+            "ha_chassis_group": uuid_of("hcg"),
+        },
+        Place("Logical_Router", uuid_of("rtr"), "ports"),
+    )
+    alone = Row("Logical_Router", uuid_of("rtr"), {"name": "rtr"})
+    of_group = (
+        Row("HA_Chassis_Group", uuid_of("hcg"), {"name": "hcg"}),
+        Row("HA_Chassis", uuid_of("hc"), chassis, group_at),
+    )
+    router = Unit("router:rtr", (alone, gateway, *of_group))
+    await nb.apply(TERM, [router])
+
+    assert await nb.apply(TERM, [Unit(router.key, (alone,))]) == {router.key: Outcome.DONE}
+    assert await nb.inventory() == {router.key: 1}
+    await nb.apply(TERM, [router])
+    assert await nb.apply(TERM, [gone(router)]) == {router.key: Outcome.DONE}
+    assert await nb.inventory() == {}
+    assert not await world.rows("HA_Chassis_Group")
 
 
 async def test_numbers_in_maps_and_empty_values_are_written_as_they_are(world: World) -> None:
@@ -441,6 +513,25 @@ async def test_own_writes_are_no_news(world: World) -> None:
 
         assert heard.units == {NET.key}
         assert not heard.everything
+
+
+async def test_what_others_do_during_an_own_write_is_not_missed(world: World) -> None:
+    nb = await world.member()
+    await nb.apply(TERM, [NET, port("p1", "net-1", enabled=True)])
+    missed = 0
+    async with hearing(nb) as heard:
+        for number in range(count(200)):
+            one = port("p1", "net-1", enabled=bool(number % 2))
+            theirs = frozenset({f"dynamic {number}"})
+            await asyncio.gather(
+                nb.apply(TERM, [one]),
+                world.set("Logical_Switch_Port", uuid_of("p1"), "addresses", theirs),
+            )
+            if await nb.compare([one]):
+                missed += 1
+                await heard.of(one.key)
+            heard.units.clear()
+    print(f"{missed} changes came after the own write was put together")
 
 
 async def test_an_unreachable_database_is_said_to_be_so_at_once(world: World) -> None:

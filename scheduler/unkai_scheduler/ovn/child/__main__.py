@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 from uuid import uuid4
 
 from ovs.db.error import Error as BadDatum
@@ -35,13 +35,14 @@ from unkai_scheduler.ovn.child.commands import (
 )
 from unkai_scheduler.ovn.child.replica import EXIT_BUG, Replica, Rows, registered
 from unkai_scheduler.ovn.encoding import Piece, decode_piece
-from unkai_scheduler.ovn.rows import Outcome
 
 DATABASE = "OVN_Northbound"
 EXIT_UNKNOWN = 75
 EXIT_NO_LISTING = 69
 _DATABASE_SAYS = "OVSDB Error"
 """How the library begins the text of a refusal; its other errors say nothing of the outcome."""
+_LIBRARYS_LOOP = "ovsdbapp.backend.ovs_idl.connection"
+_UPDATE_LOST = "error parsing update"
 _RETRY_S = 1.0
 _PR_SET_PDEATHSIG = 1
 _LOG = logging.getLogger(__name__)
@@ -131,45 +132,36 @@ class Child:
                 session = self._replica.session
                 self._commit(self._fence(term, self._writer))
                 self._claimed = (session, term)
-            results: dict[str, list[str]] = {}
-            self._write(term, pieces, results)
+            return self._write(term, pieces)
         except TermOver as error:
             return {"error": "term", "current": error.current}
         except NotInitialised:
             return {"error": "unreachable", "why": "ovn-northd has not initialised it yet"}
         except (TimeoutException, ConnectionLost) as error:
             return {"error": "unknown", "why": type(error).__name__}
-        return {"results": results}
 
     def _fence(self, term: int, writer: str = "") -> Fence:
         return Fence(self._api, self._replica, term, writer)
 
-    def _write(
-        self, term: int, pieces: list[Piece], results: dict[str, list[str]], *, again: bool = True
-    ) -> None:
-        """Write in one transaction; when the database refuses it, find out whose fault it is."""
+    def _write(self, term: int, pieces: list[Piece], *, again: bool = True) -> frames.Message:
         write = Write(self._api, self._replica, pieces)
-        self._replica.begin(piece.key for piece in pieces)
+        with self._connection.lock:
+            self._replica.begin(piece.key for piece in pieces)
         try:
             self._commit(self._fence(term), write)
         except (RuntimeError, BadDatum) as error:
             if isinstance(error, RuntimeError) and not str(error).startswith(_DATABASE_SAYS):
                 raise ConnectionLost from error
-            half = len(pieces) // 2
-            if half:
-                self._write(term, pieces[:half], results)
-                self._write(term, pieces[half:], results)
-            elif again:
-                # What it collided with is in the replica by now.
-                self._write(term, pieces, results, again=False)
-            else:
-                results[pieces[0].key] = [Outcome.REFUSED.value, str(error)]
-            return
-        finally:
             with self._connection.lock:
                 self._replica.end()
-        for key, outcome in write.plan.outcomes.items():
-            results[key] = [outcome.value, write.plan.reasons.get(key, "")]
+            # What it collided with may be in the replica by now.
+            return self._write(term, pieces, again=False) if again else _refused(error)
+        return {
+            "results": {
+                unit: [outcome.value, write.plan.reasons.get(unit, "")]
+                for unit, outcome in write.plan.outcomes.items()
+            }
+        }
 
     def _commit(self, fence: Fence, *more: Write) -> None:
         """Commit; raise `ConnectionLost` unless the database has said that it is done."""
@@ -180,6 +172,10 @@ class Child:
             raise ConnectionLost
 
 
+def _refused(error: Exception) -> frames.Message:
+    return {"error": "refused", "why": str(error)}
+
+
 def read_requests(stream: BinaryIO, requests: queue.Queue[frames.Message]) -> None:
     """Read requests until the parent is gone; then end at once, whatever is under way."""
     while (request := frames.read_blocking(stream)) is not None:
@@ -187,18 +183,25 @@ def read_requests(stream: BinaryIO, requests: queue.Queue[frames.Message]) -> No
     os._exit(0)
 
 
+class Lines(logging.StreamHandler[TextIO]):
+    """JSON lines; and the end, where the library would go on with a replica that is wrong."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        super().emit(record)
+        is_broken = record.name == _LIBRARYS_LOOP and record.levelno >= logging.ERROR
+        if is_broken or _UPDATE_LOST in record.getMessage():
+            os._exit(EXIT_BUG)
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return json.dumps({"level": record.levelname, "from": record.name, "text": text})
+
+
 def log_to_stderr() -> None:
-    """Write warnings as JSON lines, the library's own too, which it would else keep to itself."""
-
-    class Lines(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            return json.dumps(
-                {"level": record.levelname, "from": record.name, "text": super().format(record)}
-            )
-
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Lines())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    """Write warnings, the library's own too, which it would else keep to itself."""
+    lines = Lines(sys.stderr)
+    lines.setFormatter(logging.Formatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[lines])
     vlog.use_python_logger(max_level=vlog.WARN)
 
 

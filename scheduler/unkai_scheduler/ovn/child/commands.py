@@ -18,7 +18,7 @@ from ovsdbapp.backend.ovs_idl.command import BaseCommand
 from unkai_scheduler.ovn import plan as plans
 from unkai_scheduler.ovn.child.replica import Replica, Rows
 from unkai_scheduler.ovn.encoding import Piece
-from unkai_scheduler.ovn.rows import Outcome
+from unkai_scheduler.ovn.rows import Outcome, Ref
 
 TERM = "unkai_term"
 WRITER = "unkai_writer"
@@ -122,9 +122,16 @@ class Write(BaseCommand):  # type: ignore[misc] # the library has no types
             case plans.Leave(place, uuid):
                 tables[place.table].rows[place.uuid].delvalue(place.column, uuid)
             case plans.Delete(ref):
-                tables[ref.table].rows[ref.uuid].delete()
+                self._delete(tables[ref.table].rows[ref.uuid], ref)
             case _:
                 assert_never(edit)
+
+    def _delete(self, row: Any, ref: Ref) -> None:
+        """Remove a row, if by then it holds nothing but what it was seen to hold."""
+        for name, column in self._replica.schema[ref.table].columns.items():
+            if column.is_set_of_references and column.key.strong:
+                row.verify(name)
+        row.delete()
 
 
 def _assign(row: Any, name: str, value: Any) -> None:

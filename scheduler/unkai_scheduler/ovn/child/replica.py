@@ -142,6 +142,10 @@ class Replica(OvsdbIdl):  # type: ignore[misc] # the library has no types
         changed = bool(super().run())
         if not self._listed and self.state == idl.Idl.IDL_S_MONITORING:
             self._rebuild()
+        self._say()
+        return changed
+
+    def _say(self) -> None:
         live = self.is_live()
         if live != self._said_live:
             self._said_live = live
@@ -149,7 +153,6 @@ class Replica(OvsdbIdl):  # type: ignore[misc] # the library has no types
         if self._touched:
             self._tell({"event": "changed", "units": sorted(self._touched)})
             self._touched.clear()
-        return changed
 
     def _rebuild(self) -> None:
         self.index.clear()
@@ -188,6 +191,7 @@ class Replica(OvsdbIdl):  # type: ignore[misc] # the library has no types
         self._own = frozenset()
         self._touched.update(unit for unit in self._held_back if not as_made(unit))
         self._held_back.clear()
+        self._say()
 
 
 class Rows:
