@@ -46,23 +46,24 @@ class Rule:
     """Both empty: from and to anywhere."""
     description: str = ""
 
+    @property
+    def meaning(self) -> tuple[object, ...]:
+        """Return what it allows: two rules that allow the same have the same meaning."""
+        return (
+            self.direction,
+            self.ip_version,
+            self.protocol,
+            self.port_first,
+            self.port_last,
+            self.icmp_type,
+            self.icmp_code,
+            self.remote_cidr,
+            self.remote_group_id,
+        )
+
     def same_as(self, other: Rule) -> bool:
         """Tell whether both allow the same."""
-        return _meaning(self) == _meaning(other)
-
-
-def _meaning(rule: Rule) -> tuple[object, ...]:
-    return (
-        rule.direction,
-        rule.ip_version,
-        rule.protocol,
-        rule.port_first,
-        rule.port_last,
-        rule.icmp_type,
-        rule.icmp_code,
-        rule.remote_cidr,
-        rule.remote_group_id,
-    )
+        return self.meaning == other.meaning
 
 
 @dataclass(frozen=True, slots=True)

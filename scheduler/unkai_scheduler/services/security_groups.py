@@ -261,7 +261,7 @@ class SecurityGroupsService:
         what: str,
     ) -> SecurityGroup:
         new = replace(new, etag=self._context.new_etag(), update_time=self._context.clock())
-        _check_remotes(conn, new, (rule for rule in new.rules if rule not in old.rules))
+        _check_remotes(conn, new, set(new.rules) - set(old.rules))
         security_groups.replace(conn, new, etag=etag or None)
         if new.rules != old.rules:
             ovn_work.touched(conn, self._context, "security_group", new.id)

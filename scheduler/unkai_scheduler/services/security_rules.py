@@ -47,16 +47,17 @@ def make_rules(drafts: Sequence[RuleDraft], field: str, new_id: NewId) -> tuple[
             field, f"has {len(drafts)} rules; {MAX_RULES} are allowed", reason="TOO_MANY_RULES"
         )
     made: list[Rule] = []
+    said: dict[object, str] = {}
     with Violations() as wrong:
         for number, draft in enumerate(drafts):
             path = f"{field}[{number}]"
             with wrong.collect():
                 rule = make_rule(draft, path, new_id)
-                same = next((n for n, some in enumerate(made) if some.same_as(rule)), None)
                 made.append(rule)
-                if same is not None:
+                first = said.setdefault(rule.meaning, path)
+                if first != path:
                     raise InvalidArgument.field(
-                        path, f"says the same as {field}[{same}]", reason="DUPLICATE_RULE"
+                        path, f"says the same as {first}", reason="DUPLICATE_RULE"
                     )
     return tuple(made)
 
@@ -95,10 +96,8 @@ def make_rule(draft: RuleDraft, field: str, new_id: NewId) -> Rule:
 
 def renewed(old: Sequence[Rule], new: Sequence[Rule]) -> tuple[Rule, ...]:
     """Return the new rules; one that says the same as an old one keeps that one's id."""
-    return tuple(
-        replace(rule, id=next((some.id for some in old if some.same_as(rule)), rule.id))
-        for rule in new
-    )
+    idents = {rule.meaning: rule.id for rule in old}
+    return tuple(replace(rule, id=idents.get(rule.meaning, rule.id)) for rule in new)
 
 
 def _remote(draft: RuleDraft, field: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -86,6 +87,14 @@ async def test_each_port_has_a_mac_and_an_address_of_its_own(
     assert len({port.mac_address for port in made}) == 5
     assert len({address for port in made for address in addresses_of(port)}) == 10
     assert all(port.mac_address.startswith("02:") for port in made)
+
+
+async def test_ports_made_at_once_share_one_default_group_and_no_address(
+    api: Api, network: network_pb2.Network
+) -> None:
+    made = await asyncio.gather(*[a_port(api, network.id) for _ in range(20)])
+    assert len({address for port in made for address in addresses_of(port)}) == 40
+    assert len({port.security_group_ids[0] for port in made}) == 1
 
 
 async def test_a_network_without_addresses_has_ports_without(api: Api) -> None:
