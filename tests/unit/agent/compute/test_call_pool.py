@@ -149,6 +149,25 @@ async def test_a_thread_that_comes_back_takes_the_calls_that_wait_for_one(
     assert await pool.run(lambda: 8, deadline_s=20) == 8
 
 
+async def test_a_pool_that_lost_its_last_thread_with_a_full_queue_serves_again(
+    monkeypatch: pytest.MonkeyPatch, gate: threading.Event
+) -> None:
+    pool = a_pool(size=1, max_waiting=1)
+    stuck = asyncio.ensure_future(pool.run(gate.wait, deadline_s=0.2))
+    await eventually(lambda: pool.busy == 1)
+    waiting = asyncio.ensure_future(pool.run(lambda: 7, deadline_s=0.3))
+    await asyncio.sleep(0)
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", _no_more_threads)
+        for call in (stuck, waiting):
+            with pytest.raises(CallTimedOut):
+                await call
+    with pytest.raises(PoolExhausted, match="wait"):  # a thread is there, and empties the queue
+        await pool.run(lambda: 8, deadline_s=5)
+    await eventually(lambda: pool._queued == 0)
+    assert await pool.run(lambda: 8, deadline_s=5) == 8
+
+
 def _no_more_threads(_thread: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
 
