@@ -31,16 +31,6 @@ def _environment(lab: Lab) -> dict[str, str]:
     return {**os.environ, "UNKAI_SOCKET": str(lab.paths.scheduler_socket)}
 
 
-def _known_state(user: User, instance_id: str) -> str:
-    """Return an instance's state once it is known: a host on a busy machine may be silent."""
-
-    def known() -> str:
-        state = user.state(instance_id)
-        return state if state != "UNKNOWN" else ""
-
-    return wait_for(known, f"the state of {instance_id} is known", 60)
-
-
 def test_four_instances_of_two_flavors_run_on_several_hosts_and_say_who_they_are(
     lab: Lab, user: User, shows: Shows
 ) -> None:
@@ -52,7 +42,7 @@ def test_four_instances_of_two_flavors_run_on_several_hosts_and_say_who_they_are
     for answer in answers.values():
         user.finish(answer.operation)
     made = {name: user.get(answer.instance.id) for name, answer in answers.items()}
-    assert {_known_state(user, each.id) for each in made.values()} == {"RUNNING"}
+    assert {user.known_state(each.id) for each in made.values()} == {"RUNNING"}
     assert len({each.host_id for each in made.values()}) >= 2
     for name, each in made.items():
         log = user.wait_log(each.id, "unkai-tiny: ready")
@@ -86,15 +76,15 @@ def test_power_is_what_the_user_asks_for(lab: Lab, user: User) -> None:
     made = user.launch("power")
     user.wait_log(made.id, "unkai-tiny: ready")
     user.act("Stop", made.id)
-    assert _known_state(user, made.id) == "STOPPED"
+    assert user.known_state(made.id) == "STOPPED"
     assert "unkai-tiny: going down" in user.log(made.id), "the guest was asked first"
     assert lab.qemu_pids(made.host_name) == []
     user.act("Start", made.id)
-    assert _known_state(user, made.id) == "RUNNING"
+    assert user.known_state(made.id) == "RUNNING"
     user.wait_log(made.id, "unkai-tiny: boot=2")
     user.act("Reboot", made.id, force=True)
     user.wait_log(made.id, "unkai-tiny: boot=3")
-    assert _known_state(user, made.id) == "RUNNING"
+    assert user.known_state(made.id) == "RUNNING"
 
 
 def test_a_guest_that_powers_itself_off_stays_off(user: User) -> None:

@@ -172,8 +172,8 @@ def test_five_instances_newer_than_the_backup_are_adopted_by_one_command(
     drift = unkai(lab, "audit", "drift")
     orphans = unkai(lab, "audit", "orphans")
     assert (drift.returncode, orphans.returncode) == (0, 0), drift.stdout + orphans.stdout
-    owner.wait_state(old[1].id, "STOPPED")
-    owner.wait_state(simulated.id, "RUNNING")
+    assert owner.known_state(old[1].id) == "STOPPED"
+    assert owner.known_state(simulated.id) == "RUNNING"
 
     # 6. They are instances as any other.
     for made in new:

@@ -135,6 +135,7 @@ def test_one_trace_spans_the_api_to_libvirt(tmp_path: Path, shows: Shows) -> Non
 
         # 5. Once it runs, timers look at it and make no spans.
         until(lambda: stands_still(collector, trace_id), "no more spans come", 30)
+        assert stands_still(collector, trace_id)
         # 6. The figures of a real guest, and of what it took to make it.
         figures = {
             sample.name: sample.value

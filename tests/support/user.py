@@ -122,6 +122,15 @@ class User:
         )
         return self.get(instance_id)
 
+    def known_state(self, instance_id: str) -> str:
+        """Return an instance's state once it is known: a host on a busy machine may be silent."""
+
+        def known() -> str:
+            state = self.state(instance_id)
+            return state if state != "UNKNOWN" else ""
+
+        return wait_for(known, f"the state of {instance_id} is known", 60)
+
     def log(self, instance_id: str) -> str:
         """Return an instance's console log."""
         answers = self.client.stream("InstanceService", "ReadConsoleLog", instance_id=instance_id)

@@ -86,8 +86,6 @@ class CallPool:
             raise PoolExhausted(f"{self._name} is closed")
         if self._lost >= self._max_lost:
             raise PoolStuck(f"{self._lost} calls of {self._name} are stuck")
-        if self._queued >= self._max_waiting:
-            raise PoolExhausted(f"{self._max_waiting} calls of {self._name} wait")
         loop = asyncio.get_running_loop()
         call = _Call(work, loop, loop.create_future(), time.monotonic() + deadline_s)
         self._submit(call)
@@ -114,9 +112,14 @@ class CallPool:
             self._queued += 1
             if self._short_of_workers():
                 self._start_worker()
-            if not self._workers:
+            # A thread is tried first: without any, those that wait would wait for ever.
+            if not self._workers or self._queued > self._max_waiting:
                 self._queued -= 1
-                raise PoolExhausted(f"no thread of {self._name} can be started")
+                raise PoolExhausted(
+                    f"{self._max_waiting} calls of {self._name} wait"
+                    if self._workers
+                    else f"no thread of {self._name} can be started"
+                )
             self._calls.put(call)
 
     def _short_of_workers(self) -> bool:
@@ -160,7 +163,8 @@ class CallPool:
             result, error = call.try_it()
             if self._end(call):
                 return
-            call.settle(result, error)
+            if not call.given_up:
+                call.settle(result, error)
             del call, result, error  # they may hold what must not wait for the next call
 
     def _next(self) -> _Call | None:

@@ -151,7 +151,8 @@ class Connections:
             await self._pool.run(lambda: self._open(session), deadline_s=self._deadline_s)
             opened = not self._closed
         except (CallTimedOut, PoolExhausted) as error:
-            raise libvirt_errors.unavailable("the hypervisor does not answer") from error
+            metadata = {"detail": str(error)}
+            raise libvirt_errors.unavailable("the hypervisor does not answer", metadata) from error
         finally:
             if not opened:
                 session.retire()

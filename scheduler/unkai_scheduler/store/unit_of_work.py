@@ -18,7 +18,7 @@ from unkai_scheduler.database_settings import DatabaseSettings
 from unkai_scheduler.domain.clock import Clock
 from unkai_scheduler.store import migrations, seed, sqlite, terms
 from unkai_scheduler.store.failures import closed, overloaded
-from unkai_scheduler.store.writer import Writer, run_with_retries
+from unkai_scheduler.store.writer import Writer, outcome_of, run_with_retries
 from unkai_wire.errors import InvalidArgument
 from unkai_wire.ids import NewId
 
@@ -145,9 +145,7 @@ class SqliteUnitOfWork:
         await asyncio.shield(asyncio.to_thread(self._close))
 
     async def _write(self, work: Callable[[Connection], T], *, grouped: bool) -> T:
-        future = self._writer.submit(work, grouped=grouped)
-        result: T = await asyncio.wrap_future(future)
-        return result
+        return await outcome_of(self._writer.submit(work, grouped=grouped))
 
     def _read(self, work: Callable[[Connection], T]) -> T:
         def attempt() -> T:

@@ -29,6 +29,7 @@ from unkai_scheduler.store.failures import (
     DatabaseFailure,
     Failure,
     closed,
+    crowded,
     overloaded,
     translate,
 )
@@ -104,6 +105,21 @@ class Outcome:
             future.set_exception(self.error)
         else:
             future.set_result(self.result)
+
+
+async def outcome_of(future: Future[T]) -> T:
+    """Await a work's outcome; drop the work, and raise `Unavailable`, when its turn does not come
+    in time: a turn that others hold for long cannot tell it so.
+    """
+    outcome = asyncio.wrap_future(future)
+    try:
+        await asyncio.wait({outcome}, timeout=PATIENCE_S)
+    except asyncio.CancelledError:
+        outcome.cancel()
+        raise
+    if not outcome.done() and future.cancel():
+        raise crowded()
+    return await outcome
 
 
 class Writer:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from unkai_agent.compute.call_pool import CallPool, CallTimedOut, PoolExhausted
+from unkai_agent.compute.call_pool import CallPool, CallTimedOut, PoolExhausted, PoolStuck
 
 
 @pytest.fixture
@@ -29,6 +29,15 @@ async def eventually(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not holds():  # noqa: ASYNC110
             await asyncio.sleep(0)
+
+
+async def lose_a_thread(pool: CallPool, gate: threading.Event) -> None:
+    """Let a call hang until it is given up; one that began too late hangs nowhere."""
+    lost = pool.lost
+    async with asyncio.timeout(20):
+        while pool.lost == lost:
+            with pytest.raises(CallTimedOut):
+                await pool.run(gate.wait, deadline_s=0.05)
 
 
 async def test_a_call_returns_its_result_from_another_thread() -> None:
@@ -69,9 +78,7 @@ async def test_a_stuck_call_ends_at_its_deadline_and_the_next_one_runs(
     gate: threading.Event,
 ) -> None:
     pool = a_pool(size=1)
-    with pytest.raises(CallTimedOut):
-        await pool.run(gate.wait, deadline_s=0.05)
-    assert pool.lost == 1
+    await lose_a_thread(pool, gate)
     assert await pool.run(lambda: 7, deadline_s=5) == 7
 
 
@@ -136,7 +143,7 @@ async def test_a_thread_that_comes_back_takes_the_calls_that_wait_for_one(
     monkeypatch: pytest.MonkeyPatch, gate: threading.Event
 ) -> None:
     pool = a_pool(size=1)
-    stuck = asyncio.ensure_future(pool.run(gate.wait, deadline_s=0.2))
+    stuck = asyncio.ensure_future(pool.run(gate.wait, deadline_s=1.0))
     await eventually(lambda: pool.busy == 1)
     waiting = asyncio.ensure_future(pool.run(lambda: 7, deadline_s=20))
     await asyncio.sleep(0)
@@ -149,6 +156,25 @@ async def test_a_thread_that_comes_back_takes_the_calls_that_wait_for_one(
     assert await pool.run(lambda: 8, deadline_s=20) == 8
 
 
+async def test_a_pool_that_lost_its_last_thread_with_a_full_queue_serves_again(
+    monkeypatch: pytest.MonkeyPatch, gate: threading.Event
+) -> None:
+    pool = a_pool(size=1, max_waiting=1)
+    stuck = asyncio.ensure_future(pool.run(gate.wait, deadline_s=1.0))
+    await eventually(lambda: pool.busy == 1)
+    waiting = asyncio.ensure_future(pool.run(lambda: 7, deadline_s=1.0))
+    await asyncio.sleep(0)
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", _no_more_threads)
+        for call in (stuck, waiting):
+            with pytest.raises(CallTimedOut):
+                await call
+    with pytest.raises(PoolExhausted, match="wait"):  # a thread is there, and empties the queue
+        await pool.run(lambda: 8, deadline_s=5)
+    await eventually(lambda: pool._queued == 0)
+    assert await pool.run(lambda: 8, deadline_s=5) == 8
+
+
 def _no_more_threads(_thread: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
 
@@ -156,16 +182,14 @@ def _no_more_threads(_thread: threading.Thread) -> None:
 async def test_beyond_its_bound_the_pool_refuses_at_once(gate: threading.Event) -> None:
     pool = a_pool(size=1, max_lost=2)
     for _ in range(2):
-        with pytest.raises(CallTimedOut):
-            await pool.run(gate.wait, deadline_s=0.05)
-    with pytest.raises(PoolExhausted):
+        await lose_a_thread(pool, gate)
+    with pytest.raises(PoolStuck):
         await pool.run(lambda: 7, deadline_s=5)
 
 
 async def test_calls_that_come_back_make_room_again(gate: threading.Event) -> None:
     pool = a_pool(size=1, max_lost=1)
-    with pytest.raises(CallTimedOut):
-        await pool.run(gate.wait, deadline_s=0.05)
+    await lose_a_thread(pool, gate)
     gate.set()
     await eventually(lambda: pool.lost == 0)
     assert await pool.run(lambda: 7, deadline_s=5) == 7

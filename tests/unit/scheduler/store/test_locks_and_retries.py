@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,29 @@ async def test_a_full_queue_refuses_work(tmp_path: Path) -> None:
     queue.close()
     engine.dispose()
     assert [future.result(0) for future in waiting] == [1, 1]
+
+
+async def test_work_whose_turn_does_not_come_is_refused_while_others_still_hold_it(
+    uow: UnitOfWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "PATIENCE_S", 0.2)
+    begun, go_on, done = threading.Event(), threading.Event(), list[str]()
+
+    def long(_conn: Connection) -> str:
+        begun.set()
+        go_on.wait(30)
+        return "done"
+
+    holder = asyncio.create_task(uow.write(long))
+    assert await asyncio.to_thread(begun.wait, 20)
+    calls = [write(lambda _conn: done.append("late")) for write in (uow.write, uow.write_grouped)]
+    refused = await asyncio.gather(*calls, return_exceptions=True)
+    assert [getattr(error, "reason", error) for error in refused] == ["DATABASE_UNAVAILABLE"] * 2
+    assert not holder.done(), "what has begun is awaited, however long it takes"
+    go_on.set()
+    assert await holder == "done"
+    await uow.write(lambda _conn: None)
+    assert done == [], "who was refused was told that nothing was changed"
 
 
 def test_the_database_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
