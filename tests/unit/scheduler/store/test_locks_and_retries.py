@@ -143,7 +143,6 @@ async def test_a_full_queue_refuses_work(tmp_path: Path) -> None:
 async def test_work_whose_turn_does_not_come_is_refused_while_others_still_hold_it(
     uow: UnitOfWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "PATIENCE_S", 0.2)
     begun, go_on, done = threading.Event(), threading.Event(), list[str]()
 
     def long(_conn: Connection) -> str:
@@ -153,10 +152,12 @@ async def test_work_whose_turn_does_not_come_is_refused_while_others_still_hold_
 
     holder = asyncio.create_task(uow.write(long))
     assert await asyncio.to_thread(begun.wait, 20)
+    monkeypatch.setattr(writer, "PATIENCE_S", 0.2)
     calls = [write(lambda _conn: done.append("late")) for write in (uow.write, uow.write_grouped)]
     refused = await asyncio.gather(*calls, return_exceptions=True)
     assert [getattr(error, "reason", error) for error in refused] == ["DATABASE_UNAVAILABLE"] * 2
     assert not holder.done(), "what has begun is awaited, however long it takes"
+    monkeypatch.undo()
     go_on.set()
     assert await holder == "done"
     await uow.write(lambda _conn: None)
