@@ -137,7 +137,7 @@ def rule_message(rule: Rule) -> security_group_pb2.SecurityGroup.Rule:
     return _Message.Rule(
         id=rule.id,
         direction=_Message.Direction.Value(f"DIRECTION_{rule.direction.value}"),
-        ip_version=_Message.IpVersion.Name(rule.ip_version),
+        ip_version=_Message.IpVersion.Value(f"IP_VERSION_{rule.ip_version or 'UNSPECIFIED'}"),
         protocol=_Message.Protocol.Value(f"PROTOCOL_{protocol}"),
         port_first=rule.port_first,
         port_last=rule.port_last,

@@ -21,7 +21,6 @@ _MODES = {
     int(subnet_pb2.Subnet.IPV6_MODE_DHCPV6_STATELESS): Ipv6Mode.DHCPV6_STATELESS,
     int(subnet_pb2.Subnet.IPV6_MODE_DHCPV6_STATEFUL): Ipv6Mode.DHCPV6_STATEFUL,
 }
-_NUMBERS = {mode: number for number, mode in _MODES.items()}
 
 
 class SubnetServicer(subnet_service_pb2_grpc.SubnetServiceServicer):
@@ -82,6 +81,7 @@ def subnet_message(subnet: Subnet) -> subnet_pb2.Subnet:
     """Write a subnet."""
     count = count_of(subnet.ranges)
     message = subnet_pb2.Subnet
+    mode = subnet.ipv6_mode.value if subnet.ipv6_mode else "UNSPECIFIED"
     return message(
         id=subnet.id,
         project_id=subnet.project_id,
@@ -94,7 +94,7 @@ def subnet_message(subnet: Subnet) -> subnet_pb2.Subnet:
         no_gateway=not subnet.gateway_address,
         allocation_ranges=[message.Range(first=r.first, last=r.last) for r in subnet.ranges],
         no_dhcp=not subnet.dhcp,
-        ipv6_mode=message.Ipv6Mode.Name(_NUMBERS[subnet.ipv6_mode]),
+        ipv6_mode=message.Ipv6Mode.Value(f"IPV6_MODE_{mode}"),
         dns_servers=subnet.dns_servers,
         host_routes=[
             message.HostRoute(destination=route.destination, next_hop=route.next_hop)
