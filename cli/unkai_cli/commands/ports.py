@@ -87,8 +87,10 @@ def _details(names: Names) -> Columns:
 
 
 def _groups(names: Names, row: Record) -> str:
-    if row["no_security_groups"] or row["no_anti_spoofing"]:
+    if row["no_anti_spoofing"]:
         return "none: all passes"
+    if row["no_security_groups"]:
+        return "none: nothing passes"
     return ",".join(names.of("security_group", ident) for ident in row["security_group_ids"])
 
 
@@ -176,7 +178,7 @@ def _guarded(function: Any) -> Any:
             multiple=True,
             help="What may come from it too, CIDR or CIDR=MAC; repeatable.",
         ),
-        click.option("--no-security-groups", is_flag=True, help="Let everything pass."),
+        click.option("--no-security-groups", is_flag=True, help="In no group: nothing passes."),
         click.option(
             "--security-group",
             "groups",

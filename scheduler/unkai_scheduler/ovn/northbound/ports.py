@@ -114,7 +114,7 @@ def _tells_addresses(subnet: Subnet) -> int:
 
 
 def _groups(port: Port) -> frozenset[Place]:
-    if not port.security_group_ids or not port.anti_spoofing:
+    if not port.anti_spoofing:
         return frozenset()
     groups = [group_place(some, "ports") for some in port.security_group_ids]
     return frozenset([drop_place("ports"), *groups])

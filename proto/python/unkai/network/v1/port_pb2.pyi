@@ -232,8 +232,8 @@ class Port(_message.Message):
     mac_address: _builtins.str
     """MAC address, unicast, unique on the network; empty: the server makes one; cannot change."""
     no_security_groups: _builtins.bool
-    """No rule holds for it: everything may come in and go out. What it sends is still checked for
-    spoofed addresses.
+    """In no group: nothing may come in, and nothing go out but what every port may (DHCP, metadata,
+    names).
     """
     no_anti_spoofing: _builtins.bool
     """It may send from any address, and no rule holds for it: for routers and switches inside

@@ -80,8 +80,8 @@ def test_a_port_in_a_group_is_in_the_group_that_drops_too() -> None:
     assert row.member_of == {drop_place("ports"), group_place(DEFAULT, "ports")}
 
 
-def test_a_port_without_groups_is_in_no_group() -> None:
-    assert _row(_web()).member_of == frozenset()
+def test_a_port_without_groups_is_in_the_one_that_drops_alone() -> None:
+    assert _row(_web()).member_of == {drop_place("ports")}
 
 
 def test_only_the_host_of_its_claim_may_have_a_port() -> None:
