@@ -1,4 +1,4 @@
-"""Rows that are there for the whole cloud: the port group of all ports that are not free to spoof. Pure.
+"""Rows that are there for the whole cloud: the port group of ports that may not spoof. Pure.
 
 A connection that no rule allows any more is cut only by an explicit rule that drops: then OVN marks
 it, and what follows is dropped in both directions. OVN's own default would let it live.
