@@ -94,6 +94,7 @@ class FloatingIpsService:
             project = resolve_project(conn, project_id)
             network = _external(conn, draft.network_id)
             target = find_target(conn, project.id, network, draft.port_id, draft.fixed_address)
+            network = found("network", network.id, networks.held(conn, network.id))
             check_alone(conn, target, ident)
             holder = OwnedPorts(conn, self._context, call).make(
                 network, project.id, PortOwner.FLOATING_IP, ident
@@ -241,13 +242,13 @@ def _check_ipv4(text: str, field_name: str) -> str:
 
 
 def _external(conn: Connection, network_id: str) -> Network:
-    """Return the external network of this id, or the only one there is."""
+    """Return the external network of this id, or the only one there is; it is not held yet."""
     if not network_id:
         several = networks.list_page(conn, after=None, limit=2, external=True)
         if len(several) != 1:
             raise _no_only_one(several)
         network_id = several[0].id
-    network = found("network", network_id, networks.held(conn, network_id))
+    network = found("network", network_id, networks.get(conn, network_id))
     check_external(network)
     return network
 
@@ -299,5 +300,5 @@ def _new_target(
             fix="name the port too",
             metadata={"floating_ip_id": seen.id, "name": seen.name},
         )
-    network = found("network", seen.network_id, networks.held(conn, seen.network_id))
+    network = found("network", seen.network_id, networks.get(conn, seen.network_id))
     return find_target(conn, seen.project_id, network, port_id, address)

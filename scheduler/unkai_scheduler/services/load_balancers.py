@@ -107,6 +107,8 @@ class LoadBalancersService:
 
         def work(conn: Connection) -> LoadBalancer:
             seen = _seen(conn, load_balancer_id, "load_balancer.id")
+            resolve_project(conn, seen.project_id)  # a port may be made, which refers to it
+            seen = found("load_balancer", seen.id, load_balancers.get(conn, seen.id))
             new = replace(
                 seen,
                 name=draft.name if "name" in fields else seen.name,

@@ -21,7 +21,7 @@ from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.services.subnets import remove_subnet
 from unkai_scheduler.settings import NetworkSettings
 from unkai_scheduler.store import events, networks, ports, subnets
-from unkai_wire.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from unkai_wire.errors import FailedPrecondition, InvalidArgument
 from unkai_wire.ids import check_id
 
 if TYPE_CHECKING:
@@ -293,19 +293,7 @@ def _check_free(conn: Connection, network: Network) -> None:
         return
     other = networks.on_provider(conn, network.physical_network, network.vlan_id)
     if other is not None:
-        vlan = f", VLAN {network.vlan_id}," if network.vlan_id else ""
-        raise AlreadyExists(
-            f"physical network {network.physical_network}{vlan} is network {other.name} already",
-            reason="PHYSICAL_NETWORK_TAKEN",
-            fix="use that network; it can be external or shared",
-            metadata={
-                "physical_network": network.physical_network,
-                "vlan_id": str(network.vlan_id),
-                "network_id": other.id,
-            },
-            resource_kind="network",
-            resource=other.id,
-        )
+        raise networks.physical_network_taken(network.physical_network, network.vlan_id, other)
 
 
 def _check_unused(conn: Connection, network: Network) -> None:

@@ -35,7 +35,7 @@ from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.services.security_groups import ensure_default_group
 from unkai_scheduler.settings import NetworkSettings
 from unkai_scheduler.store import events, instances, ports, security_groups
-from unkai_wire.errors import AlreadyExists, FailedPrecondition, NotFound
+from unkai_wire.errors import FailedPrecondition, NotFound
 from unkai_wire.ids import check_id, uuid_of
 
 if TYPE_CHECKING:
@@ -269,14 +269,7 @@ def _mac(
     if wanted:
         holder = ports.by_mac(conn, network_id, wanted)
         if holder is not None:
-            raise AlreadyExists(
-                f"MAC address {wanted} is in use on network {network_id}",
-                reason="MAC_ADDRESS_IN_USE",
-                fix="name another MAC address, or none: one that is free is taken then",
-                metadata={"mac_address": wanted, "network_id": network_id, "port_id": holder.id},
-                resource_kind="port",
-                resource=holder.id,
-            )
+            raise ports.mac_address_in_use(network_id, wanted, holder.id)
         return wanted
     while True:
         chance = uuid_of(ident).int  # the low bits of a UUIDv7 are random

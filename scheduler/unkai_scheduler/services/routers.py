@@ -1,7 +1,8 @@
 """Routers: ways between subnets, and out.
 
 Each change holds the router's row first, then networks, subnets and ports, so that no two of them
-wait for each other.
+wait for each other. Before it goes the project, where a port may be made: the row of one refers to
+it, which on the servers is a lock too.
 """
 
 from __future__ import annotations
@@ -99,6 +100,8 @@ class RoutersService:
         checked = check_router(draft, fields)
 
         def work(conn: Connection) -> Router:
+            if "gateway" in fields:
+                _lock_project(conn, router_id, "router.id")
             old = _locked(conn, router_id, "router.id", etag)
             new = replace(
                 old,
@@ -132,6 +135,7 @@ class RoutersService:
         checked = check_interface(router_id, draft)
 
         def work(conn: Connection) -> Router:
+            _lock_project(conn, router_id, "router_id")
             old = _locked(conn, router_id, "router_id", etag)
             return self._changes(conn, call).join(old, checked)
 
@@ -162,6 +166,11 @@ class RoutersService:
 
 def _key(router: Router) -> Sequence[str]:
     return [router.name, router.id]
+
+
+def _lock_project(conn: Connection, router_id: str, field: str) -> None:
+    seen = fetch("router", router_id, field, lambda ident: routers.get(conn, ident))
+    resolve_project(conn, seen.project_id)
 
 
 def _locked(conn: Connection, router_id: str, field: str, etag: str) -> Router:

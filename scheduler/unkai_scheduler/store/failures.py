@@ -102,6 +102,16 @@ def crowded() -> Unavailable:
     )
 
 
+def is_of(error: AlreadyExists, table: str, *columns: str) -> bool:
+    """Tell whether it is the unique constraint of these columns that an error comes of.
+
+    The servers say its name, which `metadata` makes of the columns'; SQLite says the columns.
+    """
+    text = str(error.__cause__)
+    constraint = "_".join(["uq", table, *columns])
+    return constraint in text or ", ".join(f"{table}.{column}" for column in columns) in text
+
+
 @contextmanager
 def unique(kind: str, name: str) -> Iterator[None]:
     """Turn a unique constraint's refusal into `AlreadyExists` of this resource."""

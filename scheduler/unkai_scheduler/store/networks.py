@@ -9,7 +9,9 @@ from sqlalchemy import Connection, or_, select
 
 from unkai_scheduler.domain.networks import Network, NetworkType
 from unkai_scheduler.store import ovn_work, rows
+from unkai_scheduler.store.failures import is_of
 from unkai_scheduler.store.tables_networks import networks
+from unkai_wire.errors import AlreadyExists
 
 _KIND = "network"
 _QUERY = select(networks, ovn_work.pending(_KIND, networks.c.id))
@@ -18,10 +20,32 @@ _QUERY = select(networks, ovn_work.pending(_KIND, networks.c.id))
 def insert(conn: Connection, row: Network) -> None:
     """Insert a network; raise `AlreadyExists` when its name is taken in the project.
 
-    So too when the project has a default one already and this shall be it, and when another is on
-    the same network of the operator's.
+    So too when the project has a default one already and this shall be it, and, as
+    PHYSICAL_NETWORK_TAKEN, when another is on the same network of the operator's.
     """
-    rows.insert_named(conn, networks, _KIND, _values(row))
+    try:
+        rows.insert_named(conn, networks, _KIND, _values(row))
+    except AlreadyExists as error:
+        if is_of(error, "networks", "physical_network", "vlan_id"):
+            raise physical_network_taken(row.physical_network, row.vlan_id) from error
+        raise
+
+
+def physical_network_taken(
+    physical_network: str, vlan_id: int, other: Network | None = None
+) -> AlreadyExists:
+    """Make the error for a network of the operator's that is one here; None: one just made."""
+    vlan = f", VLAN {vlan_id}," if vlan_id else ""
+    holder = {"network_id": other.id} if other else {}
+    return AlreadyExists(
+        f"physical network {physical_network}{vlan} is "
+        f"{f'network {other.name}' if other else 'another network'} already",
+        reason="PHYSICAL_NETWORK_TAKEN",
+        fix="use that network; it can be external or shared",
+        metadata={"physical_network": physical_network, "vlan_id": str(vlan_id), **holder},
+        resource_kind="network",
+        resource=other.id if other else "",
+    )
 
 
 def get(conn: Connection, ident: str) -> Network | None:

@@ -16,8 +16,10 @@ from sqlalchemy import update as sql_update
 
 from unkai_scheduler.domain.ports import AddressPair, Port, PortOwner, PortState, Qos
 from unkai_scheduler.store import addresses, ovn_work, rows
+from unkai_scheduler.store.failures import is_of
 from unkai_scheduler.store.tables_networks import addresses as address_rows
 from unkai_scheduler.store.tables_networks import port_security_groups, ports
+from unkai_wire.errors import AlreadyExists
 
 _KIND = "port"
 _QUERY = select(ports, ovn_work.pending(_KIND, ports.c.id))
@@ -30,10 +32,28 @@ _QOS = ("egress_bits_per_s", "egress_burst_bits", "ingress_bits_per_s", "ingress
 def insert(conn: Connection, row: Port) -> None:
     """Insert a port without addresses; raise `AlreadyExists` when its name is taken.
 
-    So too when its MAC address is taken on the network.
+    So too, as MAC_ADDRESS_IN_USE, when its MAC address is taken on the network.
     """
-    rows.insert_named(conn, ports, _KIND, _values(row))
+    try:
+        rows.insert_named(conn, ports, _KIND, _values(row))
+    except AlreadyExists as error:
+        if is_of(error, "ports", "network_id", "mac_address"):
+            raise mac_address_in_use(row.network_id, row.mac_address) from error
+        raise
     _make_groups(conn, row)
+
+
+def mac_address_in_use(network_id: str, mac_address: str, port_id: str = "") -> AlreadyExists:
+    """Make the error for a MAC address that a port of the network has; empty: one just made."""
+    holder = {"port_id": port_id} if port_id else {}
+    return AlreadyExists(
+        f"MAC address {mac_address} is in use on network {network_id}",
+        reason="MAC_ADDRESS_IN_USE",
+        fix="name another MAC address, or none: one that is free is taken then",
+        metadata={"mac_address": mac_address, "network_id": network_id, **holder},
+        resource_kind="port",
+        resource=port_id,
+    )
 
 
 def get(conn: Connection, ident: str) -> Port | None:
