@@ -18,6 +18,8 @@ from unkai_wire.new_files import hint, write_new
 from unkai_wire.setting_values import split_address
 
 _UNIT = "unkai-agent.service"
+_NETWORKS = "unkai-agent-networks.conf"
+"""What goes beside the unit on hosts with networks."""
 _SHIPPED_PROGRAM = "/opt/unkai/bin/unkai-agent"
 _SHIPPED_FOLDER = "/etc/unkai/"
 _PORT = 7444
@@ -49,6 +51,9 @@ def init(endpoints: tuple[str, ...], address: str, folder: Path) -> None:
         folder.joinpath("pki").mkdir(parents=True, exist_ok=True, mode=0o755)
         _write(folder / "agent.toml", _settings(endpoints, address, folder))
         _write(folder / _UNIT, _unit(folder))
+        _write(
+            folder / _NETWORKS, _shipped(_NETWORKS).replace("THIS-FILE", f"{folder / _NETWORKS}")
+        )
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--etcd") from error
     except OSError as error:

@@ -77,6 +77,7 @@ def _make_host(
         offered=offered,
         accelerator=_ACCELERATOR,
         boot=boot,
+        more_features=(host_facts.PORT_FEATURE,),
     )
     parts = HostParts(
         record=record,

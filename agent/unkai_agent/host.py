@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,16 +18,20 @@ import structlog
 from unkai_agent.api.directory import Host, UsageSource
 from unkai_agent.compute.driver import ComputeDriver
 from unkai_agent.converge.context import InThread
+from unkai_agent.converge.decisions import is_on
 from unkai_agent.converge.networks import NetworkKeeper
 from unkai_agent.converge.supervisor import Converger
+from unkai_agent.converge.switch import SwitchKeeper
 from unkai_agent.domain.clock import Clock, system_clock
+from unkai_agent.host_facts import MAX_REASON
 from unkai_agent.ledger import Ledger
 from unkai_agent.ledger_files import LedgerProblem
-from unkai_agent.network.driver import NetworkDriver
+from unkai_agent.network.driver import Datapath, JoinSettings, NetworkDriver
 from unkai_agent.network.forwarding import Forwarder
 from unkai_agent.settings import ConvergeSettings
 from unkai_agent.storage.driver import StorageDriver
 from unkai_wire.cluster_records import HostRecord
+from unkai_wire.errors import UnkaiError
 
 if TYPE_CHECKING:  # what it imports costs memory that a host without networks need not spend
     from unkai_agent.network.service import HostNetworks
@@ -58,6 +62,8 @@ class HostParts:
     """None: the host has no switch."""
     networks: HostNetworks | None = None
     """What serves guests on that switch's networks; None: nothing, as on simulated hosts."""
+    membership: JoinSettings | None = None
+    """How that switch belongs to OVN; None: not at all, as on simulated hosts."""
 
 
 class RunningHost:
@@ -70,9 +76,15 @@ class RunningHost:
         clock: Clock = system_clock,
         rng: random.Random | None = None,
         in_thread: InThread = asyncio.to_thread,
+        announce: Callable[[HostRecord], None] = lambda record: None,
     ) -> None:
-        """Read the ledger and make the host; nothing runs yet."""
+        """Read the ledger and make the host; nothing runs yet.
+
+        `announce` hears of the host's record when it has changed.
+        """
         self._parts = parts
+        self._announce = announce
+        self._switch = self._make_keeper()
         ledger = Ledger(parts.ledger_dir, report=_report, durable=parts.durable)
         self._ledger = ledger
         networks = parts.networks
@@ -80,6 +92,7 @@ class RunningHost:
             ledger=ledger,
             network=parts.network,
             sites_up=networks.are_up if networks else lambda network_ids: True,
+            offloads=parts.membership is None or parts.membership.datapath is Datapath.SYSTEM,
             compute=parts.compute,
             storage=parts.storage,
             accelerator=parts.record.accelerator,
@@ -97,6 +110,7 @@ class RunningHost:
             usage=parts.usage,
             networks=networks,
             forwarder=Forwarder(parts.network) if parts.network else None,
+            switch=self._switch,
         )
 
     async def run(self) -> None:
@@ -110,9 +124,25 @@ class RunningHost:
                         self._parts.networks, self._ledger.entries, self.converger.watch
                     )
                     tasks.create_task(keeper.run())
+                if self._switch is not None:
+                    tasks.create_task(self._switch.run())
         finally:
             await self._parts.compute.close()
             await self._parts.storage.close()
+
+    def _make_keeper(self) -> SwitchKeeper | None:
+        network, membership = self._parts.network, self._parts.membership
+        if network is None or membership is None:
+            return None
+        return SwitchKeeper(network, membership, self._running, self._tell_switch)
+
+    async def _running(self) -> Set[str]:
+        domains = await self._parts.compute.list_domains()
+        return {domain.instance_id for domain in domains if is_on(domain)}
+
+    def _tell_switch(self, problem: UnkaiError | None) -> None:
+        said = "" if problem is None else problem.message[:MAX_REASON]
+        self._announce(replace(self._parts.record, network_problem=said))
 
 
 async def _run(usage: RunningUsage) -> None:

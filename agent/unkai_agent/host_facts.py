@@ -25,6 +25,10 @@ from unkai_wire.tls import Principal, Role, principal_of_uri
 
 FEATURES = ("machines.v1", "machine_specs.v1", "diagnose.v1")
 """Features of the contract this agent has, for mixed versions."""
+PORT_FEATURE = "ports.v1"
+"""It acts on ports of machines: hosts with networks, and simulated ones."""
+NETWORK_FEATURE = "networks.v1"
+"""It serves networks to guests and is told their names: hosts with networks alone."""
 MAX_REASON = 1024
 """Characters of the reason for the accelerator: a record longer than readers take is none."""
 
@@ -141,6 +145,7 @@ def record(
     offered: Capacity,
     accelerator: Accelerator,
     boot: str,
+    more_features: tuple[str, ...] = (),
 ) -> HostRecord:
     """Return the record that this host registers."""
     return HostRecord(
@@ -156,7 +161,7 @@ def record(
         traits=traits(accelerator, settings.traits),
         boot_id=boot,
         agent_version=agent_version(),
-        features=FEATURES,
+        features=FEATURES + more_features,
         metrics_address=advertised_metrics_address(settings),
     )
 

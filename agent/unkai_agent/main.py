@@ -12,7 +12,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
@@ -31,7 +31,7 @@ from unkai_agent.compute.driver import ComputeDriver
 from unkai_agent.compute.libvirt_driver import LibvirtDriver
 from unkai_agent.compute.measured import MeasuredCompute
 from unkai_agent.domain.clock import system_clock
-from unkai_agent.domain.hosts import Accelerator
+from unkai_agent.domain.hosts import Accelerator, HostIdentity
 from unkai_agent.host import HostParts, RunningHost
 from unkai_agent.metrics import Sampler, SamplerPaths, counter_source, group_limits
 from unkai_agent.registry import EtcdRegistry
@@ -41,6 +41,7 @@ from unkai_agent.state_lock import only_agent_of
 from unkai_agent.storage.driver import FetchImage
 from unkai_agent.storage.qcow2 import Qcow2Storage
 from unkai_wire import open_files, small_process, tracing
+from unkai_wire.cluster_records import HostRecord
 from unkai_wire.doctor import child
 from unkai_wire.doctor.child import Examine
 from unkai_wire.errors import FailedPrecondition, UnkaiError
@@ -49,6 +50,7 @@ from unkai_wire.setting_values import FINE
 from unkai_wire.tls import Role, host_tls_name
 
 _LOG = structlog.get_logger("unkai.agent")
+Announce = Callable[[HostRecord], None]
 _STOP = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -86,8 +88,8 @@ def configure_logs(settings: Settings) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
-async def make_host(settings: Settings, fetch: FetchImage) -> RunningHost:
-    """Make the real host: libvirt, qcow2 files, the machine's own figures."""
+async def make_host(settings: Settings, fetch: FetchImage, announce: Announce) -> RunningHost:
+    """Make the real host: libvirt, qcow2 files, its switch, the machine's own figures."""
     identity = host_facts.host_identity(settings.tls.certificate)
     boot = host_facts.boot_id(settings.boot_id_file)
     libvirt = settings.libvirt
@@ -121,15 +123,36 @@ async def make_host(settings: Settings, fetch: FetchImage) -> RunningHost:
         accelerator=accelerator,
         boot=boot,
     )
-    return RunningHost(
-        HostParts(
-            record=record,
-            ledger_dir=settings.state_dir / "ledger",
-            compute=compute,
-            storage=storage,
-            usage=usage,
-            converge=settings.converge,
-        )
+    parts = HostParts(
+        record=record,
+        ledger_dir=settings.state_dir / "ledger",
+        compute=compute,
+        storage=storage,
+        usage=usage,
+        converge=settings.converge,
+    )
+    if settings.network.enabled:
+        parts = await _with_networks(parts, settings, identity)
+    return RunningHost(parts, announce=announce)
+
+
+async def _with_networks(parts: HostParts, settings: Settings, identity: HostIdentity) -> HostParts:
+    # What it imports costs memory that a host without networks need not spend.
+    from unkai_agent import host_networks
+
+    made = await host_networks.make_network_parts(settings, identity)
+    record = replace(
+        parts.record,
+        features=parts.record.features + host_networks.FEATURES,
+        physical_networks=tuple(sorted(settings.network.bridge_mappings)),
+        datapath=made.membership.datapath.value,
+    )
+    return replace(
+        parts,
+        record=record,
+        network=made.driver,
+        networks=made.networks,
+        membership=made.membership,
     )
 
 
@@ -168,7 +191,7 @@ async def serve(settings: Settings, examine: Examine, *, simulated: bool) -> Non
         if settings.tracing.endpoint:
             end = tracing.start(_traces(settings))
             closing.push_async_callback(asyncio.to_thread, end)
-        hosts = await _make_hosts(settings, images.fetch, simulated=simulated)
+        hosts = await _make_hosts(settings, images.fetch, registry.put, simulated=simulated)
         directory = HostDirectory()
         for host in hosts:
             directory.add(host.host)
@@ -197,10 +220,10 @@ def _traces(settings: Settings) -> tracing.Options:
 
 
 async def _make_hosts(
-    settings: Settings, fetch: FetchImage, *, simulated: bool
+    settings: Settings, fetch: FetchImage, announce: Announce, *, simulated: bool
 ) -> Sequence[RunningHost]:
     if not simulated:
-        return [await make_host(settings, fetch)]
+        return [await make_host(settings, fetch, announce)]
     principal = host_facts.principal_of_certificate(settings.tls.certificate)
     if principal.role is not Role.FLEET:
         raise FailedPrecondition(

@@ -7,7 +7,10 @@ connects; who the host is comes from its certificate, not from here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -36,6 +39,39 @@ def _address(text: str) -> str:
 
 def _optional_address(text: str) -> str:
     return _address(text) if text else text
+
+
+def _optional_ip(text: str) -> str:
+    return str(ip_address(text)) if text else text
+
+
+def _southbound(text: str) -> str:
+    scheme, _, place = text.partition(":")
+    if scheme == "unix" and place.startswith("/"):
+        return text
+    if scheme not in ("ssl", "tcp"):
+        raise ValueError(f"{text[:64]!r} is neither ssl:ADDRESS:PORT, tcp:… nor unix:/PATH")
+    host, _ = split_address(place)
+    ip_address(host.strip("[]"))  # ovn-controller(8): resolving names would block it
+    return text
+
+
+def _switch(text: str) -> str:
+    if not text.startswith("unix:/"):
+        raise ValueError(f"{text[:64]!r} is not unix:/PATH")
+    return text
+
+
+def _physical_network(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,62}", text):
+        raise ValueError(f"{text[:64]!r} is no name of a physical network")
+    return text
+
+
+def _bridge(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,15}", text):
+        raise ValueError(f"{text[:64]!r} is no name of a bridge")
+    return text
 
 
 Address = Annotated[str, Checked(_address)]
@@ -95,6 +131,48 @@ class LibvirtSettings:
     """User that QEMU runs as; disks and seeds are given to it. Never root."""
     timeout_s: Annotated[float, Gt(0), Le(300)] = 20.0
     """Seconds one call may take before its outcome counts as unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkTlsSettings:
+    """What this host's switch shows to OVN's databases; by default, what the agent shows.
+
+    OVN lets a host change its own rows alone where the certificate's common name is the host's id,
+    as in those that 'unkai-scheduler cert host' makes."""
+
+    ca: Path | None = None
+    """Certificate of the CA that the databases' certificates come from."""
+    certificate: Path | None = None
+    """The switch's certificate."""
+    key: Path | None = None
+    """Its key; readable by ovn-controller's user."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSettings:
+    """Virtual networks: how this host's Open vSwitch belongs to OVN."""
+
+    southbound: tuple[Annotated[str, Checked(_southbound)], ...] = ()
+    """OVN's southbound database: `ssl:ADDRESS:PORT` (of a cluster all), `tcp:ADDRESS:PORT` or
+    `unix:/PATH`; none: this host has no networks, and machines with ports are not placed on it."""
+    encap_address: Annotated[str, Checked(_optional_ip)] = ""
+    """IP address of this host at which tunnels from other hosts end; empty: that of `advertise`."""
+    datapath: Literal["auto", "system", "netdev"] = "auto"
+    """What forwards frames: `system` is the kernel's module, `netdev` the switch's own process;
+    `auto` asks the kernel. Machines' hardware depends on it: change it while none runs."""
+    bridge_mappings: Mapping[
+        Annotated[str, Checked(_physical_network)], Annotated[str, Checked(_bridge)]
+    ] = field(default_factory=dict)
+    """The operator's networks that this host is attached to: name to the bridge of Open vSwitch."""
+    switch: Annotated[str, Checked(_switch)] = "unix:/run/openvswitch/db.sock"
+    """Database of this host's Open vSwitch."""
+    tls: NetworkTlsSettings = NetworkTlsSettings()
+    """Credentials of the switch."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether this host has networks."""
+        return bool(self.southbound)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +275,8 @@ class Settings:
     """What this host offers."""
     libvirt: LibvirtSettings = LibvirtSettings()
     """The hypervisor."""
+    network: NetworkSettings = NetworkSettings()
+    """Virtual networks."""
     sampler: SamplerSettings = SamplerSettings()
     """Live figures."""
     converge: ConvergeSettings = ConvergeSettings()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -43,6 +43,8 @@ def _model(part: type[Any], base: type[BaseModel]) -> type[BaseModel]:
     wanted: dict[str, Any] = {}
     for field in fields(part):
         hint, default = hints[field.name], field.default
+        if field.default_factory is not MISSING:
+            default = field.default_factory()
         if isinstance(hint, type) and is_dataclass(hint):
             hint = _model(hint, _Table)
             default = hint()

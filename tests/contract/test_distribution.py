@@ -18,6 +18,7 @@ SHIPPED = (
     "unkai_scheduler/systemd/etcd.conf",
     "unkai_scheduler/store/migrations/script.py.mako",
     "unkai_agent/systemd/unkai-agent.service",
+    "unkai_agent/systemd/unkai-agent-networks.conf",
     "unkai_agent/systemd/agent.toml",
 )
 

@@ -74,11 +74,15 @@ _CAPABILITIES = [  # in the order of linux/capability.h
 
 
 def settings(unit: Path) -> dict[str, list[str]]:
-    """Return what the unit's [Service] says; a name may stand more than once."""
-    service = unit.read_text().partition("[Service]")[2].partition("\n[")[0]
+    """Return what the unit's [Service] says; a name may stand more than once.
+
+    So may the section: a unit with what goes beside it is the two texts, one after the other.
+    """
     found: dict[str, list[str]] = {}
-    for line in service.splitlines():
-        name, equals, value = line.partition("=")
+    section = ""
+    for line in unit.read_text().splitlines():
+        section = line if line.startswith("[") else section
+        name, equals, value = line.partition("=") if section == "[Service]" else ("", "", "")
         if equals and not line.startswith("#"):
             found.setdefault(name, []).append(value.strip())
     return found

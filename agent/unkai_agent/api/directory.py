@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from unkai_agent.compute.driver import ComputeDriver
 from unkai_agent.converge.supervisor import Converger
+from unkai_agent.converge.switch import SwitchKeeper
 from unkai_agent.domain.hosts import UsageSample
 from unkai_agent.network.forwarding import Forwarder
 from unkai_agent.storage.driver import StorageDriver
@@ -44,6 +45,8 @@ class Host:
     networks: HostNetworks | None = None
     """None: this host has no switch."""
     forwarder: Forwarder | None = None
+    switch: SwitchKeeper | None = None
+    """What keeps its switch in OVN; None: there is nothing to keep."""
 
 
 class HostDirectory:

@@ -142,6 +142,9 @@ def _host_metrics(readings: Sequence[_Reading]) -> Iterable[Metric]:
     unknown = GaugeMetricFamily(
         "unkai_host_unknown", "Found here, not in the ledger; kept", labels=["host", "kind"]
     )
+    joined = GaugeMetricFamily(
+        "unkai_host_switch_joined", "1 while the host's switch belongs to OVN", labels=["host"]
+    )
     for reading in readings:
         record, converger = reading.host.record, reading.host.converger
         facts = {"host_id": record.host_id, "accelerator": record.accelerator}
@@ -158,7 +161,9 @@ def _host_metrics(readings: Sequence[_Reading]) -> Iterable[Metric]:
         watched.add_metric([record.name], float(converger.contact.is_watched))
         unknown.add_metric([record.name, "domain"], len(converger.unknown.domains))
         unknown.add_metric([record.name, "disk"], len(converger.unknown.disks))
-    yield from (info, *capacity.values(), machines, cache, problems, watched, unknown)
+        if reading.host.switch is not None:
+            joined.add_metric([record.name], float(reading.host.switch.problem is None))
+    yield from (info, *capacity.values(), machines, cache, problems, watched, unknown, joined)
     for name, text, value in _HOST_GAUGES:
         family = GaugeMetricFamily(f"unkai_host_{name}", text, labels=["host"])
         for reading in readings:

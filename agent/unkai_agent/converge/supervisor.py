@@ -63,6 +63,7 @@ class Converger:
         clock: Clock,
         network: NetworkDriver | None = None,
         sites_up: Callable[[Collection[str]], bool] = lambda network_ids: True,
+        offloads: bool = True,
         rng: random.Random | None = None,
         in_thread: InThread = asyncio.to_thread,
     ) -> None:
@@ -88,6 +89,7 @@ class Converger:
                 asyncio.Semaphore(settings.starts),
                 network,
                 sites_up,
+                offloads,
             ),
             boot_id=boot_id,
             settings=settings,

@@ -72,6 +72,12 @@ class HostRecord:
     features: tuple[str, ...] = ()
     metrics_address: str = ""
     """`IP:PORT` of the agent's metrics endpoint; empty: none."""
+    physical_networks: tuple[str, ...] = ()
+    """The operator's networks that it is attached to."""
+    datapath: str = ""
+    """What its switch forwards frames by, `system` or `netdev`; empty: it has no networks."""
+    network_problem: str = ""
+    """Why its switch does not belong to OVN just now; empty: it does, or it has no networks."""
 
     def to_json(self) -> str:
         """Return the record as JSON."""

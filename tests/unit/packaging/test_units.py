@@ -15,7 +15,8 @@ UNITS = {
     "unkai-scheduler": _ROOT / "scheduler/systemd/unkai-scheduler.service",
     "unkai-agent": _ROOT / "agent/systemd/unkai-agent.service",
 }
-EXPOSURE = {"unkai-scheduler": 20, "unkai-agent": 32}
+NETWORKS = _ROOT / "agent/systemd/unkai-agent-networks.conf"
+EXPOSURE = {"unkai-scheduler": 20, "unkai-agent": 32, NETWORKS.stem: 52}
 """Tenths, as systemd counts them: 0 is shut off from everything, 100 is a bare root process."""
 
 pytestmark = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
@@ -65,6 +66,27 @@ def test_systemd_would_find_a_misspelt_setting(name: str, tmp_path: Path) -> Non
 def test_a_unit_is_not_more_exposed_than_promised(name: str) -> None:
     limit = EXPOSURE[name]
     done = _analyze("security", "--offline=yes", f"--threshold={limit}", str(UNITS[name]))
+    assert done.returncode == 0, done.stdout[-200:]
+
+
+@pytest.fixture
+def with_networks(tmp_path: Path) -> Path:
+    """The agent's unit with what goes beside it."""
+    unit = tmp_path / "unkai-agent.service"
+    unit.write_text(UNITS["unkai-agent"].read_text() + "\n" + NETWORKS.read_text())
+    return unit
+
+
+def test_systemd_finds_nothing_wrong_with_what_goes_beside_a_unit(
+    with_networks: Path, tmp_path: Path
+) -> None:
+    _system(tmp_path / "root", "unkai-agent", with_networks.read_text())
+    assert _verify(tmp_path / "root", "unkai-agent") == ""
+
+
+def test_the_agent_with_networks_is_not_more_exposed_than_promised(with_networks: Path) -> None:
+    limit = EXPOSURE[NETWORKS.stem]
+    done = _analyze("security", "--offline=yes", f"--threshold={limit}", str(with_networks))
     assert done.returncode == 0, done.stdout[-200:]
 
 

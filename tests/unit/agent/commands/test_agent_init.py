@@ -33,6 +33,12 @@ def test_the_unit_written_runs_this_installation_with_these_settings(tmp_path: P
     assert f"ExecStart={program} run --config {tmp_path}/agent.toml\n" in unit
 
 
+def test_what_goes_beside_the_unit_for_networks_is_written_too(tmp_path: Path) -> None:
+    _init(tmp_path)
+    text = (tmp_path / "unkai-agent-networks.conf").read_text()
+    assert f"cp {tmp_path}/unkai-agent-networks.conf /etc/systemd" in text
+
+
 def test_what_exists_is_kept(tmp_path: Path) -> None:
     _init(tmp_path)
     (tmp_path / "agent.toml").write_text("# mine\n")

@@ -37,6 +37,13 @@ def test_the_environment_wins_over_the_file(
         ("[converge]\nstart = 1", "agent.toml: converge.start: no such setting"),
         ('listen = "x"', "agent.toml: listen: 'x' is not HOST:PORT"),
         ("[converge]\nstarts = 0", "agent.toml: converge.starts: "),
+        ('[network]\nsouthbound = ["ssl:central:6642"]', "agent.toml: network.southbound.0: "),
+        ('[network]\nsouthbound = ["udp:10.0.0.1:1"]', "agent.toml: network.southbound.0: "),
+        ('[network]\ndatapath = "dpdk"', "agent.toml: network.datapath: "),
+        ('[network]\nswitch = "tcp:10.0.0.1:1"', "agent.toml: network.switch: "),
+        ('[network]\nencap_address = "h1"', "agent.toml: network.encap_address: "),
+        ('[network.bridge_mappings]\nA = "br"', "agent.toml: network.bridge_mappings.A"),
+        ('[network.bridge_mappings]\na = "br:int"', "agent.toml: network.bridge_mappings.a: "),
         ("= 1", "agent.toml: is not TOML"),
     ],
 )
@@ -44,6 +51,18 @@ def test_a_wrong_file_is_refused_with_the_place(tmp_path: Path, text: str, place
     with pytest.raises(InvalidSettings) as caught:
         load_settings(a_file(tmp_path, text))
     assert place in caught.value.problems[0]
+
+
+def test_a_host_has_networks_where_the_southbound_database_is_named(tmp_path: Path) -> None:
+    assert not load_settings(a_file(tmp_path, "")).network.enabled
+    text = """[network]
+southbound = ["ssl:10.0.0.1:6642", "ssl:[fd00::1]:6642"]
+bridge_mappings = {external = "br-ex"}
+"""
+    network = load_settings(a_file(tmp_path, text)).network
+    assert network.enabled
+    assert network.bridge_mappings == {"external": "br-ex"}
+    assert load_settings_apart(a_file(tmp_path, text)).network == network
 
 
 def test_a_misspelt_variable_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
