@@ -111,7 +111,7 @@ def build_services(
 ) -> Services:
     """Make all use cases."""
     return Services(
-        instances=InstancesService(context),
+        instances=InstancesService(context, settings.network),
         adoptions=AdoptionsService(
             context,
             leader,

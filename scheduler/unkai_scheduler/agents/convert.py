@@ -18,6 +18,7 @@ from unkai.agent.v1 import fence_pb2, host_service_pb2, machine_pb2, machine_ser
 from unkai.compute.v1 import instance_pb2
 from unkai.host.v1 import usage_pb2
 from unkai.storage.v1 import image_pb2
+from unkai_scheduler.agents.convert_ports import port_message
 from unkai_scheduler.agents.port import (
     Alive,
     MachineChange,
@@ -27,7 +28,7 @@ from unkai_scheduler.agents.port import (
 )
 from unkai_scheduler.domain.hosts import HostUsage, MachineUsage
 from unkai_scheduler.domain.images import Image, ImageFormat
-from unkai_scheduler.domain.instances import Instance, InstanceState, PlacementPolicy
+from unkai_scheduler.domain.instances import Instance, InstanceState, PlacementPolicy, Seed
 from unkai_scheduler.domain.machines import (
     Fence,
     HostDescription,
@@ -139,6 +140,7 @@ def instance_message(instance: Instance) -> instance_pb2.Instance:
         create_time=timestamp(instance.create_time),
         update_time=timestamp(instance.update_time),
         start_time=timestamp(instance.start_time),
+        seed=instance_pb2.Instance.Seed.Value(f"SEED_{spec.seed.value}"),
     )
 
 
@@ -165,6 +167,8 @@ def spec_message(order: MachineOrder) -> machine_pb2.MachineSpec:
         reboot_serial=order.instance.reboot_serial,
         reboot_force=order.instance.reboot_force,
         stop_grace=grace,
+        ports=map(port_message, order.ports),
+        metadata_seed=order.instance.spec.seed is Seed.METADATA,
     )
 
 

@@ -16,6 +16,7 @@ from unkai_scheduler.domain.hosts import HostUsage, MachineUsage
 from unkai_scheduler.domain.images import Image
 from unkai_scheduler.domain.instances import Instance
 from unkai_scheduler.domain.machines import Fence, HostDescription, Machine, Tombstone
+from unkai_scheduler.domain.port_orders import PortOrder
 from unkai_wire.doctor.findings import Report
 
 MACHINE_SPECS = "machine_specs.v1"
@@ -43,6 +44,8 @@ class MachineOrder:
     """True once the instance has run: a missing disk is LOST, never made anew."""
     public_keys: tuple[str, ...] = ()
     user_data: bytes = field(default=b"", repr=False)
+    ports: tuple[PortOrder, ...] = ()
+    """The machine shall be plugged into these, running or not, and into no others."""
 
 
 @dataclass(frozen=True, slots=True)

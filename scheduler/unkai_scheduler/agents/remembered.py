@@ -23,6 +23,7 @@ from unkai_scheduler.domain.instances import (
     InstanceState,
     PlacementPolicy,
     Power,
+    Seed,
 )
 from unkai_scheduler.domain.names import MAX_LABELS
 
@@ -86,6 +87,7 @@ def _instance_of(spec: machine_pb2.MachineSpec, generation: int, run_epoch: int)
             required_traits=tuple(message.required_traits),
             placement_policy=_POLICIES.get(message.placement_policy),
             labels=labels,
+            seed=Seed.METADATA if spec.metadata_seed else Seed.DISK,
         ),
         state=InstanceState.UNKNOWN,
         desired_power=Power.OFF if off else Power.ON,

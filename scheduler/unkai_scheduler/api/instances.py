@@ -9,8 +9,9 @@ from unkai.compute.v1 import instance_pb2, instance_service_pb2, instance_servic
 from unkai_scheduler.agents.convert import instance_message
 from unkai_scheduler.api.callers import call_of
 from unkai_scheduler.api.fields import enum_of, seconds_of
+from unkai_scheduler.api.interfaces import interface_drafts, interface_messages
 from unkai_scheduler.api.operations import operation_message
-from unkai_scheduler.domain.instances import InstanceState, PlacementPolicy
+from unkai_scheduler.domain.instances import Instance, InstanceState, PlacementPolicy, Seed
 from unkai_scheduler.services.adoptions import AdoptionDraft, AdoptionsService
 from unkai_scheduler.services.consoles import ConsolesService
 from unkai_scheduler.services.instance_drafts import InstanceDraft
@@ -23,6 +24,11 @@ _POLICIES = {
     int(instance_pb2.Instance.PLACEMENT_POLICY_UNSPECIFIED): None,
     int(instance_pb2.Instance.PLACEMENT_POLICY_PACK): PlacementPolicy.PACK,
     int(instance_pb2.Instance.PLACEMENT_POLICY_SPREAD): PlacementPolicy.SPREAD,
+}
+_SEEDS = {
+    int(instance_pb2.Instance.SEED_UNSPECIFIED): Seed.DISK,
+    int(instance_pb2.Instance.SEED_DISK): Seed.DISK,
+    int(instance_pb2.Instance.SEED_METADATA): Seed.METADATA,
 }
 _STATES = {
     int(instance_pb2.Instance.State.Value(f"STATE_{state.value}")): state for state in InstanceState
@@ -52,7 +58,7 @@ class InstanceServicer(instance_service_pb2_grpc.InstanceServiceServicer):
             seconds_of(request.capacity_wait, "capacity_wait"),
         )
         return instance_service_pb2.CreateInstanceResponse(
-            instance=instance_message(accepted.instance),
+            instance=_message(accepted.instance),
             operation=operation_message(accepted.operation),
         )
 
@@ -60,7 +66,7 @@ class InstanceServicer(instance_service_pb2_grpc.InstanceServiceServicer):
         self, request: instance_service_pb2.GetInstanceRequest, context: Any
     ) -> instance_service_pb2.GetInstanceResponse:
         instance = await self._instances.get(request.instance_id)
-        return instance_service_pb2.GetInstanceResponse(instance=instance_message(instance))
+        return instance_service_pb2.GetInstanceResponse(instance=_message(instance))
 
     async def ListInstances(
         self, request: instance_service_pb2.ListInstancesRequest, context: Any
@@ -75,7 +81,7 @@ class InstanceServicer(instance_service_pb2_grpc.InstanceServiceServicer):
         )
         page = await self._instances.list(Paging(request.page_size, request.page_token), wanted)
         return instance_service_pb2.ListInstancesResponse(
-            instances=map(instance_message, page.rows),
+            instances=map(_message, page.rows),
             next_page_token=page.next_token,
             revision=page.revision,
         )
@@ -90,14 +96,14 @@ class InstanceServicer(instance_service_pb2_grpc.InstanceServiceServicer):
             request.update_mask.paths,
             request.instance.etag,
         )
-        return instance_service_pb2.UpdateInstanceResponse(instance=instance_message(instance))
+        return instance_service_pb2.UpdateInstanceResponse(instance=_message(instance))
 
     async def DeleteInstance(
         self, request: instance_service_pb2.DeleteInstanceRequest, context: Any
     ) -> instance_service_pb2.DeleteInstanceResponse:
         accepted = await self._instances.delete(call_of(request), request.instance_id, request.etag)
         return instance_service_pb2.DeleteInstanceResponse(
-            instance=instance_message(accepted.instance),
+            instance=_message(accepted.instance),
             operation=operation_message(accepted.operation),
         )
 
@@ -106,7 +112,7 @@ class InstanceServicer(instance_service_pb2_grpc.InstanceServiceServicer):
     ) -> instance_service_pb2.StartInstanceResponse:
         accepted = await self._instances.start(call_of(request), request.instance_id)
         return instance_service_pb2.StartInstanceResponse(
-            instance=instance_message(accepted.instance),
+            instance=_message(accepted.instance),
             operation=operation_message(accepted.operation),
         )
 
@@ -120,7 +126,7 @@ class InstanceServicer(instance_service_pb2_grpc.InstanceServiceServicer):
             grace_s=(seconds_of(request.grace, "grace") if request.HasField("grace") else None),
         )
         return instance_service_pb2.StopInstanceResponse(
-            instance=instance_message(accepted.instance),
+            instance=_message(accepted.instance),
             operation=operation_message(accepted.operation),
         )
 
@@ -131,7 +137,7 @@ class InstanceServicer(instance_service_pb2_grpc.InstanceServiceServicer):
             call_of(request), request.instance_id, force=request.force
         )
         return instance_service_pb2.RebootInstanceResponse(
-            instance=instance_message(accepted.instance),
+            instance=_message(accepted.instance),
             operation=operation_message(accepted.operation),
         )
 
@@ -147,7 +153,7 @@ class InstanceServicer(instance_service_pb2_grpc.InstanceServiceServicer):
         )
         adopted = await self._adoptions.adopt(call_of(request), draft)
         return instance_service_pb2.AdoptInstanceResponse(
-            instance=instance_message(adopted.instance), warnings=adopted.warnings
+            instance=_message(adopted.instance), warnings=adopted.warnings
         )
 
     async def ReadConsoleLog(
@@ -174,6 +180,12 @@ class InstanceServicer(instance_service_pb2_grpc.InstanceServiceServicer):
             yield instance_service_pb2.AttachConsoleResponse(output=piece)
 
 
+def _message(instance: Instance) -> instance_pb2.Instance:
+    message = instance_message(instance)
+    message.interfaces.extend(interface_messages(instance.ports))
+    return message
+
+
 def _draft(message: instance_pb2.Instance) -> InstanceDraft:
     return InstanceDraft(
         name=message.name,
@@ -187,6 +199,9 @@ def _draft(message: instance_pb2.Instance) -> InstanceDraft:
         required_traits=tuple(message.required_traits),
         placement_policy=enum_of(_POLICIES, message.placement_policy, "instance.placement_policy"),
         labels=dict(message.labels),
+        seed=enum_of(_SEEDS, message.seed, "instance.seed"),
+        interfaces=interface_drafts(message),
+        no_network=message.no_network,
     )
 
 

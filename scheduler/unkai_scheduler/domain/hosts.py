@@ -37,6 +37,8 @@ class Host:
     update_time: datetime
     cordoned: bool = False
     cordon_reason: str = ""
+    physical_networks: tuple[str, ...] = ()
+    """The operator's networks that it is attached to."""
     claimed_vcpus: int = 0
     claimed_memory_bytes: int = 0
     claimed_disk_bytes: int = 0

@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any
 
+from unkai_scheduler.domain.ports import Port
 from unkai_wire.errors import FailedPrecondition
 
 MIB = 1 << 20
@@ -54,6 +55,13 @@ class PlacementPolicy(Enum):
     SPREAD = "spread"
 
 
+class Seed(Enum):
+    """How a guest learns who it is."""
+
+    DISK = "DISK"
+    METADATA = "METADATA"
+
+
 _S = InstanceState
 _SETTLED_ON_HOST = {
     _S.RUNNING,
@@ -96,6 +104,7 @@ class InstanceSpec:
     required_traits: tuple[str, ...] = ()
     placement_policy: PlacementPolicy | None = None
     """None: the scheduler's default."""
+    seed: Seed = Seed.DISK
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -152,6 +161,9 @@ class Instance:
     """When the leader looks at it next; None: nothing is due."""
     attempt: int = 0
     """Tries of the step under way, for backoff."""
+    ports: tuple[Port, ...] = ()
+    """What it is plugged into networks by, in its order: where a user is shown it, else empty;
+    never written here."""
 
 
 def check_move(instance: Instance, state: InstanceState) -> None:

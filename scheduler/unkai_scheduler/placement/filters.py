@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from unkai_scheduler.domain.hosts import HostState
-from unkai_scheduler.placement.fleet import Bools, Fleet, Ints
+from unkai_scheduler.domain.port_orders import NETWORKS
+from unkai_scheduler.placement.fleet import Bools, Fleet, Ints, physical_network_word
 from unkai_scheduler.placement.requests import PlacementRequest
 
 _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
@@ -95,6 +96,35 @@ def _traits_sentence(fleet: Fleet, request: PlacementRequest, row: int, _now_s: 
     return f"{fleet.names[row]} lacks {', '.join(lacking[:5])}"
 
 
+def _network_words(request: PlacementRequest) -> tuple[str, ...]:
+    if request.physical_networks is None:
+        return ()
+    return (NETWORKS, *map(physical_network_word, request.physical_networks))
+
+
+def _networks(fleet: Fleet, request: PlacementRequest, _now_s: float) -> Bools:
+    return _traits_of(fleet, _network_words(request))
+
+
+def _networks_missing(fleet: Fleet, request: PlacementRequest, _now_s: float) -> Ints:
+    missing = np.zeros(len(fleet), np.int64)
+    for word in set(_network_words(request)):
+        missing += ~_traits_of(fleet, (word,))
+    return missing
+
+
+def _networks_sentence(fleet: Fleet, request: PlacementRequest, row: int, _now_s: float) -> str:
+    lacking = fleet.lacking_traits(row, _network_words(request))
+    if NETWORKS in lacking:
+        return f"{fleet.names[row]} has no virtual networks: its agent is not told of an OVN"
+    named = ", ".join(
+        name
+        for name in sorted(set(request.physical_networks or ()))
+        if physical_network_word(name) in lacking
+    )
+    return f"{fleet.names[row]} is not attached to physical network {named}"
+
+
 def _metrics_sentence(fleet: Fleet, _request: PlacementRequest, row: int, now_s: float) -> str:
     age_s = fleet.age_s(row, now_s)
     if age_s == float("inf"):
@@ -150,6 +180,14 @@ FILTERS: tuple[Filter, ...] = (
         "are cordoned",
     ),
     Filter("traits", _traits, _traits_missing, _traits_sentence, "lacks a trait", "lack a trait"),
+    Filter(
+        "networks",
+        _networks,
+        _networks_missing,
+        _networks_sentence,
+        "lacks its networks",
+        "lack its networks",
+    ),
     _capacity("vcpus", lambda r: r.vcpus, lambda n: f"{n} vCPU{'s' * (n != 1)}", "vCPUs"),
     _capacity(
         "memory", lambda r: r.memory_bytes, lambda n: f"{format_bytes(n)} of memory", "memory"

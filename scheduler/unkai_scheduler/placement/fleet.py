@@ -13,13 +13,14 @@ its virtual CPUs can use, but for nothing that was there before it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
 
 from unkai_scheduler.domain.hosts import Host, HostState, HostUsage, MachineUsage
+from unkai_scheduler.domain.port_orders import NETWORKS
 from unkai_scheduler.placement import signals
 from unkai_scheduler.placement.allocation import AllocationRatios, claimable
 from unkai_scheduler.placement.settling import BUCKETS, Settling, settling_weight
@@ -106,7 +107,7 @@ class Fleet:
             ("claimed_disk", host.claimed_disk_bytes),
         ):
             self._columns[column][row] = value
-        self._set_traits(row, host.traits)
+        self._set_traits(row, (*host.traits, *_abilities(host)))
 
     def set_state(self, host_id: str, state: HostState) -> None:
         """Note where a host stands now; an unknown one is no error."""
@@ -418,6 +419,21 @@ class Fleet:
     def floats(self, name: str) -> npt.NDArray[np.float64]:
         """Return a float column with its spare rows."""
         return self._columns[name]  # type: ignore[return-value]
+
+
+def physical_network_word(name: str) -> str:
+    """Return the word, kept as traits are, of hosts that reach one of the operator's networks.
+
+    No trait that anybody may ask for has a colon in it.
+    """
+    return f"network:{name}"
+
+
+def _abilities(host: Host) -> Iterator[str]:
+    """Yield the words of what a host can for networks."""
+    if NETWORKS in host.features:
+        yield NETWORKS
+        yield from map(physical_network_word, host.physical_networks)
 
 
 _COLUMNS: dict[str, tuple[tuple[int, ...], type]] = {

@@ -19,6 +19,8 @@ class PlacementRequest:
     required_traits: tuple[str, ...] = ()
     excluded_host_ids: tuple[str, ...] = ()
     """Hosts that have failed it before."""
+    physical_networks: tuple[str, ...] | None = None
+    """The operator's networks that its host must reach; None: it has no ports, and needs none."""
 
 
 @dataclass(frozen=True, slots=True)

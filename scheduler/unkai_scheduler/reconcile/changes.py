@@ -16,7 +16,7 @@ from unkai_scheduler.domain.machines import Tombstone
 from unkai_scheduler.domain.operations import Operation, OperationState, end
 from unkai_scheduler.reconcile.actions import Action, Fail, Forget, Reclaim, Release
 from unkai_scheduler.reconcile.office import Office
-from unkai_scheduler.store import claims, events, hosts, instances, operations, tombstones
+from unkai_scheduler.store import claims, events, hosts, instances, operations, ports, tombstones
 from unkai_scheduler.store.unit_of_work import Connection
 
 
@@ -27,6 +27,8 @@ class Seen:
     instance: Instance
     operation: Operation | None
     failed_hosts: tuple[str, ...] = ()
+    physical_networks: tuple[str, ...] | None = None
+    """Of one on no host, those that its ports need; None: it has no ports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +48,14 @@ class Change:
 def read(conn: Connection, instance: Instance) -> Seen:
     """Read what belongs to an instance."""
     operation = operations.active_for(conn, instance.id)
+    if instance.host_id:
+        return Seen(instance, operation)
     failed: tuple[str, ...] = ()
-    if not instance.host_id and not instance.has_run:
+    if not instance.has_run:
         failed = tuple(t.host_id for t in tombstones.of_instance(conn, instance.id))
-    return Seen(instance, operation, failed)
+    named = ports.physical_networks(conn, instance.id)
+    needed = tuple(sorted({name for name in named if name})) if named else None
+    return Seen(instance, operation, failed, needed)
 
 
 def differs(change: Change) -> bool:

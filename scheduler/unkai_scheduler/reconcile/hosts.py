@@ -399,6 +399,7 @@ _TOLD = (
     "boot_id",
     "agent_version",
     "features",
+    "physical_networks",
 )
 """What a host says of itself; its record and its row name it alike."""
 _TELLS = attrgetter(*_TOLD)

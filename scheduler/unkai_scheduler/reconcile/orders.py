@@ -19,7 +19,7 @@ from unkai_scheduler.agents.port import MachineOrder
 from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.instances import Instance
 from unkai_scheduler.domain.machines import Tombstone
-from unkai_scheduler.reconcile import metrics
+from unkai_scheduler.reconcile import metrics, port_orders
 from unkai_scheduler.reconcile.actions import Action, Remove
 from unkai_scheduler.reconcile.holders import Holders
 from unkai_scheduler.reconcile.hosts import Hosts
@@ -41,6 +41,7 @@ class Orders:
         self._office = office
         self._hosts = hosts
         self._holders = holders
+        self._dns_servers = office.settings.network.dns_servers
         self._slots = asyncio.Semaphore(office.settings.reconcile.agent_calls)
         self._host_slots: defaultdict[str, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(ORDERS_PER_HOST)
@@ -138,6 +139,7 @@ class Orders:
                 must_exist=instance.has_run,
                 public_keys=tuple(pair.public_key for pair in pairs if pair is not None),
                 user_data=instances.user_data(conn, instance.id),
+                ports=port_orders.read(conn, instance.id, self._dns_servers),
             )
 
         return await self._office.uow.read(work)

@@ -226,6 +226,7 @@ class Placer:
             policy=spec.placement_policy or self._policy,
             required_traits=spec.required_traits,
             excluded_host_ids=seen.failed_hosts,
+            physical_networks=seen.physical_networks,
         )
 
     def _placed(self, seen: Seen, decision: Decision, now: datetime) -> Change:

@@ -21,9 +21,11 @@ from unkai_scheduler.domain.instances import (
     MIN_MEMORY_BYTES,
     InstanceSpec,
     PlacementPolicy,
+    Seed,
 )
 from unkai_scheduler.domain.resources import Flavor
 from unkai_scheduler.services.checks import Violations, check_size, found
+from unkai_scheduler.services.launch_ports import InterfaceDraft
 from unkai_scheduler.store import flavors, images, key_pairs
 from unkai_wire.errors import FailedPrecondition, InvalidArgument, NotFound
 from unkai_wire.ids import check_id
@@ -49,6 +51,9 @@ class InstanceDraft:
     required_traits: tuple[str, ...] = ()
     placement_policy: PlacementPolicy | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    seed: Seed = Seed.DISK
+    interfaces: tuple[InterfaceDraft, ...] = ()
+    no_network: bool = False
 
 
 def check_draft(draft: InstanceDraft, capacity_wait_s: float) -> None:
@@ -149,6 +154,7 @@ def settle(conn: Connection, project_id: str, draft: InstanceDraft) -> InstanceS
         user_data=draft.user_data,
         required_traits=draft.required_traits,
         placement_policy=draft.placement_policy,
+        seed=draft.seed,
         labels=dict(draft.labels),
     )
 

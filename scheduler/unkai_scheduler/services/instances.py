@@ -21,10 +21,12 @@ from unkai_scheduler.domain.instances import (
     Instance,
     InstanceState,
     Power,
+    Seed,
     check_move,
 )
 from unkai_scheduler.domain.names import MAX_FILTER, check_labels, check_text
 from unkai_scheduler.domain.operations import Operation, OperationState, Verb
+from unkai_scheduler.domain.ports import Port
 from unkai_scheduler.services.checks import Violations, check_etag, check_mask, fetch, found
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.instance_drafts import (
@@ -33,11 +35,13 @@ from unkai_scheduler.services.instance_drafts import (
     check_words,
     settle,
 )
+from unkai_scheduler.services.launch_ports import InterfaceDraft, LaunchPorts, check_interfaces
 from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import Subject, mutate, record
 from unkai_scheduler.services.projects import resolve_project
-from unkai_scheduler.store import events, instances, operations
-from unkai_wire.errors import Cancelled, Conflict, FailedPrecondition
+from unkai_scheduler.settings import NetworkSettings
+from unkai_scheduler.store import events, instances, operations, ports
+from unkai_wire.errors import Cancelled, Conflict, FailedPrecondition, InvalidArgument
 from unkai_wire.ids import check_id
 
 if TYPE_CHECKING:
@@ -105,14 +109,22 @@ class InstanceFilter:
 class InstancesService:
     """Use cases of instances."""
 
-    def __init__(self, context: ServiceContext) -> None:
+    def __init__(self, context: ServiceContext, networking: NetworkSettings) -> None:
         self._context = context
+        self._launch_ports = LaunchPorts(context, networking)
 
     async def create(
         self, call: Call, project_id: str, draft: InstanceDraft, capacity_wait_s: float = 0.0
     ) -> Accepted:
-        """Accept a new instance; the leader chooses its host."""
-        check_draft(draft, capacity_wait_s)
+        """Accept a new instance with its ports; the leader chooses its host."""
+        interfaces: Sequence[InterfaceDraft] = ()
+        with Violations() as wrong:
+            with wrong.collect():
+                check_draft(draft, capacity_wait_s)
+            with wrong.collect():
+                interfaces = check_interfaces(draft.interfaces, no_network=draft.no_network)
+        interfaces = self._launch_ports.wanted(interfaces, no_network=draft.no_network)
+        _check_can_ask(draft, interfaces)
         ident = self._context.new_id("instance")
         operation_id = self._context.new_id("operation")
 
@@ -138,16 +150,23 @@ class InstancesService:
             instances.insert(conn, instance)
             operations.insert(conn, operation)
             self._record(conn, call, instance, EventType.CREATED, "was accepted")
+            plugged: Sequence[Port] = ()
+            if interfaces:
+                plugged = self._launch_ports.plug(conn, call, project, ident, interfaces)
             # User-data is taken, never returned: it stays out of answers and their snapshots.
-            return Accepted(replace(instance, spec=replace(spec, user_data=b"")), operation)
+            shown = replace(instance, spec=replace(spec, user_data=b""), ports=tuple(plugged))
+            return Accepted(shown, operation)
 
         return await mutate(self._context, call, Accepted, work, grouped=True, wakes=[ident])
 
     async def get(self, instance_id: str) -> Instance:
         """Return one instance."""
         check_id("instance", instance_id, "instance_id")
-        row = await self._context.uow.read(lambda conn: instances.get(conn, instance_id))
-        return found("instance", instance_id, row)
+
+        def look(conn: Connection) -> Instance:
+            return _shown(conn, found("instance", instance_id, instances.get(conn, instance_id)))
+
+        return await self._context.uow.read(look)
 
     async def list(self, paging: Paging, wanted: InstanceFilter) -> Page[Instance]:
         """Return instances by name, with the revision to watch from."""
@@ -155,16 +174,19 @@ class InstancesService:
         page = plan(paging, "instances", wanted.conditions(), _key, key_length=2)
         return await self._context.uow.read(
             lambda conn: page.read(
-                lambda after, limit: instances.list_page(
+                lambda after, limit: _all_shown(
                     conn,
-                    after=after,
-                    limit=limit,
-                    project_id=wanted.project_id or None,
-                    name=wanted.name or None,
-                    id_prefix=wanted.id_prefix or None,
-                    host_id=wanted.host_id or None,
-                    states=wanted.states or None,
-                    labels=wanted.labels or None,
+                    instances.list_page(
+                        conn,
+                        after=after,
+                        limit=limit,
+                        project_id=wanted.project_id or None,
+                        name=wanted.name or None,
+                        id_prefix=wanted.id_prefix or None,
+                        host_id=wanted.host_id or None,
+                        states=wanted.states or None,
+                        labels=wanted.labels or None,
+                    ),
                 ),
                 revision=str(events.newest(conn)),
             )
@@ -187,11 +209,11 @@ class InstancesService:
                 labels=dict(draft.labels) if "labels" in fields else old.spec.labels,
             )
             if spec == old.spec and etag in ("", old.etag):
-                return old
+                return _shown(conn, old)
             new = self._changed(old, spec=spec)
             instances.replace(conn, new, etag=etag or None)
             self._record(conn, call, new, EventType.UPDATED, "was changed")
-            return new
+            return _shown(conn, new)
 
         return await mutate(self._context, call, Instance, work, wakes=[instance_id])
 
@@ -204,7 +226,7 @@ class InstancesService:
             check_etag("instance", old.id, old.etag, etag)
             active = operations.active_for(conn, old.id)
             if old.delete_requested and active is not None and active.verb is Verb.DELETE:
-                return Accepted(old, active)
+                return Accepted(_shown(conn, old), active)
             check_move(old, InstanceState.DELETING)
             if active is not None:
                 self._cancel(conn, call, active, old.spec.name)
@@ -314,7 +336,7 @@ class InstancesService:
         instances.replace(conn, instance, etag=None)
         operations.insert(conn, operation)
         self._record(conn, call, instance, EventType.UPDATED, what)
-        return Accepted(instance, operation)
+        return Accepted(_shown(conn, instance), operation)
 
     def _operation(
         self,
@@ -390,6 +412,26 @@ class InstancesService:
             change,
             message=f"instance {name} {what}",
             attributes={"generation": str(row.generation), "operation_id": row.operation_id},
+        )
+
+
+def _shown(conn: Connection, row: Instance) -> Instance:
+    """Return an instance as its user sees it: with its ports."""
+    return _all_shown(conn, [row])[0]
+
+
+def _all_shown(conn: Connection, some: Sequence[Instance]) -> list[Instance]:
+    plugged = ports.of_owners(conn, [row.id for row in some])
+    return [replace(row, ports=tuple(plugged.get(row.id, ()))) for row in some]
+
+
+def _check_can_ask(draft: InstanceDraft, interfaces: Sequence[InterfaceDraft]) -> None:
+    """Raise for a guest that shall ask for its seed where there are no networks."""
+    if draft.seed is Seed.METADATA and not interfaces:
+        raise InvalidArgument.field(
+            "instance.seed",
+            "is METADATA, which a guest without a network cannot ask for",
+            reason="SEED_NEEDS_NETWORK",
         )
 
 

@@ -129,6 +129,7 @@ def _values(row: Host) -> dict[str, Any]:
         "boot_id": row.boot_id,
         "agent_version": row.agent_version,
         "features": list(row.features),
+        "physical_networks": list(row.physical_networks),
         "cordoned": row.cordoned,
         "cordon_reason": shortened(row.cordon_reason, LONG_TEXT),
         "etag": row.etag,
@@ -142,6 +143,7 @@ def _host(row: rows.AnyRow) -> Host:
     values["state"] = HostState(values["state"])
     values["traits"] = tuple(values["traits"])
     values["features"] = tuple(values["features"])
+    values["physical_networks"] = tuple(values["physical_networks"] or ())
     # Sums of 64-bit integers are decimals on PostgreSQL and MariaDB.
     values.update({name: int(values[name]) for name in _SUMS})
     return Host(**values)

@@ -23,6 +23,7 @@ from unkai_scheduler.domain.instances import (
     InstanceState,
     PlacementPolicy,
     Power,
+    Seed,
 )
 from unkai_scheduler.store import decisions, rows
 from unkai_scheduler.store.tables import (
@@ -258,6 +259,7 @@ def _values(row: Instance) -> dict[str, Any]:
         "required_traits": list(spec.required_traits),
         "placement_policy": spec.placement_policy and spec.placement_policy.value,
         "labels": dict(spec.labels),
+        "seed": spec.seed.value,
         "state": row.state.value,
         "state_reason": None if row.state_reason is None else dict(row.state_reason),
         "desired_power": row.desired_power.value,
@@ -288,6 +290,7 @@ def _instance(row: rows.AnyRow) -> Instance:
         key_pair_ids=tuple(values.pop("key_pair_ids")),
         required_traits=tuple(values.pop("required_traits")),
         placement_policy=policy and PlacementPolicy(policy),
+        seed=Seed(values.pop("seed") or Seed.DISK.value),
     )
     values["state"] = InstanceState(values["state"])
     values["desired_power"] = Power(values["desired_power"])

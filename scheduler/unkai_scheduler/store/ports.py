@@ -18,7 +18,7 @@ from unkai_scheduler.domain.ports import AddressPair, Port, PortOwner, PortState
 from unkai_scheduler.store import addresses, ovn_work, rows
 from unkai_scheduler.store.failures import is_of
 from unkai_scheduler.store.tables_networks import addresses as address_rows
-from unkai_scheduler.store.tables_networks import port_security_groups, ports
+from unkai_scheduler.store.tables_networks import networks, port_security_groups, ports
 from unkai_wire.errors import AlreadyExists
 
 _KIND = "port"
@@ -76,6 +76,16 @@ def of_owners(conn: Connection, owner_ids: Iterable[str]) -> dict[str, list[Port
     for port in _ports(conn, read):
         found.setdefault(port.owner_id, []).append(port)
     return found
+
+
+def physical_networks(conn: Connection, owner_id: str) -> list[str]:
+    """Return, for each port of an owner, its network's physical one; empty for an overlay."""
+    query = (
+        select(func.coalesce(networks.c.physical_network, ""))
+        .select_from(ports.join(networks, networks.c.id == ports.c.network_id))
+        .where(ports.c.owner_id == owner_id)
+    )
+    return list(conn.execute(query).scalars())
 
 
 def of_owner(conn: Connection, owner_id: str) -> list[Port]:

@@ -149,6 +149,7 @@ hosts = Table(
     Column("boot_id", Text, nullable=False),
     Column("agent_version", Text, nullable=False),
     Column("features", JSON, nullable=False),
+    Column("physical_networks", JSON(none_as_null=True)),
     Column("cordoned", Boolean, nullable=False),
     Column("cordon_reason", LongText, nullable=False),
     Column("etag", Short, nullable=False),
@@ -192,6 +193,7 @@ instances = Table(
     Column("etag", Short, nullable=False),
     Column("create_time", UtcTime, nullable=False),
     Column("update_time", UtcTime, nullable=False),
+    Column("seed", Short),
     # Last, because they are large and read seldom.
     Column("user_data", LargeBinary(MAX_USER_DATA_BYTES), nullable=False),
     Column("decision", UnboundedText, nullable=False),

@@ -29,7 +29,7 @@ from unkai_scheduler.services.instance_drafts import InstanceDraft
 from unkai_scheduler.services.instances import InstancesService
 from unkai_scheduler.services.key_pairs import KeyPairDraft, KeyPairsService
 from unkai_scheduler.services.projects import ProjectDraft, ProjectsService
-from unkai_scheduler.settings import ImageSettings
+from unkai_scheduler.settings import ImageSettings, NetworkSettings
 from unkai_scheduler.store import (
     flavors,
     images,
@@ -57,7 +57,7 @@ class Replica:
     def __init__(self, uow: UnitOfWork) -> None:
         self.uow = uow
         context = ServiceContext(uow, noon, an_id, lambda ids: None)
-        self.instances = InstancesService(context)
+        self.instances = InstancesService(context, NetworkSettings())
         self.flavors = FlavorsService(context)
         self.key_pairs = KeyPairsService(context)
         self.projects = ProjectsService(context)

@@ -145,6 +145,29 @@ class Instance(_message.Message):
     PLACEMENT_POLICY_SPREAD: Instance.PlacementPolicy.ValueType  # 2
     """Use all hosts evenly."""
 
+    class _Seed:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _SeedEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Instance._Seed.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        SEED_UNSPECIFIED: Instance._Seed.ValueType  # 0
+        """As DISK."""
+        SEED_DISK: Instance._Seed.ValueType  # 1
+        """From a disk that it is given."""
+        SEED_METADATA: Instance._Seed.ValueType  # 2
+        """From the metadata service at 169.254.169.254 of its network; no disk is given."""
+
+    class Seed(_Seed, metaclass=_SeedEnumTypeWrapper):
+        """Seed says how the guest learns who it is at its first boot: name, keys, user-data."""
+
+    SEED_UNSPECIFIED: Instance.Seed.ValueType  # 0
+    """As DISK."""
+    SEED_DISK: Instance.Seed.ValueType  # 1
+    """From a disk that it is given."""
+    SEED_METADATA: Instance.Seed.ValueType  # 2
+    """From the metadata service at 169.254.169.254 of its network; no disk is given."""
+
     @_typing.final
     class Interface(_message.Message):
         """Interface is where the instance is plugged into a network."""
@@ -241,6 +264,7 @@ class Instance(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     INTERFACES_FIELD_NUMBER: _builtins.int
     NO_NETWORK_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id, `ins-` and 26 characters of a UUIDv7; that UUID is the libvirt domain's too;
     set by the server.
@@ -289,6 +313,8 @@ class Instance(_message.Message):
     """True while what is observed is not yet what is desired; set by the server."""
     no_network: _builtins.bool
     """At the making: plugged into no network. Not with `interfaces`; taken, never returned."""
+    seed: Global___Instance.Seed.ValueType
+    """How its guest learns who it is; METADATA needs an interface; cannot change."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels of the user: at most 64; keys 1 to 63 characters, values up to 255."""
@@ -354,10 +380,11 @@ class Instance(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         interfaces: _abc.Iterable[Global___Instance.Interface] | None = ...,
         no_network: _builtins.bool = ...,
+        seed: Global___Instance.Seed.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "start_time", b"start_time", "state_reason", b"state_reason", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "desired_power", b"desired_power", "disk_bytes", b"disk_bytes", "effective_accelerator", b"effective_accelerator", "etag", b"etag", "flavor_id", b"flavor_id", "generation", b"generation", "host_id", b"host_id", "host_name", b"host_name", "id", b"id", "image_id", b"image_id", "interfaces", b"interfaces", "key_pair_ids", b"key_pair_ids", "labels", b"labels", "memory_bytes", b"memory_bytes", "name", b"name", "no_network", b"no_network", "placement_policy", b"placement_policy", "project_id", b"project_id", "reconciling", b"reconciling", "required_traits", b"required_traits", "run_epoch", b"run_epoch", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "update_time", b"update_time", "user_data", b"user_data", "vcpus", b"vcpus"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "desired_power", b"desired_power", "disk_bytes", b"disk_bytes", "effective_accelerator", b"effective_accelerator", "etag", b"etag", "flavor_id", b"flavor_id", "generation", b"generation", "host_id", b"host_id", "host_name", b"host_name", "id", b"id", "image_id", b"image_id", "interfaces", b"interfaces", "key_pair_ids", b"key_pair_ids", "labels", b"labels", "memory_bytes", b"memory_bytes", "name", b"name", "no_network", b"no_network", "placement_policy", b"placement_policy", "project_id", b"project_id", "reconciling", b"reconciling", "required_traits", b"required_traits", "run_epoch", b"run_epoch", "seed", b"seed", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "update_time", b"update_time", "user_data", b"user_data", "vcpus", b"vcpus"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

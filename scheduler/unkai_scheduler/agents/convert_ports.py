@@ -1,0 +1,46 @@
+"""Between the domain's ports and `agent.v1`'s. Pure; see `convert.py`."""
+
+from __future__ import annotations
+
+from unkai.agent.v1 import port_pb2
+from unkai_scheduler.domain.networks import Ipv6Mode
+from unkai_scheduler.domain.port_orders import AddressOrder, PortOrder
+
+_SPEC = port_pb2.PortSpec
+_MODES = {
+    None: _SPEC.IPV6_MODE_UNSPECIFIED,
+    Ipv6Mode.SLAAC: _SPEC.IPV6_MODE_SLAAC,
+    Ipv6Mode.DHCPV6_STATELESS: _SPEC.IPV6_MODE_DHCPV6_STATELESS,
+    Ipv6Mode.DHCPV6_STATEFUL: _SPEC.IPV6_MODE_DHCPV6_STATEFUL,
+}
+
+
+def port_message(order: PortOrder) -> port_pb2.PortSpec:
+    """Write the order of a port."""
+    return _SPEC(
+        port_id=order.port_id,
+        network_id=order.network_id,
+        mac_address=order.mac_address,
+        mtu=order.mtu,
+        position=order.position,
+        addresses=map(_address_message, order.addresses),
+        dns_servers=order.dns_servers,
+        dns_domain=order.dns_domain,
+        host_routes=[
+            _SPEC.HostRoute(destination=route.destination, next_hop=route.next_hop)
+            for route in order.host_routes
+        ],
+        metadata=_SPEC.Metadata(interface_id=order.metadata_name, mac_address=order.metadata_mac)
+        if order.metadata_name
+        else None,
+    )
+
+
+def _address_message(address: AddressOrder) -> port_pb2.PortSpec.Address:
+    return _SPEC.Address(
+        address=address.address,
+        prefix_length=address.prefix_length,
+        gateway_address=address.gateway_address,
+        dhcp=address.dhcp,
+        ipv6_mode=_MODES[address.ipv6_mode],
+    )
