@@ -185,8 +185,8 @@ FILTERS: tuple[Filter, ...] = (
         _networks,
         _networks_missing,
         _networks_sentence,
-        "lacks its networks",
-        "lack its networks",
+        "lacks a network",
+        "lack a network",
     ),
     _capacity("vcpus", lambda r: r.vcpus, lambda n: f"{n} vCPU{'s' * (n != 1)}", "vCPUs"),
     _capacity(

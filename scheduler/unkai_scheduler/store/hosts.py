@@ -129,7 +129,7 @@ def _values(row: Host) -> dict[str, Any]:
         "boot_id": row.boot_id,
         "agent_version": row.agent_version,
         "features": list(row.features),
-        "physical_networks": list(row.physical_networks),
+        "physical_networks": list(row.physical_networks) or None,
         "cordoned": row.cordoned,
         "cordon_reason": shortened(row.cordon_reason, LONG_TEXT),
         "etag": row.etag,

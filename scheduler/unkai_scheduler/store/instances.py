@@ -259,7 +259,7 @@ def _values(row: Instance) -> dict[str, Any]:
         "required_traits": list(spec.required_traits),
         "placement_policy": spec.placement_policy and spec.placement_policy.value,
         "labels": dict(spec.labels),
-        "seed": spec.seed.value,
+        "seed": None if spec.seed is Seed.DISK else spec.seed.value,
         "state": row.state.value,
         "state_reason": None if row.state_reason is None else dict(row.state_reason),
         "desired_power": row.desired_power.value,

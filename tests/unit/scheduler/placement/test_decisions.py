@@ -50,6 +50,18 @@ MIB = 1 << 20
         ),
         ("disk", {"claimed_disk_bytes": 195 * GIB}, {}, "h2 lacks 5 GiB of disk"),
         (
+            "networks",
+            {"physical_networks": ("outside",)},
+            {"physical_networks": ()},
+            "h2 has no virtual networks: its agent is not told of an OVN",
+        ),
+        (
+            "networks",
+            {"features": ("networks.v1",), "physical_networks": ("lab",)},
+            {"physical_networks": ("lab", "outside")},
+            "h2 is not attached to physical network outside",
+        ),
+        (
             "excluded",
             {},
             {"excluded_host_ids": ("hst-h2",)},
@@ -68,6 +80,29 @@ def test_a_filter_says_what_would_have_let_the_host_pass(
     assert [f for f in decision.filters if f.rejected_count] == [
         FilterResult(name, 1, ("h2",), sentence)
     ]
+
+
+def test_who_has_no_ports_needs_no_networks_and_who_has_some_goes_where_they_are() -> None:
+    wired = a_host("h1", features=("networks.v1",), physical_networks=("outside",))
+    fleet = a_fleet([a_host("h2"), wired])
+
+    (without,) = place(a_fleet([a_host("h2")]), a_request())
+    (overlay,) = place(fleet.copy(), a_request(physical_networks=()))
+    (outside,) = place(fleet, a_request(physical_networks=("outside",)))
+
+    assert without.host_name == "h2"
+    assert (overlay.host_name, outside.host_name) == ("h1", "h1")
+
+
+def test_a_host_that_lacks_a_mapping_is_nearer_than_one_without_networks() -> None:
+    fleet = a_fleet([a_host("h1"), a_host("h2", features=("networks.v1",))])
+
+    (decision,) = place(fleet, a_request(physical_networks=("outside",)))
+
+    assert decision.summary == (
+        "no host fits: 2 of 2 lack a network "
+        "(nearest: h2 is not attached to physical network outside)"
+    )
 
 
 def test_old_metrics_keep_a_host_out_and_say_how_old_they_are() -> None:

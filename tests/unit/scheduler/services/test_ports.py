@@ -264,7 +264,7 @@ async def test_an_instance_keeps_its_port_and_none_is_plugged_in_later(
     api: Api, network: network_pb2.Network
 ) -> None:
     port = await a_port(api, network.id)
-    created = await api.create("web")
+    created = await api.create("web", no_network=True)
     attach = ports_pb.AttachPortRequest(port_id=port.id, instance_id=created.instance.id)
     reasons = [(await refused(api.ports.AttachPort(attach))).reason]
     await own(api, port, PortOwner.INSTANCE, created.instance.id)
