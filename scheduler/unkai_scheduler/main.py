@@ -62,7 +62,7 @@ from unkai_scheduler.services.routers import RoutersService
 from unkai_scheduler.services.security_groups import SecurityGroupsService
 from unkai_scheduler.services.subnets import SubnetsService
 from unkai_scheduler.services.timekeeper import Timekeeper
-from unkai_scheduler.settings import InvalidSettings, Settings, load_settings
+from unkai_scheduler.settings import InvalidSettings, Settings, TlsSettings, load_settings
 from unkai_scheduler.store import uploads
 from unkai_scheduler.store.measured import MeasuredUnitOfWork
 from unkai_scheduler.store.unit_of_work import UnitOfWork, open_unit_of_work
@@ -347,7 +347,7 @@ def _check(config: Path | None) -> None:
     settings = _load(config)
     unreadable = [
         f"{path}: cannot be read; make it with 'unkai-scheduler init', or name another file"
-        for part in (settings.tls, settings.etcd.tls)
+        for part in _credentials(settings)
         for path in (part.ca, part.certificate, part.key)
         if not os.access(path, os.R_OK)
     ]
@@ -361,6 +361,11 @@ def _check(config: Path | None) -> None:
     if unreadable:
         raise click.exceptions.Exit(1)
     click.echo(FINE)
+
+
+def _credentials(settings: Settings) -> list[TlsSettings]:
+    used = [settings.tls, settings.etcd.tls]
+    return [*used, settings.network.tls] if settings.network.uses_tls else used
 
 
 def _run(config: Path | None) -> None:

@@ -81,13 +81,20 @@ def _image_url(text: str) -> str:
     return text
 
 
-def _northbound(text: str) -> str:
+def _ovsdb_remote(text: str) -> str:
     scheme, _, place = text.partition(":")
     if scheme == "unix" and place.startswith("/"):
         return text
     if scheme not in ("ssl", "tcp"):
         raise ValueError(f"{text[:64]!r} is neither ssl:ADDRESS:PORT, tcp:… nor unix:/PATH")
-    split_address(place)
+    address, _ = split_address(place)
+    if place.startswith(":"):
+        raise ValueError(f"{text[:64]!r} names no address")
+    try:
+        ip_address(address)
+    except ValueError as error:
+        # A name would be looked up by a blocking call whenever the connection is lost.
+        raise ValueError(f"{text[:64]!r} has a name where an IP address must be") from error
     return text
 
 
@@ -109,6 +116,7 @@ def _ip_address(text: str) -> str:
 
 Address = Annotated[str, AfterValidator(_address)]
 OptionalAddress = Annotated[str, AfterValidator(_optional_address)]
+OvsdbRemote = Annotated[str, AfterValidator(_ovsdb_remote)]
 
 
 class _Part(BaseModel):
@@ -163,12 +171,27 @@ class ImageSettings(_Part):
     """Uploads taken at once; more are told to come back. Each may hold 48 MiB of memory."""
 
 
+class NetworkTlsSettings(TlsSettings):
+    """Where the PEM files lie that we show to OVN's databases, and what theirs must come from."""
+
+    certificate: Path = _PKI / "ovn-client.crt"
+    key: Path = _PKI / "ovn-client.key"
+
+
 class NetworkSettings(_Part):
     """Virtual networks, which OVN carries."""
 
-    northbound: tuple[Annotated[str, AfterValidator(_northbound)], ...] = ()
+    northbound: tuple[OvsdbRemote, ...] = ()
     """OVN's northbound database: `ssl:ADDRESS:PORT` (of a cluster all), `tcp:ADDRESS:PORT` or
     `unix:/PATH`; none: there are no networks, and to make one is refused."""
+    southbound: tuple[OvsdbRemote, ...] = ()
+    """OVN's southbound database, as `northbound`; only read: which hosts reach the outside, where
+    ports are, which members are well. None: routers have no way out."""
+    tls: NetworkTlsSettings = NetworkTlsSettings()
+    """Our credentials towards OVN, where a database is reached by `ssl:`."""
+    compare_s: float = Field(default=600.0, ge=10, le=86_400)
+    """Seconds between comparisons of everything with OVN; what others change is seen at once, so
+    this is for what nobody told us of."""
     underlay_mtu: int = Field(default=1500, ge=1358, le=65_535)
     """Bytes of the largest packet that the network between hosts carries: tunnels take their part
     of it, and what is left is told to guests. Least: what leaves them the 1280 of IPv6."""
@@ -190,6 +213,11 @@ class NetworkSettings(_Part):
     def enabled(self) -> bool:
         """Whether there are networks."""
         return bool(self.northbound)
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether a database is reached by TLS."""
+        return any(remote.startswith("ssl:") for remote in (*self.northbound, *self.southbound))
 
     def most_mtu(self, physical_network: str = "") -> int:
         """Return the largest MTU of a network; empty: of an overlay."""

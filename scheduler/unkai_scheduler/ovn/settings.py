@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from unkai_scheduler.settings import NetworkSettings
+
 
 @dataclass(frozen=True, slots=True)
 class OvnSettings:
-    """Way to OVN's northbound database."""
+    """Way to one of OVN's databases."""
 
     remotes: tuple[str, ...]
     """As `ssl:192.0.2.1:6641`; addresses, not names. Of a cluster all: its leader is asked."""
@@ -35,3 +37,11 @@ class OvnSettings:
     last_backoff_s: float = 30.0
     healthy_s: float = 60.0
     """A child that lived so long was well: the next begins at once again."""
+
+    @classmethod
+    def of(cls, remotes: tuple[str, ...], network: NetworkSettings) -> OvnSettings:
+        """Make those for one of the databases that the scheduler's settings name."""
+        if not any(remote.startswith("ssl:") for remote in remotes):
+            return cls(remotes)
+        tls = network.tls
+        return cls(remotes, certificate=tls.certificate, key=tls.key, authority=tls.ca)

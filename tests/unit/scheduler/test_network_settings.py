@@ -6,17 +6,24 @@ from pathlib import Path
 
 import pytest
 
+from unkai_scheduler.ovn.settings import OvnSettings
 from unkai_scheduler.settings import InvalidSettings, NetworkSettings, load_settings
 
 FINE = """
 [network]
 northbound = ["ssl:192.0.2.1:6641", "ssl:[2001:db8::1]:6641"]
+southbound = ["unix:/run/ovn/ovnsb_db.sock"]
+compare_s = 60
 underlay_mtu = 9000
 underlay_ip_version = 6
 dns_domain = "cloud.example"
 dns_servers = ["2001:DB8::53"]
 [network.physical_networks]
 public = 1500
+[network.tls]
+ca = "/pki/ovn-ca.crt"
+certificate = "/pki/ovn.crt"
+key = "/pki/ovn.key"
 """
 
 
@@ -40,6 +47,19 @@ def test_tunnels_take_their_header_of_the_mtu_and_physical_networks_have_their_o
     assert network.dns_servers == ("2001:db8::53",)
 
 
+def test_the_way_to_each_database_has_its_remotes_and_what_we_show_it(tmp_path: Path) -> None:
+    network = load(tmp_path, FINE)
+    north = OvnSettings.of(network.northbound, network)
+    assert north.remotes == ("ssl:192.0.2.1:6641", "ssl:[2001:db8::1]:6641")
+    assert (north.authority, north.certificate, north.key) == (
+        Path("/pki/ovn-ca.crt"),
+        Path("/pki/ovn.crt"),
+        Path("/pki/ovn.key"),
+    )
+    assert OvnSettings.of(network.southbound, network).certificate is None
+    assert (network.uses_tls, network.compare_s) == (True, 60)
+
+
 def test_physical_networks_are_read_from_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,6 +75,12 @@ def test_physical_networks_are_read_from_the_environment(
         ('northbound = ["192.0.2.1:6641"]', "network.northbound.0: "),
         ('northbound = ["ssl:192.0.2.1"]', "network.northbound.0: "),
         ('northbound = ["unix:nb.sock"]', "network.northbound.0: "),
+        ('northbound = ["ssl::6641"]', "network.northbound.0: "),
+        ('northbound = ["ssl:ovn.example:6641"]', "network.northbound.0: 'ssl:ovn.example:6641'"),
+        ('southbound = ["tls:192.0.2.1:6642"]', "network.southbound.0: "),
+        ("southbound = 1", "network.southbound: must be a list"),
+        ("compare_s = 1", "network.compare_s: must be 10.0 or more"),
+        ('tls = {cert = "x"}', "network.tls.cert: no such setting"),
         ("underlay_mtu = 1357", "network.underlay_mtu: "),
         ("underlay_ip_version = 5", "network.underlay_ip_version: 5 is neither 4 nor 6"),
         ('dns_domain = "a b"', "network.dns_domain: 'a b' is not a domain"),
