@@ -35,6 +35,8 @@ from unkai_scheduler.domain.clock import CloudClock
 from unkai_scheduler.images.measured import MeasuredImageStore
 from unkai_scheduler.images.obstore_adapter import open_image_store
 from unkai_scheduler.images.port import ImageStore
+from unkai_scheduler.ovn.process import OvnNorthbound
+from unkai_scheduler.ovn.settings import OvnSettings
 from unkai_scheduler.reconcile.leader import Leader
 from unkai_scheduler.reconcile.live import LiveState
 from unkai_scheduler.services.adoptions import AdoptionsService
@@ -164,6 +166,9 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
         stack.push_async_callback(agents.close)
         live = LiveState(clock=clock)
         follower = Follower(uow)
+        northbound = _northbound(settings)
+        if northbound is not None:
+            stack.push_async_callback(northbound.close)
         leader = Leader(
             name=settings.name,
             uow=uow,
@@ -176,6 +181,7 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
             new_id=new_id,
             audience=follower,
             reached=clock.reached,
+            northbound=northbound,
         )
         route = LeaderRoute(settings.name, cluster, leader, tls)
         stack.push_async_callback(route.close)
@@ -206,6 +212,17 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
 def _cluster(settings: Settings) -> MeasuredCluster:
     etcd = settings.etcd
     return MeasuredCluster(EtcdCluster(etcd.endpoints, etcd.tls.files(), settings.name))
+
+
+def _northbound(settings: Settings) -> OvnNorthbound | None:
+    """Keep a way to OVN, where there are networks."""
+    network = settings.network
+    if not network.enabled:
+        return None
+    northbound = OvnNorthbound(OvnSettings.of(network.northbound, network))
+    # From this thread, which lives as long as we do: the child dies with the one that started it.
+    northbound.start()
+    return northbound
 
 
 async def _image_store(settings: Settings, uow: UnitOfWork) -> ImageStore:

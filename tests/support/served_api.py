@@ -67,7 +67,7 @@ class PromptLeader(FakeLeading):
         row = instances.get(conn, operation.resource_id)
         assert row is not None
         if operation.verb is Verb.DELETE:
-            claims.delete(conn, row.id)
+            claims.delete(conn, row.id, NOON)
             instances.delete(conn, row.id)
             return
         if not row.host_id and self.host is not None and failure is None:

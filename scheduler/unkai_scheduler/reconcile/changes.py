@@ -121,7 +121,7 @@ def _drop_claim(
     if tombstone is not None:
         # Kept from now on: hosts' clocks do not say for how long.
         tombstones.insert(conn, replace(tombstone, remove_time=now))
-    claims.delete(conn, instance_id)
+    claims.delete(conn, instance_id, now)
 
 
 def _forget(conn: Connection, seen: Seen, action: Forget, office: Office, now: datetime) -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from typing import Any
 
 import structlog
 
@@ -19,6 +20,7 @@ from unkai_scheduler.agents.port import Agents, Endpoint
 from unkai_scheduler.cluster.port import Cluster
 from unkai_scheduler.domain.clock import Clock
 from unkai_scheduler.images.port import ImageStore
+from unkai_scheduler.ovn.port import Northbound
 from unkai_scheduler.reconcile import metrics
 from unkai_scheduler.reconcile.actions import Rules
 from unkai_scheduler.reconcile.audit import Audit
@@ -30,6 +32,8 @@ from unkai_scheduler.reconcile.hosts import Hosts
 from unkai_scheduler.reconcile.images import ImageLoop
 from unkai_scheduler.reconcile.live import LiveState
 from unkai_scheduler.reconcile.loop import InstanceLoop
+from unkai_scheduler.reconcile.network_views import Surroundings
+from unkai_scheduler.reconcile.networks import NetworkLoop
 from unkai_scheduler.reconcile.office import (
     Audience,
     Nobody,
@@ -73,8 +77,13 @@ class Leader:
         new_id: NewId,
         audience: Audience | None = None,
         reached: Clock | None = None,
+        northbound: Northbound | None = None,
     ) -> None:
-        """Make one; `reached`: the clock that what is deleted by its age goes by."""
+        """Make one.
+
+        `reached`: the clock that what is deleted by its age goes by. `northbound`: OVN, where there
+        are networks.
+        """
         self.name = name
         self.is_leading = False
         self.term = 0
@@ -88,6 +97,7 @@ class Leader:
         self._reached = reached or clock
         self._new_id = new_id
         self._audience = audience or Nobody()
+        self._northbound = northbound
         self._hearsay = Hearsay(live.now_s)
         self._fitness = Fitness(name, cluster, live.now_s)
         self._wakers: list[Callable[[], None]] = []
@@ -283,6 +293,7 @@ class Leader:
         self._audit, self._hosts = audit, hosts
         deadlines = Deadlines(office, lambda ids: loop.mark(ids, urgent=True))
         self._wakers = [loop.wake, images.wake, office.written.set]
+        more = self._of_networks(office)
         async with asyncio.TaskGroup() as group:
             for work in (
                 hosts.run(),
@@ -294,8 +305,18 @@ class Leader:
                 audit.run(),
                 self._fitness.watch(office, hosts),
                 _fold(placer),
+                *more,
             ):
                 group.create_task(work)
+
+    def _of_networks(self, office: Office) -> list[Coroutine[Any, Any, None]]:
+        """Make the loops that there are where the cloud has networks."""
+        if self._northbound is None:
+            return []
+        around = Surroundings(dns_servers=self._settings.network.dns_servers)
+        networks = NetworkLoop(office, self._northbound, lambda: around)
+        self._wakers.append(networks.wake)
+        return [networks.run()]
 
 
 def _not_leader() -> Unavailable:

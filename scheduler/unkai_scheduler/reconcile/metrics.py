@@ -48,3 +48,6 @@ EVENT_LAG_SECONDS = Histogram(
     buckets=(0.01, 0.03, 0.05, 0.1, 0.3, 1.0, 3.0, 10.0),
 )
 EVENTS_STAMPED = Counter("unkai_scheduler_events_stamped_total", "Events given their revision.")
+OVN_UNITS = Counter(
+    "unkai_ovn_units_total", "Units brought to OVN's northbound database, by outcome.", ["outcome"]
+)

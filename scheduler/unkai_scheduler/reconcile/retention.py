@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 
 from unkai_scheduler.domain.clock import Clock
 from unkai_scheduler.reconcile.office import Office
-from unkai_scheduler.store import events, operations, requests, tombstones
+from unkai_scheduler.store import events, operations, ovn_work, requests, tombstones
 from unkai_scheduler.store.unit_of_work import Connection
 
 BATCH = 500
@@ -45,6 +45,7 @@ class Retention:
         await self._prune_all(lambda conn: operations.prune(conn, before(kept.operations_s), BATCH))
         await self._prune_all(lambda conn: requests.expire(conn, before(kept.requests_s), BATCH))
         await self._prune_all(lambda conn: tombstones.prune(conn, before(kept.tombstones_s), BATCH))
+        await self._prune_all(lambda conn: ovn_work.prune(conn, before(kept.tombstones_s), BATCH))
 
     async def _prune_all(self, prune: Callable[[Connection], int]) -> None:
         """Repeat a pruning of one batch until nothing is left for it."""

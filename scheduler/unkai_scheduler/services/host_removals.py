@@ -117,7 +117,7 @@ class HostRemovalsService:
             conn,
             Tombstone(instance.id, instance.host_id, instance.generation, instance.run_epoch, now),
         )
-        claims.delete(conn, instance.id)
+        claims.delete(conn, instance.id, now)
         freed = replace(instance, etag=self._context.new_etag(), update_time=now, due_time=now)
         instances.replace(conn, freed, etag=None)
 

@@ -2,12 +2,14 @@
 
 A claim changes its host by `move` alone, and only after a fence is proven or an operator has
 signed for it: `move` raises the run epoch, so that the old host's copy is never permitted again.
+
+Ports say on which host they are, so whatever changes a claim marks them for OVN.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -18,7 +20,7 @@ from sqlalchemy import insert as sql_insert
 from unkai_scheduler.domain.events import Event, EventType
 from unkai_scheduler.domain.instances import Claim, Instance
 from unkai_scheduler.domain.machines import Tombstone
-from unkai_scheduler.store import events, hosts, instances, tombstones
+from unkai_scheduler.store import events, hosts, instances, ovn_work, rows, tombstones
 from unkai_scheduler.store.failures import unique
 from unkai_scheduler.store.tables import claims
 from unkai_wire import ids
@@ -42,6 +44,9 @@ def insert(conn: Connection, claims_made: Sequence[Claim]) -> None:
                     create_time=claim.create_time,
                 )
             )
+    for now in {claim.create_time for claim in claims_made}:
+        some = [claim.instance_id for claim in claims_made if claim.create_time == now]
+        ovn_work.mark_ports_of(conn, some, now, "placed")
 
 
 def get(conn: Connection, ident: str) -> Claim | None:
@@ -50,9 +55,10 @@ def get(conn: Connection, ident: str) -> Claim | None:
     return None if row is None else Claim(**row._mapping)
 
 
-def delete(conn: Connection, ident: str) -> None:
+def delete(conn: Connection, ident: str, now: datetime) -> None:
     """Delete the claim on an instance; deleting what is not there is fine."""
     conn.execute(sql_delete(claims).where(claims.c.instance_id == ident))
+    ovn_work.mark_ports_of(conn, [ident], now, "let go of its host")
 
 
 def set_run_epoch(conn: Connection, ident: str, run_epoch: int) -> None:
@@ -65,6 +71,16 @@ def list_all(conn: Connection) -> list[Claim]:
     """Return all claims in the order of their instances' ids."""
     query = select(claims).order_by(claims.c.instance_id)
     return [Claim(**row._mapping) for row in conn.execute(query)]
+
+
+def hosts_of(conn: Connection, idents: Iterable[str]) -> dict[str, str]:
+    """Return the host of each of these instances that is claimed, in a few statements."""
+    found: dict[str, str] = {}
+    for some in rows.portions(idents):
+        query = select(claims.c.instance_id, claims.c.host_id)
+        rows_read = conn.execute(query.where(claims.c.instance_id.in_(some)))
+        found |= {row.instance_id: row.host_id for row in rows_read}
+    return found
 
 
 def made_since(conn: Connection, since: datetime) -> list[Claim]:
@@ -102,6 +118,7 @@ def move(
     tombstones.insert(conn, buried)
     values = {"host_id": to_host_id, "run_epoch": moved.run_epoch, "create_time": now}
     conn.execute(update(claims).where(claims.c.instance_id == ident).values(values))
+    ovn_work.mark_ports_of(conn, [ident], now, "moved to another host")
     result = instances.get(conn, ident)
     assert result is not None
     events.insert(conn, _moved_event(instance, result, statement, now))

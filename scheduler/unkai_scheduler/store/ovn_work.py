@@ -18,14 +18,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Label, Table, bindparam, delete, select
+from sqlalchemy import ColumnElement, Connection, Label, Table, bindparam, delete, func, select
 from sqlalchemy import update as sql_update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from unkai_scheduler.domain.ovn_work import Work
+from unkai_scheduler.domain.ports import PortOwner
 from unkai_scheduler.store import rows
 from unkai_scheduler.store.columns import TEXT, shortened
-from unkai_scheduler.store.tables_networks import ovn_tombstones, ovn_work
+from unkai_scheduler.store.tables_networks import ovn_tombstones, ovn_work, ports
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OF_UNIT = (ovn_work.c.kind == bindparam("of_kind"), ovn_work.c.id == bindparam("of_id"))
@@ -43,6 +44,29 @@ def mark(conn: Connection, keys: Iterable[str], now: datetime, reason: str) -> N
     raised = {**first, "number": ovn_work.c.number + 1}
     for some in rows.portions(keys):
         _upsert(conn, ovn_work, [{**_named(key), **first} for key in some], raised)
+
+
+def mark_ports_of(
+    conn: Connection, instance_ids: Iterable[str], now: datetime, reason: str
+) -> None:
+    """Mark the ports of these instances, as their host changes."""
+    port = ports.c
+    for some in rows.portions(instance_ids):
+        of_instances = port.owner_kind == PortOwner.INSTANCE.value, port.owner_id.in_(some)
+        found = conn.execute(select(port.id).where(*of_instances)).scalars()
+        mark(conn, [f"port:{ident}" for ident in found], now, reason)
+
+
+def waiting(conn: Connection, keys: Iterable[str]) -> set[str]:
+    """Return those of these units that are among the work."""
+    return _named_in(conn, ovn_work, keys)
+
+
+def oldest(conn: Connection) -> datetime | None:
+    """Return since when the unit that has waited longest is among the work."""
+    # A unit's first number is its time, and what it rises by is next to nothing.
+    first = conn.execute(select(func.min(ovn_work.c.number))).scalar_one()
+    return None if first is None else _EPOCH + timedelta(microseconds=first)
 
 
 def due(conn: Connection, now: datetime, limit: int) -> list[Work]:
@@ -107,16 +131,7 @@ def entomb(conn: Connection, keys: Iterable[str], now: datetime) -> None:
 
 def tombs(conn: Connection, keys: Iterable[str]) -> set[str]:
     """Return those keys that have a tombstone."""
-    idents: defaultdict[str, list[str]] = defaultdict(list)
-    for named in map(_named, keys):
-        idents[named["kind"]].append(named["id"])
-    tomb = ovn_tombstones.c
-    found: set[str] = set()
-    for kind, of_kind in idents.items():
-        for some in rows.portions(of_kind):
-            query = select(tomb.id).where(tomb.kind == kind, tomb.id.in_(some))
-            found |= {f"{kind}:{ident}" for ident in conn.execute(query).scalars()}
-    return found
+    return _named_in(conn, ovn_tombstones, keys)
 
 
 def prune(conn: Connection, before: datetime, limit: int) -> int:
@@ -126,6 +141,19 @@ def prune(conn: Connection, before: datetime, limit: int) -> int:
     """
     time = ovn_tombstones.c.remove_time
     return rows.delete_oldest(conn, ovn_tombstones, time, before, limit)
+
+
+def _named_in(conn: Connection, table: Table, keys: Iterable[str]) -> set[str]:
+    """Return those keys that have a row in a table."""
+    idents: defaultdict[str, list[str]] = defaultdict(list)
+    for named in map(_named, keys):
+        idents[named["kind"]].append(named["id"])
+    found: set[str] = set()
+    for kind, of_kind in idents.items():
+        for some in rows.portions(of_kind):
+            query = select(table.c.id).where(table.c.kind == kind, table.c.id.in_(some))
+            found |= {f"{kind}:{ident}" for ident in conn.execute(query).scalars()}
+    return found
 
 
 def _upsert(

@@ -127,7 +127,7 @@ def _fail(conn: Connection, row: Instance, now: datetime, new_id: NewId) -> None
         attempt=0,
         due_time=None,
     )
-    claims.delete(conn, row.id)
+    claims.delete(conn, row.id, now)
     instances.replace(conn, _changed(failed, now), etag=None)
     events.insert(
         conn,

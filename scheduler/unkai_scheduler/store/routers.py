@@ -83,6 +83,16 @@ def ids_on_subnet(conn: Connection, subnet_id: str) -> list[str]:
     return list(conn.execute(query.order_by(router_interfaces.c.router_id)).scalars())
 
 
+def ids_on_subnets(conn: Connection, subnet_ids: Iterable[str]) -> list[str]:
+    """Return the ids of routers with an interface on one of these subnets, in a few statements."""
+    interface = router_interfaces.c
+    found: set[str] = set()
+    for some in rows.portions(subnet_ids):
+        query = select(interface.router_id).where(interface.subnet_id.in_(some)).distinct()
+        found |= set(conn.execute(query).scalars())
+    return sorted(found)
+
+
 def leading_out(conn: Connection, subnet_id: str, external_network_id: str) -> list[Router]:
     """Return the routers from a subnet to an external network, oldest first."""
     on_subnet = select(router_interfaces.c.router_id).where(

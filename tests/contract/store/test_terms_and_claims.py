@@ -95,7 +95,7 @@ async def test_a_claim_needs_its_instance_and_its_host(uow: UnitOfWork) -> None:
 async def test_a_deleted_claim_frees_the_instance(uow: UnitOfWork) -> None:
     _, _, instance = await _placed(uow)
 
-    await uow.write(lambda conn: claims.delete(conn, instance.id))
+    await uow.write(lambda conn: claims.delete(conn, instance.id, NOON))
 
     assert await uow.read(lambda conn: claims.get(conn, instance.id)) is None
     assert await uow.read(lambda conn: instances.get(conn, instance.id)) == instance
