@@ -1,12 +1,13 @@
-"""What every switch of a host does: the fake one, and the real driver over a stand-in for OVS.
+"""What every switch of a host does: the fake one, and the real driver over a stand-in and over OVS.
 
-The real driver's namespaces are real, in a folder of the test's own.
+The real driver's namespaces are real, in a folder of the test's own. Open vSwitch and all of OVN
+run for it in namespaces of their own.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +16,7 @@ import pytest
 from tests.support.agent import an_instance_id
 from tests.support.fake_vsctl import FakeSwitch
 from tests.support.namespaces import cleaned, needs_namespaces
+from tests.support.ovn_host import HOST_ID, OvnHost, ovn_host, unavailable_reason
 from tests.support.ports import a_port
 from unkai_agent.domain.ports import PortSpec
 from unkai_agent.network.driver import (
@@ -40,7 +42,10 @@ class Harness(Protocol):
     def driver(self) -> NetworkDriver: ...
 
     def plug(self, port: PortSpec) -> None:
-        """Let the machine's device appear, as its start does."""
+        """Let the machine's device appear, as its start does; return once it is installed."""
+
+    def crash(self, port: PortSpec) -> None:
+        """Let the device vanish, as a crash of the host does."""
 
 
 class _Fake:
@@ -49,6 +54,9 @@ class _Fake:
 
     def plug(self, port: PortSpec) -> None:
         self.driver.plug(INSTANCE, port.device, True)
+
+    def crash(self, port: PortSpec) -> None:
+        pass  # it has no devices
 
 
 class _Ovs:
@@ -59,10 +67,50 @@ class _Ovs:
     def plug(self, port: PortSpec) -> None:
         self._switch.plug(port.device, port.interface_id, str(uuid_of(INSTANCE)))
 
+    def crash(self, port: PortSpec) -> None:
+        pass  # devices that the stand-in names are not there
 
-@pytest.fixture(params=["fake", pytest.param("ovs", marks=needs_namespaces)])
-def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Harness:
-    return _Fake() if request.param == "fake" else _Ovs(tmp_path)
+
+class _Real:
+    def __init__(self, host: OvnHost, folder: Path) -> None:
+        self._host = host
+        database = OvsDatabase(("ovs-vsctl", f"--db={host.database}"))
+        self.driver = OvsNetwork(database, Namespaces(folder / "netns"))
+
+    def plug(self, port: PortSpec) -> None:
+        self._host.add_device(port, str(uuid_of(INSTANCE)))
+
+    def crash(self, port: PortSpec) -> None:
+        self._host.drop_device(port)
+
+
+@pytest.fixture(scope="module")
+def real_host() -> Iterator[OvnHost]:
+    with ovn_host() as host:
+        yield host
+
+
+_WHY_NOT = unavailable_reason()
+_REAL = (pytest.mark.real, pytest.mark.skipif(bool(_WHY_NOT), reason=_WHY_NOT))
+
+
+@pytest.fixture(
+    params=[
+        "fake",
+        pytest.param("stand-in", marks=needs_namespaces),
+        pytest.param("real", marks=_REAL),
+    ]
+)
+async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Harness]:
+    if request.param != "real":
+        yield _Fake() if request.param == "fake" else _Ovs(tmp_path)
+        return
+    host = request.getfixturevalue("real_host")
+    made = _Real(host, tmp_path)
+    await made.driver.join(host.membership)
+    host.await_bridge()
+    yield made
+    host.forget_ports()
 
 
 @pytest.fixture
@@ -83,8 +131,8 @@ def listener() -> socket.socket:
 
 
 async def test_a_host_belongs_to_ovn_under_one_name(harness: Harness) -> None:
-    await harness.driver.join(settings())
-    await harness.driver.join(settings())
+    await harness.driver.join(settings(HOST_ID))
+    await harness.driver.join(settings(HOST_ID))
     with pytest.raises(FailedPrecondition) as caught:
         await harness.driver.join(settings("hst-2"))
     assert caught.value.reason == "SWITCH_JOINED_OTHERWISE"
@@ -105,6 +153,8 @@ async def test_a_port_is_installed_from_its_plugging_to_its_clearing(harness: Ha
 
 async def test_a_sweep_takes_ports_of_machines_that_are_gone(harness: Harness) -> None:
     harness.plug(a_port())
+    assert await harness.driver.sweep({INSTANCE}) == []
+    harness.crash(a_port())
     assert await harness.driver.sweep({INSTANCE}) == []
     assert await harness.driver.sweep({an_instance_id(9)}) == [a_port().device]
     assert await harness.driver.sweep(set()) == []

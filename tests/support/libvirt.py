@@ -47,6 +47,7 @@ if [ -e /dev/kvm ]; then
   mknod -m 0666 "$root/kvm" c 10 232
   mount --bind "$root/kvm" /dev/kvm
 fi
+. "$root/prelude"
 virtlogd -d
 while true; do
   libvirtd -f "$root/libvirtd.conf" -p "$root/libvirtd.pid" || true
@@ -71,7 +72,7 @@ class PrivateLibvirt:
     """A running libvirtd. `folder` may hold files for its guests."""
 
     def __init__(self, root: Path, process: subprocess.Popen[bytes]) -> None:
-        self._root = root
+        self.root = root
         self._process = process
         self.socket = root / "run/libvirt/libvirt-sock"
         self.uri = f"qemu:///system?socket={self.socket}"
@@ -92,11 +93,17 @@ class PrivateLibvirt:
 
     def log(self) -> str:
         """Return what the namespace's programs complained about."""
-        return (self._root / "log").read_text(errors="replace")[-4000:]
+        return (self.root / "log").read_text(errors="replace")[-4000:]
 
-    def daemon_pid(self) -> int:
-        """Return libvirtd's process id as seen from outside."""
-        return _only(pid for pid in self._processes() if _program(pid) == "libvirtd")
+    def daemon_pid(self, name: str = "libvirtd") -> int:
+        """Return the process id of the namespace's libvirtd, or of another, as seen from outside."""
+        return _only(pid for pid in self._processes() if _program(pid) == name)
+
+    @property
+    def network_namespace(self) -> Path:
+        """The network namespace that all of it is in."""
+        [first] = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        return Path(f"/proc/{first}/ns/net")
 
     def qemu_pid(self, domain_uuid: uuid.UUID) -> int:
         """Return the process id of a domain's QEMU as seen from outside."""
@@ -112,18 +119,18 @@ class PrivateLibvirt:
         """Let a frozen libvirtd go on."""
         os.kill(self.daemon_pid(), signal.SIGCONT)
 
-    def restart_daemon(self) -> None:
-        """Kill libvirtd and wait for its successor. Guests go on."""
-        old = self.daemon_pid()
+    def restart_daemon(self, name: str = "libvirtd") -> None:
+        """Kill libvirtd, or another, and wait for its successor. Guests go on."""
+        old = self.daemon_pid(name)
         os.kill(old, signal.SIGKILL)
         end = time.monotonic() + 20.0
         while time.monotonic() < end:
             with contextlib.suppress(RuntimeError):
-                if self.daemon_pid() != old:
+                if self.daemon_pid(name) != old:
                     self.wait()
                     return
             time.sleep(0.05)
-        raise RuntimeError(f"libvirtd did not come back:\n{self.log()}")
+        raise RuntimeError(f"{name} did not come back:\n{self.log()}")
 
     def _processes(self) -> Iterator[int]:
         """Yield the processes of the namespace."""
@@ -137,15 +144,20 @@ class PrivateLibvirt:
 
 @contextlib.contextmanager
 def private_libvirt(
-    qemu_user: str = QEMU_USER, *, within: Path = Path("/tmp")
+    qemu_user: str = QEMU_USER, *, within: Path = Path("/tmp"), prelude: str = ""
 ) -> Iterator[PrivateLibvirt]:
-    """Run a libvirtd; everything of it is gone afterwards."""
+    """Run a libvirtd; everything of it is gone afterwards.
+
+    `prelude`: lines of shell that the namespace's first process carries out before; `$root` is the
+    private folder.
+    """
     # A short path: a unix socket's is limited to 107 bytes.
     root = Path(tempfile.mkdtemp(prefix="ukl-", dir=within))
     root.chmod(0o755)
     for folder in ("run/libvirt", "var/lib/libvirt", "var/cache/libvirt", "etc/libvirt"):
         (root / folder).mkdir(parents=True)
     (root / "machines").mkdir()
+    (root / "prelude").write_text(prelude)
     conf = _QEMU_CONF.replace(f'"{QEMU_USER}"', f'"{qemu_user}"')
     (root / "etc/libvirt/qemu.conf").write_text(conf)
     (root / "libvirtd.conf").write_text(
