@@ -96,13 +96,14 @@ class PrivateLibvirt:
         return (self.root / "log").read_text(errors="replace")[-4000:]
 
     def daemon_pid(self, name: str = "libvirtd") -> int:
-        """Return the process id of the namespace's libvirtd, or of another, as seen from outside."""
+        """Return the process id of the namespace's libvirtd or another, as seen from outside."""
         return _only(pid for pid in self._processes() if _program(pid) == name)
 
     @property
     def network_namespace(self) -> Path:
         """The network namespace that all of it is in."""
-        [first] = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        outer = self._process.pid
+        [first] = Path(f"/proc/{outer}/task/{outer}/children").read_text().split()
         return Path(f"/proc/{first}/ns/net")
 
     def qemu_pid(self, domain_uuid: uuid.UUID) -> int:
@@ -131,6 +132,12 @@ class PrivateLibvirt:
                     return
             time.sleep(0.05)
         raise RuntimeError(f"{name} did not come back:\n{self.log()}")
+
+    def kill(self, name: str) -> None:
+        """Kill all processes of this name in the namespace."""
+        for pid in self._processes():
+            if _program(pid) == name:
+                os.kill(pid, signal.SIGKILL)
 
     def _processes(self) -> Iterator[int]:
         """Yield the processes of the namespace."""

@@ -118,6 +118,23 @@ class OvnHost:
         wait = ("--timeout=60", f"--db={self.database}", "wait-until", "Interface", port.device)
         _run("ovs-vsctl", *wait, "external_ids:ovn-installed=true")
 
+    def restart_databases(self) -> None:
+        """Kill the host's database server and OVN's; their successors read their files."""
+        self.libvirt.kill("ovsdb-server")
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            with contextlib.suppress(AssertionError):
+                self.vsctl("show")
+                self.nbctl("show")
+                return
+            assert time.monotonic() < end, self.libvirt.log()
+            time.sleep(0.1)
+
+    def settle(self) -> None:
+        """Wait until the switch has done what its database says, and OVN what its own say."""
+        self.vsctl("set", "Open_vSwitch", ".", f"external_ids:asked={time.monotonic()}")
+        self.nbctl("--wait=hv", "sync")
+
     def await_bridge(self) -> None:
         """Wait until ovn-controller has made its bridge, once the host is joined."""
         wait = ("--timeout=60", f"--db={self.database}", "wait-until", "Bridge", "br-int")
