@@ -27,7 +27,7 @@ from unkai.network.v1 import reachability_pb2 as unkai_dot_network_dot_v1_dot_re
 from unkai.network.v1 import security_group_pb2 as unkai_dot_network_dot_v1_dot_security__group__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+unkai/network/v1/reachability_service.proto\x12\x10unkai.network.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a#unkai/network/v1/reachability.proto\x1a%unkai/network/v1/security_group.proto\"\xe3\x01\n\x0e\x45xplainRequest\x12\x1c\n\x0esource_port_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1c\n\x0esource_address\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12!\n\x13\x64\x65stination_address\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12@\n\x08protocol\x18\x04 \x01(\x0e\x32(.unkai.network.v1.SecurityGroup.ProtocolB\x04\xe2\x41\x01\x01\x12\x19\n\x0bport_number\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x15\n\x07\x63onfirm\x18\x06 \x01(\x08\x42\x04\xe2\x41\x01\x01\"G\n\x0f\x45xplainResponse\x12\x34\n\x0creachability\x18\x01 \x01(\x0b\x32\x1e.unkai.network.v1.Reachability2e\n\x13ReachabilityService\x12N\n\x07\x45xplain\x12 .unkai.network.v1.ExplainRequest\x1a!.unkai.network.v1.ExplainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+unkai/network/v1/reachability_service.proto\x12\x10unkai.network.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a#unkai/network/v1/reachability.proto\x1a%unkai/network/v1/security_group.proto\"\x84\x02\n\x0e\x45xplainRequest\x12\x1c\n\x0esource_port_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1c\n\x0esource_address\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12!\n\x13\x64\x65stination_address\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12@\n\x08protocol\x18\x04 \x01(\x0e\x32(.unkai.network.v1.SecurityGroup.ProtocolB\x04\xe2\x41\x01\x01\x12\x19\n\x0bport_number\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x15\n\x07\x63onfirm\x18\x06 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x1f\n\x11source_network_id\x18\x07 \x01(\tB\x04\xe2\x41\x01\x01\"G\n\x0f\x45xplainResponse\x12\x34\n\x0creachability\x18\x01 \x01(\x0b\x32\x1e.unkai.network.v1.Reachability2e\n\x13ReachabilityService\x12N\n\x07\x45xplain\x12 .unkai.network.v1.ExplainRequest\x1a!.unkai.network.v1.ExplainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,7 +35,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'unkai.network.v1.reachabili
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EXPLAINREQUEST'].fields_by_name['source_port_id']._loaded_options = None
-  _globals['_EXPLAINREQUEST'].fields_by_name['source_port_id']._serialized_options = b'\342A\001\002'
+  _globals['_EXPLAINREQUEST'].fields_by_name['source_port_id']._serialized_options = b'\342A\001\001'
   _globals['_EXPLAINREQUEST'].fields_by_name['source_address']._loaded_options = None
   _globals['_EXPLAINREQUEST'].fields_by_name['source_address']._serialized_options = b'\342A\001\001'
   _globals['_EXPLAINREQUEST'].fields_by_name['destination_address']._loaded_options = None
@@ -46,10 +46,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPLAINREQUEST'].fields_by_name['port_number']._serialized_options = b'\342A\001\001'
   _globals['_EXPLAINREQUEST'].fields_by_name['confirm']._loaded_options = None
   _globals['_EXPLAINREQUEST'].fields_by_name['confirm']._serialized_options = b'\342A\001\001'
+  _globals['_EXPLAINREQUEST'].fields_by_name['source_network_id']._loaded_options = None
+  _globals['_EXPLAINREQUEST'].fields_by_name['source_network_id']._serialized_options = b'\342A\001\001'
   _globals['_EXPLAINREQUEST']._serialized_start=175
-  _globals['_EXPLAINREQUEST']._serialized_end=402
-  _globals['_EXPLAINRESPONSE']._serialized_start=404
-  _globals['_EXPLAINRESPONSE']._serialized_end=475
-  _globals['_REACHABILITYSERVICE']._serialized_start=477
-  _globals['_REACHABILITYSERVICE']._serialized_end=578
+  _globals['_EXPLAINREQUEST']._serialized_end=435
+  _globals['_EXPLAINRESPONSE']._serialized_start=437
+  _globals['_EXPLAINRESPONSE']._serialized_end=508
+  _globals['_REACHABILITYSERVICE']._serialized_start=510
+  _globals['_REACHABILITYSERVICE']._serialized_end=611
 # @@protoc_insertion_point(module_scope)

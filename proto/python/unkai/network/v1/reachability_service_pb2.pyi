@@ -30,12 +30,15 @@ class ExplainRequest(_message.Message):
     PROTOCOL_FIELD_NUMBER: _builtins.int
     PORT_NUMBER_FIELD_NUMBER: _builtins.int
     CONFIRM_FIELD_NUMBER: _builtins.int
+    SOURCE_NETWORK_ID_FIELD_NUMBER: _builtins.int
     source_port_id: _builtins.str
-    """From: a port, by id."""
+    """From: a port, by id. Empty: from outside, by `source_network_id`."""
     source_address: _builtins.str
     """From which of its addresses; empty: its first of the destination's kind."""
     destination_address: _builtins.str
-    """To: an address, of an instance, of a load balancer, a floating one, or outside."""
+    """To: an address, of an instance, of a load balancer, a floating one, or outside; or `external`,
+    which is anywhere outside.
+    """
     protocol: _security_group_pb2.SecurityGroup.Protocol.ValueType
     """Protocol; UNSPECIFIED means ICMP, as `ping` sends."""
     port_number: _builtins.int
@@ -44,6 +47,8 @@ class ExplainRequest(_message.Message):
     """Look at the counters of the real path too, for some seconds: whoever asks sends packets
     meanwhile.
     """
+    source_network_id: _builtins.str
+    """From outside: the external network that the packet comes in by, by id. Without a port."""
     def __init__(
         self,
         *,
@@ -53,10 +58,11 @@ class ExplainRequest(_message.Message):
         protocol: _security_group_pb2.SecurityGroup.Protocol.ValueType = ...,
         port_number: _builtins.int = ...,
         confirm: _builtins.bool = ...,
+        source_network_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm", b"confirm", "destination_address", b"destination_address", "port_number", b"port_number", "protocol", b"protocol", "source_address", b"source_address", "source_port_id", b"source_port_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm", b"confirm", "destination_address", b"destination_address", "port_number", b"port_number", "protocol", b"protocol", "source_address", b"source_address", "source_network_id", b"source_network_id", "source_port_id", b"source_port_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
