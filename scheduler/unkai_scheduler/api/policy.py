@@ -145,6 +145,7 @@ TABLE: Mapping[str, Rule] = {
     "/unkai.network.v1.LoadBalancerService/ListLoadBalancers": _read(),
     "/unkai.network.v1.LoadBalancerService/UpdateLoadBalancer": _write(),
     "/unkai.network.v1.LoadBalancerService/DeleteLoadBalancer": _write(),
+    "/unkai.network.v1.ReachabilityService/Explain": Rule(USERS, DIAGNOSE_S),
     "/unkai.scheduler.v1.PeerService/Wake": Rule(PEERS, READ_S),
     "/unkai.scheduler.v1.PeerService/Proxy": Rule(PEERS, None, waits=True),
     "/grpc.health.v1.Health/Check": Rule(EVERYBODY, READ_S),

@@ -41,6 +41,8 @@ from unkai.network.v1 import (
     network_service_pb2_grpc,
     port_service_pb2,
     port_service_pb2_grpc,
+    reachability_service_pb2,
+    reachability_service_pb2_grpc,
     router_service_pb2,
     router_service_pb2_grpc,
     security_group_service_pb2,
@@ -75,6 +77,7 @@ from unkai_scheduler.api.peers import (
 from unkai_scheduler.api.placement import PlacementServicer
 from unkai_scheduler.api.ports import PortServicer
 from unkai_scheduler.api.projects import ProjectServicer
+from unkai_scheduler.api.reachability import ReachabilityServicer
 from unkai_scheduler.api.routers import RouterServicer
 from unkai_scheduler.api.rpc_metrics import RpcMetrics
 from unkai_scheduler.api.security_groups import SecurityGroupServicer
@@ -98,6 +101,7 @@ from unkai_scheduler.services.operations import OperationsService
 from unkai_scheduler.services.placement import PlacementService
 from unkai_scheduler.services.ports import PortsService
 from unkai_scheduler.services.projects import ProjectsService
+from unkai_scheduler.services.reachability import ReachabilityExplained
 from unkai_scheduler.services.routers import RoutersService
 from unkai_scheduler.services.security_groups import SecurityGroupsService
 from unkai_scheduler.services.subnets import SubnetsService
@@ -135,6 +139,7 @@ class Services:
     routers: RoutersService
     floating_ips: FloatingIpsService
     load_balancers: LoadBalancersService
+    reachability: ReachabilityExplained
 
 
 class ApiServer:
@@ -288,5 +293,10 @@ def _networking(services: Services) -> list[tuple[Any, Any, Any]]:
             load_balancer_service_pb2.DESCRIPTOR.services_by_name["LoadBalancerService"],
             LoadBalancerServicer(services.load_balancers),
             load_balancer_service_pb2_grpc.add_LoadBalancerServiceServicer_to_server,
+        ),
+        (
+            reachability_service_pb2.DESCRIPTOR.services_by_name["ReachabilityService"],
+            ReachabilityServicer(services.reachability),
+            reachability_service_pb2_grpc.add_ReachabilityServiceServicer_to_server,
         ),
     ]

@@ -111,6 +111,12 @@ def holder(conn: Connection, network_id: str, address: str) -> str | None:
     return conn.execute(query).scalar_one_or_none()
 
 
+def holders(conn: Connection, address: str) -> list[str]:
+    """Return the ids of the ports that have an address, on whatever network. Reads every row."""
+    query = select(addresses.c.port_id).where(addresses.c.address == key_of(address))
+    return list(conn.execute(query.order_by(addresses.c.port_id)).scalars())
+
+
 def count_by_subnet(conn: Connection, subnet_id: str) -> int:
     """Return how many addresses of a subnet are in use."""
     return rows.count_where(conn, addresses, addresses.c.subnet_id == subnet_id)
