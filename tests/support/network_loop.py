@@ -8,25 +8,26 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, cast
 
 from tests.support import network_calls as calls
 from tests.support import routing_calls as routing
 from tests.support.api import Api
-from tests.support.builders import NOON, an_id
+from tests.support.builders import NOON, a_host, an_id
 from tests.support.network_api import marked
 from unkai.network.v1 import network_pb2
 from unkai_scheduler.domain.events import Event
+from unkai_scheduler.domain.hosts import Host
+from unkai_scheduler.domain.port_orders import NETWORKS
 from unkai_scheduler.ovn.port import Northbound
 from unkai_scheduler.reconcile.hearsay import Hearsay
-from unkai_scheduler.reconcile.network_views import Surroundings
 from unkai_scheduler.reconcile.networks import NetworkLoop
 from unkai_scheduler.reconcile.office import Office
 from unkai_scheduler.settings import ReconcileSettings, Settings
-from unkai_scheduler.store import events
+from unkai_scheduler.store import events, hosts
 
 PATIENCE_S = 60.0
-GATEWAYS = Surroundings(gateway_hosts={"public": frozenset({"hst-gateway-1", "hst-gateway-2"})})
 
 
 @dataclass
@@ -43,7 +44,6 @@ async def leading(
     api: Api,
     northbound: Northbound,
     *,
-    around: Surroundings = GATEWAYS,
     term: int | None = None,
     **network: Any,
 ) -> AsyncIterator[Led]:
@@ -64,7 +64,7 @@ async def leading(
         new_id=an_id,
         hearsay=Hearsay(time.monotonic),
     )
-    loop = NetworkLoop(office, northbound, lambda: around)
+    loop = NetworkLoop(office, northbound)
     task = asyncio.create_task(loop.run(), name="networks")
     try:
         yield Led(office, loop, task)
@@ -101,8 +101,17 @@ class Scene:
         }
 
 
+async def gateway_hosts(api: Api, number: int) -> list[Host]:
+    """Insert hosts that reach the physical network."""
+    made = [a_host(features=(NETWORKS,), physical_networks=("public",)) for _ in range(number)]
+    for host in made:
+        await api.uow.write(partial(hosts.insert, row=host))
+    return made
+
+
 async def a_scene(api: Api) -> Scene:
     """Make an external network, and one of everything behind a router to it."""
+    await gateway_hosts(api, 2)
     flat = network_pb2.Network.TYPE_FLAT
     outside = await calls.a_network(
         api, "outside", external=True, type=flat, physical_network="public"

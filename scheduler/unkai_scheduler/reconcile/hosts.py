@@ -25,9 +25,10 @@ from unkai_scheduler.cluster.port import Cluster
 from unkai_scheduler.domain.events import Event, EventType
 from unkai_scheduler.domain.hosts import Host, HostState
 from unkai_scheduler.domain.machines import Tombstone
+from unkai_scheduler.domain.port_orders import NETWORKS
 from unkai_scheduler.reconcile.live import ReceivedSample
 from unkai_scheduler.reconcile.office import Office, closing, growing_s, new_etag, wait_for
-from unkai_scheduler.store import events, hosts
+from unkai_scheduler.store import events, hosts, ovn_work
 from unkai_scheduler.store.unit_of_work import Connection
 from unkai_wire.cluster_records import HostRecord
 from unkai_wire.errors import Unavailable, UnkaiError
@@ -437,13 +438,25 @@ def _write_row(
             return None
         fresh = _new_row(record, state, now, etag)
         hosts.insert(conn, fresh)
+        _mark_ways_out(conn, None, fresh, now)
         events.insert(conn, _event(office, fresh, EventType.CREATED, None))
         return fresh
     told = row if record is None else _told(row, record)
     changed = replace(told, state=state, etag=etag, update_time=now)
     hosts.replace(conn, changed, etag=None)
+    _mark_ways_out(conn, row, changed, now)
     events.insert(conn, _event(office, changed, EventType.UPDATED, row))
     return changed
+
+
+def _mark_ways_out(conn: Connection, old: Host | None, new: Host, now: datetime) -> None:
+    """Mark the routers whose gateway may be on this host now, or no more."""
+    names = _reached(old) ^ _reached(new)
+    ovn_work.mark_ways_out(conn, names, now, "other hosts reach the outside")
+
+
+def _reached(host: Host | None) -> set[str]:
+    return set(host.physical_networks) if host and NETWORKS in host.features else set()
 
 
 def _new_row(record: HostRecord, state: HostState, now: datetime, etag: str) -> Host:

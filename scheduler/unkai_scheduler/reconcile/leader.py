@@ -32,7 +32,6 @@ from unkai_scheduler.reconcile.hosts import Hosts
 from unkai_scheduler.reconcile.images import ImageLoop
 from unkai_scheduler.reconcile.live import LiveState
 from unkai_scheduler.reconcile.loop import InstanceLoop
-from unkai_scheduler.reconcile.network_views import Surroundings
 from unkai_scheduler.reconcile.networks import NetworkLoop
 from unkai_scheduler.reconcile.office import (
     Audience,
@@ -313,8 +312,7 @@ class Leader:
         """Make the loops that there are where the cloud has networks."""
         if self._northbound is None:
             return []
-        around = Surroundings(dns_servers=self._settings.network.dns_servers)
-        networks = NetworkLoop(office, self._northbound, lambda: around)
+        networks = NetworkLoop(office, self._northbound)
         self._wakers.append(networks.wake)
         return [networks.run()]
 

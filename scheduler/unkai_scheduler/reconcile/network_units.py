@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from unkai_scheduler.ovn.northbound.units import BASE, unit_of_key
 from unkai_scheduler.ovn.rows import Unit
-from unkai_scheduler.reconcile.network_views import Surroundings, view_of
+from unkai_scheduler.reconcile.network_views import view_of
 from unkai_scheduler.store import ovn_units, ovn_work
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ class Derived:
     unheard: frozenset[str] = frozenset()
 
 
-def derive(conn: Connection, keys: Sequence[str], around: Surroundings) -> Derived:
+def derive(conn: Connection, keys: Sequence[str], dns_servers: tuple[str, ...] = ()) -> Derived:
     """Derive the units of these keys."""
     there = ovn_units.called(conn, keys).keys() | {BASE}
     gone = ovn_work.tombs(conn, [key for key in keys if key not in there])
     known = [key for key in keys if key in there or key in gone]
-    view = view_of(conn, known, around)
+    view = view_of(conn, known, dns_servers)
     return Derived(
         tuple(unit_of_key(view, key) for key in known), frozenset(keys) - frozenset(known)
     )

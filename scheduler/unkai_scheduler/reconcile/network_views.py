@@ -7,18 +7,19 @@ statements a kind, however many units there are, and never more of the cloud tha
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from unkai_scheduler.domain.load_balancers import LoadBalancer
 from unkai_scheduler.domain.networks import Subnet
+from unkai_scheduler.domain.port_orders import NETWORKS
 from unkai_scheduler.domain.ports import Port, PortOwner
 from unkai_scheduler.domain.routers import FloatingIp, Router
 from unkai_scheduler.ovn.northbound.view import View
 from unkai_scheduler.store import (
     claims,
     floating_ips,
+    hosts,
     load_balancers,
     networks,
     ports,
@@ -31,17 +32,8 @@ if TYPE_CHECKING:
     from unkai_scheduler.store.unit_of_work import Connection
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What units depend on that no table of networks has."""
-
-    gateway_hosts: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """Physical network to the hosts that routers' gateways may be on, silent ones too."""
-    dns_servers: tuple[str, ...] = ()
-
-
-def view_of(conn: Connection, keys: Iterable[str], around: Surroundings) -> View:
-    """Read what the units of these keys are derived from."""
+def view_of(conn: Connection, keys: Iterable[str], dns_servers: tuple[str, ...] = ()) -> View:
+    """Read what the units of these keys are derived from; `dns_servers`: see `View`."""
     asked: defaultdict[str, set[str]] = defaultdict(set)
     for key in keys:
         kind, _, ident = key.partition(":")
@@ -67,10 +59,21 @@ def view_of(conn: Connection, keys: Iterable[str], around: Surroundings) -> View
         security_groups=security_groups.list_some(conn, asked["security_group"]),
         load_balancers=balancers,
         claims=claims.hosts_of(conn, _instances_of(known_ports)),
-        gateway_hosts=around.gateway_hosts,
+        gateway_hosts=_gateway_hosts(conn, there),
         probe_sources=load_balancers.probe_sources(conn, sources),
-        dns_servers=around.dns_servers,
+        dns_servers=dns_servers,
     )
+
+
+def _gateway_hosts(conn: Connection, there: Iterable[Router]) -> dict[str, frozenset[str]]:
+    """Return the hosts that each physical network is reached from, silent ones too."""
+    if not any(router.gateway for router in there):
+        return {}
+    reached: defaultdict[str, set[str]] = defaultdict(set)
+    for host in hosts.list_all(conn):
+        for name in host.physical_networks if NETWORKS in host.features else ():
+            reached[name].add(host.id)
+    return {name: frozenset(ids) for name, ids in reached.items()}
 
 
 def _floating(

@@ -12,7 +12,7 @@ unit without rows is removed, so what the store knows nothing of must never be d
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -27,7 +27,6 @@ from unkai_scheduler.ovn.port import Changed, Northbound
 from unkai_scheduler.ovn.rows import Outcome
 from unkai_scheduler.reconcile import metrics
 from unkai_scheduler.reconcile.network_units import Derived, derive
-from unkai_scheduler.reconcile.network_views import Surroundings
 from unkai_scheduler.reconcile.office import Office, ReignEnded, closing, growing_s, wait_for
 from unkai_scheduler.store import events, ovn_units, ovn_work
 from unkai_wire.errors import Conflict
@@ -56,16 +55,10 @@ _WAITING = frozenset({Outcome.IN_USE, Outcome.LACKS_PARENT})
 class NetworkLoop:
     """See the module."""
 
-    def __init__(
-        self,
-        office: Office,
-        northbound: Northbound,
-        around: Callable[[], Surroundings] = Surroundings,
-    ) -> None:
-        """Make one; `around`: what units depend on besides the store, as it is known now."""
+    def __init__(self, office: Office, northbound: Northbound) -> None:
         self._office = office
         self._northbound = northbound
-        self._around = around
+        self._dns_servers = office.settings.network.dns_servers
         self._kick = asyncio.Event()
         self._touched: set[str] = set()
         self._is_all_unknown = True
@@ -128,11 +121,11 @@ class NetworkLoop:
 
     async def _bring_some(self) -> int:
         """Bring one batch; return how many units it had."""
-        now, around = self._office.clock(), self._around()
+        now, servers = self._office.clock(), self._dns_servers
 
         def read(conn: Connection) -> tuple[list[Work], Derived]:
             work = ovn_work.due(conn, now, BATCH)
-            return work, derive(conn, [some.key for some in work], around)
+            return work, derive(conn, [some.key for some in work], servers)
 
         due, derived = await self._office.uow.read(read)
         if not due:
@@ -267,8 +260,8 @@ class NetworkLoop:
 
     async def _compare(self, keys: Sequence[str], inventory: Mapping[str, int]) -> None:
         """Put those units among the work that differ, and are not there already."""
-        around = self._around()
-        derived = await self._office.uow.read(lambda conn: derive(conn, keys, around))
+        servers = self._dns_servers
+        derived = await self._office.uow.read(lambda conn: derive(conn, keys, servers))
         differing = set(await self._northbound.compare(derived.units)) if derived.units else set()
         if not differing:
             return

@@ -25,7 +25,7 @@ from unkai_scheduler.services.checks import Violations, found
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.live import HostsView, LeaderView
 from unkai_scheduler.services.mutations import Subject, mutate, recalled, record
-from unkai_scheduler.store import claims, hosts, instances, tombstones
+from unkai_scheduler.store import claims, hosts, instances, ovn_work, tombstones
 from unkai_wire.errors import FailedPrecondition
 from unkai_wire.ids import check_id
 
@@ -98,6 +98,8 @@ class HostRemovalsService:
         for instance in held:
             self._let_go(conn, instance)
         hosts.delete(conn, host_id)
+        now = self._context.clock()
+        ovn_work.mark_ways_out(conn, host.physical_networks, now, "a gateway host was removed")
         record(
             conn,
             self._context,

@@ -26,7 +26,7 @@ from unkai_scheduler.domain.ovn_work import Work
 from unkai_scheduler.domain.ports import PortOwner
 from unkai_scheduler.store import rows
 from unkai_scheduler.store.columns import TEXT, shortened
-from unkai_scheduler.store.tables_networks import ovn_tombstones, ovn_work, ports
+from unkai_scheduler.store.tables_networks import networks, ovn_tombstones, ovn_work, ports
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OF_UNIT = (ovn_work.c.kind == bindparam("of_kind"), ovn_work.c.id == bindparam("of_id"))
@@ -55,6 +55,17 @@ def mark_ports_of(
         of_instances = port.owner_kind == PortOwner.INSTANCE.value, port.owner_id.in_(some)
         found = conn.execute(select(port.id).where(*of_instances)).scalars()
         mark(conn, [f"port:{ident}" for ident in found], now, reason)
+
+
+def mark_ways_out(
+    conn: Connection, physical_networks: Iterable[str], now: datetime, reason: str
+) -> None:
+    """Mark the routers with a gateway on these, as the hosts that they are reached from change."""
+    leads = ports.join(networks, networks.c.id == ports.c.network_id)
+    for some in rows.portions(physical_networks):
+        out = ports.c.owner_kind == PortOwner.GATEWAY.value, networks.c.physical_network.in_(some)
+        found = conn.execute(select(ports.c.owner_id).select_from(leads).where(*out)).scalars()
+        mark(conn, [f"router:{ident}" for ident in found], now, reason)
 
 
 def waiting(conn: Connection, keys: Iterable[str]) -> set[str]:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,11 +14,11 @@ from uuid import UUID, uuid4
 import pytest
 
 from tests.support import network_calls as calls
+from tests.support import routing_calls as routing
 from tests.support.api import Api, an_api
-from tests.support.builders import NOON
+from tests.support.builders import NOON, a_claim, a_host
 from tests.support.network_api import marked
 from tests.support.network_loop import (
-    GATEWAYS,
     Led,
     Scene,
     a_scene,
@@ -27,14 +28,18 @@ from tests.support.network_loop import (
     until_settled,
 )
 from unkai.network.v1 import port_service_pb2, subnet_service_pb2
+from unkai_scheduler.domain.hosts import HostState
+from unkai_scheduler.domain.port_orders import NETWORKS
 from unkai_scheduler.ovn.fake import FakeNorthbound, FakeOvn
 from unkai_scheduler.ovn.northbound.units import keys_of, unit_of_key
 from unkai_scheduler.ovn.rows import UNIT, Place, Ref
+from unkai_scheduler.reconcile import hosts as reconcile_hosts
 from unkai_scheduler.reconcile import networks as loops
 from unkai_scheduler.reconcile.network_units import derive
 from unkai_scheduler.reconcile.network_views import view_of
-from unkai_scheduler.reconcile.office import ReignEnded
-from unkai_scheduler.store import ovn_units, ovn_work
+from unkai_scheduler.reconcile.office import Office, ReignEnded
+from unkai_scheduler.store import claims, hosts, instances, ovn_units, ovn_work
+from unkai_wire.cluster_records import HostRecord
 from unkai_wire.ids import uuid_of
 
 
@@ -61,7 +66,7 @@ class Wired:
     async def whole(self) -> bool:
         """Tell whether OVN is as the store says, in every unit."""
         keys = [key async for key in every_key(self.api)]
-        derived = await self.api.uow.read(lambda conn: derive(conn, keys, GATEWAYS))
+        derived = await self.api.uow.read(lambda conn: derive(conn, keys))
         return not await self.member.compare(derived.units)
 
 
@@ -91,6 +96,22 @@ async def cloud(tmp_path: Path) -> AsyncIterator[Wired]:
         yield made
 
 
+def a_host_record(**changes: Any) -> HostRecord:
+    """Make what an agent writes of its host."""
+    host = a_host()
+    values = {name: getattr(host, name) for name in reconcile_hosts._TOLD}
+    return HostRecord(
+        **{"host_id": host.id, "name": host.name, "accelerator_reason": "", **values, **changes}
+    )
+
+
+def joined(office: Office, record: HostRecord, conn: Any) -> None:
+    """Write a host's row as the leader does that has seen its record."""
+    reconcile_hosts._write_row(
+        conn, office, record.host_id, state=HostState.UP, record=record, now=NOON, etag="e"
+    )
+
+
 async def deleted_port(api: Api, ident: str) -> None:
     await api.ports.DeletePort(port_service_pb2.DeletePortRequest(port_id=ident))
 
@@ -108,10 +129,10 @@ async def test_some_units_come_out_the_same_whether_the_whole_store_is_read_or_w
 ) -> None:
     await a_scene(cloud.api)
     keys = [key async for key in every_key(cloud.api)]
-    whole = await cloud.api.uow.read(lambda conn: view_of(conn, keys, GATEWAYS))
+    whole = await cloud.api.uow.read(lambda conn: view_of(conn, keys))
     assert set(keys_of(whole)) == {*keys, "cloud:base"}
     for key in keys:
-        alone = await cloud.api.uow.read(lambda conn, of=key: view_of(conn, [of], GATEWAYS))
+        alone = await cloud.api.uow.read(lambda conn, of=key: view_of(conn, [of]))
         assert unit_of_key(alone, key) == unit_of_key(whole, key), key
 
 
@@ -139,6 +160,43 @@ async def test_a_changed_port_touches_its_own_rows_alone(cloud: Wired) -> None:
     assert {ref for ref in written if ref.table != "NB_Global"} == {
         Ref("Logical_Switch_Port", uuid_of(scene.ports[1]))
     }
+
+
+async def test_a_router_has_no_way_out_until_a_host_reaches_the_outside_and_then_by_those_that_do(
+    cloud: Wired,
+) -> None:
+    flat = calls.network_pb2.Network.TYPE_FLAT
+    outside = await calls.a_network(
+        cloud.api, "outside", external=True, type=flat, physical_network="public"
+    )
+    await calls.a_subnet(cloud.api, outside.id, "203.0.113.0/24")
+    await routing.a_way_out(cloud.api, outside.id)
+    await until_settled(cloud.api)
+    assert not cloud.ovn.tables.rows["HA_Chassis"]
+    told: dict[str, Any] = {"features": (NETWORKS,), "physical_networks": ("public",)}
+    records = [a_host_record(**told), a_host_record(**told), a_host_record()]
+    for record in records:
+        await cloud.api.uow.write(partial(joined, cloud.led.office, record))
+    await until_settled(cloud.api)
+    chassis = cloud.ovn.tables.rows["HA_Chassis"].values()
+    names = {name for row in chassis for name in row["chassis_name"]}
+    assert names == {record.host_id for record in records[:2]}
+
+
+async def test_a_port_says_on_which_host_its_instance_is(cloud: Wired) -> None:
+    scene = await a_scene(cloud.api)
+    made = (await cloud.api.create(interfaces=[{"port_id": scene.ports[0]}])).instance
+    await until_settled(cloud.api)
+    assert cloud.port_row(scene.ports[0])["options"] == {}
+    host, row = a_host(), await cloud.api.uow.read(lambda conn: instances.get(conn, made.id))
+    assert row is not None
+    await cloud.api.uow.write(lambda conn: hosts.insert(conn, host))
+    await cloud.api.uow.write(lambda conn: claims.insert(conn, [a_claim(row, host)]))
+    await until(lambda: cloud.port_row(scene.ports[0])["options"])
+    assert cloud.port_row(scene.ports[0])["options"] == {"requested-chassis": host.id}
+    now = cloud.led.office.clock()
+    await cloud.api.uow.write(lambda conn: claims.delete(conn, made.id, now))
+    await until(lambda: not cloud.port_row(scene.ports[0])["options"])
 
 
 # Damage.
@@ -220,7 +278,7 @@ async def test_a_database_that_was_emptied_is_filled_and_one_event_says_of_how_m
 async def test_a_unit_that_was_removed_and_is_there_again_goes(cloud: Wired) -> None:
     network = await calls.a_network(cloud.api)
     await until_settled(cloud.api)
-    view = await cloud.api.uow.read(lambda conn: view_of(conn, [f"network:{network.id}"], GATEWAYS))
+    view = await cloud.api.uow.read(lambda conn: view_of(conn, [f"network:{network.id}"]))
     unit = unit_of_key(view, f"network:{network.id}")
     await cloud.api.networks.DeleteNetwork(
         calls.networks_pb.DeleteNetworkRequest(network_id=network.id)
