@@ -7,6 +7,7 @@ import os
 
 from unkai_lab.configuration import etcd_pki, scheduler_pki
 from unkai_lab.database import folder_of, server_of
+from unkai_lab.ovn import NORTHBOUND, SOUTHBOUND, ovn_folder, ovn_pki, trust
 from unkai_lab.spec import CONTROL, FLEET, LabPaths, LabSpec
 from unkai_scheduler import certificates
 from unkai_scheduler.domain.clock import system_clock
@@ -38,4 +39,23 @@ def make_certificates(spec: LabSpec, paths: LabPaths) -> None:
     if spec.simulated:
         folder = paths.cell(FLEET) / "pki"
         authority.issue_fleet(f"{spec.name}-{FLEET}", [spec.address(FLEET)]).write(folder)
+    if spec.networks:
+        _make_ovn_certificates(spec, paths, authority)
     os.chmod(paths.pki, 0o700)
+
+
+def _make_ovn_certificates(
+    spec: LabSpec, paths: LabPaths, authority: certificates.Authority
+) -> None:
+    """Make what OVN's databases show and trust: see `ovn_central`."""
+    address = spec.address(CONTROL)
+    own = certificates.init(ovn_folder(paths) / "ca", clock=_yesterday)
+    own.issue_database("ovn-nb", [address]).write(ovn_pki(paths, NORTHBOUND.program))
+    authority.issue_database("ovn-sb", [address]).write(ovn_pki(paths, SOUTHBOUND.program))
+    ca, own_ca = paths.pki / "ca.crt", ovn_folder(paths) / "ca" / "ca.crt"
+    trust(ovn_pki(paths, NORTHBOUND.program) / "clients.crt", own_ca)
+    trust(ovn_pki(paths, SOUTHBOUND.program) / "clients.crt", ca, own_ca)
+    for name in spec.scheduler_names:
+        pki = ovn_pki(paths, name)
+        own.issue_scheduler(name).write(pki)
+        trust(pki / "servers.crt", ca, own_ca)

@@ -67,6 +67,12 @@ def lab() -> None:
     show_default=True,
     help="Several schedulers need a server.",
 )
+@click.option(
+    "--networks/--no-networks",
+    default=True,
+    show_default=True,
+    help="OVN, a switch on each host, and a namespace that plays the internet.",
+)
 @click.option("--keep", is_flag=True, help="Leave a lab that fails standing, to be looked at.")
 def up(name: str, hosts: int, simulated: int, keep: bool, **limits: Any) -> None:
     """Make a lab and wait until every host takes instances."""
@@ -84,6 +90,7 @@ def up(name: str, hosts: int, simulated: int, keep: bool, **limits: Any) -> None
         etcd_members=limits["etcd_members"],
         schedulers=limits["schedulers"],
         database=limits["database"],
+        networks=limits["networks"],
     )
     Lab.create(spec, note).up(keep_failed=keep)
     option = "" if name == DEFAULT_NAME else f" --name {name}"

@@ -14,7 +14,16 @@ from typing import Any
 from unkai_lab.cells import PrivateMount
 from unkai_lab.cgroups import CellGroups
 from unkai_lab.database import settings_of
-from unkai_lab.spec import CONTROL, FLEET, SQLITE, LabPaths, LabSpec
+from unkai_lab.ovn import NORTHBOUND, SOUTHBOUND, ovn_pki, remote
+from unkai_lab.spec import (
+    CONTROL,
+    EXTERNAL_BRIDGE,
+    FLEET,
+    PHYSICAL_NETWORK,
+    SQLITE,
+    LabPaths,
+    LabSpec,
+)
 from unkai_wire.tls import ETCD_TLS_NAME
 
 SCHEDULER_PORT = 7443
@@ -184,6 +193,7 @@ def scheduler_settings(spec: LabSpec, paths: LabPaths, name: str) -> dict[str, A
             "endpoints": etcd_endpoints(spec),
             "tls": _tls(pki, "etcd-client"),
         },
+        **({"network": _scheduler_network(spec, paths, name)} if spec.networks else {}),
     }
 
 
@@ -209,6 +219,7 @@ def agent_settings(spec: LabSpec, paths: LabPaths, host: str, groups: CellGroups
         },
         "libvirt": {"uri": "qemu:///system", "qemu_user": QEMU_USER},
         "sampler": sampler,
+        **({"network": _agent_network(spec, host)} if spec.networks else {}),
     }
 
 
@@ -238,6 +249,25 @@ def _agent(spec: LabSpec, folder: Path, cell: str) -> dict[str, Any]:
         "metrics_listen": f"{address}:{AGENT_METRICS_PORT}",
         "state_dir": str(folder / "agent"),
         "log_format": "console",
+    }
+
+
+def _scheduler_network(spec: LabSpec, paths: LabPaths, name: str) -> dict[str, Any]:
+    pki = ovn_pki(paths, name)
+    return {
+        "northbound": [remote(spec, NORTHBOUND)],
+        "southbound": [remote(spec, SOUTHBOUND)],
+        "tls": _tls(pki, "scheduler") | {"ca": str(pki / "servers.crt")},
+    }
+
+
+def _agent_network(spec: LabSpec, host: str) -> dict[str, Any]:
+    gateway = host in spec.gateway_hosts
+    return {
+        "southbound": [remote(spec, SOUTHBOUND)],
+        "encap_address": spec.tunnel_address(host),
+        "datapath": "netdev",
+        **({"bridge_mappings": {PHYSICAL_NETWORK: EXTERNAL_BRIDGE}} if gateway else {}),
     }
 
 

@@ -15,6 +15,7 @@ from unkai_lab import client, configuration
 from unkai_lab.database import folder_of, server_of
 from unkai_lab.errors import LabError
 from unkai_lab.journal import ProcessId
+from unkai_lab.ovn_central import OvnCentral
 from unkai_lab.readiness import wait_until
 from unkai_lab.site import Site, installed
 from unkai_lab.spec import CONTROL
@@ -36,11 +37,15 @@ class ControlPlane:
         self._paths = site.paths
         self._tell = tell
         self._server = server_of(site.spec, site.paths)
+        self.ovn = OvnCentral(site, tell)
+        """OVN's programs, in a lab with networks."""
 
     def start(self) -> None:
-        """Start whatever does not run, etcd and the database side by side."""
-        with ThreadPoolExecutor(max_workers=2) as pool:
+        """Start whatever does not run; what schedulers need side by side."""
+        with ThreadPoolExecutor(max_workers=3) as pool:
             jobs = [pool.submit(self.start_etcd), pool.submit(self.start_database)]
+            if self._spec.networks:
+                jobs.append(pool.submit(self.ovn.start))
             for job in jobs:
                 job.result()
         self.start_schedulers()

@@ -20,12 +20,23 @@ from unkai.host.v1 import host_pb2
 from unkai_lab import client
 from unkai_lab.cells import HOLDER
 from unkai_lab.control import ControlPlane
+from unkai_lab.external import addressing, start_internet
 from unkai_lab.lock import hold
 from unkai_lab.preflight import check_machine
 from unkai_lab.preparation import prepare
 from unkai_lab.readiness import accepts, wait_until
 from unkai_lab.site import Site, installed
-from unkai_lab.spec import CONTROL, DEFAULT_NAME, DEFAULT_ROOT, FLEET, LabPaths, LabSpec, lab_root
+from unkai_lab.spec import (
+    CONTROL,
+    DEFAULT_NAME,
+    DEFAULT_ROOT,
+    EXTERNAL,
+    FLEET,
+    LabPaths,
+    LabSpec,
+    lab_root,
+)
+from unkai_lab.switches import TUNNEL_BRIDGE, HostSwitch
 from unkai_lab.teardown import take_down
 from unkai_wire.errors import AlreadyExists, NotFound
 
@@ -48,7 +59,12 @@ class Lab:
     @classmethod
     def create(cls, spec: LabSpec, say: Say = lambda line: None) -> Lab:
         """Write down a new lab; raise `AlreadyExists` when there is one of that name."""
-        check_machine(lab_root(), with_hosts=spec.hosts > 0, database=spec.database)
+        check_machine(
+            lab_root(),
+            with_hosts=spec.hosts > 0,
+            with_networks=spec.networks,
+            database=spec.database,
+        )
         paths = LabPaths.of(spec.name)
         try:
             paths.folder.mkdir(parents=paths.folder.parent == DEFAULT_ROOT)
@@ -91,6 +107,7 @@ class Lab:
                 undo.callback(take_down, self.paths, is_held=True)
             self.prepare()
             self.boot(CONTROL)
+            self._start_external()
             self._start_all(keep_failed=keep_failed)
             self.wait_registered()
             undo.pop_all()
@@ -171,6 +188,8 @@ class Lab:
         self.site.kill_cell(host)
         # The kernel removes a dead namespace's interfaces in its own time.
         self.site.run(CONTROL, ["ip", "link", "delete", host], check=False)
+        if self.spec.networks:
+            self.switch(host).unplug()
         self._tell(f"{host}: plug pulled")
 
     def start_host(self, host: str) -> None:
@@ -179,15 +198,20 @@ class Lab:
         self._start_host(host)
 
     def cut(self, host: str) -> None:
-        """Take the network cable of a host, or of a scheduler's cell, out; what runs runs on."""
-        self.site.run(CONTROL, ["ip", "link", "set", host, "down"])
+        """Take the cables of a host, or of a scheduler's cell, out; what runs runs on."""
+        self._set_cables(host, "down")
 
     def mend(self, host: str) -> None:
-        """Put a network cable back."""
-        self.site.run(CONTROL, ["ip", "link", "set", host, "up"])
+        """Put the cables back."""
+        self._set_cables(host, "up")
+
+    def switch(self, host: str) -> HostSwitch:
+        """Return a host's switch, of a lab with networks."""
+        return HostSwitch(self.site, host, self._tell)
 
     def restore(self) -> None:
         """Start again whatever does not run, and put every cable back."""
+        self._start_external()
         self._start_control()
         for host in self.spec.host_names:
             self._start_host(host)
@@ -259,17 +283,24 @@ class Lab:
         self.site.boot(name)
         if name == CONTROL:
             self._make_bridge()
+        elif name == EXTERNAL:
+            for argv in addressing():
+                self.site.run(EXTERNAL, argv)
         else:
             self._plug_in(name)
         self._tell(f"{name}: booted as {self.spec.address(name)}")
 
     def _make_bridge(self) -> None:
         network = f"{self.spec.address(CONTROL)}/{self.spec.network.prefixlen}"
-        for argv in (
+        steps = [
             ["ip", "link", "add", _BRIDGE, "type", "bridge"],
             ["ip", "address", "add", network, "dev", _BRIDGE],
             ["ip", "link", "set", _BRIDGE, "up"],
-        ):
+        ]
+        if self.spec.networks:
+            steps.append(["ip", "link", "add", TUNNEL_BRIDGE, "type", "bridge"])
+            steps.append(["ip", "link", "set", TUNNEL_BRIDGE, "up"])
+        for argv in steps:
             self.site.run(CONTROL, argv)
 
     def _start_all(self, *, keep_failed: bool) -> None:
@@ -297,8 +328,15 @@ class Lab:
                 self.mend(self.spec.scheduler_cell(name))
         self.control.start()
 
+    def _start_external(self) -> None:
+        if self.spec.networks:
+            self.boot(EXTERNAL)
+            start_internet(self.site, self._tell)
+
     def _start_host(self, host: str) -> None:
         self.boot(host)
+        if self.spec.networks:
+            self.switch(host).start()
         self.start_libvirt(host)
         # libvirt probes QEMU once, which takes seconds; meanwhile the agent starts.
         with ThreadPoolExecutor(max_workers=1) as pool:
@@ -319,6 +357,15 @@ class Lab:
         self.site.run(CONTROL, ["ip", "link", "set", name, "master", _BRIDGE, "up"])
         self.site.run(name, ["ip", "address", "add", address, "dev", "eth0"])
         self.site.run(name, ["ip", "link", "set", "eth0", "up"])
+        if self.spec.networks and name in self.spec.host_names:
+            self.switch(name).plug_in()
+
+    def _set_cables(self, name: str, state: str) -> None:
+        cables = [(CONTROL, name)]
+        if self.spec.networks and name in self.spec.host_names:
+            cables += self.switch(name).cables()
+        for cell, end in cables:
+            self.site.run(cell, ["ip", "link", "set", end, state])
 
     def _inside(self, host: str) -> Path:
         """Return the host's root directory as seen from outside."""

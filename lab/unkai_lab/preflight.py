@@ -8,6 +8,7 @@ import shutil
 import stat
 from pathlib import Path
 
+from unkai_lab import ovn
 from unkai_lab.configuration import HOST_FOLDERS, QEMU_USER
 from unkai_lab.database import needed_programs
 from unkai_lab.errors import LabError
@@ -17,12 +18,15 @@ CONTROL_PROGRAMS = ("ip", "nsenter", "setpriv", "unshare", "mount", "hostname", 
 HOST_PROGRAMS = ("libvirtd", "virtlogd", "virsh", "qemu-system-x86_64", "qemu-img")
 
 
-def check_machine(root: Path, *, with_hosts: bool, database: str = SQLITE) -> None:
+def check_machine(
+    root: Path, *, with_hosts: bool, with_networks: bool = False, database: str = SQLITE
+) -> None:
     """Raise `LabError` naming everything that is missing."""
     if os.geteuid() != 0:
         raise LabError("a lab makes namespaces and cgroups, which needs root", fix="use sudo")
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     programs = CONTROL_PROGRAMS + (HOST_PROGRAMS if with_hosts else ()) + needed_programs(database)
+    programs += ovn.needed_programs() if with_networks else ()
     missing = [name for name in programs if not shutil.which(name, path=path)]
     if with_hosts:
         missing += [folder for folder in HOST_FOLDERS.values() if not Path(folder).is_dir()]

@@ -2,8 +2,9 @@
 
 A *cell* is one set of namespaces with a cgroup of its own: `control` (bridge, etcd, database,
 scheduler), each host (`h1`, `h2`, ...) and, where simulated hosts were asked for, `fleet`. Several
-schedulers have a cell each (`s1`, `s2`, ...), so that the network of one can fail alone. The spec
-is kept in the lab's folder, so that every later command finds the same lab.
+schedulers have a cell each (`s1`, `s2`, ...), so that the network of one can fail alone. With
+networks there is `external` too: the internet, which some hosts reach. The spec is kept in the
+lab's folder, so that every later command finds the same lab.
 """
 
 from __future__ import annotations
@@ -22,6 +23,17 @@ DEFAULT_NAME = "lab"
 DEFAULT_ROOT = Path("/var/lib/unkai-lab")
 CONTROL = "control"
 FLEET = "fleet"
+EXTERNAL = "external"
+PHYSICAL_NETWORK, EXTERNAL_BRIDGE = "external", "br-ex"
+"""What networks say for it, and the bridge on a host that leads there."""
+MAX_GATEWAYS = 2
+"""Hosts that reach `external`, at most: the first ones, so that one of them may fail."""
+EXTERNAL_RANGE = ipaddress.IPv4Network("192.0.2.0/24")
+EXTERNAL_RANGE_V6 = ipaddress.IPv6Network("2001:db8:0:1::/64")
+"""What `external` is on the link with. Ranges for documentation (RFC 5737, RFC 3849)."""
+FAR_ADDRESS = ipaddress.IPv4Address("198.51.100.1")
+FAR_ADDRESS_V6 = ipaddress.IPv6Address("2001:db8:ffff::1")
+"""Addresses behind it, reached by a route alone."""
 MAX_HOSTS = 32
 """Each host is a libvirtd and an agent: beyond this use simulated ones."""
 MAX_SIMULATED = 10_000
@@ -62,6 +74,8 @@ class LabSpec:
     schedulers: int = 1
     database: str = SQLITE
     """`sqlite`, or a server that several schedulers can share: `postgresql`, `mariadb`."""
+    networks: bool = False
+    """Instances have ports on networks: OVN, a switch on each host, and `external`."""
     shares_file: bool = False
     """Lets several schedulers use one SQLite file: no set-up for users, but tests show by it that
     the fence holds there too."""
@@ -131,7 +145,13 @@ class LabSpec:
         """Names of all cells, control first."""
         schedulers = self.scheduler_names if self.schedulers > 1 else ()
         fleet = (FLEET,) if self.simulated else ()
-        return (CONTROL, *schedulers, *self.host_names, *fleet)
+        external = (EXTERNAL,) if self.networks else ()
+        return (CONTROL, *external, *schedulers, *self.host_names, *fleet)
+
+    @property
+    def gateway_hosts(self) -> tuple[str, ...]:
+        """Names of the hosts that reach `external`."""
+        return self.host_names[:MAX_GATEWAYS] if self.networks else ()
 
     @property
     def network(self) -> ipaddress.IPv4Network:
@@ -139,8 +159,20 @@ class LabSpec:
 
         Two labs may share one by chance and never meet: their bridges are in different namespaces.
         """
+        return self._range(64)
+
+    @property
+    def tunnel_network(self) -> ipaddress.IPv4Network:
+        """The range that hosts' tunnels run on: a second cable, as the first is the cloud's own."""
+        return self._range(128)
+
+    def _range(self, first: int) -> ipaddress.IPv4Network:
         digest = hashlib.sha256(self.name.encode()).digest()
-        return ipaddress.IPv4Network((f"10.{64 + digest[0] % 64}.{digest[1]}.0", 24))
+        return ipaddress.IPv4Network((f"10.{first + digest[0] % 64}.{digest[1]}.0", 24))
+
+    def tunnel_address(self, host: str) -> str:
+        """Return the address that a host's tunnels end at."""
+        return str(self.tunnel_network[10 + self.host_names.index(host) + 1])
 
     def address(self, cell: str) -> str:
         """Return the cell's address in the lab's network.
@@ -157,6 +189,8 @@ class LabSpec:
             return str(self.network[1])
         if cell == FLEET:
             return str(self.network[2])
+        if cell == EXTERNAL:
+            return str(EXTERNAL_RANGE[1])
         if cell in self.scheduler_names:
             return str(self.network[2 + int(cell[1:])])
         return str(self.network[10 + int(cell[1:])])

@@ -7,8 +7,11 @@ from typing import Any
 from unkai.host.v1 import host_pb2
 from unkai_lab.cells import HOLDER
 from unkai_lab.database import server_of
+from unkai_lab.external import INTERNET
 from unkai_lab.lab import Lab
-from unkai_lab.spec import CONTROL, FLEET
+from unkai_lab.ovn import CENTRAL_PROGRAMS
+from unkai_lab.spec import CONTROL, EXTERNAL, FLEET
+from unkai_lab.switches import SWITCH_PROGRAMS
 
 HOST_PROGRAMS = ("virtlogd", "libvirtd", "agent")
 
@@ -19,10 +22,16 @@ def programs_of(lab: Lab, cell: str) -> tuple[str, ...]:
     if cell == CONTROL:
         server = server_of(spec, lab.paths)
         database = (server.program,) if server else ()
-        return (*spec.etcd_names, *database, *(("scheduler",) if spec.schedulers == 1 else ()))
+        ovn = CENTRAL_PROGRAMS if spec.networks else ()
+        scheduler = ("scheduler",) if spec.schedulers == 1 else ()
+        return (*spec.etcd_names, *database, *ovn, *scheduler)
+    if cell == EXTERNAL:
+        return (INTERNET,)
     if cell in spec.scheduler_names:
         return ("scheduler",)
-    return ("agent",) if cell == FLEET else HOST_PROGRAMS
+    if cell == FLEET:
+        return ("agent",)
+    return (*(SWITCH_PROGRAMS if spec.networks else ()), *HOST_PROGRAMS)
 
 
 def lab_status(lab: Lab) -> dict[str, Any]:
