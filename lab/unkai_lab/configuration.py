@@ -19,6 +19,7 @@ from unkai_lab.spec import (
     CONTROL,
     EXTERNAL_BRIDGE,
     FLEET,
+    PHYSICAL_MTU,
     PHYSICAL_NETWORK,
     SQLITE,
     LabPaths,
@@ -258,6 +259,7 @@ def _scheduler_network(spec: LabSpec, paths: LabPaths, name: str) -> dict[str, A
         "northbound": [remote(spec, NORTHBOUND)],
         "southbound": [remote(spec, SOUTHBOUND)],
         "tls": _tls(pki, "scheduler") | {"ca": str(pki / "servers.crt")},
+        "physical_networks": {PHYSICAL_NETWORK: PHYSICAL_MTU},
     }
 
 

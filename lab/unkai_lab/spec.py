@@ -26,6 +26,8 @@ FLEET = "fleet"
 EXTERNAL = "external"
 PHYSICAL_NETWORK, EXTERNAL_BRIDGE = "external", "br-ex"
 """What networks say for it, and the bridge on a host that leads there."""
+PHYSICAL_MTU = 1500
+"""Bytes that its cables carry."""
 MAX_GATEWAYS = 2
 """Hosts that reach `external`, at most: the first ones, so that one of them may fail."""
 EXTERNAL_RANGE = ipaddress.IPv4Network("192.0.2.0/24")
