@@ -51,6 +51,7 @@ from unkai_scheduler.services.follower import Follower
 from unkai_scheduler.services.host_removals import HostRemovalsService
 from unkai_scheduler.services.hosts import HostsService
 from unkai_scheduler.services.images import ImagesService
+from unkai_scheduler.services.instance_ports import InstancePorts
 from unkai_scheduler.services.instances import InstancesService
 from unkai_scheduler.services.key_pairs import KeyPairsService
 from unkai_scheduler.services.live import LeaderView
@@ -181,6 +182,10 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
             live=live,
             clock=clock,
             new_id=new_id,
+            # It acts on what a transaction of the leader holds, and wakes nobody.
+            plugs=InstancePorts(
+                ServiceContext(uow, clock, new_id, lambda _ids: None), settings.name
+            ),
             audience=follower,
             reached=clock.reached,
             northbound=northbound,

@@ -30,6 +30,8 @@ from unkai_scheduler.domain.machines import MachineState
 from unkai_scheduler.domain.operations import Operation, Verb
 from unkai_scheduler.reconcile.leader import Leader
 from unkai_scheduler.reconcile.live import LiveState
+from unkai_scheduler.services.context import ServiceContext
+from unkai_scheduler.services.instance_ports import InstancePorts
 from unkai_scheduler.settings import ImageSettings, ReconcileSettings, RetentionSettings, Settings
 from unkai_scheduler.store import claims, events, hosts, images, instances, operations, tombstones
 from unkai_scheduler.store.unit_of_work import UnitOfWork
@@ -184,6 +186,9 @@ class Cloud:
             live=live,
             clock=self.clock,
             new_id=an_id,
+            plugs=InstancePorts(
+                ServiceContext(self.uow, self.clock, an_id, lambda _ids: None), name
+            ),
             audience=self.audience,
             reached=self.reached,
         )

@@ -76,7 +76,13 @@ class FakeAgents:
     # Hosts and faults
 
     def add_host(
-        self, host_id: str, name: str, *, cpus: int = 8, memory_bytes: int = 32 * GIB
+        self,
+        host_id: str,
+        name: str,
+        *,
+        cpus: int = 8,
+        memory_bytes: int = 32 * GIB,
+        features: tuple[str, ...] = (MACHINE_SPECS,),
     ) -> Endpoint:
         """Add an idle host; return how to reach it."""
         description = HostDescription(
@@ -90,7 +96,7 @@ class FakeAgents:
             accelerator="tcg",
             accelerator_reason="simulated",
             traits=("CPU_X86_64",),
-            features=(MACHINE_SPECS,),
+            features=features,
             highest_term=0,
         )
         self.hosts[host_id] = FakeHost(

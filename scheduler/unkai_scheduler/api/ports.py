@@ -7,6 +7,7 @@ from typing import Any
 from unkai.network.v1 import port_pb2, port_service_pb2, port_service_pb2_grpc
 from unkai_scheduler.agents.convert import timestamp
 from unkai_scheduler.api.callers import call_of
+from unkai_scheduler.api.operations import operation_message
 from unkai_scheduler.domain.ports import AddressPair, FixedAddress, Port, Qos
 from unkai_scheduler.services.listing import Paging
 from unkai_scheduler.services.port_drafts import PortDraft
@@ -69,14 +70,20 @@ class PortServicer(port_service_pb2_grpc.PortServiceServicer):
     async def AttachPort(
         self, request: port_service_pb2.AttachPortRequest, context: Any
     ) -> port_service_pb2.AttachPortResponse:
-        await self._ports.attach(request.port_id, request.instance_id)
-        return port_service_pb2.AttachPortResponse()
+        plugged = await self._ports.attach(
+            call_of(request), request.port_id, request.instance_id, request.etag
+        )
+        return port_service_pb2.AttachPortResponse(
+            port=port_message(plugged.port), operation=operation_message(plugged.operation)
+        )
 
     async def DetachPort(
         self, request: port_service_pb2.DetachPortRequest, context: Any
     ) -> port_service_pb2.DetachPortResponse:
-        await self._ports.detach(request.port_id)
-        return port_service_pb2.DetachPortResponse()
+        plugged = await self._ports.detach(call_of(request), request.port_id, request.etag)
+        return port_service_pb2.DetachPortResponse(
+            port=port_message(plugged.port), operation=operation_message(plugged.operation)
+        )
 
 
 def port_message(port: Port) -> port_pb2.Port:

@@ -46,6 +46,12 @@ class Verb(Enum):
     START = "START"
     STOP = "STOP"
     REBOOT = "REBOOT"
+    ATTACH = "ATTACH"
+    DETACH = "DETACH"
+
+
+PLUGGING = frozenset({Verb.ATTACH, Verb.DETACH})
+"""What leaves an instance's power as it is."""
 
 
 CANCELLABLE = frozenset({Verb.CREATE, Verb.START})

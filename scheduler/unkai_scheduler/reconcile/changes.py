@@ -85,6 +85,8 @@ def write(conn: Connection, change: Change, office: Office, now: datetime) -> bo
         return True
     if isinstance(action, Release | Fail):
         _drop_claim(conn, stored.id, action.tombstone, now)
+    if isinstance(action, Fail):
+        office.plugs.free(conn, stored.id)
     if isinstance(action, Reclaim) and not _claim_held(conn, action.instance, now):
         return False
     if change.claim is not None:
@@ -133,6 +135,7 @@ def _forget(conn: Connection, seen: Seen, action: Forget, office: Office, now: d
         ended = end(other, OperationState.CANCELLED, now)
         write_operation(conn, other, ended, name=instance.spec.name, office=office, now=now)
     _drop_claim(conn, instance.id, action.tombstone, now)
+    office.plugs.free(conn, instance.id)
     instances.delete(conn, instance.id)
     gone = replace(instance, state_reason=None)
     events.insert(conn, _instance_event(gone, office, type=EventType.DELETED))

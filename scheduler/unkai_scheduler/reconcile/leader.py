@@ -37,6 +37,7 @@ from unkai_scheduler.reconcile.office import (
     Audience,
     Nobody,
     Office,
+    Plugs,
     ReignEnded,
     closing,
     growing_s,
@@ -74,6 +75,7 @@ class Leader:
         live: LiveState,
         clock: Clock,
         new_id: NewId,
+        plugs: Plugs,
         audience: Audience | None = None,
         reached: Clock | None = None,
         northbound: Northbound | None = None,
@@ -95,6 +97,7 @@ class Leader:
         self._clock = clock
         self._reached = reached or clock
         self._new_id = new_id
+        self._plugs = plugs
         self._audience = audience or Nobody()
         self._northbound = northbound
         self._hearsay = Hearsay(live.now_s)
@@ -257,6 +260,7 @@ class Leader:
             new_id=self._new_id,
             hearsay=self._hearsay,
             audience=self._audience,
+            plugs=self._plugs,
         )
         self._office = office
         self._live.clear()

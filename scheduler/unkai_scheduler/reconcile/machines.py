@@ -13,7 +13,7 @@ from typing import Any
 
 from unkai_scheduler.domain.instances import Instance, InstanceState, Power
 from unkai_scheduler.domain.machines import Machine, MachineState
-from unkai_scheduler.domain.operations import Operation, OperationState, Verb, end
+from unkai_scheduler.domain.operations import PLUGGING, Operation, OperationState, Verb, end
 from unkai_scheduler.reconcile import operations
 from unkai_scheduler.reconcile.actions import Action, Ensure, Finish, Settle, Wait, backoff
 from unkai_scheduler.reconcile.cases import Case, excluded
@@ -111,7 +111,8 @@ def _underway(case: Case) -> InstanceState:
         return _S.PROVISIONING
     if operation is not None and operation.verb is Verb.REBOOT:
         return _S.REBOOTING
-    if operation is None and instance.state not in (_S.UNKNOWN, _S.AWAITING_PERMIT, _S.LOST):
+    stays = operation is None or operation.verb in PLUGGING
+    if stays and instance.state not in (_S.UNKNOWN, _S.AWAITING_PERMIT, _S.LOST):
         return instance.state
     return _S.STARTING if case.wants_power else _S.STOPPING
 

@@ -66,6 +66,20 @@ class Nobody:
         """Let it be."""
 
 
+class Plugs(Protocol):
+    """Whoever looks after the ports of instances."""
+
+    def free(self, conn: Connection, instance_id: str) -> None:
+        """Free all that a locked instance is plugged in by; nothing is left of it on any host."""
+
+
+class NoPlugs:
+    """What looks after ports where nothing is plugged in."""
+
+    def free(self, conn: Connection, instance_id: str) -> None:
+        """Let it be."""
+
+
 @dataclass
 class Office:
     """One reign's tools."""
@@ -81,6 +95,7 @@ class Office:
     new_id: NewId
     hearsay: Hearsay
     audience: Audience = field(default_factory=Nobody)
+    plugs: Plugs = field(default_factory=NoPlugs)
     written: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when events may wait for their revision."""
     is_over: bool = False

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from unkai_scheduler.domain.events import EventType
@@ -25,10 +24,18 @@ from unkai_scheduler.domain.instances import (
     check_move,
 )
 from unkai_scheduler.domain.names import MAX_FILTER, check_labels, check_text
-from unkai_scheduler.domain.operations import Operation, OperationState, Verb
+from unkai_scheduler.domain.operations import Verb
 from unkai_scheduler.domain.ports import Port
-from unkai_scheduler.services.checks import Violations, check_etag, check_mask, fetch, found
+from unkai_scheduler.services.checks import Violations, check_etag, check_mask, found
 from unkai_scheduler.services.context import Call, ServiceContext
+from unkai_scheduler.services.instance_changes import (
+    DELETED,
+    Accepted,
+    InstanceChanges,
+    all_shown,
+    check_not_deleting,
+    shown,
+)
 from unkai_scheduler.services.instance_drafts import (
     InstanceDraft,
     check_draft,
@@ -37,29 +44,19 @@ from unkai_scheduler.services.instance_drafts import (
 )
 from unkai_scheduler.services.launch_ports import InterfaceDraft, LaunchPorts, check_interfaces
 from unkai_scheduler.services.listing import Page, Paging, plan
-from unkai_scheduler.services.mutations import Subject, mutate, record
+from unkai_scheduler.services.mutations import mutate
 from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.settings import NetworkSettings
-from unkai_scheduler.store import events, instances, operations, ports
-from unkai_wire.errors import Cancelled, Conflict, FailedPrecondition, InvalidArgument
+from unkai_scheduler.store import events, instances, operations
+from unkai_wire.errors import InvalidArgument
 from unkai_wire.ids import check_id
 
 if TYPE_CHECKING:
     from unkai_scheduler.store.unit_of_work import Connection
 
-OPERATION_DEADLINE_S = 30 * 60
-"""Seconds an operation may take beside what it waits for; the slowest is fetching an image."""
 MIN_ID_PREFIX = 6
 _CHANGEABLE = ("name", "labels")
 _PROMPT_GRACE_S = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """An accepted change: the instance as it is now, and the work under way."""
-
-    instance: Instance
-    operation: Operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +143,11 @@ class InstancesService:
                 operation_id=operation_id,
                 due_time=now,
             )
-            operation = self._operation(call, instance, Verb.CREATE, now, wait_s=capacity_wait_s)
+            changes = self._changes(conn, call)
+            operation = changes.operation(instance, Verb.CREATE, now, wait_s=capacity_wait_s)
             instances.insert(conn, instance)
             operations.insert(conn, operation)
-            self._record(conn, call, instance, EventType.CREATED, "was accepted")
+            changes.record(instance, EventType.CREATED, "was accepted")
             plugged: Sequence[Port] = ()
             if interfaces:
                 plugged = self._launch_ports.plug(conn, call, project, ident, interfaces)
@@ -164,7 +162,7 @@ class InstancesService:
         check_id("instance", instance_id, "instance_id")
 
         def look(conn: Connection) -> Instance:
-            return _shown(conn, found("instance", instance_id, instances.get(conn, instance_id)))
+            return shown(conn, found("instance", instance_id, instances.get(conn, instance_id)))
 
         return await self._context.uow.read(look)
 
@@ -174,7 +172,7 @@ class InstancesService:
         page = plan(paging, "instances", wanted.conditions(), _key, key_length=2)
         return await self._context.uow.read(
             lambda conn: page.read(
-                lambda after, limit: _all_shown(
+                lambda after, limit: all_shown(
                     conn,
                     instances.list_page(
                         conn,
@@ -201,19 +199,20 @@ class InstancesService:
             check_words(wrong, draft, fields)
 
         def work(conn: Connection) -> Instance:
-            old = _fetch(conn, instance_id, "instance.id")
-            _check_not_deleting(old)
+            changes = self._changes(conn, call)
+            old = changes.locked(instance_id, "instance.id")
+            check_not_deleting(old)
             spec = replace(
                 old.spec,
                 name=draft.name if "name" in fields else old.spec.name,
                 labels=dict(draft.labels) if "labels" in fields else old.spec.labels,
             )
             if spec == old.spec and etag in ("", old.etag):
-                return _shown(conn, old)
-            new = self._changed(old, spec=spec)
+                return shown(conn, old)
+            new = changes.changed(old, spec=spec)
             instances.replace(conn, new, etag=etag or None)
-            self._record(conn, call, new, EventType.UPDATED, "was changed")
-            return _shown(conn, new)
+            changes.record(new, EventType.UPDATED, "was changed")
+            return shown(conn, new)
 
         return await mutate(self._context, call, Instance, work, wakes=[instance_id])
 
@@ -222,15 +221,16 @@ class InstancesService:
         operation_id = self._context.new_id("operation")
 
         def work(conn: Connection) -> Accepted:
-            old = _fetch(conn, instance_id)
+            changes = self._changes(conn, call)
+            old = changes.locked(instance_id)
             check_etag("instance", old.id, old.etag, etag)
             active = operations.active_for(conn, old.id)
             if old.delete_requested and active is not None and active.verb is Verb.DELETE:
-                return Accepted(_shown(conn, old), active)
+                return Accepted(shown(conn, old), active)
             check_move(old, InstanceState.DELETING)
             if active is not None:
-                self._cancel(conn, call, active, old.spec.name)
-            new = self._changed(
+                changes.cancel(active, old.spec.name, DELETED)
+            new = changes.changed(
                 old,
                 state=InstanceState.DELETING,
                 state_reason=None,
@@ -238,7 +238,7 @@ class InstancesService:
                 delete_requested=True,
                 operation_id=operation_id,
             )
-            return self._accept(conn, call, new, Verb.DELETE, "is being removed")
+            return changes.accept(new, Verb.DELETE, "is being removed")
 
         return await mutate(self._context, call, Accepted, work, wakes=[instance_id])
 
@@ -247,14 +247,15 @@ class InstancesService:
         operation_id = self._context.new_id("operation")
 
         def work(conn: Connection) -> Accepted:
-            old = _fetch_idle(conn, instance_id, STARTABLE, "started")
-            new = self._changed(
+            changes = self._changes(conn, call)
+            old = changes.idle(instance_id, STARTABLE, "started")
+            new = changes.changed(
                 old,
                 state=InstanceState.STARTING,
                 desired_power=Power.ON,
                 operation_id=operation_id,
             )
-            return self._accept(conn, call, new, Verb.START, "is being started")
+            return changes.accept(new, Verb.START, "is being started")
 
         return await mutate(self._context, call, Accepted, work, wakes=[instance_id])
 
@@ -274,19 +275,18 @@ class InstancesService:
         operation_id = self._context.new_id("operation")
 
         def work(conn: Connection) -> Accepted:
-            old = _fetch_idle(conn, instance_id, STOPPABLE, "stopped")
+            changes = self._changes(conn, call)
+            old = changes.idle(instance_id, STOPPABLE, "stopped")
             # A silent host's instance stays UNKNOWN: nobody knows that it is stopping.
             silent = old.state is InstanceState.UNKNOWN
-            new = self._changed(
+            new = changes.changed(
                 old,
                 state=old.state if silent else InstanceState.STOPPING,
                 desired_power=Power.OFF,
                 stop_grace_s=float(granted_s),
                 operation_id=operation_id,
             )
-            return self._accept(
-                conn, call, new, Verb.STOP, "is being stopped", wait_s=float(granted_s)
-            )
+            return changes.accept(new, Verb.STOP, "is being stopped", wait_s=float(granted_s))
 
         return await mutate(self._context, call, Accepted, work, wakes=[instance_id])
 
@@ -295,134 +295,21 @@ class InstancesService:
         operation_id = self._context.new_id("operation")
 
         def work(conn: Connection) -> Accepted:
-            old = _fetch_idle(conn, instance_id, REBOOTABLE, "rebooted")
-            new = self._changed(
+            changes = self._changes(conn, call)
+            old = changes.idle(instance_id, REBOOTABLE, "rebooted")
+            new = changes.changed(
                 old,
                 state=InstanceState.REBOOTING,
                 reboot_serial=old.reboot_serial + 1,
                 reboot_force=force,
                 operation_id=operation_id,
             )
-            return self._accept(conn, call, new, Verb.REBOOT, "is being rebooted")
+            return changes.accept(new, Verb.REBOOT, "is being rebooted")
 
         return await mutate(self._context, call, Accepted, work, wakes=[instance_id])
 
-    def _changed(self, old: Instance, **changes: object) -> Instance:
-        """Return the row with something else desired: due now, a generation later."""
-        now = self._context.clock()
-        changed: Instance = replace(
-            old,
-            generation=old.generation + 1,
-            etag=self._context.new_etag(),
-            update_time=now,
-            due_time=now,
-            attempt=0,
-            **changes,  # type: ignore[arg-type] # callers name fields of Instance
-        )
-        return changed
-
-    def _accept(
-        self,
-        conn: Connection,
-        call: Call,
-        instance: Instance,
-        verb: Verb,
-        what: str,
-        *,
-        wait_s: float = 0.0,
-    ) -> Accepted:
-        now = instance.update_time
-        operation = self._operation(call, instance, verb, now, grace_s=wait_s)
-        instances.replace(conn, instance, etag=None)
-        operations.insert(conn, operation)
-        self._record(conn, call, instance, EventType.UPDATED, what)
-        return Accepted(_shown(conn, instance), operation)
-
-    def _operation(
-        self,
-        call: Call,
-        instance: Instance,
-        verb: Verb,
-        now: datetime,
-        *,
-        wait_s: float = 0.0,
-        grace_s: float = 0.0,
-    ) -> Operation:
-        longest_s = OPERATION_DEADLINE_S + wait_s + grace_s
-        return Operation(
-            id=instance.operation_id,
-            project_id=instance.project_id,
-            verb=verb,
-            resource_kind="instance",
-            resource_id=instance.id,
-            state=OperationState.PENDING,
-            create_time=now,
-            update_time=now,
-            deadline_time=now + timedelta(seconds=longest_s),
-            capacity_deadline_time=now + timedelta(seconds=wait_s),
-            request_id=call.request_id,
-            traceparent=call.traceparent,
-        )
-
-    def _cancel(self, conn: Connection, call: Call, operation: Operation, name: str) -> None:
-        """End the work under way: the instance it worked on, of this name, is being removed."""
-        now = self._context.clock()
-        reason = Cancelled(
-            f"instance {operation.resource_id} was deleted meanwhile",
-            reason="INSTANCE_DELETED",
-            metadata={"instance_id": operation.resource_id, "actor": call.actor},
-        )
-        operations.replace(
-            conn,
-            replace(
-                operation,
-                state=OperationState.CANCELLED,
-                error=reason.to_record(),
-                cancel_requested_time=operation.cancel_requested_time or now,
-                queue_position=0,
-                update_time=now,
-                end_time=now,
-            ),
-        )
-        state = OperationState.CANCELLED.value
-        record(
-            conn,
-            self._context,
-            call,
-            Subject("operation", operation.id, name, operation.project_id, state),
-            EventType.UPDATED,
-            message=reason.message,
-            reason=reason.reason,
-            attributes={
-                "verb": operation.verb.value,
-                "resource_kind": operation.resource_kind,
-                "resource_id": operation.resource_id,
-            },
-        )
-
-    def _record(
-        self, conn: Connection, call: Call, row: Instance, change: EventType, what: str
-    ) -> None:
-        name = row.spec.name
-        record(
-            conn,
-            self._context,
-            call,
-            Subject("instance", row.id, name, row.project_id, row.state.value),
-            change,
-            message=f"instance {name} {what}",
-            attributes={"generation": str(row.generation), "operation_id": row.operation_id},
-        )
-
-
-def _shown(conn: Connection, row: Instance) -> Instance:
-    """Return an instance as its user sees it: with its ports."""
-    return _all_shown(conn, [row])[0]
-
-
-def _all_shown(conn: Connection, some: Sequence[Instance]) -> list[Instance]:
-    plugged = ports.of_owners(conn, [row.id for row in some])
-    return [replace(row, ports=tuple(plugged.get(row.id, ()))) for row in some]
+    def _changes(self, conn: Connection, call: Call) -> InstanceChanges:
+        return InstanceChanges(conn, self._context, call)
 
 
 def _check_can_ask(draft: InstanceDraft, interfaces: Sequence[InterfaceDraft]) -> None:
@@ -437,45 +324,3 @@ def _check_can_ask(draft: InstanceDraft, interfaces: Sequence[InterfaceDraft]) -
 
 def _key(instance: Instance) -> Sequence[str]:
     return [instance.spec.name, instance.id]
-
-
-def _fetch(conn: Connection, instance_id: str, path: str = "instance_id") -> Instance:
-    return fetch("instance", instance_id, path, lambda i: instances.locked(conn, i))
-
-
-def _fetch_idle(
-    conn: Connection, instance_id: str, states: frozenset[InstanceState], verb: str
-) -> Instance:
-    """Return the instance if no other work is under way and its state allows the act."""
-    instance = _fetch(conn, instance_id)
-    _check_not_deleting(instance)
-    active = operations.active_for(conn, instance_id)
-    if active is not None:
-        raise Conflict(
-            f"operation {active.id} ({active.verb.value}) is under way on instance {instance_id}",
-            reason="OPERATION_IN_PROGRESS",
-            fix=f"wait for it with 'unkai operation wait {active.id}', or cancel it",
-            metadata={
-                "instance_id": instance_id,
-                "operation_id": active.id,
-                "verb": active.verb.value,
-            },
-        )
-    if instance.state not in states:
-        allowed = ", ".join(sorted(state.value for state in states))
-        raise FailedPrecondition(
-            f"instance {instance.spec.name} is {instance.state.value} and cannot be {verb}",
-            reason="INSTANCE_STATE",
-            fix=f"it can be {verb} when it is {allowed}",
-            metadata={"instance_id": instance_id, "state": instance.state.value},
-        )
-    return instance
-
-
-def _check_not_deleting(instance: Instance) -> None:
-    if instance.delete_requested:
-        raise FailedPrecondition(
-            f"instance {instance.spec.name} is being removed",
-            reason="INSTANCE_DELETING",
-            metadata={"instance_id": instance.id},
-        )

@@ -18,12 +18,13 @@ from unkai_scheduler.services import ovn_work
 from unkai_scheduler.services.checks import Violations, found
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.default_networks import ensure_default_network
+from unkai_scheduler.services.instance_ports import MAX_INTERFACES, free_port
 from unkai_scheduler.services.networking import check_configured, record_change
 from unkai_scheduler.services.port_drafts import Checked, PortDraft, check_changes
 from unkai_scheduler.services.ports import make_port
 from unkai_scheduler.settings import NetworkSettings
 from unkai_scheduler.store import networks, ports, subnets
-from unkai_wire.errors import FailedPrecondition, InvalidArgument, NotFound
+from unkai_wire.errors import InvalidArgument
 from unkai_wire.ids import check_id
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from unkai_scheduler.store.unit_of_work import Connection
 
-MAX_INTERFACES = 16
 _PATH = "instance.interfaces"
 _FIELDS = frozenset({"fixed_addresses", "security_group_ids"})
 
@@ -104,7 +104,7 @@ class LaunchPorts:
         plugged = []
         for number, draft in enumerate(drafts):
             if draft.port_id:
-                port, is_made = _free_port(conn, project, draft.port_id), False
+                port, is_made = free_port(conn, project.id, draft.port_id), False
             else:
                 with _renamed(f"{_PATH}[{number}]"):
                     port, is_made = self._make(conn, call, project, draft), True
@@ -213,21 +213,6 @@ def _check_given(draft: InterfaceDraft, path: str, before: Sequence[InterfaceDra
                 "cannot be said together with port_id: the port has its own",
                 "PORT_HAS_ITS_OWN",
             )
-
-
-def _free_port(conn: Connection, project: Project, port_id: str) -> Port:
-    """Return a port of the project, locked, that nothing is plugged into."""
-    port = found("port", port_id, ports.get(conn, port_id))
-    if port.project_id != project.id:
-        raise NotFound.of("port", port_id)
-    if port.owner is not None:
-        raise FailedPrecondition(
-            f"port {port.name} is in use by {port.owner_id}",
-            reason="PORT_IN_USE",
-            fix="name a port that nothing is plugged into, or a network: one is made there",
-            metadata={"port_id": port.id, "name": port.name, "owner_id": port.owner_id},
-        )
-    return port
 
 
 @contextmanager

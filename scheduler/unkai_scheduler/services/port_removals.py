@@ -1,31 +1,60 @@
-"""How a port goes: out of load balancers, with its addresses, and with its unit of OVN."""
+"""How a port goes: out of load balancers, with its addresses, and with its unit of OVN.
+
+Subnets are locked before ports: `lock` takes those of which an address for health checks may go.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.ports import Port
-from unkai_scheduler.services import ovn_work
+from unkai_scheduler.services import ovn_work, probe_sources
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.networking import record_change
-from unkai_scheduler.store import floating_ips, load_balancers, ports
+from unkai_scheduler.services.owned_ports import OwnedPorts
+from unkai_scheduler.store import floating_ips, load_balancers, ports, subnets
 from unkai_wire.errors import FailedPrecondition
 
 if TYPE_CHECKING:
     from unkai_scheduler.store.unit_of_work import Connection
 
 
+def lock(conn: Connection, port_ids: Sequence[str]) -> list[Port]:
+    """Lock ports that shall be removed, and what goes with them; return those there are, by id."""
+    lock_subnets(conn, port_ids)
+    ports.lock(conn, *sorted(port_ids))
+    return sorted(ports.list_some(conn, port_ids), key=lambda port: port.id)
+
+
+def lock_subnets(conn: Connection, port_ids: Sequence[str]) -> None:
+    """Lock the subnets that an address for health checks may leave once these ports are gone."""
+    of_members = [
+        one.subnet_id
+        for port in ports.list_some(conn, port_ids)
+        if load_balancers.naming(conn, [port.id])
+        for one in port.addresses
+    ]
+    if of_members:
+        subnets.lock(conn, *sorted(set(of_members)))
+
+
 def remove_port(conn: Connection, context: ServiceContext, call: Call, port: Port) -> None:
     """Delete a port and give its addresses back; load balancers lose it as a member.
+
+    The port is locked (`lock`). An address that only its health checks came from goes too.
 
     Raises `FailedPrecondition` / PORT_HAS_FLOATING_IP while a floating address leads to it. Of a
     router's or load balancer's port, what names it must be gone before.
     """
     check_no_floating_ips(conn, port)
     ovn_work.touched(conn, context, "port", port.id, reason="port removed")
-    load_balancers.drop_members(conn, port.id)
+    named = load_balancers.drop_members(conn, port.id)
     ports.delete(conn, port.id)
+    if named:
+        subnet_ids = {one.subnet_id for one in port.addresses}
+        probe_sources.release(conn, OwnedPorts(conn, context, call), subnet_ids)
     if ovn_work.has_unit(port):
         ovn_work.removed(conn, context, "port", port.id)
     record_change(

@@ -15,12 +15,14 @@ from unkai_scheduler.domain.addresses import make_mac
 from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.ports import Port, PortOwner
 from unkai_scheduler.domain.resources import Project
-from unkai_scheduler.services import ovn_work
+from unkai_scheduler.services import ovn_work, port_removals, probe_sources
 from unkai_scheduler.services.checks import Violations, check_etag, check_mask, fetch, found
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import mutate
 from unkai_scheduler.services.networking import check_configured, record_change, usable_network
+from unkai_scheduler.services.owned_ports import OwnedPorts
+from unkai_scheduler.services.plugging import Plugged, Plugging
 from unkai_scheduler.services.port_addresses import assign, lock_subnets
 from unkai_scheduler.services.port_drafts import (
     CHANGEABLE,
@@ -30,11 +32,10 @@ from unkai_scheduler.services.port_drafts import (
     check_changes,
     check_new,
 )
-from unkai_scheduler.services.port_removals import remove_port
 from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.services.security_groups import ensure_default_group
 from unkai_scheduler.settings import NetworkSettings
-from unkai_scheduler.store import events, instances, ports, security_groups
+from unkai_scheduler.store import events, ports, security_groups
 from unkai_wire.errors import FailedPrecondition, NotFound
 from unkai_wire.ids import check_id, uuid_of
 
@@ -133,14 +134,18 @@ class PortsService:
 
         def work(conn: Connection) -> Port:
             known = fetch("port", port_id, "port.id", lambda ident: ports.get(conn, ident))
-            groups = None
-            if fields & GROUP_FIELDS:  # projects and subnets are locked before ports
+            groups, plugging = None, Plugging(conn, self._context, call)
+            moves = "fixed_addresses" in fields
+            if moves or fields & GROUP_FIELDS:  # projects are locked before all else
                 project = resolve_project(conn, known.project_id)
                 known = found("port", port_id, ports.get(conn, port_id))
-                groups = self._groups(conn, call, project, known, draft, fields=fields)
-            if "fixed_addresses" in fields:
-                lock_subnets(conn, known.network_id)
-            old = _locked(conn, port_id, "port.id")
+                if fields & GROUP_FIELDS:
+                    groups = self._groups(conn, call, project, known, draft, fields=fields)
+            instance, old = plugging.locked(
+                port_id,
+                "port.id",
+                lambda port: lock_subnets(conn, port.network_id) if moves else None,
+            )
             check_etag("port", old.id, old.etag, etag)
             _check_ours(old, fields)
             new = replace(
@@ -156,8 +161,12 @@ class PortsService:
             if "no_anti_spoofing" in fields:
                 new = replace(new, anti_spoofing=not draft.no_anti_spoofing)
             ports.replace(conn, new, etag=old.etag)
-            if "fixed_addresses" in fields:
+            if moves:
                 new = replace(new, addresses=assign(conn, old, checked.addresses))
+            if new.addresses != old.addresses:
+                probe_sources.follow(conn, OwnedPorts(conn, self._context, call), old)
+                if instance is not None:
+                    plugging.reorder(instance, f"has port {new.name} at other addresses")
             if any(getattr(new, name) != getattr(old, name) for name in _TOLD):
                 ovn_work.touched(conn, self._context, "port", new.id)
                 new = replace(new, reconciling=True)
@@ -167,36 +176,46 @@ class PortsService:
         return await mutate(self._context, call, Port, work, wakes=[port_id])
 
     async def delete(self, call: Call, port_id: str, etag: str = "") -> None:
-        """Remove a port that nothing is plugged into."""
+        """Remove a port; one of an instance is taken out of it first."""
 
         def work(conn: Connection) -> Port:
-            row = _locked(conn, port_id, "port_id")
+            plugging = Plugging(conn, self._context, call)
+            instance, row = plugging.locked(
+                port_id, "port_id", lambda port: port_removals.lock_subnets(conn, [port.id])
+            )
             check_etag("port", row.id, row.etag, etag)
             _check_ours(row, frozenset())
-            if row.owner is PortOwner.INSTANCE:
-                raise _not_offered(row, "taken out of its instance")
-            remove_port(conn, self._context, call, row)
+            port_removals.remove_port(conn, self._context, call, row)
+            if instance is not None:
+                plugging.reorder(instance, f"is rid of port {row.name}")
             return row
 
         await mutate(self._context, call, Port, work, wakes=[port_id])
 
-    async def attach(self, port_id: str, instance_id: str) -> None:
-        """Refuse: instances get their ports when they are made, in this version."""
+    async def attach(self, call: Call, port_id: str, instance_id: str, etag: str = "") -> Plugged:
+        """Plug a port into an instance."""
         with Violations() as wrong:
             with wrong.collect():
                 check_id("port", port_id, "port_id")
             with wrong.collect():
                 check_id("instance", instance_id, "instance_id")
+        operation_id = self._context.new_id("operation")
 
-        def look(conn: Connection) -> Port:
-            found("instance", instance_id, instances.get(conn, instance_id))
-            return found("port", port_id, ports.get(conn, port_id))
+        def work(conn: Connection) -> Plugged:
+            plugging = Plugging(conn, self._context, call)
+            return plugging.attach(port_id, instance_id, etag=etag, operation_id=operation_id)
 
-        raise _not_offered(await self._context.uow.read(look), "plugged into an instance")
+        return await mutate(self._context, call, Plugged, work, wakes=[instance_id])
 
-    async def detach(self, port_id: str) -> None:
-        """Refuse: instances keep their ports, in this version."""
-        raise _not_offered(await self.get(port_id), "taken out of its instance")
+    async def detach(self, call: Call, port_id: str, etag: str = "") -> Plugged:
+        """Take a port out of its instance; it stays."""
+        operation_id = self._context.new_id("operation")
+
+        def work(conn: Connection) -> Plugged:
+            plugging = Plugging(conn, self._context, call)
+            return plugging.detach(port_id, etag=etag, operation_id=operation_id)
+
+        return await mutate(self._context, call, Plugged, work, wakes=[port_id])
 
     def _groups(
         self,
@@ -307,10 +326,6 @@ def _key(port: Port) -> Sequence[str]:
     return [port.name, port.id]
 
 
-def _locked(conn: Connection, port_id: str, path: str) -> Port:
-    return fetch("port", port_id, path, lambda ident: ports.locked(conn, ident))
-
-
 def _check_ours(port: Port, fields: frozenset[str]) -> None:
     """Raise when a port's owner alone may do this to it."""
     word = _OWNERS.get(port.owner) if port.owner else None
@@ -321,13 +336,3 @@ def _check_ours(port: Port, fields: frozenset[str]) -> None:
             fix=f"change or remove the {word}",
             metadata={"port_id": port.id, "owner_id": port.owner_id},
         )
-
-
-def _not_offered(port: Port, what: str) -> FailedPrecondition:
-    return FailedPrecondition(
-        f"port {port.name} cannot be {what}: this version gives instances their ports as they are "
-        "made, and takes them as they are removed",
-        reason="PLUGGING_NOT_OFFERED",
-        fix="name the port when the instance is made, or remove the instance",
-        metadata={"port_id": port.id},
-    )

@@ -4,8 +4,7 @@ OVN answers for it there, so nothing else may have it: it is one of a port of it
 is the subnet in the load balancers' stead. It is made with the first member that is checked, and
 goes when none is left.
 
-The trap: when the port of the last such member is removed, nobody comes by here until a load
-balancer changes. Who removes a subnet calls `release` first.
+Whoever takes a member away, by its port too, calls `release`; the subnets are locked before ports.
 """
 
 from __future__ import annotations
@@ -61,6 +60,16 @@ def release(conn: Connection, own_ports: OwnedPorts, subnet_ids: Iterable[str]) 
     for subnet_id, owned in ports.of_owners(conn, subnet_ids).items():
         if subnet_id not in _needing(conn, owned[0].network_id):
             own_ports.remove(port.id for port in owned)
+
+
+def follow(conn: Connection, own_ports: OwnedPorts, moved: Port) -> None:
+    """Let the addresses for checks be where they are needed after a port's addresses changed.
+
+    `moved`: the port as it was. All subnets of its network are locked, and the project.
+    """
+    if load_balancers.naming(conn, [moved.id]):
+        keep(conn, own_ports, sorted(_needing(conn, moved.network_id)))
+        release(conn, own_ports, {one.subnet_id for one in moved.addresses})
 
 
 def _needing(conn: Connection, network_id: str) -> set[str]:

@@ -53,7 +53,8 @@ def rows(view: View, ident: str) -> Iterator[Row]:
             "dhcpv4_options": _dhcp(view, port, 4),
             "dhcpv6_options": _dhcp(view, port, 6),
             "options": {"requested-chassis": host} if host else {},
-            "enabled": True,
+            # Once it is taken out nothing passes, whatever the guest or its host does.
+            "enabled": port.owner is PortOwner.INSTANCE,
         },
         parent=in_switch(port.network_id, "ports"),
         member_of=_groups(port),

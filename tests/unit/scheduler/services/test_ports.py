@@ -260,26 +260,6 @@ async def test_its_owner_alone_changes_a_port_but_for_its_name(
         assert (type(caught), caught.reason) == (FailedPrecondition, "PORT_HAS_OWNER")
 
 
-async def test_an_instance_keeps_its_port_and_none_is_plugged_in_later(
-    api: Api, network: network_pb2.Network
-) -> None:
-    port = await a_port(api, network.id)
-    created = await api.create("web", no_network=True)
-    attach = ports_pb.AttachPortRequest(port_id=port.id, instance_id=created.instance.id)
-    reasons = [(await refused(api.ports.AttachPort(attach))).reason]
-    await own(api, port, PortOwner.INSTANCE, created.instance.id)
-    detach = ports_pb.DetachPortRequest(port_id=port.id)
-    reasons += [(await refused(api.ports.DetachPort(detach))).reason]
-    reasons += [(await refused(delete(api, port))).reason]
-    assert set(reasons) == {"PLUGGING_NOT_OFFERED"}
-    attach.instance_id = "ins-" + "0" * 26
-    assert (await refused(api.ports.AttachPort(attach))).reason == "INSTANCE_NOT_FOUND"
-    listed = await api.ports.ListPorts(ports_pb.ListPortsRequest(owner_id=created.instance.id))
-    assert [some.id for some in listed.ports] == [port.id]
-    changed = await change_port(api, port, no_security_groups=True)
-    assert changed.owner == Port.OWNER_INSTANCE
-
-
 async def test_a_port_gives_back_its_addresses_and_leaves_load_balancers(api: Api) -> None:
     def build(conn: Any) -> tuple[str, str]:
         network, subnet_id = add_network(conn)

@@ -80,6 +80,10 @@ class Operation(_message.Message):
         """Power an instance off."""
         VERB_REBOOT: Operation._Verb.ValueType  # 5
         """Restart an instance."""
+        VERB_ATTACH: Operation._Verb.ValueType  # 6
+        """Plug a port into an instance."""
+        VERB_DETACH: Operation._Verb.ValueType  # 7
+        """Take a port out of an instance."""
 
     class Verb(_Verb, metaclass=_VerbEnumTypeWrapper):
         """Verb says what the operation does to its resource."""
@@ -96,6 +100,10 @@ class Operation(_message.Message):
     """Power an instance off."""
     VERB_REBOOT: Operation.Verb.ValueType  # 5
     """Restart an instance."""
+    VERB_ATTACH: Operation.Verb.ValueType  # 6
+    """Plug a port into an instance."""
+    VERB_DETACH: Operation.Verb.ValueType  # 7
+    """Take a port out of an instance."""
 
     ID_FIELD_NUMBER: _builtins.int
     PROJECT_ID_FIELD_NUMBER: _builtins.int
