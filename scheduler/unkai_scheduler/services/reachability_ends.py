@@ -1,0 +1,270 @@
+"""Why a packet's way ended where it did: what stands in the way, and what would mend it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from unkai_scheduler.domain.addresses import version_of
+from unkai_scheduler.domain.networks import Network
+from unkai_scheduler.domain.ports import Port
+from unkai_scheduler.domain.reachability import Question
+from unkai_scheduler.domain.security_groups import Protocol
+from unkai_scheduler.ovn.trace_tree import End
+from unkai_scheduler.services.reachability_checks import Place, at
+from unkai_scheduler.services.reachability_reading import Reading
+
+_NO_DHCP_SERVER = 2020
+"""Flow priority of what forbids DHCP servers; `ovn/northbound/base.py`, with OVN's 1000 added."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """What stands in the way."""
+
+    reason: str
+    summary: str
+    fix: str
+    place: Place
+
+
+def cause_of(reading: Reading) -> Cause | None:
+    """Return why a packet did not arrive; None: it did, or it waits outside for its next hop."""
+    way, step = reading.way, reading.last
+    if way.end is End.ARRIVED:
+        return None
+    if way.end is End.NEIGHBOUR_ASKED:
+        return None if _asks_outside(reading) else _nobody_answers(reading)
+    if way.end is End.REFUSED:
+        return _refused(reading)
+    if way.end is End.FLOODED:
+        return _unknown_mac(reading)
+    for prefix, tell in _BY_STAGE.items():
+        if step.stage.startswith(prefix):
+            return tell(reading)
+    return _otherwise(reading)
+
+
+def leaves(reading: Reading) -> bool:
+    """Tell whether a packet goes out of the cloud."""
+    if reading.way.end is End.NEIGHBOUR_ASKED:
+        return _asks_outside(reading)
+    return reading.way.end is End.ARRIVED and reading.way.port_type == "localnet"
+
+
+def _out_network(reading: Reading) -> Network | None:
+    """Return the network that a router sends by at the end of the way."""
+    for step in reversed(reading.way.steps):
+        if step.stage == "lr_in_ip_routing":
+            text = " ".join(step.actions)
+            for name, port in reading.ports.items():
+                if f'outport = "{name}"' in text:
+                    return reading.scene.networks.get(port.network_id)
+    return None
+
+
+def _asks_outside(reading: Reading) -> bool:
+    network = _out_network(reading)
+    return network is not None and bool(network.physical_network)
+
+
+def _nobody_answers(reading: Reading) -> Cause:
+    place = reading.place_of(reading.last)
+    network = _out_network(reading)
+    where = f" on network {network.name}" if network else ""
+    return Cause(
+        "NEXT_HOP_UNKNOWN",
+        f"router {place.name} sends it to an address that nothing{where} answers for",
+        f"see the router's routes with 'unkai router show {place.name}'",
+        place,
+    )
+
+
+def _refused(reading: Reading) -> Cause:
+    step = reading.last
+    balancer = reading.scene.balancer
+    if balancer is not None and ("_lb" in step.stage or "dnat" in step.stage):
+        return Cause(
+            "NO_HEALTHY_MEMBER",
+            f"no member of load balancer {balancer.name} is well: it refuses the connection",
+            f"see its members with 'unkai load-balancer show {balancer.name}'",
+            at("load_balancer", balancer),
+        )
+    place = reading.place_of(step)
+    return Cause(
+        "ROUTER_REFUSES",
+        f"{reading.scene.destination} is an address of router {place.name}, which answers to ping "
+        "alone",
+        "name the instance's own address, or its floating address",
+        place,
+    )
+
+
+def _unknown_mac(reading: Reading) -> Cause:
+    place = reading.place_of(reading.last)
+    return Cause(
+        "NOT_IN_OVN",
+        f"OVN knows no port on network {place.name} that this is for",
+        "see whether the port is reconciling with 'unkai port list'; it may be there in seconds",
+        place,
+    )
+
+
+def _spoofed(reading: Reading) -> Cause:
+    port = reading.ports.get(reading.last.inport)
+    scene = reading.scene
+    name, called = (port.name, scene.called(port)) if port else ("PORT", "the port")
+    return Cause(
+        "ANTI_SPOOFING",
+        f"{scene.source_address} is not an address of {called}: what it sends with another is "
+        "dropped",
+        f"unkai port update {name} --allow {scene.source_address}",
+        at("port", port) if port else reading.place_of(reading.last),
+    )
+
+
+def _not_taken(reading: Reading) -> Cause:
+    port = reading.ports.get(reading.last.outport)
+    scene = reading.scene
+    name = port.name if port else "PORT"
+    return Cause(
+        "ANTI_SPOOFING",
+        f"{scene.destination} is not an address of port {name}, which takes nothing else",
+        f"unkai port update {name} --allow {scene.destination}",
+        at("port", port) if port else reading.place_of(reading.last),
+    )
+
+
+def _no_rule_out(reading: Reading) -> Cause:
+    port = reading.ports.get(reading.last.inport)
+    if reading.last.priority >= _NO_DHCP_SERVER and port:
+        return Cause(
+            "DHCP_SERVER_FORBIDDEN",
+            f"{reading.scene.called(port)} may not answer DHCP: the network itself does",
+            "use the network's own DHCP, or a port without anti-spoofing",
+            at("port", port),
+        )
+    return _no_rule(reading, port, "NO_EGRESS_RULE", "out")
+
+
+def _no_rule_in(reading: Reading) -> Cause:
+    return _no_rule(reading, reading.ports.get(reading.last.outport), "NO_INGRESS_RULE", "in")
+
+
+def _no_rule(reading: Reading, port: Port | None, reason: str, way: str) -> Cause:
+    scene, asked = reading.scene, reading.scene.question
+    if port is None:
+        return _otherwise(reading)
+    known = [scene.groups[i] for i in port.security_group_ids if i in scene.groups]
+    if not known:
+        return Cause(
+            reason,
+            f"{scene.called(port)} is in no security group, so nothing may go {way}",
+            f"unkai port update {port.name} --security-group default",
+            at("port", port),
+        )
+    names = " or ".join(some.name for some in known)
+    other = _other_end(reading, way)
+    verb = "in" if way == "in" else "out"
+    direction = "ingress" if way == "in" else "egress"
+    towards = "from" if way == "in" else "to"
+    return Cause(
+        reason,
+        f"no rule of group {names} lets {service_at(asked, port, reading)} {towards} {other} {verb}",
+        f"unkai security-group rule add {known[0].name} {direction} "
+        f"{words_of(asked, port, reading)} {towards} {_as_network(other)}",
+        at("security_group", known[0]),
+    )
+
+
+def _other_end(reading: Reading, way: str) -> str:
+    if way == "out":
+        return reading.scene.destination
+    return reading.seen_source or reading.scene.source_address
+
+
+def _as_network(address: str) -> str:
+    return f"{address}/{32 if version_of(address) == 4 else 128}"
+
+
+def _number_at(asked: Question, port: Port, reading: Reading) -> int:
+    """Return the port number that a port is asked on: a member's may differ from the balancer's."""
+    balancer = reading.scene.balancer
+    for listener in balancer.listeners if balancer else ():
+        if listener.port_number == asked.port_number:
+            for member in listener.members:
+                if member.port_id == port.id:
+                    return member.port_number or asked.port_number
+    return asked.port_number
+
+
+def service_at(asked: Question, port: Port, reading: Reading) -> str:
+    """Say what a port is asked for: `tcp/443`."""
+    number = _number_at(asked, port, reading)
+    return f"{asked.protocol.value.lower()}/{number}" if number else "icmp"
+
+
+def words_of(asked: Question, port: Port, reading: Reading) -> str:
+    """Say the same as a rule's words: `tcp 443`."""
+    if asked.protocol is Protocol.ICMP:
+        return "icmp"
+    return f"{asked.protocol.value.lower()} {_number_at(asked, port, reading)}"
+
+
+def _no_route(reading: Reading) -> Cause:
+    place = reading.place_of(reading.last)
+    to = reading.scene.source_address if reading.answer else reading.scene.destination
+    return Cause(
+        "NO_ROUTE",
+        f"router {place.name} has no route to {to}",
+        f"unkai router add-route {place.name} {_as_network(to)}=NEXT-HOP, or add the subnet with "
+        f"'unkai router add-subnet {place.name} SUBNET'",
+        place,
+    )
+
+
+def _routers_own(reading: Reading) -> Cause:
+    place = reading.place_of(reading.last)
+    return Cause(
+        "ROUTER_REFUSES",
+        f"{reading.scene.destination} is an address of router {place.name}, which answers to ping "
+        "alone",
+        "name the instance's own address, or its floating address",
+        place,
+    )
+
+
+def _unresolved(reading: Reading) -> Cause:
+    place = reading.place_of(reading.last)
+    return Cause(
+        "NO_NAT",
+        f"router {place.name} hides others behind this address, and nothing that comes to it first "
+        "is let through",
+        "give the instance a floating address with 'unkai floating-ip create'",
+        place,
+    )
+
+
+def _otherwise(reading: Reading) -> Cause:
+    place = reading.place_of(reading.last)
+    return Cause(
+        "DROPPED",
+        f"{place.kind} {place.name} drops it, at OVN's stage {reading.last.stage or 'unknown'}",
+        "see OVN's own words with '-o wide', and whether anything here is reconciling",
+        place,
+    )
+
+
+_BY_STAGE: Mapping[str, Callable[[Reading], Cause]] = {
+    "ls_in_check_port_sec": _spoofed,
+    "ls_in_apply_port_sec": _spoofed,
+    "ls_in_acl": _no_rule_out,
+    "ls_in_l2": _unknown_mac,
+    "ls_out_acl": _no_rule_in,
+    "ls_out_check_port_sec": _not_taken,
+    "ls_out_apply_port_sec": _not_taken,
+    "lr_in_ip_input": _routers_own,
+    "lr_in_ip_routing": _no_route,
+    "lr_in_arp_resolve": _unresolved,
+}
+"""By the beginning of the stage's name where the way ended; numbers of stages change."""

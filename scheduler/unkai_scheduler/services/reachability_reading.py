@@ -1,0 +1,194 @@
+"""The way of a packet through OVN, told in the user's words. Pure.
+
+A flow is brought back to what it was derived from by its text, not by OVN's hint: equal flows of
+several networks are one row, whose hint names one of them alone. Texts name ports and groups by
+their ids, and the pipeline names its network or router.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from unkai_scheduler.domain.networks import Network
+from unkai_scheduler.domain.ports import Port, PortOwner
+from unkai_scheduler.domain.reachability import Hop
+from unkai_scheduler.domain.routers import Router
+from unkai_scheduler.domain.security_groups import Rule, SecurityGroup
+from unkai_scheduler.ovn.northbound.names import (
+    group_name,
+    in_router,
+    name_of,
+    router_port_name,
+    switch_uuid,
+)
+from unkai_scheduler.ovn.northbound.security_groups import match
+from unkai_scheduler.ovn.trace_tree import Step, Way
+from unkai_scheduler.services.reachability_checks import Place, at
+from unkai_scheduler.services.reachability_scene import Scene
+
+_GROUP = re.compile(r"[io][nu]t?port == @(pg_[0-9a-f_]+)")
+_BACKEND = re.compile(r"ct_lb(?:_mark)?\(backends=(.*?)(?:;.*)?\);")
+_ROUTE = re.compile(r"ip[46]\.(?:dst|src) == ([0-9a-f.:]+/\d+)")
+_VIA = re.compile(r"(?:xx)?reg0 = ([0-9a-f.:]+);")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A packet's way, and the scene that it is read in."""
+
+    scene: Scene
+    way: Way
+    answer: bool = False
+
+    @cached_property
+    def networks(self) -> Mapping[str, Network]:
+        """By the UUID of the northbound row."""
+        return {str(switch_uuid(some.id)): some for some in self.scene.networks.values()}
+
+    @cached_property
+    def routers(self) -> Mapping[str, Router]:
+        """By the UUID of the northbound row."""
+        return {str(in_router(some.id, "ports").uuid): some for some in self.scene.routers.values()}
+
+    @cached_property
+    def ports(self) -> Mapping[str, Port]:
+        """By the name of either end in OVN."""
+        known = self.scene.ports.values()
+        return {name_of(some.id): some for some in known} | {
+            router_port_name(some.id): some for some in known
+        }
+
+    @cached_property
+    def groups(self) -> Mapping[str, SecurityGroup]:
+        """By the port group's name."""
+        return {group_name(some.id): some for some in self.scene.groups.values()}
+
+    @property
+    def last(self) -> Step:
+        """Where it ended."""
+        return self.way.steps[-1]
+
+    @property
+    def seen_source(self) -> str:
+        """The address that the other end sees, where a router has changed it; else empty."""
+        found = ""
+        for step in self.way.steps:
+            name, _, address = step.changes.partition("=")
+            if name.endswith(".src"):
+                found = address
+        return found
+
+    @property
+    def has_entered_router(self) -> bool:
+        """Whether a router has taken it."""
+        return any(step.datapath in self.routers for step in self.way.steps)
+
+    def hops(self) -> Iterator[Hop]:
+        """Yield what the packet passed, where it is something of the user's."""
+        for step in self.way.steps:
+            found = self._hop(step)
+            if found is not None:
+                place, message = found
+                cookies = (int(step.uuid, 16),) if step.uuid else ()
+                yield Hop(*place, message, answer=self.answer, cookies=cookies)
+
+    def place_of(self, step: Step) -> Place:
+        """Return the network or router whose flow it is."""
+        if network := self.networks.get(step.datapath):
+            return at("network", network)
+        if router := self.routers.get(step.datapath):
+            return at("router", router)
+        return Place("network", "", "")
+
+    def rule_of(self, step: Step) -> tuple[SecurityGroup, Rule] | None:
+        """Return the rule that a flow is derived from."""
+        named = _GROUP.search(step.match)
+        group = self.groups.get(named[1]) if named else None
+        for rule in group.rules if group else ():
+            for version in (4, 6):
+                if group and f"({match(group.id, rule, version)})" in step.match:
+                    return group, rule
+        return None
+
+    def _hop(self, step: Step) -> tuple[Place, str] | None:
+        if step.stage in {"ls_in_acl", "ls_out_acl"}:
+            return self._allowed(step)
+        if step.stage in {"ls_in_lb", "lr_in_dnat"} and _BACKEND.search(" ".join(step.actions)):
+            return self._balanced(step)
+        if step.stage in {"lr_in_dnat", "lr_out_snat"} and step.changes:
+            return self._translated(step)
+        if step.stage == "lr_in_ip_routing" and step.actions != ("drop;",):
+            return self._routed(step)
+        if step.stage in {"ls_out_apply_port_sec", "ls_out_port_sec_l2"}:
+            return self._handed_over(step)
+        return None
+
+    def _allowed(self, step: Step) -> tuple[Place, str] | None:
+        found = self.rule_of(step)
+        if found is None or step.actions == ("drop;",):
+            return None
+        group, rule = found
+        way = "in" if step.stage == "ls_out_acl" else "out"
+        return at("security_group", group), f"rule {rule.id} lets {said(rule, self.scene)} {way}"
+
+    def _balanced(self, step: Step) -> tuple[Place, str] | None:
+        balancer = self.scene.balancer
+        named = _BACKEND.search(" ".join(step.actions))
+        if balancer is None or named is None:
+            return None
+        return at("load_balancer", balancer), f"sends it on to one of {named[1]}"
+
+    def _translated(self, step: Step) -> tuple[Place, str]:
+        field, _, address = step.changes.partition("=")
+        for floating in self.scene.floating_ips.values():
+            if field.endswith(".dst") and f"== {floating.address} " in f"{step.match} ":
+                return at("floating_ip", floating), f"{floating.address} leads to {address}"
+            if field.endswith(".src") and floating.address == address:
+                return at("floating_ip", floating), f"it goes out as {address}"
+        what = "goes out as" if field.endswith(".src") else "is for"
+        return self.place_of(step), f"it {what} {address}"
+
+    def _routed(self, step: Step) -> tuple[Place, str]:
+        text = " ".join(step.actions)
+        out = re.search(r'outport = "([^"]+)"', text)
+        port = self.ports.get(out[1]) if out else None
+        network = self.scene.networks.get(port.network_id) if port else None
+        route = _ROUTE.search(step.match)
+        via = _VIA.search(text)
+        words = f"sends it by network {network.name}" if network else "sends it on"
+        if route:
+            words += f", by its route to {route[1]}"
+        if via:
+            words += f" via {via[1]}"
+        return self.place_of(step), words
+
+    def _handed_over(self, step: Step) -> tuple[Place, str] | None:
+        """Tell of ports of machines, and of the way out; those of routers say so themselves."""
+        port = self.ports.get(step.outport)
+        if port is not None and port.owner in {None, PortOwner.INSTANCE}:
+            if step.actions == ("drop;",):
+                return None
+            return at("port", port), f"hands it to {self.scene.called(port)}"
+        if step.outport.startswith("phys-"):
+            return self.place_of(step), "lets it out of the cloud"
+        return None
+
+
+def said(rule: Rule, scene: Scene) -> str:
+    """Say what a rule lets through."""
+    words = "everything"
+    if rule.protocol is not None:
+        words = rule.protocol.value
+        if rule.port_first:
+            last = rule.port_last or rule.port_first
+            words += f" {rule.port_first}" + (f"-{last}" if last != rule.port_first else "")
+    towards = "to" if rule.direction.value == "EGRESS" else "from"
+    if rule.remote_group_id:
+        group = scene.groups.get(rule.remote_group_id)
+        words += f" {towards} group {group.name if group else rule.remote_group_id}"
+    elif rule.remote_cidr:
+        words += f" {towards} {rule.remote_cidr}"
+    return words
