@@ -41,9 +41,7 @@ class Central:
         self._north.start()
         schema = program("ovn-nbctl").parents[1] / "share" / "ovn" / "ovn-sb.ovsschema"
         database = self._folder / "sb.db"
-        subprocess.run(
-            [program("ovsdb-tool"), "create", database, schema], check=True, timeout=60
-        )
+        subprocess.run([program("ovsdb-tool"), "create", database, schema], check=True, timeout=60)
         self._spawn(
             "ovsdb-server",
             *(str(database), "--no-chdir", f"--remote=p{self.southbound}"),
@@ -80,11 +78,14 @@ class Central:
         """Run ovn-sbctl."""
         return self._run("ovn-sbctl", f"--db={self.southbound}", *words)
 
-    def chassis(self, name: str) -> None:
-        """Let there be a host."""
-        self._hosts += 1
-        address = f"203.0.113.{self._hosts}"
-        self.sbctl("--may-exist", "chassis-add", name, "geneve", address)
+    def chassis(self, names: Iterable[str]) -> None:
+        """Let there be hosts."""
+        words: list[str] = []
+        for name in names:
+            self._hosts += 1
+            address = f"203.0.{self._hosts // 250}.{self._hosts % 250 + 1}"
+            words += ["--", "chassis-add", name, "geneve", address]
+        self.sbctl(*words[1:])
 
     def bind(self, ports: Mapping[str, str]) -> None:
         """Let hosts have ports, by name."""
@@ -92,9 +93,10 @@ class Central:
         if words:
             self.sbctl(*words[1:])
 
-    async def apply(self, view: View) -> None:
-        """Write all units of a view, as the product does."""
-        await self.write([unit_of_key(view, key) for key in keys_of(view)])
+    async def apply(self, views: Iterable[View]) -> None:
+        """Write all units of some clouds, as the product does."""
+        units = [unit_of_key(view, key) for view in views for key in keys_of(view)]
+        await self.write({unit.key: unit for unit in units}.values())
 
     async def write(self, units: Iterable[Unit]) -> None:
         """Write units."""

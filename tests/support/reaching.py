@@ -23,7 +23,13 @@ from tests.support.networks import (
     a_subnet,
 )
 from unkai_scheduler.domain.instances import InstanceState
-from unkai_scheduler.domain.load_balancers import BalancedProtocol, Listener, LoadBalancer, Member
+from unkai_scheduler.domain.load_balancers import (
+    BalancedProtocol,
+    HealthCheck,
+    Listener,
+    LoadBalancer,
+    Member,
+)
 from unkai_scheduler.domain.networks import Ipv6Mode, Network, NetworkType, Subnet
 from unkai_scheduler.domain.ports import FixedAddress, Port, PortOwner
 from unkai_scheduler.domain.reachability import Question
@@ -73,6 +79,7 @@ class Town:
         self.instances: dict[str, Any] = {}
         self.hosts = [a_host(name=name) for name in HOSTS]
         self.gateway_hosts = {PHYSICAL: frozenset(host.id for host in self.hosts)}
+        self.probe_sources: dict[str, str] = {}
         self._used: dict[str, int] = {}
 
     def network(self, name: str, *cidrs: str, **changes: Any) -> Network:
@@ -175,7 +182,9 @@ class Town:
         )
         return holder.addresses[0].address
 
-    def balancer(self, name: str, subnet_name: str, *members: Port, port: int = 80) -> str:
+    def balancer(
+        self, name: str, subnet_name: str, *members: Port, port: int = 80, checked: bool = False
+    ) -> str:
         """Make a load balancer of TCP; return its address."""
         subnet = self.subnets[subnet_name]
         ident = an_id("load_balancer")
@@ -185,7 +194,10 @@ class Town:
             BalancedProtocol.TCP,
             port,
             tuple(Member(some.id, port, some.addresses[0].address) for some in members),
+            HealthCheck() if checked else None,
         )
+        if checked:
+            self.probe_sources[subnet.id] = self._fixed(subnet).address
         self.load_balancers[name] = a_load_balancer(own, id=ident, name=name, listeners=(listener,))
         return own.addresses[0].address
 
@@ -201,6 +213,7 @@ class Town:
             load_balancers=self.load_balancers.values(),
             claims={instance.id: host.id for instance, host in self.instances.values()},
             gateway_hosts=self.gateway_hosts,
+            probe_sources=self.probe_sources,
         )
 
     async def plant(self, uow: UnitOfWork) -> None:

@@ -19,7 +19,8 @@ from unkai_scheduler.domain.reachability import Hop, Reachability, Verdict
 from unkai_scheduler.domain.routers import Router
 from unkai_scheduler.services.reachability_scene import Scene, first_of
 
-_POWERED = frozenset({InstanceState.RUNNING, InstanceState.REBOOTING, InstanceState.UNKNOWN})
+POWERED = frozenset({InstanceState.RUNNING, InstanceState.REBOOTING, InstanceState.UNKNOWN})
+"""States in which a machine is on its network, or may be."""
 _PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
 """Nobody outside answers these (RFC 1918, RFC 6598, RFC 4193)."""
 
@@ -83,7 +84,7 @@ def _live(scene: Scene, port: Port) -> Reachability | None:
             f"port {port.name} is plugged into no instance",
             f"unkai port attach {port.name} INSTANCE",
         )
-    if instance.state in _POWERED:
+    if instance.state in POWERED:
         return None
     name = instance.spec.name
     state = instance.state.value.lower().replace("_", " ")

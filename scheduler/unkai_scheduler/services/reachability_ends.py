@@ -54,13 +54,8 @@ def leaves(reading: Reading) -> bool:
 
 def _out_network(reading: Reading) -> Network | None:
     """Return the network that a router sends by at the end of the way."""
-    for step in reversed(reading.way.steps):
-        if step.stage == "lr_in_ip_routing":
-            text = " ".join(step.actions)
-            for name, port in reading.ports.items():
-                if f'outport = "{name}"' in text:
-                    return reading.scene.networks.get(port.network_id)
-    return None
+    hop = reading.next_hop
+    return reading.scene.networks.get(hop[0].network_id) if hop else None
 
 
 def _asks_outside(reading: Reading) -> bool:
@@ -70,11 +65,12 @@ def _asks_outside(reading: Reading) -> bool:
 
 def _nobody_answers(reading: Reading) -> Cause:
     place = reading.place_of(reading.last)
-    network = _out_network(reading)
+    hop, network = reading.next_hop, _out_network(reading)
     where = f" on network {network.name}" if network else ""
     return Cause(
         "NEXT_HOP_UNKNOWN",
-        f"router {place.name} sends it to an address that nothing{where} answers for",
+        f"router {place.name} sends it to {hop[1] if hop else 'an address'}, which nothing{where} "
+        "has",
         f"see the router's routes with 'unkai router show {place.name}'",
         place,
     )
@@ -164,13 +160,12 @@ def _no_rule(reading: Reading, port: Port | None, reason: str, way: str) -> Caus
             at("port", port),
         )
     names = " or ".join(some.name for some in known)
-    other = _other_end(reading, way)
-    verb = "in" if way == "in" else "out"
+    service, other = service_at(asked, port, reading), _other_end(reading, way)
     direction = "ingress" if way == "in" else "egress"
     towards = "from" if way == "in" else "to"
     return Cause(
         reason,
-        f"no rule of group {names} lets {service_at(asked, port, reading)} {towards} {other} {verb}",
+        f"no rule of group {names} lets {service} {towards} {other} {way}",
         f"unkai security-group rule add {known[0].name} {direction} "
         f"{words_of(asked, port, reading)} {towards} {_as_network(other)}",
         at("security_group", known[0]),

@@ -1,4 +1,4 @@
-"""A question as packets in OVN's language: the one there, the answer, what a balancer sends on. Pure.
+"""A question as packets in OVN's language: there, back, and what a balancer sends on. Pure.
 
 A packet is told as its sender makes it: to the MAC address of the other end on its own subnet, to
 the router's otherwise. What is not told is 0, so a time to live must be. ovn-trace(8).
@@ -6,13 +6,12 @@ the router's otherwise. What is not told is 0, so a time to live must be. ovn-tr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from unkai_scheduler.domain.addresses import contains, version_of
 from unkai_scheduler.domain.load_balancers import Member
 from unkai_scheduler.domain.networks import NetworkType
 from unkai_scheduler.domain.ports import Port, PortOwner
-from unkai_scheduler.domain.reachability import Question
 from unkai_scheduler.domain.security_groups import Protocol
 from unkai_scheduler.ovn.northbound.names import name_of
 from unkai_scheduler.ovn.trace import Tracking
@@ -131,6 +130,48 @@ def to_member(scene: Scene, member: Member, seen: str) -> Packet | None:
                     port_number=number,
                 )
     return None
+
+
+def onward(scene: Scene, packet: Packet, out: Port, hop: str, to: str) -> Packet | None:
+    """Return a packet as a router sends it on, once it knows its neighbour's MAC address.
+
+    `out`: the router's port; `hop`: the neighbour; `to`: what it is for by then. OVN learns
+    neighbours when they are needed, and a trace ends where one would be asked; who it is that
+    answers the store knows. None: nobody here has that address.
+    """
+    holder = holder_of(scene, out.network_id, hop)
+    if holder is None:
+        return None
+    mac = holder.mac_address
+    if floating := scene.floating_of(holder):
+        mac = _gateway_mac(scene, floating.router_id)
+    elif holder.owner is PortOwner.LOAD_BALANCER:
+        mac = _any_router_mac(scene, holder.network_id)
+    if not mac:
+        return None
+    source = packet.source
+    if packet.tracking is Tracking.NEW and out.owner is PortOwner.GATEWAY:
+        source = _hidden_as(scene, out) or source
+    return replace(
+        packet,
+        inport=name_of(out.id),
+        source_mac=out.mac_address,
+        destination_mac=mac,
+        source=source,
+        destination=to,
+    )
+
+
+def _hidden_as(scene: Scene, gateway: Port) -> str:
+    """Return the address that a router gives what leaves by its gateway; empty: none."""
+    router = scene.routers.get(gateway.owner_id)
+    for floating in scene.floating_ips.values():
+        is_sources = scene.source is not None and floating.port_id == scene.source.id
+        if is_sources and router is not None and floating.router_id == router.id:
+            return floating.address
+    if scene.version == 6 or router is None or router.gateway is None or not router.gateway.snat:
+        return ""
+    return first_of(gateway, 4)
 
 
 def _told_hop(scene: Scene, port: Port, to: str) -> str:

@@ -32,7 +32,8 @@ from unkai_scheduler.services.reachability_scene import Scene
 _GROUP = re.compile(r"[io][nu]t?port == @(pg_[0-9a-f_]+)")
 _BACKEND = re.compile(r"ct_lb(?:_mark)?\(backends=(.*?)(?:;.*)?\);")
 _ROUTE = re.compile(r"ip[46]\.(?:dst|src) == ([0-9a-f.:]+/\d+)")
-_VIA = re.compile(r"(?:xx)?reg0 = ([0-9a-f.:]+);")
+_OUT = re.compile(r'outport = "([^"]+)"')
+_VIA = re.compile(r"(?:xx)?reg0 = ([0-9a-f]*[.:][0-9a-f.:]*);")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class Reading:
 
     scene: Scene
     way: Way
+    source: str
+    """The packet's addresses as it began."""
+    destination: str
     answer: bool = False
 
     @cached_property
@@ -73,13 +77,33 @@ class Reading:
 
     @property
     def seen_source(self) -> str:
-        """The address that the other end sees, where a router has changed it; else empty."""
+        """The address that the other end sees, where it is not the source's own; else empty."""
+        seen = self._changed("src") or self.source
+        return "" if seen == self.scene.source_address else seen
+
+    @property
+    def seen_destination(self) -> str:
+        """The address that it is for at the end."""
+        return self._changed("dst") or self.destination
+
+    def _changed(self, field: str) -> str:
         found = ""
         for step in self.way.steps:
             name, _, address = step.changes.partition("=")
-            if name.endswith(".src"):
+            if name.endswith(f".{field}"):
                 found = address
         return found
+
+    @property
+    def next_hop(self) -> tuple[Port, str] | None:
+        """The port that a router last sent it by, and the address it is sent to there."""
+        for step in reversed(self.way.steps):
+            if step.stage == "lr_in_ip_routing":
+                text = " ".join(step.actions)
+                out, via = _OUT.search(text), _VIA.search(text)
+                port = self.ports.get(out[1]) if out else None
+                return (port, via[1] if via else self.seen_destination) if port else None
+        return None
 
     @property
     def has_entered_router(self) -> bool:
@@ -153,7 +177,7 @@ class Reading:
 
     def _routed(self, step: Step) -> tuple[Place, str]:
         text = " ".join(step.actions)
-        out = re.search(r'outport = "([^"]+)"', text)
+        out = _OUT.search(text)
         port = self.ports.get(out[1]) if out else None
         network = self.scene.networks.get(port.network_id) if port else None
         route = _ROUTE.search(step.match)

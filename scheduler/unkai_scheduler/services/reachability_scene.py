@@ -157,7 +157,6 @@ def read_scene(conn: Connection, question: Question) -> Scene:
     target, elsewhere = _target(conn, reach, question, destination, source)
     known = _Known(conn)
     known.add_ports([port for port in (source, target) if port])
-    known.add_ports(_next_hops(conn, source, reach.subnets))
     known.follow(target)
     reach.add([port.network_id for port in known.ports.values()])
     known.add_ports(
@@ -167,8 +166,11 @@ def read_scene(conn: Connection, question: Question) -> Scene:
             | {router.gateway.port_id for router in reach.routers.values() if router.gateway},
         )
     )
-    known.add_leading_to([some for some in (source, *known.ends()) if some])
+    ends = known.ends()
+    known.add_leading_to(ends)
     reach.add([port.network_id for port in known.ports.values()])
+    for port in ends:
+        known.add_ports(_next_hops(conn, port, reach.subnets))
     return Scene(
         question=question,
         source=source,
@@ -243,15 +245,13 @@ def _target(
     return None, tuple(sorted(some.name for some in found))
 
 
-def _next_hops(conn: Connection, source: Port | None, known: Mapping[str, Subnet]) -> list[Port]:
-    """Return the ports that a source's subnets tell guests to send by."""
-    if source is None:
-        return []
-    own = [known[some.subnet_id] for some in source.addresses if some.subnet_id in known]
+def _next_hops(conn: Connection, port: Port, known: Mapping[str, Subnet]) -> list[Port]:
+    """Return the ports that a port's subnets tell its guest to send by."""
+    own = [known[some.subnet_id] for some in port.addresses if some.subnet_id in known]
     hops = {some.gateway_address for some in own} | {
         route.next_hop for some in own for route in some.host_routes
     }
-    holders = [addresses.holder(conn, source.network_id, hop) for hop in sorted(hops - {""})]
+    holders = [addresses.holder(conn, port.network_id, hop) for hop in sorted(hops - {""})]
     return ports.list_some(conn, [holder for holder in holders if holder])
 
 

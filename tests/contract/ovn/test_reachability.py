@@ -1,0 +1,113 @@
+"""What `why` says, on a real OVN that the product's own derivation has filled.
+
+There are no hosts: rows say where ports are. Many situations are in one OVN at once, each in a cloud
+of its own, also with equal addresses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.support.api import NETWORKING
+from tests.support.builders import an_id
+from tests.support.ovn_central import Central
+from tests.support.reach_cases import CASES, Case
+from tests.support.store import noon, open_store
+from unkai_scheduler.domain.reachability import Reachability, Verdict
+from unkai_scheduler.ovn.northbound.names import name_of, router_port_name
+from unkai_scheduler.ovn.settings import OvnSettings
+from unkai_scheduler.ovn.trace_process import OvnTracer
+from unkai_scheduler.services.context import ServiceContext
+from unkai_scheduler.services.reachability import ReachabilityExplained
+
+pytestmark = pytest.mark.real
+PARTS = 4
+"""Each question makes ovn-trace read a whole database, so not all situations are in one."""
+
+
+class Ovn(NamedTuple):
+    """An OVN and the situations in it."""
+
+    central: Central
+    cases: dict[str, Case]
+
+
+@pytest.fixture(scope="module")
+def ovn(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ovn]:
+    """A running OVN with a part of the situations in it."""
+    cases = {name: CASES[name]() for name in list(CASES)[request.param :: PARTS]}
+    central = Central(tmp_path_factory.mktemp("ovn"))
+    try:
+        central.start()
+        asyncio.run(_fill(central, list(cases.values())))
+        yield Ovn(central, cases)
+    finally:
+        central.stop()
+
+
+async def _fill(central: Central, made: list[Case]) -> None:
+    central.chassis(host.id for case in made for host in case.town.hosts)
+    await central.apply([case.town.view() for case in made])
+    central.bind({port: host for case in made for port, host in _places(case).items()})
+    for case in made:
+        for name in case.ill:
+            port = name_of(case.town.ports[name].id)
+            checked = central.sbctl("--bare", "--columns=_uuid", "find", *_monitor(port)).split()
+            assert checked
+            central.sbctl("set", "Service_Monitor", *checked, "status=offline")
+    central.sync()
+
+
+def _monitor(port: str) -> tuple[str, str]:
+    return "Service_Monitor", f"logical_port={port}"
+
+
+def _places(case: Case) -> dict[str, str]:
+    """Return which host has which port."""
+    town = case.town
+    of_instance = {instance.id: host.id for instance, host in town.instances.values()}
+    found = {
+        name_of(port.id): of_instance[port.owner_id]
+        for name, port in town.ports.items()
+        if port.owner_id in of_instance and name not in case.unbound
+    }
+    for router in town.routers.values():
+        if router.gateway and case.has_gateway_host:
+            found[f"cr-{router_port_name(router.gateway.port_id)}"] = town.hosts[0].id
+    return found
+
+
+async def explained(folder: Path, central: Central, case: Case) -> Reachability:
+    """Ask."""
+    uow = await open_store(folder)
+    try:
+        await case.town.plant(uow)
+        tracer = OvnTracer(OvnSettings((central.southbound,)))
+        context = ServiceContext(uow, noon, an_id, lambda ids: None)
+        return await ReachabilityExplained(context, NETWORKING, tracer).explain(case.question)
+    finally:
+        await uow.close()
+
+
+@pytest.mark.parametrize(
+    ("ovn", "name"),
+    [(place % PARTS, name) for place, name in enumerate(CASES)],
+    indirect=["ovn"],
+    ids=CASES,
+)
+async def test_the_verdict_is_what_the_situation_is(tmp_path: Path, ovn: Ovn, name: str) -> None:
+    case = ovn.cases[name]
+    found = await explained(tmp_path, ovn.central, case)
+    told = f"{found.summary}\n" + "\n".join(hop.message for hop in found.hops) + found.trace
+    wanted = Verdict.LEAVES_CLOUD if case.leaves else Verdict.REACHABLE
+    assert found.verdict is (Verdict.UNREACHABLE if case.reason else wanted), told
+    assert found.reason == case.reason, told
+    assert case.fix in found.fix
+    assert bool(found.fix) == bool(case.reason and (case.fix or found.fix))
+    assert found.hops == () or found.hops[-1].dropped == bool(case.reason)
+    assert any(case.said in hop.message for hop in found.hops), told
