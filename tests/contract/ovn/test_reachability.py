@@ -1,7 +1,7 @@
 """What `why` says, on a real OVN that the product's own derivation has filled.
 
-There are no hosts: rows say where ports are. Many situations are in one OVN at once, each in a cloud
-of its own, also with equal addresses.
+There are no hosts: rows say where ports are. Many situations are in one OVN at once, each in a
+cloud of its own, also with equal addresses.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from unkai_scheduler.services.context import ServiceContext
 from unkai_scheduler.services.reachability import ReachabilityExplained
 
 pytestmark = pytest.mark.real
-PARTS = 4
+PARTS = 2
 """Each question makes ovn-trace read a whole database, so not all situations are in one."""
 
 
