@@ -37,6 +37,8 @@ from unkai_scheduler.images.obstore_adapter import open_image_store
 from unkai_scheduler.images.port import ImageStore
 from unkai_scheduler.ovn.process import OvnNorthbound
 from unkai_scheduler.ovn.settings import OvnSettings
+from unkai_scheduler.ovn.trace import Tracer
+from unkai_scheduler.ovn.trace_process import OvnTracer
 from unkai_scheduler.reconcile.leader import Leader
 from unkai_scheduler.reconcile.live import LiveState
 from unkai_scheduler.services.adoptions import AdoptionsService
@@ -143,8 +145,16 @@ def build_services(
         routers=RoutersService(context, settings.network),
         floating_ips=FloatingIpsService(context, settings.network),
         load_balancers=LoadBalancersService(context, settings.network),
-        reachability=ReachabilityExplained(context, settings.network),
+        reachability=ReachabilityExplained(context, settings.network, _tracer(settings)),
     )
+
+
+def _tracer(settings: Settings) -> Tracer | None:
+    """Return what asks OVN's southbound database, where the settings name one."""
+    network = settings.network
+    if not network.southbound:
+        return None
+    return OvnTracer(OvnSettings.of(network.southbound, network))
 
 
 @asynccontextmanager
