@@ -145,8 +145,8 @@ async def test_a_port_is_installed_from_its_plugging_to_its_clearing(harness: Ha
     harness.plug(other)
     wirings = await harness.driver.wirings([port, other])
     assert all(wiring.installed and wiring.installed_ms for wiring in wirings.values())
-    await harness.driver.clear([port])
-    await harness.driver.clear([port])
+    await harness.driver.clear([port.port_id])
+    await harness.driver.clear([port.port_id])
     wirings = await harness.driver.wirings([port, other])
     assert [wirings[p.port_id].installed for p in (port, other)] == [False, True]
 

@@ -39,6 +39,9 @@ _METADATA_SOURCE = "OpenStack Nova"
 """Asset tag of the chassis by which cloud-init's ds-identify and OpenStack data source know that
 the metadata service is there (cloudinit/sources/DataSourceOpenStack.py, VALID_DMI_ASSET_TAGS)."""
 
+_ALIAS = "ua-"
+"""libvirt keeps names of devices that begin so (formatdomain, "alias")."""
+
 _OFFLOADS = {
     "host": ("csum", "gso", "tso4", "tso6", "ecn", "ufo"),
     "guest": ("csum", "tso4", "tso6", "ecn", "ufo"),
@@ -66,6 +69,30 @@ def render(spec: DomainSpec) -> str:
     root = _domain(spec, digest)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode") + "\n"
+
+
+def render_port(port: DomainPort) -> str:
+    """Return the XML of a port that is plugged into a running domain: its link is down."""
+    element = _interface(port)
+    ET.SubElement(element, "link", state="down")
+    return ET.tostring(element, encoding="unicode")
+
+
+def alias_of(port_id: str) -> str:
+    """Return the name by which libvirt tells of a port's device."""
+    return f"{_ALIAS}{port_id}"
+
+
+def live_ports(domain_text: str) -> dict[str, ET.Element]:
+    """Return the interfaces of ports in a domain's XML, by the port's id."""
+    root = ET.fromstring(domain_text)  # noqa: S314  libvirt's own output
+    found: dict[str, ET.Element] = {}
+    for element in root.iterfind("devices/interface"):
+        alias = element.find("alias")
+        name = "" if alias is None else alias.get("name", "")
+        if name.startswith(_ALIAS):
+            found[name.removeprefix(_ALIAS)] = element
+    return found
 
 
 def parse_identity(metadata_xml: str) -> DomainIdentity | None:
@@ -229,7 +256,7 @@ def _interface(port: DomainPort) -> ET.Element:
     # Nothing boots by network; the firmware need not look.
     ET.SubElement(element, "rom", enabled="no")
     # By this name libvirt tells of the device, such as that it was unplugged.
-    ET.SubElement(element, "alias", name=f"ua-{port.port_id}")
+    ET.SubElement(element, "alias", name=alias_of(port.port_id))
     slot = f"{_FIRST_PORT_SLOT + port.position:#04x}"
     ET.SubElement(
         element, "address", type="pci", domain="0x0000", bus="0x00", slot=slot, function="0x0"

@@ -8,7 +8,7 @@ starve the others of another machine for longer than its deadline.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -169,6 +169,22 @@ class ComputeDriver(Protocol):
 
     async def undefine(self, instance_id: str) -> None:
         """Remove the definition of a domain that is off."""
+
+    async def live_ports(self, instance_id: str) -> Mapping[str, bool]:
+        """Return the ports plugged into a domain that is on, by id: whether the link is up."""
+
+    async def attach_port(self, instance_id: str, port: DomainPort) -> None:
+        """Plug a port into a domain that is on, with its link down. Its next start is not told:
+        define it anew for that."""
+
+    async def raise_link(self, instance_id: str, port_id: str) -> None:
+        """Let the link of a plugged port be up."""
+
+    async def detach_port(self, instance_id: str, port_id: str) -> None:
+        """Unplug a port at the domain's next start in any case, and ask its guest to let go of it.
+
+        Whether it does is seen later, by `live_ports`; ask again if it does not.
+        """
 
     async def usage(self) -> Sequence[DomainUsage]:
         """Return counters of all running domains in one bulk call."""

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from unkai_agent.compute.changes import ChangeFeed
 from unkai_agent.compute.driver import (
     DiskError,
     Domain,
+    DomainPort,
     DomainSpec,
     DomainState,
     DomainUsage,
@@ -44,6 +45,10 @@ class Faults:
     """So many of the next starts succeed, and the domain dies at once."""
     ignore_shutdown: bool = False
     """Guests do not react to the power button."""
+    ignore_unplug: bool = False
+    """Guests do not let go of ports."""
+    attach_errors: list[UnkaiError] = field(default_factory=list)
+    """Raised by the next calls of `attach_port`, one each."""
     lose_answers: int = 0
     """So many of the next changing calls act, and then raise `Unavailable`: outcome unknown."""
 
@@ -105,6 +110,8 @@ class _Record:
     disk_error: DiskError | None = None
     load: MachineLoad = field(default_factory=MachineLoad)
     counters: _Counters | None = None
+    links_down: set[str] = field(default_factory=set)
+    """Ports that are plugged in with their link down."""
     has_run: bool = True
     """False from a paused start to its first resume."""
     console: _Console | None = None
@@ -239,6 +246,48 @@ class FakeCompute:
                 )
             del self._records[instance_id]
             self._changes.publish(instance_id)
+        self._lose_answer()
+
+    async def live_ports(self, instance_id: str) -> Mapping[str, bool]:
+        """Return the ports plugged into a domain that is on."""
+        await self._answer()
+        record = self._records.get(instance_id)
+        if record is None or record.running is None:
+            return {}
+        ids = [port.port_id for port in record.running.ports]
+        return {port_id: port_id not in record.links_down for port_id in ids}
+
+    async def attach_port(self, instance_id: str, port: DomainPort) -> None:
+        """Plug a port in, with its link down."""
+        await self._answer()
+        if self.faults.attach_errors:
+            raise self.faults.attach_errors.pop(0)
+        record = self._record(instance_id)
+        running = _on(record, instance_id)
+        if port.port_id not in {each.port_id for each in running.ports}:
+            record.running = replace(running, ports=(*running.ports, port))
+            record.links_down.add(port.port_id)
+            self._plugged(instance_id, port.device, True)
+        self._lose_answer()
+
+    async def raise_link(self, instance_id: str, port_id: str) -> None:
+        """Let a port's link be up."""
+        await self._answer()
+        record = self._record(instance_id)
+        _on(record, instance_id)
+        record.links_down.discard(port_id)
+        self._lose_answer()
+
+    async def detach_port(self, instance_id: str, port_id: str) -> None:
+        """Ask for a port back; the guest obeys at once, unless `ignore_unplug`."""
+        await self._answer()
+        record = self._record(instance_id)
+        record.spec = _without(record.spec, port_id)
+        if record.running is not None and not self.faults.ignore_unplug:
+            for port in record.running.ports:
+                if port.port_id == port_id:
+                    self._plugged(instance_id, port.device, False)
+            record.running = _without(record.running, port_id)
         self._lose_answer()
 
     async def usage(self) -> Sequence[DomainUsage]:
@@ -378,6 +427,7 @@ class FakeCompute:
 
     def _boot(self, record: _Record, state: DomainState = DomainState.RUNNING) -> None:
         record.running = record.spec
+        record.links_down.clear()
         record.counters = _Counters(self._monotonic())
         record.has_run = False
         self._plug(record.spec, on=True)
@@ -421,6 +471,22 @@ class FakeCompute:
             if record.console is not console:
                 return
             self._print(record, keys)
+
+
+def _on(record: _Record, instance_id: str) -> DomainSpec:
+    """Return what a domain runs as; it must be on."""
+    if record.running is None:
+        raise FailedPrecondition(
+            "the machine is off",
+            reason="DOMAIN_OFF",
+            fix="start it instead",
+            metadata={"instance_id": instance_id},
+        )
+    return record.running
+
+
+def _without(spec: DomainSpec, port_id: str) -> DomainSpec:
+    return replace(spec, ports=tuple(port for port in spec.ports if port.port_id != port_id))
 
 
 def _banner(spec: DomainSpec) -> bytes:

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from unkai_agent.compute import domain_xml, libvirt_errors
+from unkai_agent.compute import domain_xml, libvirt_errors, libvirt_ports
 from unkai_agent.compute.call_pool import CallPool
 from unkai_agent.compute.changes import ChangeFeed
 from unkai_agent.compute.driver import (
     DiskError,
     Domain,
+    DomainPort,
     DomainSpec,
     DomainState,
     DomainUsage,
@@ -229,6 +230,48 @@ class LibvirtDriver:
             )
 
         await self._call(work, act=act, instance_id=instance_id)
+
+    async def live_ports(self, instance_id: str) -> Mapping[str, bool]:
+        """Return the ports plugged into a domain that is on."""
+
+        def work(connection: Any) -> Mapping[str, bool]:
+            domain = self._look_up(connection, instance_id)
+            return {} if domain is None else libvirt_ports.live_ports(domain)
+
+        return await self._call(work, act="look at the machine's ports", instance_id=instance_id)
+
+    async def attach_port(self, instance_id: str, port: DomainPort) -> None:
+        """Plug a port in, with its link down."""
+        await self._act_on_port(
+            "plug a port in",
+            instance_id,
+            lambda domain: libvirt_ports.attach(self._libvirt, domain, port),
+        )
+
+    async def raise_link(self, instance_id: str, port_id: str) -> None:
+        """Let a port's link be up."""
+        await self._act_on_port(
+            "let a port's link be up",
+            instance_id,
+            lambda domain: libvirt_ports.raise_link(self._libvirt, domain, port_id),
+        )
+
+    async def detach_port(self, instance_id: str, port_id: str) -> None:
+        """Ask for a port back."""
+        await self._act_on_port(
+            "ask for a port back",
+            instance_id,
+            lambda domain: libvirt_ports.detach(self._libvirt, domain, port_id),
+        )
+
+    async def _act_on_port(self, act: str, instance_id: str, change: Callable[[Any], None]) -> None:
+        def work(connection: Any) -> None:
+            domain = self._must_look_up(connection, instance_id)
+            if not domain.isActive():
+                raise libvirt_errors.is_off(instance_id, act)
+            change(domain)
+
+        await self._act(work, act, instance_id, self._button_pool)
 
     async def usage(self) -> Sequence[DomainUsage]:
         """Return counters of all running domains, asked for in one bulk call.

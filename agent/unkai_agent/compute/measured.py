@@ -6,12 +6,18 @@ Stands before any driver. Calls that answer are measured; watches and consoles p
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from prometheus_client import Counter, Histogram
 
-from unkai_agent.compute.driver import ComputeDriver, Domain, DomainSpec, DomainUsage
+from unkai_agent.compute.driver import (
+    ComputeDriver,
+    Domain,
+    DomainPort,
+    DomainSpec,
+    DomainUsage,
+)
 from unkai_agent.domain.hosts import Accelerator
 from unkai_wire import tracing
 from unkai_wire.errors import UnkaiError
@@ -81,6 +87,26 @@ class MeasuredCompute:
         """Remove the definition."""
         with self._measured("undefine", instance_id):
             await self._driver.undefine(instance_id)
+
+    async def live_ports(self, instance_id: str) -> Mapping[str, bool]:
+        """Return the ports plugged into a domain that is on."""
+        with self._measured("live_ports", instance_id):
+            return await self._driver.live_ports(instance_id)
+
+    async def attach_port(self, instance_id: str, port: DomainPort) -> None:
+        """Plug a port in."""
+        with self._measured("attach_port", instance_id):
+            await self._driver.attach_port(instance_id, port)
+
+    async def raise_link(self, instance_id: str, port_id: str) -> None:
+        """Let a port's link be up."""
+        with self._measured("raise_link", instance_id):
+            await self._driver.raise_link(instance_id, port_id)
+
+    async def detach_port(self, instance_id: str, port_id: str) -> None:
+        """Ask for a port back."""
+        with self._measured("detach_port", instance_id):
+            await self._driver.detach_port(instance_id, port_id)
 
     async def usage(self) -> Sequence[DomainUsage]:
         """Return counters of all running domains."""

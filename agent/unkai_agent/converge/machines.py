@@ -101,6 +101,28 @@ async def wirings(machinery: Machinery, entry: LedgerEntry) -> Mapping[str, Wiri
         return {}  # a guest does not depend on what its switch says of itself
 
 
+async def has_other_ports(machinery: Machinery, entry: LedgerEntry) -> bool:
+    """Tell whether a machine that is on has other ports plugged in than it shall have."""
+    try:
+        live = await machinery.compute.live_ports(entry.spec.instance_id)
+    except UnkaiError:
+        return False  # nobody can tell
+    return live.keys() != {port.port_id for port in entry.spec.ports}
+
+
+def domain_port(machinery: Machinery, port: PortSpec) -> DomainPort:
+    """Return a port as the hypervisor is told of it on this host."""
+    return DomainPort(
+        port_id=port.port_id,
+        interface_id=port.interface_id,
+        device=port.device,
+        mac_address=port.mac_address,
+        mtu=port.mtu,
+        position=port.position,
+        offloads=machinery.offloads,
+    )
+
+
 async def check_not_newer(machinery: Machinery, fence: Fence, instance_id: str) -> None:
     """Refuse an order that is older than the domain it would remove, by what the domain says.
 
@@ -155,7 +177,7 @@ class _Steps:
         self._storage = machinery.storage
         self._network = machinery.network
         self._accelerator = machinery.accelerator
-        self._offloads = machinery.offloads
+        self._machinery = machinery
         self._entry = entry
         self._spec: MachineSpec = entry.spec
         self._ident = entry.spec.instance_id
@@ -216,7 +238,7 @@ class _Steps:
         async def clear() -> None:
             nonlocal cleared
             assert self._network is not None, "else nothing starts paused"
-            await self._network.clear(self._spec.ports)
+            await self._network.clear(port.port_id for port in self._spec.ports)
             cleared = True
 
         async def is_clear() -> bool:
@@ -324,23 +346,12 @@ class _Steps:
             disks=tuple(disks),
             seed=None if spec.metadata_seed else self._seed or await self._write_seed(),
             console_log=await self._storage.console_log(self._ident),
-            ports=tuple(self._domain_port(port) for port in spec.ports),
+            ports=tuple(domain_port(self._machinery, port) for port in spec.ports),
             metadata_seed=spec.metadata_seed,
         )
 
     async def _write_seed(self) -> Path:
         return await self._storage.ensure_seed(self._ident, self._spec.seed, self._spec.ports)
-
-    def _domain_port(self, port: PortSpec) -> DomainPort:
-        return DomainPort(
-            port_id=port.port_id,
-            interface_id=port.interface_id,
-            device=port.device,
-            mac_address=port.mac_address,
-            mtu=port.mtu,
-            position=port.position,
-            offloads=self._offloads,
-        )
 
 
 def _told(on_bytes: Callable[[int, int], None], total: int, done: int) -> None:

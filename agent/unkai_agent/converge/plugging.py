@@ -14,7 +14,7 @@ from enum import Enum, auto
 from unkai_agent.domain.machines import LedgerEntry
 from unkai_agent.domain.ports import PortSpec, PortStatus
 from unkai_agent.network.driver import Wiring
-from unkai_wire.errors import Unavailable
+from unkai_wire.errors import Unavailable, UnkaiError
 
 PORTS_S = 30.0
 """How long ports may take to be installed; in a sound cloud it is a fraction of a second."""
@@ -70,7 +70,7 @@ def port_statuses(
     ports: Sequence[PortSpec], wirings: Mapping[str, Wiring]
 ) -> tuple[PortStatus, ...]:
     """Return the ports as they are shown, in the order of the spec."""
-    return tuple(_status(port, wirings.get(port.port_id)) for port in ports)
+    return tuple(port_status(port, wirings.get(port.port_id)) for port in ports)
 
 
 def not_installed(ports: Sequence[PortSpec], wirings: Mapping[str, Wiring]) -> Unavailable:
@@ -82,10 +82,14 @@ def not_installed(ports: Sequence[PortSpec], wirings: Mapping[str, Wiring]) -> U
     raise ValueError("all ports are installed")
 
 
-def _status(port: PortSpec, wiring: Wiring | None) -> PortStatus:
-    if wiring is not None and wiring.installed:
+def port_status(
+    port: PortSpec, wiring: Wiring | None, failure: UnkaiError | None = None
+) -> PortStatus:
+    """Return one port as it is shown. `failure`: what kept it from being plugged in."""
+    if failure is None and wiring is not None and wiring.installed:
         return PortStatus(port.port_id, installed=True)
-    return PortStatus(port.port_id, installed=False, error=_error(port, wiring).to_record())
+    error = failure or _error(port, wiring)
+    return PortStatus(port.port_id, installed=False, error=error.to_record())
 
 
 def _error(port: PortSpec, wiring: Wiring | None) -> Unavailable:

@@ -34,6 +34,7 @@ from unkai_agent.converge.plugging import (
     not_installed,
     port_statuses,
 )
+from unkai_agent.converge.replugging import Replugging
 from unkai_agent.converge.retries import Retries
 from unkai_agent.converge.shown import ShownMachine
 from unkai_agent.converge.shutdowns import Shutdown
@@ -78,6 +79,7 @@ class Worker:
         self._permit = Permit(context.contact, context.settings.permit_autonomy_s)
         self._shutdown = Shutdown()
         self._plugging = Plugging()
+        self._replugging = Replugging()
         self._retries = Retries(
             context.settings, context.rng, lambda: asyncio.get_running_loop().time()
         )
@@ -310,14 +312,17 @@ class Worker:
                 "reboot_serial_done": entry.spec.reboot_serial,
                 "stop_asked": False,
             }
-        return await self._settle(
+        replugged = await self._replugging.turn(self._context.machinery, entry)
+        await self._settle(
             entry,
             MachineState.RUNNING,
             running=True,
             accelerator=domain.accelerator if domain else "",
+            ports=replugged.ports,
             plugging=False,
             **changes,
         )
+        return replugged.again_s
 
     async def _reboot(self, entry: LedgerEntry, domain: Domain) -> float | None:
         serial = entry.spec.reboot_serial
@@ -330,6 +335,10 @@ class Worker:
     async def _plug(self, entry: LedgerEntry) -> float | None:
         """Let a guest that was started paused go on, once its ports are installed."""
         machinery, now_s = self._context.machinery, asyncio.get_running_loop().time()
+        if await machines.has_other_ports(machinery, entry):
+            # Ordered since: its guest has not run, so it is simply started anew.
+            await machinery.compute.destroy(self._ident)
+            return 0.0
         self._plugging.begin(now_s)
         wirings = await machines.wirings(machinery, entry)
         self._show(
@@ -462,6 +471,7 @@ class Worker:
         *,
         running: bool = False,
         accelerator: str = "",
+        ports: tuple[PortStatus, ...] = (),
         **changes: Any,
     ) -> float | None:
         """Note and show the result of a turn over the entry that it looked at."""
@@ -471,8 +481,7 @@ class Worker:
             changes |= {"stop_asked": False, "plugging": False}
         observed = {"observed_generation": entry.spec.generation, "running": running}
         noted = await self._note(entry, **(observed | changes))
-        ports: tuple[PortStatus, ...] = ()
-        if running and machines.starts_paused(self._context.machinery, noted):
+        if running and not ports and machines.starts_paused(self._context.machinery, noted):
             wirings = await machines.wirings(self._context.machinery, noted)
             ports = port_statuses(noted.spec.ports, wirings)
         self._show(

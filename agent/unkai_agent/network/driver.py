@@ -127,8 +127,9 @@ class NetworkDriver(Protocol):
         DATAPATH_IN_USE when the datapath would have to change while guests use it.
         """
 
-    async def clear(self, ports: Sequence[PortSpec]) -> None:
-        """Remove what is left of ports whose machine is off, so that what is said of them is new.
+    async def clear(self, port_ids: Iterable[str]) -> None:
+        """Remove what the switch has of ports: of such as are plugged anew, so that what is said
+        of them is new; of such as are unplugged, so that nothing passes any more.
 
         Returns when the switch has let go of their devices.
         """

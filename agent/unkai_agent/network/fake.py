@@ -7,10 +7,10 @@ on, which `plug` is told of, unless `faults` says otherwise. Sockets are the loo
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
-from unkai_agent.domain.ports import PortSpec
+from unkai_agent.domain.ports import PortSpec, device_of
 from unkai_agent.network.driver import JoinSettings, NetworkSite, PortCounters, Wiring
 from unkai_wire.errors import FailedPrecondition, NotFound, UnkaiError
 
@@ -49,11 +49,11 @@ class FakeNetwork:
             )
         self.settings = settings
 
-    async def clear(self, ports: Sequence[PortSpec]) -> None:
+    async def clear(self, port_ids: Iterable[str]) -> None:
         """Forget that ports are plugged."""
         self._fail()
-        for port in ports:
-            self._plugged.pop(port.device, None)
+        for port_id in port_ids:
+            self._plugged.pop(device_of(port_id), None)
 
     async def wirings(self, ports: Sequence[PortSpec]) -> Mapping[str, Wiring]:
         """Say how ports stand."""

@@ -12,7 +12,7 @@ import re
 import socket
 from collections.abc import Iterable, Mapping, Sequence, Set
 
-from unkai_agent.domain.ports import INTEGRATION_BRIDGE, PortSpec
+from unkai_agent.domain.ports import INTEGRATION_BRIDGE, PortSpec, device_of
 from unkai_agent.network.driver import Datapath, JoinSettings, NetworkSite, Wiring
 from unkai_agent.network.ovs_database import OvsDatabase, Row, set_map
 from unkai_wire.errors import FailedPrecondition
@@ -91,10 +91,11 @@ class Switch:
 
     # -- machines' ports -------------------------------------------------------------------
 
-    async def clear(self, ports: Sequence[PortSpec]) -> None:
+    async def clear(self, port_ids: Iterable[str]) -> None:
         """Remove rows of these ports, by the device's name and by the interface id."""
-        names = {port.device for port in ports}
-        idents = {port.interface_id for port in ports}
+        wanted = list(port_ids)
+        names = {device_of(port_id) for port_id in wanted}
+        idents = {str(uuid_of(port_id)) for port_id in wanted}
         rows = await self._database.interfaces()
         left = [
             str(row["name"])

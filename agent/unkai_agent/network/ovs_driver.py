@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 
 from unkai_agent.domain.ports import PortSpec
@@ -35,9 +35,9 @@ class OvsNetwork:
         """Let this host belong to OVN."""
         await self._switch.join(settings)
 
-    async def clear(self, ports: Sequence[PortSpec]) -> None:
-        """Remove what is left of ports whose machine is off."""
-        await self._switch.clear(ports)
+    async def clear(self, port_ids: Iterable[str]) -> None:
+        """Remove what the switch has of ports."""
+        await self._switch.clear(port_ids)
 
     async def wirings(self, ports: Sequence[PortSpec]) -> Mapping[str, Wiring]:
         """Say how ports stand."""

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.agent import an_instance_id
 from tests.support.fake_vsctl import FakeSwitch
-from tests.support.ports import a_port
+from tests.support.ports import a_port, a_port_id
 from unkai_agent.network.driver import Datapath, JoinSettings, SwitchTls
 from unkai_agent.network.ovs import Switch
 from unkai_agent.network.ovs_database import OvsDatabase
@@ -106,7 +106,7 @@ async def test_what_a_crash_left_of_a_port_goes_in_a_transaction_of_its_own(
     fake.plug(port.device, port.interface_id, "gone")
     fake.plug("tapother0000000", port.interface_id)  # another device that claims to be it
     fake.plug(a_port(2).device, a_port(2).interface_id)
-    await switch.clear([port])
+    await switch.clear([port.port_id])
     assert fake.devices() == [a_port(2).device]
     [write] = fake.writes
     assert "--no-wait" not in write
@@ -114,7 +114,7 @@ async def test_what_a_crash_left_of_a_port_goes_in_a_transaction_of_its_own(
 
 
 async def test_clearing_what_is_not_there_writes_nothing(fake: FakeSwitch, switch: Switch) -> None:
-    await switch.clear([a_port()])
+    await switch.clear([a_port_id()])
     assert not fake.writes
 
 
@@ -197,7 +197,7 @@ async def test_a_switch_that_fails_is_unavailable_with_its_words(
 ) -> None:
     fake.change(fail="ovs-vsctl: unix:/run/db.sock: database connection failed (No such file)")
     with pytest.raises(Unavailable) as caught:
-        await switch.clear([a_port()])
+        await switch.clear([a_port_id()])
     assert caught.value.reason == "SWITCH_UNAVAILABLE"
     assert "database connection failed" in caught.value.message
 
@@ -208,12 +208,12 @@ async def test_a_switch_that_hangs_is_given_up(
     monkeypatch.setattr("unkai_agent.network.ovs_database._END_S", -0.9)
     fake.change(hang_s=60)
     with pytest.raises(Unavailable) as caught:
-        await Switch(OvsDatabase(fake.program, timeout_s=1)).clear([a_port()])
+        await Switch(OvsDatabase(fake.program, timeout_s=1)).clear([a_port_id()])
     assert caught.value.reason == "SWITCH_UNAVAILABLE"
 
 
 async def test_a_host_without_a_switch_says_what_to_install() -> None:
     with pytest.raises(UnkaiError) as caught:
-        await Switch(OvsDatabase(["/nowhere/ovs-vsctl"])).clear([a_port()])
+        await Switch(OvsDatabase(["/nowhere/ovs-vsctl"])).clear([a_port_id()])
     assert caught.value.reason == "SWITCH_MISSING"
     assert "openvswitch-switch" in caught.value.fix
