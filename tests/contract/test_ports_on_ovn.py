@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.agent import a_fence
 from tests.support.boot_sector import echo_guest
+from tests.support.images import built_tiny
 from tests.support.ovn_host import OvnHost, ovn_host, unavailable_reason
 from tests.support.ports import a_port
 from tests.support.real_agent import RealAgent, a_real_spec, until
@@ -155,3 +156,87 @@ async def test_a_machine_that_stops_leaves_nothing_in_the_switch(
     await agent.order(replace(spec, generation=2, power=Power.OFF), MachineState.STOPPED)
     assert host.external_ids(PORT) == ""
     await agent.order(replace(spec, generation=3), MachineState.RUNNING)
+
+
+async def live(agent: RealAgent, spec: MachineSpec) -> dict[str, bool]:
+    return dict(await agent.compute.live_ports(spec.instance_id))
+
+
+async def test_a_port_comes_to_a_machine_that_runs(
+    host: OvnHost, agent: RealAgent, network: OvsNetwork
+) -> None:
+    spec, more = a_machine(), a_port(2)
+    await agent.order(spec, MachineState.RUNNING)
+    pid = pid_of(host, spec)
+    wanted = replace(spec, ports=(PORT, more), generation=2)
+    await agent.converger.ensure(a_fence(wanted), wanted)
+
+    async def is_down() -> bool:
+        return await live(agent, spec) == {PORT.port_id: True, more.port_id: False}
+
+    await until(is_down)
+    await agent.stop()  # half-way
+    host.make_port(more)
+    await until_installed(network, more)
+    await agent.start()
+
+    def installed() -> bool:
+        return [port.installed for port in agent.converger.machine(spec.instance_id).ports] == [
+            True,
+            True,
+        ]
+
+    await until(installed)
+    assert await live(agent, spec) == {PORT.port_id: True, more.port_id: True}
+    assert pid_of(host, spec) == pid
+
+
+async def test_a_guest_lets_go_of_a_port(
+    host: OvnHost, agent: RealAgent, network: OvsNetwork
+) -> None:
+    more = a_port(2)
+    host.make_port(more)
+    agent.content = await asyncio.to_thread(built_tiny().read_bytes)
+    made = a_real_spec(agent.content, ImageFormat.QCOW2, next(_numbers))
+    spec = replace(made, ports=(PORT, more))
+    await agent.order(spec, MachineState.RUNNING)
+    log = await agent.storage.console_log(spec.instance_id)
+    await until(lambda: b"user-data exit=0" in log.read_bytes())
+    await agent.order(replace(spec, ports=(more,), generation=2), MachineState.RUNNING)
+    await until(
+        lambda: (
+            [
+                (port.port_id, port.installed)
+                for port in agent.converger.machine(spec.instance_id).ports
+            ]
+            == [(more.port_id, True)]
+        )
+    )
+    assert await live(agent, spec) == {more.port_id: True}
+    assert (host.external_ids(PORT), bool(host.external_ids(more))) == ("", True)
+
+
+async def test_a_guest_that_keeps_a_port_is_cut_off_from_it(
+    host: OvnHost, agent: RealAgent, network: OvsNetwork
+) -> None:
+    spec = a_machine()
+    await agent.order(spec, MachineState.RUNNING)
+    without = replace(spec, ports=(), generation=2)
+    await agent.order(without, MachineState.RUNNING)
+
+    def kept() -> bool:
+        machine = agent.converger.machine(spec.instance_id)
+        return [port.error and port.error["reason"] for port in machine.ports] == [
+            "PORT_NOT_LET_GO"
+        ]
+
+    await until(kept)
+    assert host.external_ids(PORT) == ""
+    assert await live(agent, spec) == {PORT.port_id: True}
+    # libvirtd plugs it in again when it is restarted; that does not last.
+    host.libvirt.restart_daemon()
+    await until(lambda: host.external_ids(PORT) == "", 30)
+    os.kill(pid_of(host, spec), signal.SIGKILL)
+    await until(lambda: agent.converger.machine(spec.instance_id).state is not MachineState.RUNNING)
+    await agent.order(replace(without, generation=3), MachineState.RUNNING)
+    assert await live(agent, spec) == {}

@@ -35,7 +35,7 @@ class RealAgent:
     ) -> None:
         self._libvirt = libvirt
         self._folder = libvirt.folder / "agent"
-        self._content = content
+        self.content = content
         self._network = network
 
     async def start(self) -> None:
@@ -89,7 +89,7 @@ class RealAgent:
         await until(lambda: not self.converger.holds(spec.instance_id))
 
     async def _fetch(self, _: str, offset: int) -> AsyncIterator[bytes]:
-        yield self._content[offset:]
+        yield self.content[offset:]
 
 
 async def until(

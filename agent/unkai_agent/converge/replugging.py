@@ -134,7 +134,9 @@ class Replugging:
             error = self._failures.get(port_id) or _not_let_go(port_id)
             ports.append(PortStatus(port_id, installed=False, error=error.to_record()))
         equal = live == {port.port_id: True for port in entry.spec.ports}
-        return Replugged(tuple(ports), self._again_s(now_s, equal=equal))
+        # What failed may have been done all the same; the next look says so.
+        again_s = self._again_s(now_s, equal=equal and not self._failures)
+        return Replugged(tuple(ports), again_s)
 
     def _again_s(self, now_s: float, *, equal: bool) -> float | None:
         if equal:

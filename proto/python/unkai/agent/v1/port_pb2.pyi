@@ -211,7 +211,9 @@ Global___PortSpec: _TypeAlias = PortSpec  # noqa: Y015
 
 @_typing.final
 class PortStatus(_message.Message):
-    """PortStatus is what a host observes of one port of a machine. The agent owns all fields."""
+    """PortStatus is what a host observes of one port of a machine: of each that it shall have, and of
+    each that its guest has not let go of. The agent owns all fields.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -225,7 +227,8 @@ class PortStatus(_message.Message):
     @_builtins.property
     def error(self) -> _status_pb2.Status:
         """Why not, where it shall be: PORT_NOT_PLUGGED, PORT_NO_DEVICE, PORT_DUPLICATE,
-        PORT_NOT_INSTALLED, PORT_UNKNOWN.
+        PORT_NOT_INSTALLED, PORT_UNKNOWN, PORT_LINK_DOWN, or why it could not be plugged in. Where it
+        shall not be any more, PORT_NOT_LET_GO: it is cut off, and its guest has still the device.
         """
 
     def __init__(
