@@ -43,10 +43,36 @@ COLUMNS: Mapping[str, str] = {
     ),
     "events": "sequence id epoch number resource_kind resource_id type reason",
     "requests": "principal request_id method answer",
+    "networks": "id project_id name type mtu dns_domain physical_network vlan_id external shared",
+    "subnets": (
+        "id project_id network_id cidr gateway_address dhcp ipv6_mode dns_servers host_routes"
+    ),
+    "ports": (
+        "id project_id network_id name mac_address pairs anti_spoofing egress_bits_per_s"
+        " egress_burst_bits ingress_bits_per_s ingress_burst_bits owner_kind owner_id position"
+    ),
+    "addresses": "network_id address subnet_id port_id position",
+    "security_groups": "id project_id name",
+    "security_group_rules": (
+        "id group_id direction ip_version protocol port_first port_last icmp_type icmp_code"
+        " remote_cidr remote_group_id"
+    ),
+    "port_security_groups": "port_id group_id",
+    "routers": "id project_id name gateway_port_id snat routes",
+    "router_interfaces": "router_id subnet_id port_id position",
+    "floating_ips": "id project_id name holder_port_id port_id fixed_address router_id",
+    "load_balancers": "id project_id name subnet_id port_id listeners",
+    "load_balancer_members": (
+        "load_balancer_id protocol listener_port_number port_id port_number position"
+    ),
+    "ovn_work": "kind id attempt reason",
+    "ovn_tombstones": "kind id",
 }
 """What is read. Large columns are left out."""
-_JSON = frozenset({"labels", "key_pair_ids", "answer"})
-_BOOLEAN = frozenset({"has_run", "delete_requested"})
+_JSON = {"labels", "key_pair_ids", "answer", "listeners", "routes", "pairs", "dns_servers"} | {
+    "host_routes"
+}
+_BOOLEAN = {"has_run", "delete_requested", "dhcp", "external", "shared", "anti_spoofing", "snat"}
 
 
 def read_tables(url: str, trust: ssl.SSLContext | None = None) -> Tables:
