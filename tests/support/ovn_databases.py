@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,13 @@ _SWITCH_SCHEMAS = ("share", "openvswitch")
 
 def run(argv: Sequence[str]) -> str:
     """Run a program to its end; return what it printed."""
-    path = str(program(argv[0]))
     done = subprocess.run(
-        [path, *argv[1:]], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        [str(program(argv[0])), *argv[1:]],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
     assert done.returncode == 0, f"{argv}: {done.stderr}"
     return done.stdout
@@ -87,6 +90,33 @@ class OvnDatabases:
         command = ["ovs-vsctl", f"--db={self.switch}", "--timeout=30"]
         return northbound, southbound, ovsdb_look.read(run, command, ovsdb_look.SWITCH)
 
+    def snapshot(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return all rows of the northbound database, in OVSDB's JSON, by table and UUID."""
+        reading = [{"op": "select", "table": table, "where": []} for table in ovsdb_look.NORTHBOUND]
+        answers = self.northbound.transact(*reading)
+        return {
+            table: {row.pop("_uuid")[1]: _plain(row) for row in answer["rows"]}
+            for table, answer in zip(ovsdb_look.NORTHBOUND, answers, strict=True)
+        }
+
+    def restore(self, snapshot: Mapping[str, Mapping[str, Any]]) -> None:
+        """Put those rows back, with their UUIDs."""
+        operations: list[dict[str, Any]] = []
+        for table, now in self.snapshot().items():
+            wanted = snapshot[table]
+            for uuid in now.keys() | wanted.keys():
+                where = [["_uuid", "==", ["uuid", uuid]]]
+                if uuid not in wanted:
+                    operations.append({"op": "delete", "table": table, "where": where})
+                elif uuid not in now:
+                    new = {"op": "insert", "table": table, "uuid": uuid, "row": wanted[uuid]}
+                    operations.append(new)
+                elif now[uuid] != wanted[uuid]:
+                    row = {"op": "update", "table": table, "where": where, "row": wanted[uuid]}
+                    operations.append(row)
+        if operations:
+            self.northbound.transact(*operations)
+
     def _serve(self, name: str, schema: Path) -> None:
         database = self._folder / f"{name}.db"
         run(["ovsdb-tool", "create", str(database), str(schema)])
@@ -104,7 +134,6 @@ class OvnDatabases:
             self._processes.append(subprocess.Popen([program(name), *arguments], **streams))
 
 
-def stopped(databases: OvnDatabases) -> None:
-    """End all, whatever state it is in."""
-    with suppress(ProcessLookupError):
-        databases.stop()
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a row can be written; of NB_Global nothing that northd counts."""
+    return {name: value for name, value in row.items() if name != "_version" and "_cfg" not in name}

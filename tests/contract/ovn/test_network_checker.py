@@ -10,13 +10,14 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support import network_checker, raw_rows
+from tests.support.acceptance import Shows
 from tests.support.api import Api, an_api
 from tests.support.builders import NOON, a_claim, a_host, an_instance
 from tests.support.checker import uuid_of
@@ -59,7 +60,7 @@ class Cloud:
     router: str = ""
     floating: str = ""
     balancer: str = ""
-    namespaces: set[str] | None = None
+    namespaces: set[str] = field(default_factory=set)
 
     async def derive(self) -> None:
         """Let OVN have all that the store says, and settle it."""
@@ -84,7 +85,7 @@ class Cloud:
             raw_rows.read_tables(f"sqlite:///{self.api.folder / 'unkai.db'}"),
             northbound,
             southbound,
-            [HostSight(self.host, switch, self.namespaces or ())],
+            [HostSight(self.host, switch, self.namespaces)],
             {"public": {self.host, self.idle_host}},
         )
 
@@ -105,6 +106,18 @@ class Cloud:
             *("--", "add-port", "br-int", device, "--", "set", "Interface", device, row),
             *("external_ids:ovn-installed=true", "ofport=7"),
         )
+
+    def wire(self) -> None:
+        """Let the southbound database and the switch be as they are while the instance runs."""
+        self.ovn.nbctl("--wait=sb", "sync")
+        self.ovn.sbctl("--if-exists", "chassis-del", "stranger")
+        for port_id in (self.web, self.free):
+            self.ovn.sbctl("lsp-unbind", uuid_of(port_id))
+            self.ovn.sbctl("set", "Port_Binding", uuid_of(port_id), "up=false")
+        self.bind(self.web, self.host)
+        self.ovn.vsctl("del-br", "br-int", "--", "add-br", "br-int")
+        self.plug(f"tap{self.web[-12:]}", uuid_of(self.web))
+        self.plug(f"um{self.network[-12:]}", f"meta-{uuid_of(self.network)}")
 
     def unplug(self, device: str) -> None:
         self.ovn.vsctl("del-port", "br-int", device)
@@ -164,7 +177,7 @@ async def _fill(cloud: Cloud) -> None:
     await a_subnet(api, outside.id, "203.0.113.0/24", no_dhcp=True)
     router = await a_way_out(api, outside.id, on_blue.id, six.id, on_green.id)
     qos = port_pb2.Port.Qos(egress_bits_per_s=10_000_000, ingress_bits_per_s=1_500)
-    pair = port_pb2.Port.AddressPair(cidr="10.8.0.0/16", mac_address="02:00:00:00:01:01")
+    pair = port_pb2.AddressPair(cidr="10.8.0.0/16", mac_address="02:00:00:00:01:01")
     web = await a_port(api, blue.id, security_group_ids=[group.id], qos=qos)
     free = await a_port(api, green.id, allowed_address_pairs=[pair])
     await a_port(api, green.id, no_security_groups=True)
@@ -197,9 +210,7 @@ async def _fill(cloud: Cloud) -> None:
         cloud.ovn.sbctl(
             "chassis-add", host, "geneve", "192.0.2.1" if host == here.id else "192.0.2.2"
         )
-    cloud.bind(web.id, here.id)
-    cloud.plug(f"tap{web.id[-12:]}", uuid_of(web.id))
-    cloud.plug(f"um{blue.id[-12:]}", f"meta-{uuid_of(blue.id)}")
+    cloud.wire()
     cloud.namespaces = {f"unkai-{blue.id}"}
 
 
@@ -256,7 +267,7 @@ def a_switch_of_another_name(cloud: Cloud) -> None:
 
 @plants(Kind.SWITCH_AT_ODDS)
 def a_second_switch_of_a_network(cloud: Cloud) -> None:
-    unit = f"external_ids:unkai_unit=network\\:{cloud.network}"
+    unit = f'external_ids:unkai_unit="network:{cloud.network}"'
     cloud.ovn.nbctl("--", "create", "Logical_Switch", "name=twin", unit)
 
 
@@ -407,7 +418,8 @@ def an_address_that_two_ports_have(cloud: Cloud) -> None:
     (row,) = _named(cloud, "Logical_Switch_Port", uuid_of(cloud.web))
     words = next(iter(members(row["addresses"]))).split()
     cloud.ovn.nbctl("lsp-add", uuid_of(cloud.network), "foreign")
-    cloud.ovn.nbctl("lsp-set-addresses", "foreign", f"02:00:00:00:00:0b {words[1]}")
+    twice = f'addresses="02:00:00:00:00:0b {words[1]}"'
+    cloud.ovn.nbctl("set", "Logical_Switch_Port", "foreign", twice)
 
 
 # The southbound database.
@@ -465,7 +477,6 @@ def a_tap_that_ovn_has_not_installed(cloud: Cloud) -> None:
 
 @plants(Kind.NAMESPACE_LEFT)
 def a_namespace_that_nobody_is_on(cloud: Cloud) -> None:
-    assert cloud.namespaces is not None
     cloud.namespaces.add("unkai-net-00000000000000000000000000")
 
 
@@ -496,14 +507,26 @@ async def test_a_healthy_cloud_has_nothing_to_find(cloud: Cloud) -> None:
     assert await asyncio.to_thread(cloud.check) == []
 
 
-@pytest.mark.parametrize("name", PLANTS)
-async def test_each_planted_damage_is_found(cloud: Cloud, name: str) -> None:
-    kind, damage = PLANTS[name]
-    await asyncio.to_thread(damage, cloud)
+async def test_each_planted_damage_is_found(cloud: Cloud, shows: Shows) -> None:
+    store = cloud.api.folder / "unkai.db"
+    await cloud.api.uow.close()
+    rows, namespaces = store.read_bytes(), set(cloud.namespaces)
+    snapshot = await asyncio.to_thread(cloud.ovn.snapshot)
+    for name, (kind, damage) in PLANTS.items():
+        await asyncio.to_thread(damage, cloud)
 
-    found = await asyncio.to_thread(cloud.check)
+        found = await asyncio.to_thread(cloud.check)
 
-    assert kind in {finding.kind for finding in found}, [str(each) for each in found]
+        assert kind in {finding.kind for finding in found}, (name, [str(each) for each in found])
+        store.write_bytes(rows)
+        cloud.namespaces = set(namespaces)
+        await asyncio.to_thread(cloud.ovn.restore, snapshot)
+        await asyncio.to_thread(cloud.wire)
+    assert await asyncio.to_thread(cloud.check) == []
+    shows(
+        "networks 5 checker",
+        f"{len(PLANTS)} kinds of planted damage found, none in a healthy cloud",
+    )
 
 
 def test_each_kind_is_planted() -> None:
