@@ -4,7 +4,8 @@
 #   build.sh OUT.qcow2
 #
 # A FAT partition with syslinux, Debian's cloud kernel and an initramfs of busybox and a few
-# scripts (root/). Nothing is installed, mounted or run: packages are unpacked, and the partition
+# scripts (root/); behind it, as a cpio archive, what only a guest with a network card unpacks
+# (packages), so that one without boots as quickly as ever. Nothing is installed, mounted or run: packages are unpacked, and the partition
 # is written by mtools, so no root and no loop device are needed. The same packages give the same
 # bytes (tested).
 #
@@ -23,6 +24,7 @@ cache=${UNKAI_IMAGE_CACHE:-$here/../build/packages}
 mbr=/usr/lib/syslinux/mbr/mbr.bin
 disk_sectors=$((24 * 2048)) # 24 MiB: kernel and initramfs take 16
 first_sector=2048
+more_sector=$((18 * 2048))
 max_bytes=20000000
 
 for tool in apt-get apt-cache dpkg-deb cpio lz4 sfdisk mkfs.vfat syslinux mcopy qemu-img; do
@@ -61,6 +63,23 @@ kernel_name() {
 	fi
 }
 
+# Copy the kernel's modules that a file names into a folder. A number in front keeps the order in
+# which they are loaded.
+put_modules() {
+	mkdir -p "$2"
+	count=10
+	while read -r module; do
+		cp "$(find "$work/kernel" -name "$module.ko")" "$2/$count-$module.ko"
+		count=$((count + 1))
+	done <"$1"
+}
+
+# Write a folder as a cpio archive, the same bytes each time.
+archive() {
+	find "$1" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
+	(cd "$1" && find . | sort | cpio --quiet -o -H newc --reproducible -R 0:0)
+}
+
 kernel=$(kernel_name)
 [ -n "$kernel" ] || { echo "$0: no cloud kernel known; run 'apt-get update'" >&2; exit 1; }
 dpkg-deb -x "$(package "$kernel")" "$work/kernel"
@@ -79,30 +98,43 @@ for applet in $("$root/bin/busybox" --list); do
 done
 ln -s bin "$root/sbin"
 ln -s bin/busybox "$root/init"
-count=10
-while read -r module; do
-	# The number keeps the order in which they are loaded.
-	cp "$(find "$work/kernel" -name "$module.ko")" "$root/lib/modules/$count-$module.ko"
-	count=$((count + 1))
-done <"$here/modules"
-chmod 0755 "$root"/etc/init.d/* "$root"/etc/acpi/PWRF/* "$root"/usr/lib/unkai/*
+put_modules "$here/modules" "$root/lib/modules"
+put_modules "$here/network-modules" "$root/lib/modules/network"
+chmod 0755 "$root"/etc/init.d/* "$root"/etc/acpi/PWRF/* "$root"/usr/lib/unkai/* "$root"/srv/cgi-bin/*
 chmod 1777 "$root/tmp"
 chmod 0700 "$root/root"
-find "$root" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
-(cd "$root" && find . | sort | cpio --quiet -o -H newc --reproducible -R 0:0) |
-	lz4 -q -l -9 - "$work/initrd" # the kernel reads lz4's legacy frame only
+archive "$root" | lz4 -q -l -9 - "$work/initrd" # the kernel reads lz4's legacy frame only
 
-# The disk: boot record, one active FAT partition, syslinux in it.
+# What a guest with a network card unpacks over it.
+more=$work/more
+mkdir -p "$more/bin" "$more/lib" "$more/lib64"
+sed 's/#.*//' "$here/packages" | while read -r name path; do
+	[ -n "$name" ] || continue
+	[ -d "$work/$name" ] || dpkg-deb -x "$(package "$name")" "$work/$name"
+	case ${path##*/} in
+	*.so.*) cp -L "$work/$name/$path" "$more/lib/" ;;
+	*) cp -L "$work/$name/$path" "$more/bin/" ;;
+	esac
+done
+ln -s ../lib/ld-linux-x86-64.so.2 "$more/lib64/"
+ln -s dbclient "$more/bin/ssh"
+archive "$more" >"$work/more.cpio"
+[ "$(stat -c %s "$work/more.cpio")" -le $(((disk_sectors - more_sector) * 512)) ]
+
+# The disk: boot record, an active FAT partition with syslinux in it, the archive.
 disk=$work/disk.raw
+truncate -s $((more_sector * 512)) "$disk"
+mkfs.vfat --invariant -i 756e6b61 -n TINY --offset=$first_sector \
+	"$disk" $(((more_sector - first_sector) / 2)) >/dev/null
 truncate -s $((disk_sectors * 512)) "$disk"
 sfdisk -q "$disk" <<TABLE
 label: dos
 label-id: 0x756e6b61
-start=$first_sector, type=6, bootable
+start=$first_sector, size=$((more_sector - first_sector)), type=6, bootable
+start=$more_sector, type=da
 TABLE
+dd if="$work/more.cpio" of="$disk" bs=512 seek=$more_sector conv=notrunc status=none
 dd if="$mbr" of="$disk" bs=440 count=1 conv=notrunc status=none
-mkfs.vfat --invariant -i 756e6b61 -n TINY --offset=$first_sector \
-	"$disk" $(((disk_sectors - first_sector) / 2)) >/dev/null
 syslinux --install --offset $((first_sector * 512)) "$disk"
 drive=$disk@@$((first_sector * 512))
 cp "$work/kernel/boot/vmlinuz-$version" "$work/vmlinuz"
