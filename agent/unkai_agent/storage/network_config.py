@@ -1,8 +1,11 @@
 """The file network-config of a seed disk: how cloud-init sets up a guest's network cards. Pure.
 
-Version 2, written as JSON, which is YAML too. Addresses that are ours are set, not asked for: a
-guest boots the same while OVN's centre is away. What a router's advertisements say (SLAAC, and the
-route of DHCPv6) is left to them. Cards are found by their MAC address and keep the guest's names.
+Version 2, written as JSON, which is YAML too. What the network tells guests is asked of it: by
+DHCP the first IPv4 address with its routes, name servers and domain, which so follow what changes;
+the host answers, also while OVN's centre is away. By DHCP comes the route to 169.254.169.254, which
+is on the link: version 2 has no words for that which all renderers know. What a router's
+advertisements say (SLAAC, and the route of DHCPv6) is left to them. All else is set. Cards are
+found by their MAC address and keep the guest's names.
 
 What cloud-init 22.4 makes of it decides the form (cloudinit/net, Debian 12): only the renderer for
 netplan sees all of it; the others (networkd, eni) know of routes `to` and `via` alone, and eni
@@ -20,6 +23,8 @@ from typing import Any
 
 from unkai_agent.domain.ports import METADATA_ADDRESS, Ipv6Mode, PortAddress, PortSpec
 
+_SECOND_METRIC = 200
+"""Of routes of a card that is not the first with a default route; DHCP clients begin with 100."""
 _ADVERTISED = (Ipv6Mode.SLAAC, Ipv6Mode.DHCPV6_STATELESS)
 
 
@@ -38,7 +43,13 @@ def _card(port: PortSpec, routed: set[int], *, optional: bool) -> dict[str, Any]
     if optional:
         card["optional"] = True  # else a boot waits for a network that may be dead
     told = [each for each in port.addresses if each.dhcp and each.ipv6_mode in _ADVERTISED]
-    own = [each for each in port.addresses if each not in told]
+    leased = next((each for each in port.addresses if each.dhcp and each.ip.version == 4), None)
+    own = [each for each in port.addresses if each not in told and each is not leased]
+    if leased:
+        card["dhcp4"] = True
+        if 4 in routed:
+            card["dhcp4-overrides"] = {"route-metric": _SECOND_METRIC * (1 + port.position)}
+        routed.add(4)
     if told:
         card["accept-ra"] = True
         card["dhcp6"] = any(each.ipv6_mode is Ipv6Mode.DHCPV6_STATELESS for each in told)
@@ -49,16 +60,21 @@ def _card(port: PortSpec, routed: set[int], *, optional: bool) -> dict[str, Any]
         if each.gateway_address and kind not in routed:
             routed.add(kind)
             card[f"gateway{kind}"] = each.gateway_address
-    routes = [*_host_routes(port), *_metadata_routes(port, own)]
+    routes = [*_host_routes(port, leased), *_metadata_routes(port, own)]
     if routes:
         card["routes"] = routes
-    if port.dns_servers:
+    if port.dns_servers and not leased:
         card["nameservers"] = _nameservers(port)
     return card
 
 
-def _host_routes(port: PortSpec) -> list[dict[str, str]]:
-    return [{"to": each.destination, "via": each.next_hop} for each in port.host_routes]
+def _host_routes(port: PortSpec, leased: PortAddress | None) -> list[dict[str, str]]:
+    """Return the routes that no lease carries."""
+    return [
+        {"to": each.destination, "via": each.next_hop}
+        for each in port.host_routes
+        if not leased or ":" in each.destination
+    ]
 
 
 def _metadata_routes(port: PortSpec, own: Sequence[PortAddress]) -> list[dict[str, str]]:

@@ -61,18 +61,26 @@ def test_it_is_yaml_and_every_route_has_a_next_hop(case: str) -> None:
 
 def test_one_port_alone_has_the_default_route_of_a_kind() -> None:
     cards = yaml.safe_load(network_config(_CASES["two"]))["ethernets"]
-    assert cards["port0"]["gateway4"] == "10.0.0.1"
-    assert "gateway4" not in cards["port1"]
+    assert "dhcp4-overrides" not in cards["port0"]
+    assert cards["port1"]["dhcp4-overrides"] == {"route-metric": 400}
     assert cards["port1"]["gateway6"] == "fd00::1"
     assert cards["port1"]["optional"]
     assert "optional" not in cards["port0"]
+
+
+def test_what_a_lease_tells_is_not_set_besides() -> None:
+    card = yaml.safe_load(network_config((a_port(),)))["ethernets"]["port0"]
+    assert card["dhcp4"]
+    assert not card.keys() & {"addresses", "gateway4", "routes", "nameservers"}
 
 
 def test_the_metadata_service_is_reached_by_its_address_on_the_guests_own_subnet() -> None:
     elsewhere = MetadataPort("meta-1", "02:00:00:00:fe:01", ("10.9.0.2/24",))
     both = MetadataPort("meta-1", "02:00:00:00:fe:01", ("10.9.0.2/24", "10.0.0.2/24"))
     cards = [
-        yaml.safe_load(network_config((a_port(metadata=metadata),)))["ethernets"]["port0"]
+        yaml.safe_load(
+            network_config((a_port(addresses=(an_ipv4(dhcp=False),), metadata=metadata),))
+        )["ethernets"]["port0"]
         for metadata in (elsewhere, both)
     ]
     assert "routes" not in cards[0]
