@@ -26,6 +26,8 @@ from unkai_agent.domain.clock import Clock, system_clock
 from unkai_agent.host_facts import MAX_REASON
 from unkai_agent.ledger import Ledger
 from unkai_agent.ledger_files import LedgerProblem
+from unkai_agent.metrics.rates import PortReading
+from unkai_agent.metrics.sampler import ReadPorts
 from unkai_agent.network.driver import Datapath, JoinSettings, NetworkDriver
 from unkai_agent.network.forwarding import Forwarder
 from unkai_agent.settings import ConvergeSettings
@@ -41,6 +43,9 @@ _LOG = structlog.get_logger("unkai.agent")
 
 class RunningUsage(UsageSource, Protocol):
     """A source of live figures that must be run."""
+
+    read_ports: ReadPorts | None
+    """Set by the host: reads the counters of machines' ports."""
 
     def run(self) -> Awaitable[None]:
         """Sample until cancelled."""
@@ -111,7 +116,10 @@ class RunningHost:
             networks=networks,
             forwarder=Forwarder(parts.network) if parts.network else None,
             switch=self._switch,
+            read_ports=self._read_ports,
         )
+        if parts.network is not None:
+            parts.usage.read_ports = self._read_ports
 
     async def run(self) -> None:
         """Work until cancelled; guests go on."""
@@ -135,6 +143,20 @@ class RunningHost:
         if network is None or membership is None:
             return None
         return SwitchKeeper(network, membership, self._running, self._tell_switch)
+
+    async def _read_ports(self) -> PortReading:
+        """Return the counters of the ports that machines here were ordered to have."""
+        network = self._parts.network
+        counted = await network.statistics() if network is not None else {}
+        return {
+            entry.spec.instance_id: {
+                port.port_id: counted[port.device]
+                for port in entry.spec.ports
+                if port.device in counted
+            }
+            for entry in self._ledger.entries()
+            if entry.spec.ports
+        }
 
     async def _running(self) -> Set[str]:
         domains = await self._parts.compute.list_domains()

@@ -32,7 +32,7 @@ from unkai_scheduler.agents.port import (
     Synced,
     UsageSample,
 )
-from unkai_scheduler.domain.hosts import MachineUsage
+from unkai_scheduler.domain.hosts import MachineUsage, PortUsage
 from unkai_scheduler.domain.images import ImageState
 from unkai_scheduler.domain.instances import Power
 from unkai_scheduler.domain.machines import Fence, Machine, MachineState, Tombstone
@@ -400,7 +400,8 @@ async def test_samples_arrive_as_they_were_taken(world: World) -> None:
     order = an_order()
     await world.agents.ensure_machine(world.endpoint, a_fence(), order)
     host = world.cloud.hosts[HOST]
-    figures = MachineUsage(order.instance.id, 0.5, 0.1, 1 << 28, 1.0, 2.0, 3.0, 4.0)
+    ports = (PortUsage("prt-a", 1.0, 2.0, 3.0, 4.0, 5.0, 6.0),)
+    figures = MachineUsage(order.instance.id, 0.5, 0.1, 1 << 28, 1.0, 2.0, 3.0, 4.0, ports)
     host.machine_usage[order.instance.id] = figures
     stream = world.agents.watch_usage(world.endpoint)
     assert isinstance(stream, AsyncGenerator)

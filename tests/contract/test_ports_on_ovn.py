@@ -233,10 +233,20 @@ async def test_a_guest_that_keeps_a_port_is_cut_off_from_it(
     await until(kept)
     assert host.external_ids(PORT) == ""
     assert await live(agent, spec) == {PORT.port_id: True}
+    # Another may have its place meanwhile.
+    more = replace(a_port(2), position=PORT.position)
+    host.make_port(more)
+    without = replace(without, ports=(more,), generation=3)
+    await agent.order(without, MachineState.RUNNING)
+
+    async def comes() -> bool:
+        return await live(agent, spec) == {PORT.port_id: True, more.port_id: True}
+
+    await until(comes)
     # libvirtd plugs it in again when it is restarted; that does not last.
     host.libvirt.restart_daemon()
     await until(lambda: host.external_ids(PORT) == "", 30)
     os.kill(pid_of(host, spec), signal.SIGKILL)
     await until(lambda: agent.converger.machine(spec.instance_id).state is not MachineState.RUNNING)
-    await agent.order(replace(without, generation=3), MachineState.RUNNING)
-    assert await live(agent, spec) == {}
+    await agent.order(replace(without, generation=4), MachineState.RUNNING)
+    assert await live(agent, spec) == {more.port_id: True}

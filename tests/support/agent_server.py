@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import asdict
 from datetime import UTC
 from typing import Any
 
@@ -25,7 +26,7 @@ from unkai.storage.v1 import image_pb2
 from unkai_scheduler.agents import convert
 from unkai_scheduler.agents.fake import FakeAgents
 from unkai_scheduler.agents.port import Alive, Endpoint, MachineOrder, Synced, UsageSample
-from unkai_scheduler.domain.hosts import HostUsage, MachineUsage
+from unkai_scheduler.domain.hosts import HostUsage
 from unkai_scheduler.domain.images import Image, ImageFormat, ImageState, Visibility
 from unkai_scheduler.domain.instances import (
     Instance,
@@ -157,10 +158,7 @@ def sample_message(sample: UsageSample) -> host_service_pb2.WatchUsageResponse:
     return host_service_pb2.WatchUsageResponse(
         host_id=sample.host_id,
         host=usage_pb2.HostUsage(**figures),
-        machines=[
-            usage_pb2.MachineUsage(**{n: getattr(m, n) for n in MachineUsage.__slots__})
-            for m in sample.machines
-        ],
+        machines=[usage_pb2.MachineUsage(**asdict(m)) for m in sample.machines],
     )
 
 

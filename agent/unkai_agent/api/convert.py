@@ -7,6 +7,7 @@ become file names and domain names, numbers become limits.
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -249,6 +250,7 @@ def _machine_usage(usage: MachineUsage) -> usage_pb2.MachineUsage:
         disk_write_bytes_per_s=usage.disk_write_bytes_per_s,
         disk_reads_per_s=usage.disk_reads_per_s,
         disk_writes_per_s=usage.disk_writes_per_s,
+        ports=[usage_pb2.PortUsage(**asdict(port)) for port in usage.ports],
     )
 
 

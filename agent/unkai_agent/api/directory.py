@@ -5,7 +5,7 @@ Every request names its host by id; the servicers look it up here before anythin
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,6 +13,7 @@ from unkai_agent.compute.driver import ComputeDriver
 from unkai_agent.converge.supervisor import Converger
 from unkai_agent.converge.switch import SwitchKeeper
 from unkai_agent.domain.hosts import UsageSample
+from unkai_agent.metrics.rates import PortReading
 from unkai_agent.network.forwarding import Forwarder
 from unkai_agent.storage.driver import StorageDriver
 from unkai_wire.cluster_records import HostRecord
@@ -33,6 +34,10 @@ class UsageSource(Protocol):
         """Yield the newest sample, if any, and each new one."""
 
 
+async def _no_ports() -> PortReading:
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     """One host's parts, as the servicers use them."""
@@ -47,6 +52,8 @@ class Host:
     forwarder: Forwarder | None = None
     switch: SwitchKeeper | None = None
     """What keeps its switch in OVN; None: there is nothing to keep."""
+    read_ports: Callable[[], Awaitable[PortReading]] = _no_ports
+    """Reads the counters of machines' ports."""
 
 
 class HostDirectory:

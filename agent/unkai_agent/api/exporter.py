@@ -24,6 +24,8 @@ from unkai_agent.compute.driver import DomainUsage
 from unkai_agent.domain.hosts import HostUsage
 from unkai_agent.domain.machines import Machine, MachineState
 from unkai_agent.host_facts import agent_version
+from unkai_agent.metrics.rates import PortReading
+from unkai_agent.network.driver import PortCounters
 from unkai_agent.storage.driver import CachedImage
 from unkai_wire.daemon_figures import DaemonCollector
 from unkai_wire.errors import UnkaiError
@@ -57,6 +59,14 @@ _INSTANCE_COUNTERS: Sequence[tuple[str, str, Callable[[DomainUsage], float]]] = 
     ("disk_reads", "Reads from disks", lambda u: u.disk_reads),
     ("disk_writes", "Writes to disks", lambda u: u.disk_writes),
 )
+_PORT_COUNTERS: Sequence[tuple[str, str, Callable[[PortCounters], float]]] = (
+    ("received_bytes", "Bytes that the guest received", lambda c: c.received_bytes),
+    ("received_packets", "Packets that the guest received", lambda c: c.received_packets),
+    ("received_drops", "Packets for the guest that were dropped", lambda c: c.received_dropped),
+    ("sent_bytes", "Bytes that the guest sent", lambda c: c.sent_bytes),
+    ("sent_packets", "Packets that the guest sent", lambda c: c.sent_packets),
+    ("sent_drops", "Packets of the guest that were dropped", lambda c: c.sent_dropped),
+)
 _INSTANCE = ("host", "project_id", "instance_id")
 T = TypeVar("T")
 
@@ -71,6 +81,7 @@ class _Reading:
     domains: Sequence[DomainUsage]
     images: Sequence[CachedImage] | None
     """None: not known."""
+    ports: PortReading
 
 
 class HostCollector(Collector):
@@ -86,6 +97,7 @@ class HostCollector(Collector):
         readings = future.result(_SCRAPE_S)
         yield from _host_metrics(readings)
         yield from _instance_metrics(readings)
+        yield from _port_metrics(readings)
 
     async def _read_all(self) -> Sequence[_Reading]:
         return [await _read(host) for host in self._directory.hosts()]
@@ -105,7 +117,8 @@ async def _read(host: Host) -> _Reading:
     images = await _answer(host, host.storage.list_images())
     sample = host.usage.latest
     usage = sample.host if sample else None
-    return _Reading(host, usage, host.converger.machines(), domains or (), images)
+    ports = await _answer(host, host.read_ports())
+    return _Reading(host, usage, host.converger.machines(), domains or (), images, ports or {})
 
 
 async def _answer(host: Host, asked: Awaitable[T]) -> T | None:
@@ -113,7 +126,7 @@ async def _answer(host: Host, asked: Awaitable[T]) -> T | None:
     try:
         async with asyncio.timeout(_ASK_S):
             return await asked
-    except (UnkaiError, TimeoutError) as error:
+    except (UnkaiError, OSError) as error:
         reason = error.reason if isinstance(error, UnkaiError) else "NO_ANSWER"
         _LOG.info("scrape_incomplete", host=host.record.name, reason=reason)
         return None
@@ -195,6 +208,19 @@ def _instance_metrics(readings: Sequence[_Reading]) -> Iterable[Metric]:
                 for family, value in counters:
                     family.add_metric(labels[usage.instance_id], value(usage))
     yield from (info, memory, *(family for family, _ in counters))
+
+
+def _port_metrics(readings: Sequence[_Reading]) -> Iterable[Metric]:
+    labels = [*_INSTANCE, "port_id"]
+    for name, text, value in _PORT_COUNTERS:
+        family = CounterMetricFamily(f"unkai_instance_port_{name}", text, labels=labels)
+        for reading in readings:
+            for machine in reading.machines:
+                ports = reading.ports.get(machine.instance_id)
+                whose = _labels(reading.host, machine) if ports else []
+                for port_id, counters in sorted((ports or {}).items()):
+                    family.add_metric([*whose, port_id], value(counters))
+        yield family
 
 
 def _labels(host: Host, machine: Machine) -> list[str]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import string
 import xml.etree.ElementTree as ET
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,9 +72,15 @@ def render(spec: DomainSpec) -> str:
     return ET.tostring(root, encoding="unicode") + "\n"
 
 
-def render_port(port: DomainPort) -> str:
-    """Return the XML of a port that is plugged into a running domain: its link is down."""
+def render_port(port: DomainPort, taken: Collection[int] = ()) -> str:
+    """Return the XML of a port that is plugged into a running domain: its link is down.
+
+    `taken`: PCI slots that others have; it is put into none where its own is one of them.
+    """
     element = _interface(port)
+    address = element.find("address")
+    if address is not None and slot_of(element) in taken:
+        element.remove(address)
     ET.SubElement(element, "link", state="down")
     return ET.tostring(element, encoding="unicode")
 
@@ -93,6 +100,12 @@ def live_ports(domain_text: str) -> dict[str, ET.Element]:
         if name.startswith(_ALIAS):
             found[name.removeprefix(_ALIAS)] = element
     return found
+
+
+def slot_of(interface: ET.Element) -> int:
+    """Return the PCI slot of an interface; -1: it has none."""
+    address = interface.find("address")
+    return -1 if address is None else int(address.get("slot", "-1"), 16)
 
 
 def parse_identity(metadata_xml: str) -> DomainIdentity | None:

@@ -27,10 +27,17 @@ def live_ports(domain: Any) -> Mapping[str, bool]:
 
 
 def attach(libvirt: Any, domain: Any, port: DomainPort) -> None:
-    """Plug a port in, unless it is."""
-    if port.port_id not in live_ports(domain):
-        text = domain_xml.render_port(port)
-        domain.attachDeviceFlags(text, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    """Plug a port in, unless it is.
+
+    Its slot may still be that of a port whose guest has not let go: then libvirt chooses another,
+    until the machine's next start.
+    """
+    plugged = domain_xml.live_ports(domain.XMLDesc(0))
+    if port.port_id in plugged:
+        return
+    taken = {domain_xml.slot_of(element) for element in plugged.values()}
+    text = domain_xml.render_port(port, taken)
+    domain.attachDeviceFlags(text, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
 
 def raise_link(libvirt: Any, domain: Any, port_id: str) -> None:

@@ -58,6 +58,19 @@ class HostUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class PortUsage:
+    """One sample of a port, seen from the guest; fields and units as host/v1/usage.proto."""
+
+    port_id: str
+    received_bytes_per_s: float = 0.0
+    received_packets_per_s: float = 0.0
+    received_drops_per_s: float = 0.0
+    sent_bytes_per_s: float = 0.0
+    sent_packets_per_s: float = 0.0
+    sent_drops_per_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class MachineUsage:
     """One sample of a machine; fields and units as host/v1/usage.proto."""
 
@@ -69,6 +82,7 @@ class MachineUsage:
     disk_write_bytes_per_s: float = 0.0
     disk_reads_per_s: float = 0.0
     disk_writes_per_s: float = 0.0
+    ports: tuple[PortUsage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,16 @@ sample is then too low once, never absurd.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from unkai_agent.compute.driver import DomainUsage
-from unkai_agent.domain.hosts import Capacity, HostUsage, MachineUsage
+from unkai_agent.domain.hosts import Capacity, HostUsage, MachineUsage, PortUsage
 from unkai_agent.metrics.counters import HostCounters
+from unkai_agent.network.driver import PortCounters
+
+PortReading = Mapping[str, Mapping[str, PortCounters]]
+"""Counters of all ports, by instance and port."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +26,14 @@ class MachineCounters:
     monotonic_s: float
     usages: Mapping[str, DomainUsage]
     """By instance id."""
+    ports: PortReading = field(default_factory=dict)
 
     @classmethod
-    def of(cls, monotonic_s: float, usages: Iterable[DomainUsage]) -> MachineCounters:
-        """Make the reading from what the compute driver returned."""
-        return cls(monotonic_s, {usage.instance_id: usage for usage in usages})
+    def of(
+        cls, monotonic_s: float, usages: Iterable[DomainUsage], ports: PortReading | None = None
+    ) -> MachineCounters:
+        """Make the reading from what the drivers returned."""
+        return cls(monotonic_s, {usage.instance_id: usage for usage in usages}, ports or {})
 
 
 _NEW = DomainUsage("", 0, 0, 0, 0, 0, 0, 0)
@@ -100,7 +107,12 @@ def machine_usages(
     """
     elapsed_s = after.monotonic_s - before.monotonic_s
     return tuple(
-        _machine_usage(before.usages.get(instance_id, _NEW), usage, elapsed_s)
+        replace(
+            _machine_usage(before.usages.get(instance_id, _NEW), usage, elapsed_s),
+            ports=_port_usages(
+                before.ports.get(instance_id, {}), after.ports.get(instance_id, {}), elapsed_s
+            ),
+        )
         for instance_id, usage in sorted(after.usages.items())
         if instance_id in before.usages or usage.cpu_time_ns <= cpus * elapsed_s * 1e9
     )
@@ -116,4 +128,31 @@ def _machine_usage(before: DomainUsage, after: DomainUsage, elapsed_s: float) ->
         disk_write_bytes_per_s=rate(before.disk_write_bytes, after.disk_write_bytes, elapsed_s),
         disk_reads_per_s=rate(before.disk_reads, after.disk_reads, elapsed_s),
         disk_writes_per_s=rate(before.disk_writes, after.disk_writes, elapsed_s),
+    )
+
+
+def _port_usages(
+    before: Mapping[str, PortCounters], after: Mapping[str, PortCounters], elapsed_s: float
+) -> tuple[PortUsage, ...]:
+    """Return a sample for each port; one that was not there before counts from zero."""
+    return tuple(
+        _port_usage(port_id, before.get(port_id, _NEW_PORT), counters, elapsed_s)
+        for port_id, counters in sorted(after.items())
+    )
+
+
+_NEW_PORT = PortCounters(0, 0, 0, 0, 0, 0)
+
+
+def _port_usage(
+    port_id: str, before: PortCounters, after: PortCounters, elapsed_s: float
+) -> PortUsage:
+    return PortUsage(
+        port_id=port_id,
+        received_bytes_per_s=rate(before.received_bytes, after.received_bytes, elapsed_s),
+        received_packets_per_s=rate(before.received_packets, after.received_packets, elapsed_s),
+        received_drops_per_s=rate(before.received_dropped, after.received_dropped, elapsed_s),
+        sent_bytes_per_s=rate(before.sent_bytes, after.sent_bytes, elapsed_s),
+        sent_packets_per_s=rate(before.sent_packets, after.sent_packets, elapsed_s),
+        sent_drops_per_s=rate(before.sent_dropped, after.sent_dropped, elapsed_s),
     )

@@ -19,10 +19,16 @@ import structlog
 from unkai_agent.compute.driver import ComputeDriver
 from unkai_agent.domain.clock import Clock
 from unkai_agent.domain.hosts import Capacity, MachineUsage, UsageSample
-from unkai_agent.metrics.rates import MachineCounters, host_usage, machine_usages
+from unkai_agent.metrics.rates import (
+    MachineCounters,
+    PortReading,
+    host_usage,
+    machine_usages,
+)
 from unkai_agent.metrics.sources import CounterSource
 from unkai_agent.storage.driver import StorageDriver
 from unkai_wire.errors import UnkaiError
+from unkai_wire.rpc_errors import internal_error
 
 INTERVAL_S = 2.0
 HISTORY = 30
@@ -30,6 +36,8 @@ HISTORY = 30
 
 _QUEUE = 8
 _STALE_INTERVALS = 3
+
+ReadPorts = Callable[[], Awaitable[PortReading]]
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +66,8 @@ class Sampler:
         self._monotonic = monotonic
         self._sleep = sleep
         self._interval_s = interval_s
+        self.read_ports: ReadPorts | None = None
+        """Reads the counters of machines' ports; None: they have none."""
         self._samples: deque[UsageSample] = deque(maxlen=history)
         self._subscribers: set[asyncio.Queue[UsageSample]] = set()
         self._machines: tuple[MachineUsage, ...] = ()
@@ -135,7 +145,14 @@ class Sampler:
             self._note_failure("machine_usage_unknown", error)
             return None
         self._failing.discard("machine_usage_unknown")
-        return MachineCounters.of(self._monotonic(), usages)
+        return MachineCounters.of(self._monotonic(), usages, await self._read_ports())
+
+    async def _read_ports(self) -> PortReading:
+        try:
+            return await self.read_ports() if self.read_ports else {}
+        except (UnkaiError, OSError) as error:
+            self._note_failure("port_usage_unknown", internal_error(error))
+            return {}
 
     async def _read_disk(self) -> None:
         try:

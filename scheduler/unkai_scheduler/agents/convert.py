@@ -26,7 +26,7 @@ from unkai_scheduler.agents.port import (
     Synced,
     UsageSample,
 )
-from unkai_scheduler.domain.hosts import HostUsage, MachineUsage
+from unkai_scheduler.domain.hosts import HostUsage, MachineUsage, PortUsage
 from unkai_scheduler.domain.images import Image, ImageFormat
 from unkai_scheduler.domain.instances import Instance, InstanceState, PlacementPolicy, Seed
 from unkai_scheduler.domain.machines import (
@@ -301,10 +301,14 @@ def host_usage_of(message: usage_pb2.HostUsage) -> HostUsage:
 def machine_usage_of(message: usage_pb2.MachineUsage) -> MachineUsage:
     """Read a machine's sample."""
     instance_id = message.instance_id
-    figures = {
-        n: _figure(n, getattr(message, n)) for n in MachineUsage.__slots__ if n != "instance_id"
-    }
-    return MachineUsage(instance_id=instance_id, **figures)
+    figures = {n: _figure(n, getattr(message, n)) for n in _MACHINE_FIGURES}
+    ports = tuple(_port_usage_of(port) for port in message.ports[:_PORTS_MAX])
+    return MachineUsage(instance_id=instance_id, ports=ports, **figures)
+
+
+def _port_usage_of(message: usage_pb2.PortUsage) -> PortUsage:
+    figures = {n: _figure(n, getattr(message, n)) for n in _PORT_FIGURES}
+    return PortUsage(port_id=message.port_id, **figures)
 
 
 def _figure(name: str, value: Any) -> Any:
@@ -325,8 +329,13 @@ def sample_of(message: host_service_pb2.WatchUsageResponse, host_id: str) -> Usa
     return UsageSample(host_id, host_usage_of(message.host), machines)
 
 
+_PORTS_MAX = 32
+"""More ports no machine has."""
 _MOST = float(1 << 62)
 """No count of bytes or nanoseconds is larger; placement's integers hold no more."""
 _HOST_FIGURES = tuple(name for name in HostUsage.__slots__ if name != "sample_time")
-_MACHINE_FIGURES = tuple(name for name in MachineUsage.__slots__ if name != "instance_id")
+_MACHINE_FIGURES = tuple(
+    name for name in MachineUsage.__slots__ if name not in ("instance_id", "ports")
+)
+_PORT_FIGURES = tuple(name for name in PortUsage.__slots__ if name != "port_id")
 """Field names are the same on both sides."""

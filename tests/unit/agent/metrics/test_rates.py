@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unkai_agent.compute.driver import DomainUsage
-from unkai_agent.domain.hosts import Capacity, HostUsage
+from unkai_agent.domain.hosts import Capacity, HostUsage, PortUsage
 from unkai_agent.metrics.counters import HostCounters, Pressure
 from unkai_agent.metrics.rates import MachineCounters, host_usage, machine_usages, rate
+from unkai_agent.network.driver import PortCounters
 
 _GIB = 1024**3
 _TIME = datetime(2026, 1, 1, tzinfo=UTC)
@@ -145,6 +146,18 @@ def test_machines_in_both_readings_have_rates() -> None:
     assert (first.memory_resident_bytes, first.disk_write_bytes_per_s) == (7, 10.0)
     assert first.disk_writes_per_s == 1.0
     assert (second.cpu_used_cores, second.cpu_wait_cores) == (0.5, 0.1)
+
+
+def test_a_port_has_rates_from_its_coming_on() -> None:
+    counted = {"prt-a": PortCounters(1000, 10, 0, 500, 5, 0)}
+    more = {"prt-a": PortCounters(3000, 30, 4, 600, 6, 2), "prt-b": PortCounters(8, 1, 0, 6, 1, 0)}
+    before = MachineCounters.of(10.0, [a_machine()], {"ins-a": counted})
+    after = MachineCounters.of(12.0, [a_machine()], {"ins-a": more})
+    [machine] = machine_usages(before, after, cpus=2)
+    assert machine.ports == (
+        PortUsage("prt-a", 1000.0, 10.0, 2.0, 50.0, 0.5, 1.0),
+        PortUsage("prt-b", 4.0, 0.5, 0.0, 3.0, 0.5, 0.0),
+    )
 
 
 def test_a_machine_that_was_restarted_has_no_negative_rates() -> None:

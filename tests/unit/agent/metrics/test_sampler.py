@@ -15,6 +15,7 @@ from tests.support.compute import a_domain_spec
 from unkai_agent.compute.fake import FakeCompute, MachineLoad
 from unkai_agent.domain.hosts import Capacity, UsageSample
 from unkai_agent.metrics import HostCounters, HostLoad, Sampler, SimulatedHost
+from unkai_agent.network.driver import PortCounters
 from unkai_agent.storage.driver import StorageDriver
 from unkai_wire.errors import Unavailable
 
@@ -119,6 +120,31 @@ async def test_a_sample_comes_every_two_seconds(scene: Scene) -> None:
     times = [s.host.sample_time.timestamp() for s in scene.sampler.history()]
     assert times == [102.0, 104.0, 106.0]
     assert {s.host.interval_s for s in scene.sampler.history()} == {2.0}
+
+
+async def test_ports_are_told_of_as_long_as_somebody_knows(scene: Scene) -> None:
+    instance_id = await scene.a_machine()
+    received = 0
+    silent = False
+
+    async def read() -> dict[str, dict[str, PortCounters]]:
+        nonlocal received
+        if silent:
+            raise OSError("no such file")
+        received += 1000
+        return {instance_id: {"prt-a": PortCounters(received, 0, 0, 0, 0, 0)}}
+
+    scene.sampler.read_ports = read
+    async with scene.sampling():
+        await scene.time.pass_by(6)
+        [machine] = scene.latest().machines
+        assert [(port.port_id, port.received_bytes_per_s) for port in machine.ports] == [
+            ("prt-a", 500.0)
+        ]
+        silent = True
+        await scene.time.pass_by(6)
+        [machine] = scene.latest().machines
+        assert machine.ports == ()
 
 
 async def test_the_load_of_the_host_and_its_machines_shows(scene: Scene) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from tests.support.agent import a_fence, a_spec, an_instance_id
 from tests.support.ports import a_port
 from unkai_agent import fleet
+from unkai_agent.api.directory import HostDirectory
+from unkai_agent.api.exporter import HostCollector
 from unkai_agent.domain.machines import Machine, MachineState
 from unkai_agent.settings import FleetSettings, Settings
 
@@ -36,8 +38,19 @@ async def test_a_simulated_host_says_that_its_machines_ports_are_installed(
                 if isinstance(change, Machine) and change.state is MachineState.RUNNING:
                     machine = change
                     break
+        collector = HostCollector(
+            HostDirectory({host.host.record.host_id: host.host}), asyncio.get_running_loop()
+        )
+        families = await asyncio.to_thread(lambda: list(collector.collect()))
     finally:
         running.cancel()
         with suppress(asyncio.CancelledError):
             await running
     assert [status.installed for status in machine.ports] == [True, True]
+    received = {
+        sample.labels["port_id"]: sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == "unkai_instance_port_received_bytes_total"
+    }
+    assert received == {port.port_id: 0 for port in spec.ports}

@@ -3,9 +3,11 @@
 isort:skip_file
 Live figures of hosts and of the machines on them."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -129,6 +131,7 @@ class MachineUsage(_message.Message):
     DISK_WRITE_BYTES_PER_S_FIELD_NUMBER: _builtins.int
     DISK_READS_PER_S_FIELD_NUMBER: _builtins.int
     DISK_WRITES_PER_S_FIELD_NUMBER: _builtins.int
+    PORTS_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """Id of the instance."""
     cpu_used_cores: _builtins.float
@@ -145,6 +148,10 @@ class MachineUsage(_message.Message):
     """Disk reads each second."""
     disk_writes_per_s: _builtins.float
     """Disk writes each second."""
+    @_builtins.property
+    def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___PortUsage]:
+        """Its ports, by id; empty while nobody knows."""
+
     def __init__(
         self,
         *,
@@ -156,11 +163,60 @@ class MachineUsage(_message.Message):
         disk_write_bytes_per_s: _builtins.float = ...,
         disk_reads_per_s: _builtins.float = ...,
         disk_writes_per_s: _builtins.float = ...,
+        ports: _abc.Iterable[Global___PortUsage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_used_cores", b"cpu_used_cores", "cpu_wait_cores", b"cpu_wait_cores", "disk_read_bytes_per_s", b"disk_read_bytes_per_s", "disk_reads_per_s", b"disk_reads_per_s", "disk_write_bytes_per_s", b"disk_write_bytes_per_s", "disk_writes_per_s", b"disk_writes_per_s", "instance_id", b"instance_id", "memory_resident_bytes", b"memory_resident_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_used_cores", b"cpu_used_cores", "cpu_wait_cores", b"cpu_wait_cores", "disk_read_bytes_per_s", b"disk_read_bytes_per_s", "disk_reads_per_s", b"disk_reads_per_s", "disk_write_bytes_per_s", b"disk_write_bytes_per_s", "disk_writes_per_s", b"disk_writes_per_s", "instance_id", b"instance_id", "memory_resident_bytes", b"memory_resident_bytes", "ports", b"ports"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MachineUsage: _TypeAlias = MachineUsage  # noqa: Y015
+
+@_typing.final
+class PortUsage(_message.Message):
+    """PortUsage is one sample of a port's live figures, seen from the guest, averaged since the sample
+    before.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PORT_ID_FIELD_NUMBER: _builtins.int
+    RECEIVED_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    RECEIVED_PACKETS_PER_S_FIELD_NUMBER: _builtins.int
+    RECEIVED_DROPS_PER_S_FIELD_NUMBER: _builtins.int
+    SENT_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    SENT_PACKETS_PER_S_FIELD_NUMBER: _builtins.int
+    SENT_DROPS_PER_S_FIELD_NUMBER: _builtins.int
+    port_id: _builtins.str
+    """Id of the port."""
+    received_bytes_per_s: _builtins.float
+    """Bytes that the guest received each second."""
+    received_packets_per_s: _builtins.float
+    """Packets that the guest received each second."""
+    received_drops_per_s: _builtins.float
+    """Packets for the guest that were dropped at its device each second."""
+    sent_bytes_per_s: _builtins.float
+    """Bytes that the guest sent each second."""
+    sent_packets_per_s: _builtins.float
+    """Packets that the guest sent each second."""
+    sent_drops_per_s: _builtins.float
+    """Packets of the guest that were dropped at its device each second."""
+    def __init__(
+        self,
+        *,
+        port_id: _builtins.str = ...,
+        received_bytes_per_s: _builtins.float = ...,
+        received_packets_per_s: _builtins.float = ...,
+        received_drops_per_s: _builtins.float = ...,
+        sent_bytes_per_s: _builtins.float = ...,
+        sent_packets_per_s: _builtins.float = ...,
+        sent_drops_per_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["port_id", b"port_id", "received_bytes_per_s", b"received_bytes_per_s", "received_drops_per_s", b"received_drops_per_s", "received_packets_per_s", b"received_packets_per_s", "sent_bytes_per_s", b"sent_bytes_per_s", "sent_drops_per_s", b"sent_drops_per_s", "sent_packets_per_s", b"sent_packets_per_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PortUsage: _TypeAlias = PortUsage  # noqa: Y015
