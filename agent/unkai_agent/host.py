@@ -29,6 +29,7 @@ from unkai_agent.ledger_files import LedgerProblem
 from unkai_agent.metrics.rates import PortReading
 from unkai_agent.metrics.sampler import ReadPorts
 from unkai_agent.network.driver import Datapath, JoinSettings, NetworkDriver
+from unkai_agent.network.flows import FlowCounters
 from unkai_agent.network.forwarding import Forwarder
 from unkai_agent.settings import ConvergeSettings
 from unkai_agent.storage.driver import StorageDriver
@@ -69,6 +70,8 @@ class HostParts:
     """What serves guests on that switch's networks; None: nothing, as on simulated hosts."""
     membership: JoinSettings | None = None
     """How that switch belongs to OVN; None: not at all, as on simulated hosts."""
+    flows: FlowCounters | None = None
+    """What counts that switch's packets; None: nothing, as on simulated hosts."""
 
 
 class RunningHost:
@@ -117,6 +120,7 @@ class RunningHost:
             forwarder=Forwarder(parts.network) if parts.network else None,
             switch=self._switch,
             read_ports=self._read_ports,
+            flows=parts.flows,
         )
         if parts.network is not None:
             parts.usage.read_ports = self._read_ports

@@ -13,6 +13,7 @@ from unkai_agent.domain.hosts import HostIdentity
 from unkai_agent.host_facts import NETWORK_FEATURE, PORT_FEATURE, advertised_address
 from unkai_agent.network.datapath import datapath_here
 from unkai_agent.network.driver import Datapath, JoinSettings, SwitchTls
+from unkai_agent.network.flows import FlowCounters
 from unkai_agent.network.metadata.tokens import Tokens
 from unkai_agent.network.names.server import Resolvers
 from unkai_agent.network.names.table import NameTables
@@ -32,6 +33,7 @@ class NetworkParts:
     driver: OvsNetwork
     networks: HostNetworks
     membership: JoinSettings
+    flows: FlowCounters
 
 
 async def make_network_parts(settings: Settings, identity: HostIdentity) -> NetworkParts:
@@ -44,6 +46,7 @@ async def make_network_parts(settings: Settings, identity: HostIdentity) -> Netw
         driver=driver,
         networks=HostNetworks(driver, names, Resolvers().ask, Tokens()),
         membership=join_settings(settings, identity, datapath),
+        flows=FlowCounters(settings.network.switch),
     )
 
 

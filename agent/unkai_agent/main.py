@@ -153,6 +153,7 @@ async def _with_networks(parts: HostParts, settings: Settings, identity: HostIde
         network=made.driver,
         networks=made.networks,
         membership=made.membership,
+        flows=made.flows,
     )
 
 

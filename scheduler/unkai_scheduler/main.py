@@ -64,6 +64,7 @@ from unkai_scheduler.services.placement import PlacementService
 from unkai_scheduler.services.ports import PortsService
 from unkai_scheduler.services.projects import ProjectsService
 from unkai_scheduler.services.reachability import ReachabilityExplained
+from unkai_scheduler.services.reachability_counters import PathCounters
 from unkai_scheduler.services.routers import RoutersService
 from unkai_scheduler.services.security_groups import SecurityGroupsService
 from unkai_scheduler.services.subnets import SubnetsService
@@ -145,7 +146,9 @@ def build_services(
         routers=RoutersService(context, settings.network),
         floating_ips=FloatingIpsService(context, settings.network),
         load_balancers=LoadBalancersService(context, settings.network),
-        reachability=ReachabilityExplained(context, settings.network, _tracer(settings)),
+        reachability=ReachabilityExplained(
+            context, settings.network, _tracer(settings), PathCounters(context, agents)
+        ),
     )
 
 

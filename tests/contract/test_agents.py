@@ -676,3 +676,11 @@ async def test_a_host_tells_what_it_finds_wrong_with_itself(world: World) -> Non
 
     assert (report.where, report.findings, end_time) == ("agent h1", (found,), NOW)
     assert (await world.agents.diagnose(world.endpoint, ["ledger"]))[0].findings == ()
+
+
+async def test_a_host_tells_what_its_flows_have_counted(world: World) -> None:
+    world.cloud.hosts[HOST].flow_counts = {0xFFFFFFFF: 2**40, 7: 0}
+
+    counted = await world.agents.count_flows(world.endpoint, [0xFFFFFFFF, 7, 8])
+
+    assert counted == {0xFFFFFFFF: 2**40, 7: 0}

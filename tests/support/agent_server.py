@@ -17,6 +17,8 @@ from unkai.agent.v1 import (
     machine_pb2,
     machine_service_pb2,
     machine_service_pb2_grpc,
+    network_service_pb2,
+    network_service_pb2_grpc,
     storage_service_pb2,
     storage_service_pb2_grpc,
 )
@@ -165,6 +167,7 @@ def sample_message(sample: UsageSample) -> host_service_pb2.WatchUsageResponse:
 class AgentServicer(
     host_service_pb2_grpc.HostServiceServicer,
     machine_service_pb2_grpc.MachineServiceServicer,
+    network_service_pb2_grpc.NetworkServiceServicer,
     storage_service_pb2_grpc.StorageServiceServicer,
 ):
     """All of `agent.v1` that the client calls, for many hosts at one address."""
@@ -192,6 +195,19 @@ class AgentServicer(
             self._endpoint(request.host_id), list(request.checks)
         )
         return host_service_pb2.DiagnoseResponse(diagnosis=to_message(report, end_time))
+
+    async def CountFlows(
+        self, request: network_service_pb2.CountFlowsRequest, context: Context
+    ) -> network_service_pb2.CountFlowsResponse:
+        counts = await self._agents.count_flows(
+            self._endpoint(request.host_id), list(request.cookies)
+        )
+        return network_service_pb2.CountFlowsResponse(
+            counts=[
+                network_service_pb2.FlowCount(cookie=cookie, packet_count=count)
+                for cookie, count in counts.items()
+            ]
+        )
 
     async def AnnounceTerm(
         self, request: host_service_pb2.AnnounceTermRequest, context: Context
@@ -307,6 +323,7 @@ async def serving(agents: FakeAgents, tls: TlsFiles) -> AsyncIterator[str]:
     servicer = AgentServicer(agents)
     host_service_pb2_grpc.add_HostServiceServicer_to_server(servicer, server)
     machine_service_pb2_grpc.add_MachineServiceServicer_to_server(servicer, server)
+    network_service_pb2_grpc.add_NetworkServiceServicer_to_server(servicer, server)
     storage_service_pb2_grpc.add_StorageServiceServicer_to_server(servicer, server)
     port = server.add_secure_port("127.0.0.1:0", tls.server_credentials())
     await server.start()

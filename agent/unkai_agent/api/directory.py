@@ -14,6 +14,7 @@ from unkai_agent.converge.supervisor import Converger
 from unkai_agent.converge.switch import SwitchKeeper
 from unkai_agent.domain.hosts import UsageSample
 from unkai_agent.metrics.rates import PortReading
+from unkai_agent.network.flows import FlowCounters
 from unkai_agent.network.forwarding import Forwarder
 from unkai_agent.storage.driver import StorageDriver
 from unkai_wire.cluster_records import HostRecord
@@ -54,6 +55,8 @@ class Host:
     """What keeps its switch in OVN; None: there is nothing to keep."""
     read_ports: Callable[[], Awaitable[PortReading]] = _no_ports
     """Reads the counters of machines' ports."""
+    flows: FlowCounters | None = None
+    """None: this host has no switch of its own."""
 
 
 class HostDirectory:

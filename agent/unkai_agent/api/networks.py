@@ -31,6 +31,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _NAMES_MAX = 20_000
 _ADDRESSES_MAX = 32
+_COOKIES_MAX = 64
 
 
 class NetworkServicer(network_service_pb2_grpc.NetworkServiceServicer):
@@ -67,6 +68,23 @@ class NetworkServicer(network_service_pb2_grpc.NetworkServiceServicer):
                     yield pb.ForwardResponse(end=True)
                 else:
                     yield pb.ForwardResponse(data=piece)
+
+    async def CountFlows(
+        self, request: pb.CountFlowsRequest, context: Context
+    ) -> pb.CountFlowsResponse:
+        """Say how many packets the switch's flows of some cookies have counted."""
+        host = self._directory.find(request.host_id)
+        if not 1 <= len(request.cookies) <= _COOKIES_MAX:
+            raise InvalidArgument.field("cookies", f"must be 1 to {_COOKIES_MAX}")
+        if host.flows is None:
+            raise _no_switch(host)
+        counts = await host.flows.count(request.cookies)
+        return pb.CountFlowsResponse(
+            counts=[
+                pb.FlowCount(cookie=cookie, packet_count=count)
+                for cookie, count in sorted(counts.items())
+            ]
+        )
 
 
 def _networks(host: Host) -> HostNetworks:

@@ -34,6 +34,7 @@ POLICY: Mapping[str, frozenset[Role]] = {
     _MACHINE + "AttachConsole": _READERS,
     _NETWORK + "EnsureNames": _SCHEDULER,
     _NETWORK + "Forward": _SCHEDULER,
+    _NETWORK + "CountFlows": _SCHEDULER,
     _STORAGE + "PrefetchImage": _SCHEDULER,
     _STORAGE + "ListCachedImages": _READERS,
     _STORAGE + "EvictImage": _SCHEDULER,

@@ -19,6 +19,7 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterator,
+    Mapping,
     Sequence,
 )
 from contextlib import aclosing, asynccontextmanager, contextmanager
@@ -34,6 +35,8 @@ from unkai.agent.v1 import (
     host_service_pb2_grpc,
     machine_service_pb2,
     machine_service_pb2_grpc,
+    network_service_pb2,
+    network_service_pb2_grpc,
     storage_service_pb2,
     storage_service_pb2_grpc,
 )
@@ -190,6 +193,17 @@ class GrpcAgents:
                 request, timeout=self._limits.diagnose_s
             ),
             lambda answer: from_message(answer.diagnosis),
+        )
+
+    async def count_flows(self, endpoint: Endpoint, cookies: Sequence[int]) -> Mapping[int, int]:
+        """Return what the host's flows of these cookies have counted."""
+        request = network_service_pb2.CountFlowsRequest(host_id=endpoint.host_id, cookies=cookies)
+        return await self._call(
+            endpoint,
+            lambda channel: network_service_pb2_grpc.NetworkServiceStub(channel).CountFlows(
+                request, timeout=self._limits.order_s
+            ),
+            lambda answer: {count.cookie: int(count.packet_count) for count in answer.counts},
         )
 
     async def watch_machines(self, endpoint: Endpoint) -> AsyncGenerator[MachineChange, None]:

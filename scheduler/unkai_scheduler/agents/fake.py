@@ -9,7 +9,7 @@ It never sleeps: only `hang` and `silence` wait, for the limits given.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -305,6 +305,11 @@ class FakeAgents:
         found = tuple(f for f in host.findings if not checks or f.check in checks)
         name = host.description.name
         return Report(f"agent {name}", host.description.agent_version, 1, found), self._clock()
+
+    async def count_flows(self, endpoint: Endpoint, cookies: Sequence[int]) -> Mapping[int, int]:
+        """Return what `flow_counts` of the host says."""
+        host = await self._reach(endpoint, self._limits.order_s)
+        return {c: host.flow_counts[c] for c in cookies if c in host.flow_counts}
 
     async def evict_image(self, endpoint: Endpoint, term: int, sha256: str) -> None:
         """Drop an image from the cache."""

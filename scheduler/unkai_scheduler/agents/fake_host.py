@@ -75,6 +75,7 @@ class FakeHost:
     disputes: bool = False
     """It claims to have seen a term higher than whatever it is told."""
     findings: tuple[Finding, ...] = ()
+    flow_counts: dict[int, int] = field(default_factory=dict)
     """What it finds wrong with itself."""
     machine_watchers: list[asyncio.Queue[MachineChange | Ended]] = field(default_factory=list)
     usage_watchers: list[asyncio.Queue[UsageSample | Ended]] = field(default_factory=list)

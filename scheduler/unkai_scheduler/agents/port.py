@@ -7,7 +7,7 @@ means that we no longer lead.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -127,6 +127,12 @@ class Agents(Protocol):
 
     async def diagnose(self, endpoint: Endpoint, checks: Sequence[str]) -> tuple[Report, datetime]:
         """Have the host examined; return what was found, and its clock at the end."""
+
+    async def count_flows(self, endpoint: Endpoint, cookies: Sequence[int]) -> Mapping[int, int]:
+        """Return how many packets OVN's flows of these cookies have counted on the host.
+
+        Cookies that it has no flow of are absent. `Unsupported` where the host has no switch.
+        """
 
     async def evict_image(self, endpoint: Endpoint, term: int, sha256: str) -> None:
         """Drop an image from the host's cache; `FailedPrecondition` IMAGE_IN_USE if it is used."""

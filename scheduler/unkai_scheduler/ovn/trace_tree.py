@@ -131,7 +131,7 @@ def _steps(block: _Block, datapath: str, inport: str, outport: str) -> Iterator[
 
 def _change(title: str) -> str:
     """Return what a block of connection tracking says that it changed."""
-    found = re.fullmatch(r"ct_\w+\(([^)]*)\)(?: /\*.*\*/)?", title)
+    found = re.match(r"ct_\w+\((ip[46]\.(?:src|dst)=[0-9a-f.:]+)\)", title)
     return found[1] if found else ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from unkai_scheduler.domain.addresses import check_address, version_of
-from unkai_scheduler.domain.ports import Port, PortOwner
+from unkai_scheduler.domain.ports import Port
 from unkai_scheduler.domain.reachability import EXTERNAL, Hop, Question, Reachability, Verdict
 from unkai_scheduler.domain.security_groups import Protocol
 from unkai_scheduler.ovn import trace_tree
@@ -15,9 +15,10 @@ from unkai_scheduler.services.checks import Violations
 from unkai_scheduler.services.context import ServiceContext
 from unkai_scheduler.services.networking import check_configured
 from unkai_scheduler.services.reachability_checks import Named, at, obstacle
+from unkai_scheduler.services.reachability_counters import PathCounters
 from unkai_scheduler.services.reachability_ends import Cause, cause_of, leaves
 from unkai_scheduler.services.reachability_flows import Packet, back, onward, there, to_member
-from unkai_scheduler.services.reachability_reading import Reading
+from unkai_scheduler.services.reachability_reading import Reading, cookies_of
 from unkai_scheduler.services.reachability_scene import Scene, read_scene
 from unkai_scheduler.services.reachability_sight import members, names_to_look_at, unseen, well
 from unkai_scheduler.settings import NetworkSettings
@@ -34,11 +35,17 @@ class ReachabilityExplained:
     """The use case of `unkai network why`."""
 
     def __init__(
-        self, context: ServiceContext, settings: NetworkSettings, tracer: Tracer | None = None
+        self,
+        context: ServiceContext,
+        settings: NetworkSettings,
+        tracer: Tracer | None = None,
+        counters: PathCounters | None = None,
     ) -> None:
+        """`tracer`: None where nobody told of a southbound database. `counters`: for `confirm`."""
         self._context = context
         self._settings = settings
         self._tracer = tracer
+        self._counters = counters
 
     async def explain(self, question: Question, *, confirm: bool = False) -> Reachability:
         """Say what becomes of a packet, and of its answer."""
@@ -51,7 +58,11 @@ class ReachabilityExplained:
         if self._tracer is None:
             raise _no_tracer()
         sight = await self._tracer.look(names_to_look_at(scene))
-        return unseen(scene, sight) or await _Walk(scene, sight, self._tracer).whole()
+        found = unseen(scene, sight) or await _Walk(scene, sight, self._tracer).whole()
+        if not confirm or self._counters is None:
+            return found
+        hosts = {binding.host for binding in sight.bindings.values() if binding.host}
+        return replace(found, hops=await self._counters.counted(found.hops, hosts))
 
 
 class _Walk:
@@ -70,13 +81,15 @@ class _Walk:
         if packet is None:
             raise _no_way_in(self._scene)
         reading = await self._read(packet)
+        if reading.is_answered_by_router:
+            return self._end(Verdict.REACHABLE, "is answered by the router itself")
         if cause := cause_of(reading):
-            return self._blocked(cause)
+            return self._blocked(cause, reading)
         if leaves(reading):
             return self._end(Verdict.LEAVES_CLOUD, "leaves the cloud; what is beyond is not known")
         port = reading.ports.get(reading.way.port)
-        if port is None or self._is_router_itself(port):
-            return self._end(Verdict.REACHABLE, "is answered by the router itself")
+        if port is None:
+            return self._end(Verdict.LEAVES_CLOUD, "goes to what is no port of an instance")
         if self._goes_on_from(port):
             called = self._scene.called(port)
             return self._end(
@@ -88,13 +101,6 @@ class _Walk:
             or await self._answer(port, seen, is_hidden=bool(reading.seen_source))
             or self._end(Verdict.REACHABLE, "arrives, and the answer comes back")
         )
-
-    def _is_router_itself(self, port: Port) -> bool:
-        """Tell whether what came back is a router's own answer to a ping."""
-        target, source = self._scene.target, self._scene.source
-        owner = target.owner if target else None
-        is_routers = owner in {PortOwner.ROUTER, PortOwner.GATEWAY}
-        return is_routers and source is not None and port.id == source.id
 
     def _goes_on_from(self, port: Port) -> bool:
         ends = {self._scene.end.id} if self._scene.end else set()
@@ -111,7 +117,7 @@ class _Walk:
                 continue
             reading = await self._read(packet)
             if cause := cause_of(reading):
-                return self._blocked(cause)
+                return self._blocked(cause, reading)
         return None
 
     async def _answer(self, port: Port, to: str, *, is_hidden: bool) -> Reachability | None:
@@ -127,7 +133,7 @@ class _Walk:
         if cause is None or self._is_router_turning(reading):
             return None
         summary = f"it arrives, but the answer does not come back: {cause.summary}"
-        return self._blocked(replace(cause, summary=summary))
+        return self._blocked(replace(cause, summary=summary), reading)
 
     def _is_router_turning(self, reading: Reading) -> bool:
         """Tell whether an answer to the outside ends where a floating address is put back."""
@@ -157,9 +163,12 @@ class _Walk:
         self._hops += reading.hops()
         return reading
 
-    def _blocked(self, cause: Cause) -> Reachability:
-        is_answer = bool(self._hops) and self._hops[-1].answer
-        self._hops.append(Hop(*cause.place, cause.summary, dropped=True, answer=is_answer))
+    def _blocked(self, cause: Cause, reading: Reading | None = None) -> Reachability:
+        is_answer = reading is None or reading.answer
+        cookies = cookies_of(reading.last) if reading else ()
+        self._hops.append(
+            Hop(*cause.place, cause.summary, dropped=True, answer=is_answer, cookies=cookies)
+        )
         pending = self._pending()
         summary = cause.summary + (f" ({pending} may not be in OVN yet)" if pending else "")
         return Reachability(

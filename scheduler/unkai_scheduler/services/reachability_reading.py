@@ -32,6 +32,7 @@ from unkai_scheduler.services.reachability_scene import Scene
 _GROUP = re.compile(r"[io][nu]t?port == @(pg_[0-9a-f_]+)")
 _BACKEND = re.compile(r"ct_lb(?:_mark)?\(backends=(.*?)(?:;.*)?\);")
 _ROUTE = re.compile(r"ip[46]\.(?:dst|src) == ([0-9a-f.:]+/\d+)")
+_ECHO_REPLY = re.compile(r"icmp4\.type = 0;|icmp6\.type = 129;")
 _OUT = re.compile(r'outport = "([^"]+)"')
 _VIA = re.compile(r"(?:xx)?reg0 = ([0-9a-f]*[.:][0-9a-f.:]*);")
 
@@ -110,14 +111,25 @@ class Reading:
         """Whether a router has taken it."""
         return any(step.datapath in self.routers for step in self.way.steps)
 
+    @property
+    def is_answered_by_router(self) -> bool:
+        """Whether a router itself answers a ping. What it sends then is no new connection."""
+        return any(
+            step.stage == "lr_in_ip_input" and _ECHO_REPLY.search(" ".join(step.actions))
+            for step in self.way.steps
+        )
+
     def hops(self) -> Iterator[Hop]:
         """Yield what the packet passed, where it is something of the user's."""
         for step in self.way.steps:
             found = self._hop(step)
+            if step.stage == "lr_in_ip_input" and self.is_answered_by_router:
+                message = "answers the ping itself"
+                yield Hop(*self.place_of(step), message, answer=True, cookies=cookies_of(step))
+                return
             if found is not None:
                 place, message = found
-                cookies = (int(step.uuid, 16),) if step.uuid else ()
-                yield Hop(*place, message, answer=self.answer, cookies=cookies)
+                yield Hop(*place, message, answer=self.answer, cookies=cookies_of(step))
 
     def place_of(self, step: Step) -> Place:
         """Return the network or router whose flow it is."""
@@ -199,6 +211,11 @@ class Reading:
         if step.outport.startswith("phys-"):
             return self.place_of(step), "lets it out of the cloud"
         return None
+
+
+def cookies_of(step: Step) -> tuple[int, ...]:
+    """Return the cookie of the flows that a step is, on the hosts."""
+    return (int(step.uuid, 16),) if step.uuid else ()
 
 
 def said(rule: Rule, scene: Scene) -> str:

@@ -20,11 +20,18 @@ from unkai_agent.api.directory import Host, HostDirectory
 from unkai_agent.api.networks import NetworkServicer
 from unkai_agent.network.driver import sites_of
 from unkai_agent.network.fake import FakeNetwork
+from unkai_agent.network.flows import FlowCounters
 from unkai_agent.network.forwarding import Forwarder
 from unkai_agent.network.metadata.tokens import Tokens
 from unkai_agent.network.names.table import NameTables
 from unkai_agent.network.service import HostNetworks
-from unkai_wire.errors import FailedPrecondition, InvalidArgument, NotFound, Unsupported
+from unkai_wire.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+    Unsupported,
+)
 
 HOST_ID = "hst-1"
 SPEC = a_spec(ports=(a_port(addresses=(an_ipv4("127.0.0.1"),)),))
@@ -129,6 +136,38 @@ async def test_a_host_without_a_switch_says_so(served: tuple[NetworkServicer, Ho
     assert caught.value.reason == "HOST_WITHOUT_NETWORKS"
     with pytest.raises(Unsupported):
         await anext(servicer.Forward(requests(an_open()), CONTEXT))  # type: ignore[arg-type]
+    with pytest.raises(Unsupported):
+        await servicer.CountFlows(pb.CountFlowsRequest(host_id=HOST_ID, cookies=[1]), CONTEXT)
+
+
+async def test_flows_are_counted_by_their_cookies(
+    served: tuple[NetworkServicer, Host], tmp_path: Path
+) -> None:
+    said = " cookie=0x{0}, duration=1s, table=8, n_packets={1}, n_bytes=9, idle_age=1 actions=drop"
+    program = tmp_path / "ovs-ofctl"
+    program.write_text(
+        "#!/bin/sh\n"
+        'case "$5" in\n'
+        f"cookie=0xffffffff/-1) echo '{said.format('ffffffff', 3)}'; "
+        f"echo '{said.format('ffffffff', 4)}';;\n"
+        "cookie=0x9/-1) echo 'connection refused' >&2; exit 1;;\n"
+        "esac\n"
+    )
+    program.chmod(0o755)
+    counters = FlowCounters(f"unix:{tmp_path}/db.sock", program=str(program))
+    servicer = NetworkServicer(HostDirectory({HOST_ID: replace(served[1], flows=counters)}))
+
+    def asked(*cookies: int) -> pb.CountFlowsRequest:
+        return pb.CountFlowsRequest(host_id=HOST_ID, cookies=cookies)
+
+    answer = await servicer.CountFlows(asked(0xFFFFFFFF, 8), CONTEXT)
+    assert [(count.cookie, count.packet_count) for count in answer.counts] == [(0xFFFFFFFF, 7)]
+    with pytest.raises(Unavailable) as caught:
+        await servicer.CountFlows(asked(9), CONTEXT)
+    assert caught.value.reason == "SWITCH_UNAVAILABLE"
+    for wrong in ((), range(65)):
+        with pytest.raises(InvalidArgument):
+            await servicer.CountFlows(asked(*wrong), CONTEXT)
 
 
 def an_open(**changes: Any) -> pb.ForwardRequest:

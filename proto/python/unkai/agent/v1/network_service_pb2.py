@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from unkai.agent.v1 import fence_pb2 as unkai_dot_agent_dot_v1_dot_fence__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$unkai/agent/v1/network_service.proto\x12\x0eunkai.agent.v1\x1a\x1aunkai/agent/v1/fence.proto\"-\n\nNameRecord\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\"\xd2\x01\n\x12\x45nsureNamesRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12$\n\x05\x66\x65nce\x18\x02 \x01(\x0b\x32\x15.unkai.agent.v1.Fence\x12\x12\n\nnetwork_id\x18\x03 \x01(\t\x12\x15\n\rbase_revision\x18\x04 \x01(\x03\x12\x10\n\x08revision\x18\x05 \x01(\x03\x12\x0e\n\x06\x64omain\x18\x06 \x01(\t\x12\'\n\x03put\x18\x07 \x03(\x0b\x32\x1a.unkai.agent.v1.NameRecord\x12\x0f\n\x07removed\x18\x08 \x03(\t\"\'\n\x13\x45nsureNamesResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\"\xc2\x01\n\x0e\x46orwardRequest\x12\x33\n\x04open\x18\x01 \x01(\x0b\x32#.unkai.agent.v1.ForwardRequest.OpenH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\r\n\x03\x65nd\x18\x03 \x01(\x08H\x00\x1aR\n\x04Open\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x0f\n\x07port_id\x18\x03 \x01(\t\x12\x13\n\x0bport_number\x18\x04 \x01(\x05\x42\x08\n\x06\x61\x63tion\"9\n\x0f\x46orwardResponse\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\r\n\x03\x65nd\x18\x02 \x01(\x08H\x00\x42\x07\n\x05\x65vent2\xb8\x01\n\x0eNetworkService\x12V\n\x0b\x45nsureNames\x12\".unkai.agent.v1.EnsureNamesRequest\x1a#.unkai.agent.v1.EnsureNamesResponse\x12N\n\x07\x46orward\x12\x1e.unkai.agent.v1.ForwardRequest\x1a\x1f.unkai.agent.v1.ForwardResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$unkai/agent/v1/network_service.proto\x12\x0eunkai.agent.v1\x1a\x1aunkai/agent/v1/fence.proto\"-\n\nNameRecord\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\"\xd2\x01\n\x12\x45nsureNamesRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12$\n\x05\x66\x65nce\x18\x02 \x01(\x0b\x32\x15.unkai.agent.v1.Fence\x12\x12\n\nnetwork_id\x18\x03 \x01(\t\x12\x15\n\rbase_revision\x18\x04 \x01(\x03\x12\x10\n\x08revision\x18\x05 \x01(\x03\x12\x0e\n\x06\x64omain\x18\x06 \x01(\t\x12\'\n\x03put\x18\x07 \x03(\x0b\x32\x1a.unkai.agent.v1.NameRecord\x12\x0f\n\x07removed\x18\x08 \x03(\t\"\'\n\x13\x45nsureNamesResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\"\xc2\x01\n\x0e\x46orwardRequest\x12\x33\n\x04open\x18\x01 \x01(\x0b\x32#.unkai.agent.v1.ForwardRequest.OpenH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\r\n\x03\x65nd\x18\x03 \x01(\x08H\x00\x1aR\n\x04Open\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x0f\n\x07port_id\x18\x03 \x01(\t\x12\x13\n\x0bport_number\x18\x04 \x01(\x05\x42\x08\n\x06\x61\x63tion\"9\n\x0f\x46orwardResponse\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\r\n\x03\x65nd\x18\x02 \x01(\x08H\x00\x42\x07\n\x05\x65vent\"5\n\x11\x43ountFlowsRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ookies\x18\x02 \x03(\r\"1\n\tFlowCount\x12\x0e\n\x06\x63ookie\x18\x01 \x01(\r\x12\x14\n\x0cpacket_count\x18\x02 \x01(\x03\"?\n\x12\x43ountFlowsResponse\x12)\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\x19.unkai.agent.v1.FlowCount2\x8d\x02\n\x0eNetworkService\x12V\n\x0b\x45nsureNames\x12\".unkai.agent.v1.EnsureNamesRequest\x1a#.unkai.agent.v1.EnsureNamesResponse\x12N\n\x07\x46orward\x12\x1e.unkai.agent.v1.ForwardRequest\x1a\x1f.unkai.agent.v1.ForwardResponse(\x01\x30\x01\x12S\n\nCountFlows\x12!.unkai.agent.v1.CountFlowsRequest\x1a\".unkai.agent.v1.CountFlowsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,6 +44,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FORWARDREQUEST_OPEN']._serialized_end=570
   _globals['_FORWARDRESPONSE']._serialized_start=582
   _globals['_FORWARDRESPONSE']._serialized_end=639
-  _globals['_NETWORKSERVICE']._serialized_start=642
-  _globals['_NETWORKSERVICE']._serialized_end=826
+  _globals['_COUNTFLOWSREQUEST']._serialized_start=641
+  _globals['_COUNTFLOWSREQUEST']._serialized_end=694
+  _globals['_FLOWCOUNT']._serialized_start=696
+  _globals['_FLOWCOUNT']._serialized_end=745
+  _globals['_COUNTFLOWSRESPONSE']._serialized_start=747
+  _globals['_COUNTFLOWSRESPONSE']._serialized_end=810
+  _globals['_NETWORKSERVICE']._serialized_start=813
+  _globals['_NETWORKSERVICE']._serialized_end=1082
 # @@protoc_insertion_point(module_scope)

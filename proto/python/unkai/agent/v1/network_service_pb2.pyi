@@ -220,3 +220,81 @@ class ForwardResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___ForwardResponse: _TypeAlias = ForwardResponse  # noqa: Y015
+
+@_typing.final
+class CountFlowsRequest(_message.Message):
+    """CountFlowsRequest names flows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_ID_FIELD_NUMBER: _builtins.int
+    COOKIES_FIELD_NUMBER: _builtins.int
+    host_id: _builtins.str
+    """Host addressed, by id."""
+    @_builtins.property
+    def cookies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Cookies: the first 32 bits of the UUIDs of OVN's logical flows. 1 to 64."""
+
+    def __init__(
+        self,
+        *,
+        host_id: _builtins.str = ...,
+        cookies: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cookies", b"cookies", "host_id", b"host_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountFlowsRequest: _TypeAlias = CountFlowsRequest  # noqa: Y015
+
+@_typing.final
+class FlowCount(_message.Message):
+    """FlowCount is what the flows of a cookie have counted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COOKIE_FIELD_NUMBER: _builtins.int
+    PACKET_COUNT_FIELD_NUMBER: _builtins.int
+    cookie: _builtins.int
+    """The cookie."""
+    packet_count: _builtins.int
+    """Packets, of all flows of it together."""
+    def __init__(
+        self,
+        *,
+        cookie: _builtins.int = ...,
+        packet_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cookie", b"cookie", "packet_count", b"packet_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FlowCount: _TypeAlias = FlowCount  # noqa: Y015
+
+@_typing.final
+class CountFlowsResponse(_message.Message):
+    """CountFlowsResponse has a count for each cookie that the host has flows of."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___FlowCount]:
+        """The counts."""
+
+    def __init__(
+        self,
+        *,
+        counts: _abc.Iterable[Global___FlowCount] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountFlowsResponse: _TypeAlias = CountFlowsResponse  # noqa: Y015

@@ -46,6 +46,11 @@ class NetworkServiceStub:
                 request_serializer=unkai_dot_agent_dot_v1_dot_network__service__pb2.ForwardRequest.SerializeToString,
                 response_deserializer=unkai_dot_agent_dot_v1_dot_network__service__pb2.ForwardResponse.FromString,
                 _registered_method=True)
+        self.CountFlows = channel.unary_unary(
+                '/unkai.agent.v1.NetworkService/CountFlows',
+                request_serializer=unkai_dot_agent_dot_v1_dot_network__service__pb2.CountFlowsRequest.SerializeToString,
+                response_deserializer=unkai_dot_agent_dot_v1_dot_network__service__pb2.CountFlowsResponse.FromString,
+                _registered_method=True)
 
 
 class NetworkServiceServicer:
@@ -70,6 +75,14 @@ class NetworkServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CountFlows(self, request, context):
+        """CountFlows says how many packets OVN's flows of some cookies have counted on a host. A flow
+        that is made anew begins at 0.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NetworkServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -82,6 +95,11 @@ def add_NetworkServiceServicer_to_server(servicer, server):
                     servicer.Forward,
                     request_deserializer=unkai_dot_agent_dot_v1_dot_network__service__pb2.ForwardRequest.FromString,
                     response_serializer=unkai_dot_agent_dot_v1_dot_network__service__pb2.ForwardResponse.SerializeToString,
+            ),
+            'CountFlows': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountFlows,
+                    request_deserializer=unkai_dot_agent_dot_v1_dot_network__service__pb2.CountFlowsRequest.FromString,
+                    response_serializer=unkai_dot_agent_dot_v1_dot_network__service__pb2.CountFlowsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -140,6 +158,33 @@ class NetworkService:
             '/unkai.agent.v1.NetworkService/Forward',
             unkai_dot_agent_dot_v1_dot_network__service__pb2.ForwardRequest.SerializeToString,
             unkai_dot_agent_dot_v1_dot_network__service__pb2.ForwardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountFlows(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/unkai.agent.v1.NetworkService/CountFlows',
+            unkai_dot_agent_dot_v1_dot_network__service__pb2.CountFlowsRequest.SerializeToString,
+            unkai_dot_agent_dot_v1_dot_network__service__pb2.CountFlowsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,10 @@ class NetworkServiceStub:
     first request opens it, later ones carry bytes. Each side may end its own direction while
     the other goes on.
     """
+    CountFlows: _grpc.UnaryUnaryMultiCallable[_network_service_pb2.CountFlowsRequest, _network_service_pb2.CountFlowsResponse]
+    """CountFlows says how many packets OVN's flows of some cookies have counted on a host. A flow
+    that is made anew begins at 0.
+    """
 
 @_typing.type_check_only
 class NetworkServiceAsyncStub(NetworkServiceStub):
@@ -60,6 +64,10 @@ class NetworkServiceAsyncStub(NetworkServiceStub):
     """Forward connects the caller to a TCP port of a machine, from inside its own network. The
     first request opens it, later ones carry bytes. Each side may end its own direction while
     the other goes on.
+    """
+    CountFlows: _aio.UnaryUnaryMultiCallable[_network_service_pb2.CountFlowsRequest, _network_service_pb2.CountFlowsResponse]  # type: ignore[assignment]
+    """CountFlows says how many packets OVN's flows of some cookies have counted on a host. A flow
+    that is made anew begins at 0.
     """
 
 class NetworkServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -86,6 +94,16 @@ class NetworkServiceServicer(metaclass=_abc_1.ABCMeta):
         """Forward connects the caller to a TCP port of a machine, from inside its own network. The
         first request opens it, later ones carry bytes. Each side may end its own direction while
         the other goes on.
+        """
+
+    @_abc_1.abstractmethod
+    def CountFlows(
+        self,
+        request: _network_service_pb2.CountFlowsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_network_service_pb2.CountFlowsResponse, _abc.Awaitable[_network_service_pb2.CountFlowsResponse]]:
+        """CountFlows says how many packets OVN's flows of some cookies have counted on a host. A flow
+        that is made anew begins at 0.
         """
 
 def add_NetworkServiceServicer_to_server(servicer: NetworkServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

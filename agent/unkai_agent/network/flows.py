@@ -1,0 +1,79 @@
+"""How many packets the switch's flows have counted, by cookie.
+
+OVN gives each OpenFlow flow the first 32 bits of its logical flow's UUID as cookie; one logical
+flow may be many. The switch's main process answers, at a socket beside the database's; counts are
+up to half a second old. ovs-ofctl(8), ovn-controller(8).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from unkai_agent.domain.ports import INTEGRATION_BRIDGE
+from unkai_wire.errors import Unavailable
+
+_DEADLINE_S = 8.0
+_PACKETS = re.compile(r"\bn_packets=(\d+)\b")
+
+
+class FlowCounters:
+    """Counters of the integration bridge."""
+
+    def __init__(self, switch: str, *, program: str = "ovs-ofctl") -> None:
+        """`switch`: where its database is, as `unix:/run/openvswitch/db.sock`."""
+        self._program = program
+        kind, _, path = switch.partition(":")
+        beside = Path(path).parent / f"{INTEGRATION_BRIDGE}.mgmt"
+        self._bridge = f"unix:{beside}" if kind == "unix" else INTEGRATION_BRIDGE
+        self._turn = asyncio.Lock()
+
+    async def count(self, cookies: Iterable[int]) -> Mapping[int, int]:
+        """Return the packets of each cookie that there are flows of.
+
+        Raises `Unavailable` / SWITCH_UNAVAILABLE when the switch does not say in time.
+        """
+        found: dict[int, int] = {}
+        async with self._turn:
+            try:
+                async with asyncio.timeout(_DEADLINE_S):
+                    for cookie in sorted(set(cookies)):
+                        counts = [int(n) for n in _PACKETS.findall(await self._dump(cookie))]
+                        if counts:
+                            found[cookie] = sum(counts)
+            except TimeoutError as error:
+                raise _unavailable(f"no answer within {_DEADLINE_S:g} s") from error
+        return found
+
+    async def _dump(self, cookie: int) -> str:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(self._program, "-O", "OpenFlow15", "dump-flows", self._bridge),
+                f"cookie={cookie:#x}/-1",
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+        except OSError as error:
+            raise _unavailable(f"{self._program} cannot be started") from error
+        try:
+            output, errors = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if process.returncode != 0:
+            said = errors.decode("utf-8", "replace").strip().splitlines()[-1:]
+            raise _unavailable(said[0] if said else "it said nothing")
+        return output.decode("utf-8", "replace")
+
+
+def _unavailable(why: str) -> Unavailable:
+    return Unavailable(
+        f"the switch does not say what its flows have counted: {why}",
+        reason="SWITCH_UNAVAILABLE",
+        fix="see that openvswitch-switch runs on the host",
+        metadata={"why": why},
+    )
