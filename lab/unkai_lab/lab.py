@@ -107,7 +107,7 @@ class Lab:
                 undo.callback(take_down, self.paths, is_held=True)
             self.prepare()
             self.boot(CONTROL)
-            self._start_external()
+            self.start_external()
             self._start_all(keep_failed=keep_failed)
             self.wait_registered()
             undo.pop_all()
@@ -211,7 +211,7 @@ class Lab:
 
     def restore(self) -> None:
         """Start again whatever does not run, and put every cable back."""
-        self._start_external()
+        self.start_external()
         self._start_control()
         for host in self.spec.host_names:
             self._start_host(host)
@@ -290,6 +290,12 @@ class Lab:
             self._plug_in(name)
         self._tell(f"{name}: booted as {self.spec.address(name)}")
 
+    def start_external(self) -> None:
+        """Boot what plays the internet, in a lab with networks."""
+        if self.spec.networks:
+            self.boot(EXTERNAL)
+            start_internet(self.site, self._tell)
+
     def _make_bridge(self) -> None:
         network = f"{self.spec.address(CONTROL)}/{self.spec.network.prefixlen}"
         steps = [
@@ -327,11 +333,6 @@ class Lab:
                 self.boot(self.spec.scheduler_cell(name))
                 self.mend(self.spec.scheduler_cell(name))
         self.control.start()
-
-    def _start_external(self) -> None:
-        if self.spec.networks:
-            self.boot(EXTERNAL)
-            start_internet(self.site, self._tell)
 
     def _start_host(self, host: str) -> None:
         self.boot(host)

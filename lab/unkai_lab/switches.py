@@ -114,8 +114,19 @@ class HostSwitch:
 
     def start_switch(self) -> None:
         """Start the switch with its bridges, and put the tunnel's address on its own."""
-        self._site.start(self._host, SWITCH, [SWITCH, f"unix:{_SOCKET}", *_QUIET, "--pidfile"])
+        process = self._site.start(
+            self._host, SWITCH, [SWITCH, f"unix:{_SOCKET}", *_QUIET, "--pidfile"]
+        )
         self._run(*bridges_command(self._is_gateway))
+        # A database of before the boot says that all is done, so ovs-vsctl does not wait.
+        shown = ["ip", "link", "show", "br-phys"]
+        wait_until(
+            lambda: self._site.run(self._host, shown, check=False).returncode == 0,
+            f"{SWITCH} of {self._host} has made its bridges",
+            deadline_s=_START_S,
+            process=process,
+            log=self._site.paths.log(self._host, SWITCH),
+        )
         spec = self._site.spec
         address = f"{spec.tunnel_address(self._host)}/{spec.tunnel_network.prefixlen}"
         # A bridge is a new device each time the switch starts.
