@@ -11,6 +11,7 @@ import click
 from unkai_cli.commands.options import Size
 from unkai_cli.output import FORMATS, Column, Printer, note
 from unkai_lab.spec import DATABASES, DEFAULT_NAME, SQLITE, LabPaths, LabSpec
+from unkai_wire.errors import InvalidArgument
 
 _COLUMNS = (
     Column("CELL", lambda r: r["name"]),
@@ -157,7 +158,7 @@ def execute(name: str, host: str, command: tuple[str, ...]) -> None:
 @click.argument("program")
 @click.option("-f", "--follow", is_flag=True, help="Go on as it grows.")
 def log(name: str, host: str, program: str, follow: bool) -> None:
-    """Print the log of a program in a cell: agent, libvirtd, virtlogd, scheduler, etcd."""
+    """Print the log of a program in a cell, as 'lab status' names it: agent, scheduler, etcd."""
     found = _open(name)
     found.spec.address(host)
     argv = ["tail", *(["-F"] if follow else ["-n", "+1"]), str(found.paths.log(host, program))]
@@ -239,6 +240,26 @@ def kill_database(name: str) -> None:
 def start_database(name: str) -> None:
     """Start the database server again."""
     _open(name).control.start_database()
+
+
+@lab.command()
+@_name
+@click.argument("cell")
+@click.argument("program")
+def kill(name: str, cell: str, program: str) -> None:
+    """End any program of a cell with SIGKILL, as 'lab status' names it; 'restore' starts it."""
+    from unkai_lab.status import programs_of
+
+    found = _open(name)
+    found.spec.address(cell)
+    programs = programs_of(found, cell)
+    if program not in programs:
+        raise InvalidArgument.field(
+            "program",
+            f"{program[:64]!r} is no program of {cell}: it has {', '.join(programs)}",
+            reason="NO_SUCH_PROGRAM",
+        )
+    found.site.kill(cell, program)
 
 
 @lab.command()

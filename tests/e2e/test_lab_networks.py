@@ -167,7 +167,7 @@ def _wire(lab: Lab) -> None:
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """A lab whose OVN is wired by hand; h1 and h2 lead out, h3 does not."""
-    skip_without_a_lab_machine()
+    skip_without_a_lab_machine(networks=True)
     spec = unique(LabSpec(name="ovn", hosts=3, networks=True))
     try:
         made = _substrate(spec)

@@ -30,10 +30,11 @@ SERVERS = ("--simulated", "2", "--schedulers", "2", "--etcd", "3", "--database")
 SHAPES: tuple[tuple[str, ...], ...] = (
     ("--hosts", "2"),
     ("--hosts", "0", *SERVERS, "postgresql"),
-    ("--hosts", "2"),
+    ("--hosts", "2", "--no-networks"),
     ("--hosts", "0", *SERVERS, "mariadb"),
 )
-"""What `up` makes when it is killed: hosts, or a control plane with all that one may have."""
+"""What `up` makes when it is killed: hosts, with switches and the internet or without, or a control
+plane with all that one may have."""
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from typing import TypeVar
 import grpc
 import pytest
 
+from unkai_lab import ovn
 from unkai_lab.client import open_channel
 from unkai_lab.lab import Lab
 from unkai_lab.preflight import CONTROL_PROGRAMS, HOST_PROGRAMS
@@ -26,10 +27,11 @@ _LISTEN = "0A"
 """State TCP_LISTEN in /proc/net/tcp (include/net/tcp_states.h)."""
 
 
-def skip_without_a_lab_machine() -> None:
+def skip_without_a_lab_machine(*, networks: bool = False) -> None:
     """Skip the test where no lab can be: not root, or an engine is not installed."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    missing = [p for p in CONTROL_PROGRAMS + HOST_PROGRAMS if not shutil.which(p, path=path)]
+    programs = CONTROL_PROGRAMS + HOST_PROGRAMS + (ovn.needed_programs() if networks else ())
+    missing = [program for program in programs if not shutil.which(program, path=path)]
     if os.geteuid() != 0 or missing:
         pytest.skip(f"a lab needs root and {', '.join(missing) or 'its programs'}")
 

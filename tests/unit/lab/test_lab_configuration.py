@@ -16,6 +16,7 @@ from unkai_lab.spec import LabPaths, LabSpec
 from unkai_scheduler.settings import Settings as SchedulerSettings
 
 SPEC = LabSpec(name="x", hosts=2, simulated=40)
+NETWORKED = LabSpec(name="x", hosts=3, networks=True)
 PATHS = LabPaths(Path("/labs/x"))
 GROUPS = CellGroups(
     Path("/cg/unified/x/h1"), (("memory", Path("/cg/memory/x/h1")), ("cpu", Path("/cg/cpu/x/h1")))
@@ -28,6 +29,26 @@ def test_the_scheduler_accepts_its_settings() -> None:
     assert settings.advertise_address == f"{SPEC.address('control')}:7443"
     assert settings.etcd.endpoints == (f"{SPEC.address('control')}:2379",)
     assert settings.socket == PATHS.scheduler_socket
+
+
+def test_the_scheduler_of_a_lab_with_networks_knows_ovn_and_the_operators_network() -> None:
+    wanted = configuration.scheduler_settings(NETWORKED, PATHS, "scheduler")
+    network = SchedulerSettings(**tomllib.loads(configuration.toml_text(wanted))).network
+    assert network.northbound == (f"ssl:{SPEC.address('control')}:6641",)
+    assert network.southbound == (f"ssl:{SPEC.address('control')}:6642",)
+    assert network.tls.certificate != PATHS.pki / "scheduler.crt", "a CA of its own"
+    assert network.physical_networks == {"external": 1500}
+
+
+def test_agents_of_a_lab_with_networks_join_ovn_and_two_of_them_lead_out(tmp_path: Path) -> None:
+    found = {}
+    for host in NETWORKED.host_names:
+        settings = configuration.agent_settings(NETWORKED, PATHS, host, GROUPS)
+        found[host] = _read_by_an_agent(tmp_path, settings).network
+    assert all(each.enabled for each in found.values())
+    assert len({each.encap_address for each in found.values()}) == 3
+    leads_out = [host for host, each in found.items() if each.bridge_mappings]
+    assert leads_out == ["h1", "h2"] == list(NETWORKED.gateway_hosts)
 
 
 def _read_by_an_agent(folder: Path, settings: dict[str, Any]) -> AgentSettings:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from unkai_lab.spec import CONTROL, FLEET, LabPaths, LabSpec
+from unkai_lab.spec import CONTROL, EXTERNAL, FLEET, LabPaths, LabSpec
 from unkai_wire.errors import InvalidArgument
 
 
@@ -41,6 +42,17 @@ def test_values_out_of_range_are_refused(values: dict[str, Any]) -> None:
 def test_cells_are_control_hosts_and_a_fleet_where_asked_for() -> None:
     assert LabSpec(hosts=2).cells == (CONTROL, "h1", "h2")
     assert LabSpec(hosts=1, simulated=5).cells == (CONTROL, "h1", FLEET)
+
+
+def test_a_lab_with_networks_has_an_internet_and_tunnels_on_a_range_of_their_own() -> None:
+    spec = LabSpec(hosts=3, networks=True)
+    assert spec.cells == (CONTROL, EXTERNAL, "h1", "h2", "h3")
+    assert spec.gateway_hosts == ("h1", "h2")
+    tunnels = {spec.tunnel_address(host) for host in spec.host_names}
+    assert len(tunnels) == 3
+    assert not any(ip_address(each) in spec.network for each in tunnels)
+    assert ip_address(spec.address(EXTERNAL)) not in spec.network
+    assert LabSpec(hosts=3).gateway_hosts == ()
 
 
 def test_several_schedulers_have_a_cell_each_and_one_alone_is_in_control() -> None:
@@ -84,6 +96,7 @@ def test_a_spec_survives_its_file() -> None:
         etcd_members=3,
         schedulers=2,
         database="postgresql",
+        networks=True,
     )
     assert LabSpec.from_json(spec.to_json()) == spec
 
