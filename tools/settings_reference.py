@@ -11,7 +11,7 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -59,7 +59,9 @@ def _settings(model: type[Any]) -> Iterator[tuple[str, Any, Any]]:
     """Yield name, type and default of each: of a model of pydantic's, or a dataclass."""
     if is_dataclass(model):
         kinds = get_type_hints(model)
-        yield from ((field.name, kinds[field.name], field.default) for field in fields(model))
+        for each in fields(model):
+            made = each.default if each.default_factory is MISSING else each.default_factory()
+            yield each.name, kinds[each.name], made
         return
     for name, field in model.model_fields.items():
         # What a factory gives depends on the machine; its docstring says what it is.
