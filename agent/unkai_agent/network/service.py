@@ -73,9 +73,10 @@ class HostNetworks:
         async with self._turn:
             self._guests.hold(specs)
             sites = sites_of(port for spec in specs for port in spec.ports)
+            # Before anything is awaited: a machine that comes meanwhile has its names told.
+            self.names.keep_only(site.network_id for site in sites)
             await self._close_others(sites)
             made = await self.driver.ensure_sites(sites)
-            self.names.keep_only(site.network_id for site in sites)
             failures = [await self._serve(site, anew=site.network_id in made) for site in sites]
         for failure in failures:
             if failure is not None:

@@ -40,16 +40,18 @@ from unkai.agent.v1 import (
     storage_service_pb2,
     storage_service_pb2_grpc,
 )
-from unkai_scheduler.agents import convert, remembered
+from unkai_scheduler.agents import convert, networks, remembered
 from unkai_scheduler.agents.limits import Limits
 from unkai_scheduler.agents.port import (
     Endpoint,
+    ForwardTarget,
     HeldMachine,
     MachineChange,
     MachineOrder,
     UsageSample,
 )
 from unkai_scheduler.domain.machines import Fence, HostDescription, Machine, Tombstone
+from unkai_scheduler.domain.network_names import NameChange
 from unkai_wire import tracing
 from unkai_wire.doctor.findings import Report
 from unkai_wire.doctor.messages import from_message
@@ -294,6 +296,39 @@ class GrpcAgents:
         finally:
             if not is_open.done():
                 is_open.set_result(False)
+
+    async def forward(
+        self, endpoint: Endpoint, target: ForwardTarget, incoming: AsyncIterator[bytes]
+    ) -> AsyncGenerator[bytes | None, None]:
+        """Connect to an instance from inside its network."""
+        requests = networks.ForwardRequests(endpoint, target, incoming)
+        try:
+            async with aclosing(
+                self._stream(
+                    endpoint,
+                    lambda channel: network_service_pb2_grpc.NetworkServiceStub(channel).Forward(
+                        requests.messages()
+                    ),
+                    networks.piece_of,
+                    silence_s=None,
+                )
+            ) as pieces:
+                async for piece in pieces:
+                    requests.go_on(True)
+                    yield piece
+        finally:
+            requests.go_on(False)
+
+    async def ensure_names(self, endpoint: Endpoint, term: int, change: NameChange) -> None:
+        """Tell a host the names of a network."""
+        request = networks.names_request(endpoint, term, change)
+        await self._call(
+            endpoint,
+            lambda channel: network_service_pb2_grpc.NetworkServiceStub(channel).EnsureNames(
+                request, timeout=self._limits.order_s
+            ),
+            lambda _: None,
+        )
 
     async def close(self) -> None:
         """Close all channels; calls under way fail."""

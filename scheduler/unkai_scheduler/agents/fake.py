@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -19,6 +20,7 @@ from unkai_scheduler.agents.fake_host import (
     Ended,
     FakeHost,
     Held,
+    Listener,
     check_generation,
     idle_usage,
     put,
@@ -28,6 +30,7 @@ from unkai_scheduler.agents.limits import Limits
 from unkai_scheduler.agents.port import (
     MACHINE_SPECS,
     Endpoint,
+    ForwardTarget,
     HeldMachine,
     MachineChange,
     MachineOrder,
@@ -43,6 +46,7 @@ from unkai_scheduler.domain.machines import (
     MachineState,
     Tombstone,
 )
+from unkai_scheduler.domain.network_names import NameChange
 from unkai_wire.doctor.findings import Report
 from unkai_wire.errors import (
     Conflict,
@@ -188,6 +192,12 @@ class FakeAgents:
         held.console += output
         if held.console_open is not None:
             held.console_open.put_nowait(output)
+
+    def answer_tcp(
+        self, host_id: str, port_id: str, port_number: int, answer: Listener | UnkaiError
+    ) -> None:
+        """Let a machine answer connections to one of its TCP ports so."""
+        self.hosts[host_id].listeners[port_id, port_number] = answer
 
     def set_usage(self, host_id: str, usage: HostUsage) -> None:
         """Set the host's figures and send a sample."""
@@ -391,6 +401,32 @@ class FakeAgents:
         finally:
             if held.console_open is queue:
                 held.console_open = None
+
+    async def forward(
+        self, endpoint: Endpoint, target: ForwardTarget, incoming: AsyncIterator[bytes]
+    ) -> AsyncGenerator[bytes | None, None]:
+        """Connect to what `answer_tcp` put there; without, the machine refuses."""
+        host = await self._reach(endpoint, self._limits.order_s)
+        host.held(target.instance_id)
+        answer = host.listeners.get((target.port_id, target.port_number))
+        if answer is None:
+            raise FailedPrecondition(
+                f"the machine refuses TCP port {target.port_number}",
+                reason="FORWARD_REFUSED",
+                metadata={"port_number": str(target.port_number)},
+            )
+        if isinstance(answer, UnkaiError):
+            raise answer
+        yield b""
+        async with aclosing(answer(incoming)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def ensure_names(self, endpoint: Endpoint, term: int, change: NameChange) -> None:
+        """Take over the names of a network."""
+        host = await self._reach(endpoint, self._limits.order_s)
+        host.check_term(Fence(term))
+        host.take_names(change)
 
     # How it works
 

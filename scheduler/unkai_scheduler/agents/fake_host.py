@@ -7,6 +7,7 @@ ordered. It never waits: `fake.py` says when.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -22,6 +23,7 @@ from unkai_scheduler.domain.machines import (
     MachineState,
     Tombstone,
 )
+from unkai_scheduler.domain.network_names import NameChange
 from unkai_wire.doctor.findings import Finding
 from unkai_wire.errors import FailedPrecondition, NotFound, UnkaiError
 
@@ -33,6 +35,10 @@ _NOT_RUNNING = frozenset(MachineState) - {
     MachineState.CONVERGING,
     MachineState.STOPPING,
 }
+
+
+Listener = Callable[[AsyncIterator[bytes]], AsyncGenerator[bytes | None, None]]
+"""What answers a connection: takes the pieces sent to it, yields its own; None is its end."""
 
 
 class Ended:
@@ -74,6 +80,12 @@ class FakeHost:
     """Why machines fail to start."""
     disputes: bool = False
     """It claims to have seen a term higher than whatever it is told."""
+    names: dict[str, NameChange] = field(default_factory=dict)
+    """The names of each network that it was told, whole."""
+    listeners: dict[tuple[str, int], Listener | UnkaiError] = field(default_factory=dict)
+    """What answers connections, by port and its number; an error: what they end with."""
+    told_names: list[NameChange] = field(default_factory=list)
+    """What it was told of names, in order."""
     findings: tuple[Finding, ...] = ()
     flow_counts: dict[int, int] = field(default_factory=dict)
     """What it finds wrong with itself."""
@@ -112,6 +124,24 @@ class FakeHost:
                 metadata={"term": str(fence.term), "highest_term": str(highest)},
             )
         self.raise_term(fence.term)
+
+    def take_names(self, change: NameChange) -> None:
+        """Take over what is said of a network's names; the revision rises only."""
+        self.told_names.append(change)
+        held = self.names.get(change.network_id)
+        revision = held.revision if held else 0
+        if held is not None and change.revision == revision:
+            return
+        if change.base_revision not in (0, revision) or change.revision < revision:
+            raise FailedPrecondition(
+                f"the host holds revision {revision} of the network's names",
+                reason="NAMES_REVISION",
+                metadata={"network_id": change.network_id, "held": str(revision)},
+            )
+        if held is not None and change.base_revision:
+            kept = {name: some for name, some in held.put.items() if name not in change.removed}
+            change = replace(change, put=kept | dict(change.put))
+        self.names[change.network_id] = replace(change, base_revision=0, removed=frozenset())
 
     def check_tombstone(self, instance_id: str, fence: Fence) -> None:
         """Refuse what a removal has overtaken."""

@@ -16,6 +16,7 @@ from unkai_scheduler.domain.hosts import HostUsage, MachineUsage
 from unkai_scheduler.domain.images import Image
 from unkai_scheduler.domain.instances import Instance
 from unkai_scheduler.domain.machines import Fence, HostDescription, Machine, Tombstone
+from unkai_scheduler.domain.network_names import NameChange
 from unkai_scheduler.domain.port_orders import PortOrder
 from unkai_wire.doctor.findings import Report
 
@@ -64,6 +65,15 @@ class UsageSample:
     host_id: str
     host: HostUsage
     machines: tuple[MachineUsage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardTarget:
+    """A TCP port of an instance, by one of its ports on a network."""
+
+    instance_id: str
+    port_id: str
+    port_number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +134,21 @@ class Agents(Protocol):
         self, endpoint: Endpoint, instance_id: str, typed: AsyncIterator[bytes], *, force: bool
     ) -> AsyncIterator[bytes]:
         """Connect to the console; the first item is empty and says that it is open."""
+
+    def forward(
+        self, endpoint: Endpoint, target: ForwardTarget, incoming: AsyncIterator[bytes]
+    ) -> AsyncIterator[bytes | None]:
+        """Connect to an instance from inside its network; the end of `incoming` is its end.
+
+        The first item is empty and says that the connection is open; None: the instance sends no
+        more. Raises `FailedPrecondition` / FORWARD_REFUSED, FORWARD_TIMED_OUT.
+        """
+
+    async def ensure_names(self, endpoint: Endpoint, term: int, change: NameChange) -> None:
+        """Tell a host the names of a network.
+
+        Raises `FailedPrecondition` / NAMES_REVISION when it does not hold the base.
+        """
 
     async def diagnose(self, endpoint: Endpoint, checks: Sequence[str]) -> tuple[Report, datetime]:
         """Have the host examined; return what was found, and its clock at the end."""

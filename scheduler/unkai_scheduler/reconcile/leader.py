@@ -32,6 +32,7 @@ from unkai_scheduler.reconcile.hosts import Hosts
 from unkai_scheduler.reconcile.images import ImageLoop
 from unkai_scheduler.reconcile.live import LiveState
 from unkai_scheduler.reconcile.loop import InstanceLoop
+from unkai_scheduler.reconcile.names import NamesLoop
 from unkai_scheduler.reconcile.networks import NetworkLoop
 from unkai_scheduler.reconcile.office import (
     Audience,
@@ -281,10 +282,12 @@ class Leader:
 
         def changed(host_id: str) -> None:
             loop.mark_host(host_id)
+            names.doubt(host_id)
             audit.kick()
 
         def observed(instance_id: str) -> None:
             loop.mark([instance_id])
+            names.look()
             if not loop.is_claimed(instance_id):
                 audit.kick()
 
@@ -292,10 +295,10 @@ class Leader:
             office, self._cluster, changed=changed, observed=observed, sampled=placer.receive
         )
         loop = InstanceLoop(office, hosts, placer, rules)
-        audit, images = Audit(office, hosts), ImageLoop(office)
+        audit, images, names = Audit(office, hosts), ImageLoop(office), NamesLoop(office)
         self._audit, self._hosts = audit, hosts
         deadlines = Deadlines(office, lambda ids: loop.mark(ids, urgent=True))
-        self._wakers = [loop.wake, images.wake, office.written.set]
+        self._wakers = [loop.wake, images.wake, names.wake, office.written.set]
         more = self._of_networks(office)
         async with asyncio.TaskGroup() as group:
             for work in (
@@ -303,6 +306,7 @@ class Leader:
                 loop.run(),
                 deadlines.run(),
                 images.run(),
+                names.run(),
                 Sequencer(office).run(),
                 Retention(office, self._reached).run(),
                 audit.run(),
