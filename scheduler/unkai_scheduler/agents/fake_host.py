@@ -126,13 +126,13 @@ class FakeHost:
         self.raise_term(fence.term)
 
     def take_names(self, change: NameChange) -> None:
-        """Take over what is said of a network's names; the revision rises only."""
+        """Take over what is said of a network's names, as agents do."""
         self.told_names.append(change)
         held = self.names.get(change.network_id)
         revision = held.revision if held else 0
-        if held is not None and change.revision == revision:
+        if change.base_revision and change.revision == revision:
             return
-        if change.base_revision not in (0, revision) or change.revision < revision:
+        if change.base_revision not in (0, revision):
             raise FailedPrecondition(
                 f"the host holds revision {revision} of the network's names",
                 reason="NAMES_REVISION",

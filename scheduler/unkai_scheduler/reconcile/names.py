@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
@@ -121,9 +122,9 @@ class NamesLoop:
         for host_id in self._due_hosts():
             task = group.create_task(self._tell(host_id))
             self._telling[host_id] = task
-            task.add_done_callback(lambda _, host_id=host_id: self._told(host_id))
+            task.add_done_callback(partial(self._told, host_id))
 
-    def _told(self, host_id: str) -> None:
+    def _told(self, host_id: str, _ended: asyncio.Task[None]) -> None:
         self._telling.pop(host_id, None)
         self._kick.set()
 
@@ -245,6 +246,4 @@ class NamesLoop:
         host.failures += 1
         if host.said != error.reason:
             host.said = error.reason
-            log.warning(
-                "names_not_told", host=host_id, network=network_id, error=str(error)
-            )
+            log.warning("names_not_told", host=host_id, network=network_id, error=str(error))

@@ -63,15 +63,13 @@ class NameTable:
     def after(self, changes: NameChanges) -> NameTable:
         """Return the table after changes. What was told before is told again harmlessly.
 
-        Raises `FailedPrecondition` / NAMES_REVISION when they are based on another revision, or
-        older: a call that was held up on its way changes nothing.
+        Raises `FailedPrecondition` / NAMES_REVISION when they are based on another revision.
         """
-        whole = changes.base_revision == 0
-        if whole and changes.revision >= self.revision:
+        if changes.base_revision == 0:
             return NameTable(changes.domain, changes.revision, changes.put)
         if changes.revision == self.revision:
             return self
-        if whole or changes.base_revision != self.revision:
+        if changes.base_revision != self.revision:
             raise FailedPrecondition(
                 f"the host holds revision {self.revision} of the network's names, "
                 f"not {changes.base_revision}",
