@@ -336,8 +336,8 @@ def _port(cloud: _Cloud, port: Row, row: Row) -> Iterator[Finding]:
     if security != dict(allowed) or len(security) != len(members(row["port_security"])):
         yield Finding(Kind.SECURITY_AT_ODDS, ident, f"{security}, not {dict(allowed)}")
     host = row["options"].get("requested-chassis", "")
-    enabled = members(row["enabled"]) <= {True}
-    if host != cloud.host_of(port) or row["type"] or not enabled:
+    enabled = members(row["enabled"]) == {True}  # only what is plugged in somewhere
+    if host != cloud.host_of(port) or row["type"] or enabled != (port["owner_kind"] == "INSTANCE"):
         yield Finding(Kind.PORT_AT_ODDS, ident, f"for {host!r}, type {row['type']!r}, {enabled=}")
     for version in (4, 6):
         yield from _told(cloud, port, row, version)

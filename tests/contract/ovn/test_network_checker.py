@@ -289,6 +289,11 @@ def a_port_for_another_host(cloud: Cloud) -> None:
 
 
 @plants(Kind.PORT_AT_ODDS)
+def a_port_open_that_nothing_is_plugged_into(cloud: Cloud) -> None:
+    cloud.ovn.nbctl("lsp-set-enabled", uuid_of(cloud.free), "enabled")
+
+
+@plants(Kind.PORT_AT_ODDS)
 def a_port_without_dhcp(cloud: Cloud) -> None:
     cloud.ovn.nbctl("clear", "Logical_Switch_Port", uuid_of(cloud.web), "dhcpv4_options")
 
