@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unkai_agent.doctor.guests import CHECKS as AGENT
+from unkai_agent.doctor.networks import CHECKS as AGENT
 from unkai_scheduler.doctor.checks import CHECKS as SCHEDULER
 from unkai_wire.doctor.command import SETTINGS, SETTINGS_ASKS
 

@@ -144,13 +144,13 @@ def diagnose(
 
     Exit codes: 0 nothing found; 1 warnings; 2 something does not work.
     """
-    from unkai_agent.doctor import guests
+    from unkai_agent.doctor import networks
     from unkai_agent.doctor.scene import Scene
     from unkai_agent.host_facts import agent_version
     from unkai_agent.settings_reader import load_settings
     from unkai_wire.doctor import command
 
-    checks = guests.CHECKS
+    checks = networks.CHECKS
     if list_them:
         click.echo(command.listing(checks))
         return

@@ -19,6 +19,7 @@ from tests.support.ovn_host import OvnHost, ovn_host, unavailable_reason
 from tests.support.ports import a_port
 from tests.support.real_agent import RealAgent, a_real_spec, until
 from unkai_agent.compute.driver import DomainState
+from unkai_agent.doctor.switch_facts import CONNECTED, SwitchFacts, look_at_switch
 from unkai_agent.domain.machines import ImageFormat, MachineSpec, MachineState, Power
 from unkai_agent.domain.ports import PortSpec
 from unkai_agent.network.namespaces import Namespaces
@@ -250,3 +251,28 @@ async def test_a_guest_that_keeps_a_port_is_cut_off_from_it(
     await until(lambda: agent.converger.machine(spec.instance_id).state is not MachineState.RUNNING)
     await agent.order(replace(without, generation=4), MachineState.RUNNING)
     assert await live(agent, spec) == {more.port_id: True}
+
+
+async def test_the_doctor_sees_a_controller_that_lost_its_database(
+    host: OvnHost, network: OvsNetwork
+) -> None:
+    await network.join(host.membership)
+    host.await_bridge()
+
+    async def look() -> SwitchFacts:
+        return await asyncio.to_thread(look_at_switch, host.database, str(host.controller))
+
+    async def says(word: str) -> bool:
+        facts = await look()
+        return facts.controller == word
+
+    await until(lambda: says(CONNECTED))
+    facts = await look()
+    assert facts.trouble == ""
+    assert facts.said["system-id"] == host.membership.host_id
+    assert facts.bridges["br-int"] == "netdev"
+    assert "br-int" in {row["name"] for row in facts.interfaces}
+    await network.join(replace(host.membership, remotes=("tcp:127.0.0.1:1",)))
+    await until(lambda: says("not connected"))
+    await network.join(host.membership)
+    await until(lambda: says(CONNECTED))

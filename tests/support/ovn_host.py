@@ -144,6 +144,11 @@ class OvnHost:
         """Let the device vanish, as a crash of the host does; the switch keeps its row."""
         _run("ip", "link", "del", port.device)
 
+    @property
+    def controller(self) -> Path:
+        """The control socket of ovn-controller."""
+        return max(self._folder.glob("ovn-controller.*.ctl"), key=lambda path: path.stat().st_mtime)
+
     def forget_ports(self) -> None:
         """Remove all machines' devices and their rows."""
         for line in self.vsctl("list-ports", "br-int").split():

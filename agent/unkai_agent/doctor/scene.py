@@ -9,6 +9,7 @@ from pathlib import Path
 from unkai_agent.compute.kvm_proof import PROOF_DEADLINE_S, prove_kvm
 from unkai_agent.compute.libvirt_facts import HypervisorFacts, knock, look_at
 from unkai_agent.doctor import etcd_access
+from unkai_agent.doctor.switch_facts import SwitchFacts, look_at_switch
 from unkai_agent.domain.clock import Clock, system_clock
 from unkai_agent.domain.hosts import Accelerator
 from unkai_agent.settings import Settings
@@ -21,6 +22,7 @@ EMULATOR = "qemu-system-x86_64"
 _ETCD_S = 6.0
 _LIBVIRT_S = 5.0
 _FACTS_S = 8.0
+_SWITCH_S = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class Paths:
     libvirt: Path = Path("/var/lib/libvirt")
     kvm: Path = Path("/dev/kvm")
     pressure: Path = Path("/proc/pressure")
+    system_id: Path = Path("/etc/openvswitch/system-id.conf")
+    """What Debian's start script names the switch by."""
     clock_source: Path = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
 
 
@@ -93,6 +97,13 @@ class Scene:
         # A libvirtd that is busy trying its emulators is not one that hangs: no facts, then.
         self.hypervisor: Probe[HypervisorFacts | None] = Probe(
             lambda: _facts(uri), within_s=_FACTS_S, late=None
+        )
+
+        database = settings.network.switch
+        self.switch = Probe(
+            lambda: look_at_switch(database),
+            within_s=_SWITCH_S,
+            late=SwitchFacts(f"no answer within {_SWITCH_S:g} s"),
         )
 
     @property

@@ -60,7 +60,7 @@ class OvsDatabase:
     async def rows(self, table: str, *columns: str) -> list[Row]:
         """Return all rows of a table, as plain values: sets are tuples, maps are dicts."""
         arguments = ["--format=json", f"--columns={','.join(columns)}", "list", table]
-        return _rows(await self._run(f"list {table}", arguments))
+        return rows_of(await self._run(f"list {table}", arguments))
 
     async def interfaces(self) -> list[Row]:
         """Return all interfaces, as of a moment after the call. Who ask together share a read."""
@@ -117,7 +117,7 @@ def set_map(table: str, record: str, column: str, values: Mapping[str, str]) -> 
     return ["set", table, record, *pairs]
 
 
-def _rows(text: str) -> list[Row]:
+def rows_of(text: str) -> list[Row]:
     """Read the program's JSON (RFC 7047, section 5.1)."""
     table = json.loads(text)
     return [
