@@ -259,6 +259,13 @@ def topology(session: Session, ports: bool, all_projects: bool) -> None:
     shell_complete=complete_names("instance", "load_balancer", "floating_ip", "port"),
 )
 @click.option("--from", "source_address", type=ADDRESS, help="Which of A's addresses.")
+@click.option(
+    "--network",
+    "by_network",
+    default="",
+    help="External network that A is beyond, where A is external.",
+    shell_complete=complete_names("network"),
+)
 @click.option("-4", "version", flag_value="4", help="To B's IPv4 address.")
 @click.option("-6", "version", flag_value="6", help="To B's IPv6 address.")
 @click.option("--confirm", is_flag=True, help="Count packets on the real path for some seconds.")
@@ -269,19 +276,23 @@ def why(
     source: str,
     target: Endpoint,
     source_address: str | None,
+    by_network: str,
     version: str | None,
     confirm: bool,
 ) -> int:
     """Say whether A reaches B, or what stands in the way.
 
-    A is an instance or a port. B is an instance, load balancer, floating address, port, or any
-    address, with a TCP port or another protocol's; with none it is a ping. Where several kinds have
-    the name, write the kind before it. Exit code 1 says that A does not reach B.
+    A is an instance, a port, or external: anywhere outside. B is an instance, load balancer,
+    floating address, port, any address, or external, with a TCP port or another protocol's; with
+    none it is a ping. Where several kinds have the name, write the kind before it. Exit code 1 says
+    that A does not reach B.
 
     \b
     unkai network why web db:5432
     unkai network why web load-balancer/shop:53/udp
     unkai network why web [fd00::5]:443 --confirm
+    unkai network why web external:443
+    unkai network why external 192.0.2.10:22
     """
     from unkai_cli.commands import reachability
 
@@ -290,6 +301,7 @@ def why(
         source,
         target,
         source_address=source_address or "",
+        network=by_network,
         version=int(version or 0),
         confirm=confirm,
     )

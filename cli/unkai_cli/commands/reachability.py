@@ -19,6 +19,8 @@ from unkai_wire.errors import FailedPrecondition
 if TYPE_CHECKING:
     from unkai_cli.session import Session
 
+EXTERNAL = "external"
+"""Either end: anywhere outside the cloud."""
 SOURCES = ("instance", "port")
 TARGETS = ("instance", "load_balancer", "floating_ip", "port")
 
@@ -30,6 +32,8 @@ class Place:
     network_id: str
     addresses: Sequence[str]
     port_id: str = ""
+    external: bool = False
+    """It is outside, beyond that network where it is the source."""
 
 
 def why(
@@ -38,23 +42,28 @@ def why(
     target: Endpoint,
     *,
     source_address: str,
+    network: str,
     version: int,
     confirm: bool,
 ) -> int:
     """Ask, print the answer, and return the exit code: 1 when it is not reachable."""
     from unkai_cli.records import record
 
-    begin, end = ends(
-        _source_places(session, source, source_address), _target_places(session, target)
+    sources = (
+        [_outside(session, network)]
+        if source == EXTERNAL
+        else _source_places(session, source, source_address)
     )
-    address = destination(begin, end, source_address, version)
+    begin, end = ends(sources, _target_places(session, target))
+    address = EXTERNAL if end.external else destination(begin, end, source_address, version)
     if confirm:
         note(f"looking for packets to {address} for some seconds: send some now")
     answer = session.client.call(
         "ReachabilityService",
         "Explain",
-        timeout_s=deadlines.DIAGNOSE_S if confirm else None,
+        timeout_s=deadlines.DIAGNOSE_S,
         source_port_id=begin.port_id,
+        source_network_id=begin.network_id if begin.external else "",
         source_address=source_address,
         destination_address=address,
         protocol=f"PROTOCOL_{target.protocol.upper()}",
@@ -106,7 +115,25 @@ def _source_places(session: Session, text: str, address: str) -> list[Place]:
     return [_place(port_of(session, kind, ident, address=address))]
 
 
+def _outside(session: Session, network: str) -> Place:
+    """Return the outside beyond an external network: the one named, or the only one."""
+    if network:
+        return Place(session.client.resolve("network", network), [], external=True)
+    found = list(session.client.pages("NetworkService", "ListNetworks", external=True))
+    if len(found) == 1:
+        return Place(str(found[0].id), [], external=True)
+    names = ", ".join(sorted(str(some.name) for some in found)) or "none"
+    raise FailedPrecondition(
+        f"there are {len(found)} external networks to come in by: {names}",
+        reason="NO_NETWORK_NAMED",
+        fix="say which: --network NAME",
+        metadata={"networks": names},
+    )
+
+
 def _target_places(session: Session, target: Endpoint) -> list[Place]:
+    if not target.kind and target.name == EXTERNAL:
+        return [Place("", [], external=True)]
     if not target.kind and is_address(target.name):
         return [Place("", [target.name])]
     kind, ident = of_kinds(session, target.name, [target.kind] if target.kind else TARGETS)

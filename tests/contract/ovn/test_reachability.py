@@ -37,10 +37,15 @@ class Ovn(NamedTuple):
     cases: dict[str, Case]
 
 
+def _of_part(part: int) -> list[str]:
+    """Return the names of a part of the situations."""
+    return list(CASES)[part::PARTS]
+
+
 @pytest.fixture(scope="module")
 def ovn(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ovn]:
     """A running OVN with a part of the situations in it."""
-    cases = {name: CASES[name]() for name in list(CASES)[request.param :: PARTS]}
+    cases = {name: CASES[name]() for name in _of_part(request.param)}
     central = Central(tmp_path_factory.mktemp("ovn"))
     try:
         central.start()
@@ -96,9 +101,9 @@ async def explained(folder: Path, central: Central, case: Case) -> Reachability:
 
 @pytest.mark.parametrize(
     ("ovn", "name"),
-    [(place % PARTS, name) for place, name in enumerate(CASES)],
+    [pytest.param(part, name, id=name) for part in range(PARTS) for name in _of_part(part)],
     indirect=["ovn"],
-    ids=CASES,
+    scope="module",
 )
 async def test_the_verdict_is_what_the_situation_is(tmp_path: Path, ovn: Ovn, name: str) -> None:
     case = ovn.cases[name]

@@ -92,6 +92,22 @@ def test_an_address_of_the_source_chooses_its_port_and_the_kind(cloud: FakeNetwo
     assert (request.source_address, request.destination_address) == ("fd01::5", "fd02::6")
 
 
+def test_the_outside_is_an_end_too(cloud: FakeNetworks) -> None:
+    assert unkai("network", "why", "web", "external:443").code == 0
+    request = asked(cloud)
+    assert (request.destination_address, request.port_number) == ("external", 443)
+    assert request.source_port_id
+    assert not request.source_network_id
+
+    cloud.add("network", name="internet", id="net-00000000000000000000000009", external=True)
+    outcome = unkai("network", "why", "external", "192.0.2.10:22", "--network", "internet")
+    assert outcome.code == 0, outcome.err
+    request = asked(cloud)
+    assert request.source_network_id == "net-00000000000000000000000009"
+    assert not request.source_port_id
+    assert request.destination_address == "192.0.2.10"
+
+
 def test_confirming_says_to_send_packets_and_shows_what_was_counted(cloud: FakeNetworks) -> None:
     answer = blocked()
     answer.reachability.hops[0].packet_count = 12
