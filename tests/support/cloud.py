@@ -7,7 +7,7 @@ stories of minutes take seconds and nobody sleeps for real.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -19,7 +19,7 @@ from tests.support.fast_loop import AwaitedStore
 from tests.support.store import open_store
 from unkai_scheduler.agents.fake import FakeAgents
 from unkai_scheduler.agents.limits import Limits
-from unkai_scheduler.agents.port import Agents, Alive
+from unkai_scheduler.agents.port import MACHINE_SPECS, Agents, Alive
 from unkai_scheduler.cluster.fake import FakeCluster, FakeEtcd
 from unkai_scheduler.domain.clock import Clock
 from unkai_scheduler.domain.events import Event
@@ -28,11 +28,18 @@ from unkai_scheduler.domain.images import Image
 from unkai_scheduler.domain.instances import Claim, Instance, InstanceState, Power
 from unkai_scheduler.domain.machines import MachineState
 from unkai_scheduler.domain.operations import Operation, Verb
+from unkai_scheduler.domain.port_orders import NETWORKS, PORTS
 from unkai_scheduler.reconcile.leader import Leader
 from unkai_scheduler.reconcile.live import LiveState
 from unkai_scheduler.services.context import ServiceContext
 from unkai_scheduler.services.instance_ports import InstancePorts
-from unkai_scheduler.settings import ImageSettings, ReconcileSettings, RetentionSettings, Settings
+from unkai_scheduler.settings import (
+    ImageSettings,
+    NetworkSettings,
+    ReconcileSettings,
+    RetentionSettings,
+    Settings,
+)
 from unkai_scheduler.store import claims, events, hosts, images, instances, operations, tombstones
 from unkai_scheduler.store.unit_of_work import UnitOfWork
 from unkai_wire.cluster_records import HostRecord, SchedulerRecord
@@ -115,6 +122,7 @@ class Cloud:
         self.schedulers: dict[str, Scheduler] = {}
         self.audience = Audience()
         self.host_ids: list[str] = []
+        self.physical_networks: dict[str, tuple[str, ...]] = {}
         self.uow: UnitOfWork
         self.reached: Clock = self.clock
         """What leaders delete by: the same until a story gives them another."""
@@ -129,11 +137,21 @@ class Cloud:
 
     # Parts.
 
-    def add_host(self, *, cpus: int = 8, memory_bytes: int = 32 * GIB) -> str:
-        """Add a host and register it; return its id."""
+    def add_host(
+        self, *, cpus: int = 8, memory_bytes: int = 32 * GIB, physical_networks: Sequence[str] = ()
+    ) -> str:
+        """Add a host and register it; it is in OVN where the cloud has networks. Return its id."""
+        networks = (PORTS, NETWORKS) if self.settings.network.enabled else ()
         host_id = an_id("host")
         name = f"h{len(self.host_ids) + 1}"
-        self.agents.add_host(host_id, name, cpus=cpus, memory_bytes=memory_bytes)
+        self.agents.add_host(
+            host_id,
+            name,
+            cpus=cpus,
+            memory_bytes=memory_bytes,
+            features=(MACHINE_SPECS, *networks),
+        )
+        self.physical_networks[host_id] = tuple(physical_networks)
         self.host_ids.append(host_id)
         self.register(host_id)
         return host_id
@@ -156,6 +174,7 @@ class Cloud:
                 boot_id=told.boot_id,
                 agent_version=told.agent_version,
                 features=told.features,
+                physical_networks=self.physical_networks[host_id],
             )
         )
 
@@ -453,6 +472,7 @@ async def a_cloud(
     lead: bool = True,
     retention: RetentionSettings | None = None,
     uploads: ImageSettings | None = None,
+    network: NetworkSettings | None = None,
     **rhythm: Any,
 ) -> AsyncIterator[Cloud]:
     """Run a cloud for the length of a `with`; `rhythm`: reconcile settings."""
@@ -461,6 +481,7 @@ async def a_cloud(
         reconcile=ReconcileSettings(**rhythm),
         retention=retention or RetentionSettings(),
         images=uploads or ImageSettings(),
+        network=network or NetworkSettings(),
     )
     cloud = Cloud(folder, settings, converge_s)
     cloud.uow = AwaitedStore(await open_store(folder, clock=cloud.clock))

@@ -14,7 +14,13 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.status_pb2 import Status
 
-from unkai.agent.v1 import fence_pb2, host_service_pb2, machine_pb2, machine_service_pb2
+from unkai.agent.v1 import (
+    fence_pb2,
+    host_service_pb2,
+    machine_pb2,
+    machine_service_pb2,
+    port_pb2,
+)
 from unkai.compute.v1 import instance_pb2
 from unkai.host.v1 import usage_pb2
 from unkai.storage.v1 import image_pb2
@@ -34,6 +40,7 @@ from unkai_scheduler.domain.machines import (
     HostDescription,
     Machine,
     MachineState,
+    PortSeen,
     Tombstone,
 )
 from unkai_wire.errors import Internal, Unavailable, UnkaiError
@@ -41,6 +48,8 @@ from unkai_wire.rpc_errors import bounded_status, from_status, to_status
 
 ROOT_DISK = "root"
 _TEXT = 255
+_PORTS = 16
+"""Most ports of a machine that are believed."""
 """Longest text that is taken over from a host; names and ids are shorter."""
 
 _FORMATS = {
@@ -230,7 +239,13 @@ def machine_of(message: machine_pb2.Machine, host_id: str) -> Machine:
         disk_bytes=max(0, message.instance.disk_bytes),
         step_done_bytes=max(0, message.step_done_bytes),
         step_total_bytes=max(0, message.step_total_bytes),
+        ports=tuple(map(_port_seen, message.ports[:_PORTS])),
     )
+
+
+def _port_seen(message: port_pb2.PortStatus) -> PortSeen:
+    error = _error_of(message.error) if message.HasField("error") else None
+    return PortSeen(message.port_id[:_TEXT], message.installed, error)
 
 
 def _bounded_id(text: str) -> str:

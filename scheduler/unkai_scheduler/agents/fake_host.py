@@ -21,6 +21,7 @@ from unkai_scheduler.domain.machines import (
     HostDescription,
     Machine,
     MachineState,
+    PortSeen,
     Tombstone,
 )
 from unkai_scheduler.domain.network_names import NameChange
@@ -76,6 +77,8 @@ class FakeHost:
     """What every call to it raises."""
     hanging: bool = False
     """No call is answered, no stream says anything."""
+    stuck_ports: set[str] = field(default_factory=set)
+    """Ports that OVN does not bring up."""
     start_error: UnkaiError | None = None
     """Why machines fail to start."""
     disputes: bool = False
@@ -198,6 +201,10 @@ class FakeHost:
             reboot_serial=wanted.reboot_serial,
             accelerator=self.description.accelerator,
             start_time=self.clock() if starts else machine.start_time,
+            ports=tuple(
+                PortSeen(port.port_id, port.port_id not in self.stuck_ports)
+                for port in held.order.ports
+            ),
         )
 
     def bury(self, instance_id: str, generation: int, run_epoch: int) -> Tombstone:
@@ -213,6 +220,7 @@ class FakeHost:
         """Change what is observed of a machine, and tell."""
         if changes.get("state") in _NOT_RUNNING:
             changes.setdefault("start_time", None)
+            changes.setdefault("ports", ())
         held.machine = replace(held.machine, **changes)  # type: ignore[arg-type]
         self.tell(held.machine)
         return held.machine

@@ -27,6 +27,17 @@ class MachineState(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class PortSeen:
+    """A port of a machine as its host reports it."""
+
+    port_id: str
+    installed: bool
+    """All that OVN has for it is in force there."""
+    error: Mapping[str, Any] | None = None
+    """Why not: `UnkaiError.to_record()`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """One machine as its host reports it."""
 
@@ -56,6 +67,8 @@ class Machine:
     step_done_bytes: int = 0
     step_total_bytes: int = 0
     """How far a step is that is counted in bytes; else 0."""
+    ports: tuple[PortSeen, ...] = ()
+    """While it is on, those of its order; empty from a host that does not say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ from unkai_scheduler.reconcile.office import (
     growing_s,
 )
 from unkai_scheduler.reconcile.placing import Placer
+from unkai_scheduler.reconcile.port_states import PortStates
 from unkai_scheduler.reconcile.retention import Retention
 from unkai_scheduler.settings import Settings
 from unkai_scheduler.store.unit_of_work import UnitOfWork
@@ -106,6 +107,7 @@ class Leader:
         self._wakers: list[Callable[[], None]] = []
         self._audit: Audit | None = None
         self._hosts: Hosts | None = None
+        self._networks: NetworkLoop | None = None
         self._is_elected = False
         self._office: Office | None = None
         self._seen_term = 0
@@ -272,7 +274,7 @@ class Leader:
         finally:
             self.is_leading = False
             self._wakers = []
-            self._audit = self._hosts = None
+            self._audit = self._hosts = self._networks = None
             self._live.clear()
 
     async def _run_loops(self, office: Office) -> None:
@@ -283,23 +285,26 @@ class Leader:
         def changed(host_id: str) -> None:
             loop.mark_host(host_id)
             names.doubt(host_id)
+            states.host_changed(host_id)
             audit.kick()
 
         def observed(instance_id: str) -> None:
             loop.mark([instance_id])
             names.look()
+            states.observed(instance_id)
             if not loop.is_claimed(instance_id):
                 audit.kick()
 
         hosts = Hosts(
             office, self._cluster, changed=changed, observed=observed, sampled=placer.receive
         )
-        loop = InstanceLoop(office, hosts, placer, rules)
+        states = PortStates(office, hosts)
+        loop = InstanceLoop(office, hosts, placer, rules, moved=self._wake_networks)
         audit, images, names = Audit(office, hosts), ImageLoop(office), NamesLoop(office)
         self._audit, self._hosts = audit, hosts
         deadlines = Deadlines(office, lambda ids: loop.mark(ids, urgent=True))
         self._wakers = [loop.wake, images.wake, names.wake, office.written.set]
-        more = self._of_networks(office)
+        more = self._of_networks(office, states)
         async with asyncio.TaskGroup() as group:
             for work in (
                 hosts.run(),
@@ -316,13 +321,20 @@ class Leader:
             ):
                 group.create_task(work)
 
-    def _of_networks(self, office: Office) -> list[Coroutine[Any, Any, None]]:
+    def _of_networks(self, office: Office, states: PortStates) -> list[Coroutine[Any, Any, None]]:
         """Make the loops that there are where the cloud has networks."""
-        if self._northbound is None:
+        if not self._settings.network.enabled:
             return []
-        networks = NetworkLoop(office, self._northbound)
-        self._wakers.append(networks.wake)
-        return [networks.run()]
+        if self._northbound is None:
+            return [states.run()]
+        self._networks = NetworkLoop(office, self._northbound)
+        self._wakers.append(self._networks.wake)
+        return [states.run(), self._networks.run()]
+
+    def _wake_networks(self) -> None:
+        """Have OVN told at once of what the leader wrote itself. A hint."""
+        if self._networks is not None:
+            self._networks.wake()
 
 
 def _not_leader() -> Unavailable:

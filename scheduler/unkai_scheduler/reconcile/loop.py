@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -63,11 +63,24 @@ MAX_ORDERS = 512
 """Orders given and not yet answered; what is beyond stays marked."""
 
 
+_MOVES = (Release, Fail, Forget, Reclaim)
+
+
 class InstanceLoop:
     """Makes instances what they shall be."""
 
-    def __init__(self, office: Office, hosts: Hosts, placer: Placer, rules: Rules) -> None:
+    def __init__(
+        self,
+        office: Office,
+        hosts: Hosts,
+        placer: Placer,
+        rules: Rules,
+        *,
+        moved: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Make one; `moved`: told when an instance came to a host, left one or is gone."""
         self._office = office
+        self._moved = moved
         self._hosts = hosts
         self._holders = Holders(hosts, office.live)
         self._orders = Orders(office, hosts, self._holders)
@@ -170,6 +183,8 @@ class InstanceLoop:
         self._put_off = min((due for due in waits if due is not None), default=None)
         for change in written:
             self._after(change, orders)
+        if any(change.claim or isinstance(change.action, _MOVES) for change in written):
+            self._moved()
         if len(ready) > room > 0 or len(seen) >= limit:
             self._kick.set()
 

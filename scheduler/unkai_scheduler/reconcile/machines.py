@@ -136,6 +136,19 @@ def _running(case: Case) -> Action:
         return _order(case, _S.REBOOTING)
     if not case.reached and case.operation is not None:
         return _converging(case)
+    if case.operation is not None and case.operation.verb is Verb.ATTACH:
+        return _attached(case)
+    return _lasting(case, _S.RUNNING)
+
+
+def _attached(case: Case) -> Action:
+    """End the plugging in once all ports work; until then say which does not, and why."""
+    assert case.machine is not None
+    for port in case.machine.ports:
+        if not port.installed:
+            why = str((port.error or {}).get("message", "")) or "OVN has not brought it up yet"
+            operation = operations.progress(case.operation, f"port {port.port_id}: {why}")
+            return Settle(case.observed(state=_S.RUNNING, state_reason=None), operation)
     return _lasting(case, _S.RUNNING)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from unkai_scheduler.domain.instances import MIB, Instance
 from unkai_scheduler.domain.machines import Machine
-from unkai_scheduler.domain.operations import Operation, OperationState, Verb
+from unkai_scheduler.domain.operations import PLUGGING, Operation, OperationState, Verb
 from unkai_wire.errors import Cancelled, DeadlineExceeded, NoCapacity, UnkaiError
 
 MAX_PROGRESS = 256
@@ -116,6 +116,8 @@ def too_late(operation: Operation) -> DeadlineExceeded:
     last = f"; last: {operation.progress_message}" if operation.progress_message else ""
     if operation.verb is Verb.DELETE:
         last += "; the deletion goes on by itself"
+    elif operation.verb in PLUGGING:
+        last += "; it is done as soon as the host can"
     return DeadlineExceeded(
         f"operation {operation.id} did not end by its deadline{last}",
         reason="OPERATION_DEADLINE",

@@ -82,10 +82,18 @@ class InstanceChanges:
         )
         return changed
 
-    def accept(self, instance: Instance, verb: Verb, what: str, *, wait_s: float = 0.0) -> Accepted:
+    def accept(
+        self,
+        instance: Instance,
+        verb: Verb,
+        what: str,
+        *,
+        wait_s: float = 0.0,
+        longest_s: float = OPERATION_DEADLINE_S,
+    ) -> Accepted:
         """Write a changed row, the operation that it names, and the event."""
         now = instance.update_time
-        operation = self.operation(instance, verb, now, grace_s=wait_s)
+        operation = self.operation(instance, verb, now, grace_s=wait_s, longest_s=longest_s)
         instances.replace(self._conn, instance, etag=None)
         operations.insert(self._conn, operation)
         self.record(instance, EventType.UPDATED, what)
@@ -99,9 +107,9 @@ class InstanceChanges:
         *,
         wait_s: float = 0.0,
         grace_s: float = 0.0,
+        longest_s: float = OPERATION_DEADLINE_S,
     ) -> Operation:
         """Return the operation that an instance's row names; it may wait so long for capacity."""
-        longest_s = OPERATION_DEADLINE_S + wait_s + grace_s
         return Operation(
             id=instance.operation_id,
             project_id=instance.project_id,
@@ -111,7 +119,7 @@ class InstanceChanges:
             state=OperationState.PENDING,
             create_time=now,
             update_time=now,
-            deadline_time=now + timedelta(seconds=longest_s),
+            deadline_time=now + timedelta(seconds=longest_s + wait_s + grace_s),
             capacity_deadline_time=now + timedelta(seconds=wait_s),
             request_id=self._call.request_id,
             traceparent=self._call.traceparent,

@@ -30,6 +30,9 @@ from unkai_wire.errors import FailedPrecondition
 if TYPE_CHECKING:
     from unkai_scheduler.store.unit_of_work import Connection
 
+PLUGGING_S = 120.0
+"""Seconds that it is waited for before the operation fails; what was ordered stays ordered, and no
+other operation is held up by a host that is silent or an OVN that is away."""
 ATTACHABLE = frozenset({InstanceState.RUNNING, InstanceState.STOPPED})
 _OVERTAKEN = Why("PORT_TAKEN_OUT", "had a port taken out meanwhile")
 
@@ -72,7 +75,9 @@ class Plugging:
         ovn_work.touched(self._conn, self._context, "port", port.id, reason="plugged in")
         self._record(given, f"is of instance {instance.id}")
         new = self._changes.changed(instance, operation_id=operation_id)
-        accepted = self._changes.accept(new, Verb.ATTACH, f"is given port {port.name}")
+        accepted = self._changes.accept(
+            new, Verb.ATTACH, f"is given port {port.name}", longest_s=PLUGGING_S
+        )
         return Plugged(replace(given, reconciling=True), accepted.operation)
 
     def detach(self, port_id: str, *, etag: str, operation_id: str) -> Plugged:
@@ -95,7 +100,9 @@ class Plugging:
         if active is not None:
             self._changes.cancel(active, instance.spec.name, _OVERTAKEN)
         new = self._changes.changed(instance, operation_id=operation_id)
-        return Plugged(free, self._changes.accept(new, Verb.DETACH, what).operation)
+        return Plugged(
+            free, self._changes.accept(new, Verb.DETACH, what, longest_s=PLUGGING_S).operation
+        )
 
     def locked(
         self, port_id: str, path: str, lock_between: Callable[[Port], None] = lambda _port: None
