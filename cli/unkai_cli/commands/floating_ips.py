@@ -95,7 +95,8 @@ def _resolved(session: Session, text: str) -> str:
     raise NotFound.of("floating_ip", wanted)
 
 
-def _found(session: Session, text: str) -> Any:
+def find(session: Session, text: str) -> Any:
+    """Return the floating address that a name, an address or an id stands for."""
     return read(session, "floating_ip", _resolved(session, text))
 
 
@@ -143,7 +144,7 @@ def list_floating_ips(
 @common
 def show(session: Session, floating_ip: str) -> None:
     """Show one floating address with all its fields."""
-    show_one(session, (*_columns(Names(session)), *ALONE), _found(session, floating_ip))
+    show_one(session, (*_columns(Names(session)), *ALONE), find(session, floating_ip))
 
 
 @floating_ip.command("create")
@@ -226,7 +227,7 @@ def associate(
     \b
     unkai floating-ip associate 192.0.2.10 web
     """
-    now = _found(session, floating_ip)
+    now = find(session, floating_ip)
     if now.port_id:
         raise FailedPrecondition(
             f"floating ip {now.address} leads to port {now.port_id} already",
@@ -257,7 +258,7 @@ def move(
     \b
     unkai floating-ip move 192.0.2.10 web-2 --wait
     """
-    _lead(session, _found(session, floating_ip), target, fixed, Waiting(wait, timeout))
+    _lead(session, find(session, floating_ip), target, fixed, Waiting(wait, timeout))
 
 
 @floating_ip.command("disassociate")
@@ -298,7 +299,7 @@ def update(
     removed: tuple[str, ...],
 ) -> None:
     """Change a floating address's name or labels."""
-    now = _found(session, floating_ip)
+    now = find(session, floating_ip)
     fields = renamed(now, new_name, labels, removed)
     new = changed(session, "floating_ip", now, Waiting(False, 0.0), **fields)
     show_rows(session, _columns(Names(session)), new)

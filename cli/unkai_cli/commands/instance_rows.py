@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from unkai_cli.output import Column, age_text, bytes_text
+from unkai_cli.output import Column, Record, age_text, bytes_text
 
 if TYPE_CHECKING:
     from unkai_cli.session import Session
+
+
+def addresses(row: Record) -> list[str]:
+    """Return the addresses of an instance's record, in the order of its interfaces."""
+    return [fixed["address"] for one in row["interfaces"] for fixed in one["fixed_addresses"]]
+
 
 COLUMNS = (
     Column("NAME", lambda r: r["name"]),
     Column("STATE", lambda r: r["state"]),
     Column("HOST", lambda r: r["host_name"]),
+    Column("ADDRESSES", lambda r: ",".join(addresses(r))),
     Column("VCPUS", lambda r: str(r["vcpus"]), right=True),
     Column("MEMORY", lambda r: bytes_text(r["memory_bytes"]), right=True),
     Column("DISK", lambda r: bytes_text(r["disk_bytes"]), right=True),
@@ -27,6 +34,9 @@ DETAILS = (
     *COLUMNS,
     Column("PROJECT", lambda r: r["project_id"]),
     Column("FLAVOR", lambda r: r["flavor_id"]),
+    Column("PORTS", lambda r: ", ".join(one["port_id"] for one in r["interfaces"])),
+    Column("MACS", lambda r: ", ".join(one["mac_address"] for one in r["interfaces"])),
+    Column("SEED", lambda r: r["seed"].lower()),
     Column("KEYS", lambda r: ", ".join(r["key_pair_ids"])),
     Column("TRAITS", lambda r: ", ".join(r["required_traits"])),
     Column("POLICY", lambda r: r["placement_policy"].replace("UNSPECIFIED", "").lower()),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from unkai_cli.commands import plugging
 from unkai_cli.commands.acting import confirmed
 from unkai_cli.commands.instance_rows import COLUMNS, read
 from unkai_cli.commands.options import (
@@ -54,6 +55,7 @@ def described(function: Any) -> Any:
             click.option(
                 "--capacity-wait", type=Seconds(), default=0.0, help="Wait so long for capacity."
             ),
+            plugging.plugged,
         )
     ):
         function = option(function)
@@ -70,6 +72,7 @@ def launch(session: Session, wait: bool, timeout: float, **asked: Any) -> None:
     \b
     unkai launch tiny web --flavor nano
     unkai launch debian-12 db -c 2 -m 2G --disk 20G --key laptop --user-data setup.sh
+    unkai launch tiny shop --flavor nano --network front --ip 10.1.0.20 --floating-ip new
     """
     begun = time.monotonic()
     instance = made(session, wait=wait, timeout=timeout, **asked)
@@ -98,6 +101,8 @@ def made(session: Session, *, wait: bool, timeout: float, **asked: Any) -> dict[
         raise click.UsageError("say --flavor F, or both -c VCPUS and -m MEMORY")
     if asked["flavor"] and (asked["vcpus"] or asked["memory"]):
         raise click.UsageError("say --flavor F, or -c and -m, not both")
+    interfaces = plugging.fields(session, asked)
+    plugging.check_free(session, asked)
     wanted = instance_pb2.Instance(
         name=asked["name"],
         image_id=client.resolve("image", asked["image"]),
@@ -110,6 +115,7 @@ def made(session: Session, *, wait: bool, timeout: float, **asked: Any) -> dict[
         labels=dict(asked["labels"]),
         required_traits=asked["traits"],
         placement_policy=_POLICIES.get(asked["policy"] or "", 0),  # type: ignore[arg-type]
+        **interfaces,
     )
     pause = duration_pb2.Duration()
     pause.FromMilliseconds(int(asked["capacity_wait"] * 1000))
@@ -120,6 +126,7 @@ def made(session: Session, *, wait: bool, timeout: float, **asked: Any) -> dict[
         instance=wanted,
         capacity_wait=pause,
     )
+    plugging.lead_floating_ip(session, asked, answer.instance)
     confirmed(session, answer.operation, wait=wait, timeout=timeout + asked["capacity_wait"])
     if not wait:
         return record(answer.instance)

@@ -271,7 +271,10 @@ CASES: dict[str, tuple[str, Fields]] = {
         "PortService.AttachPort",
         {"port_id": "{port}", "instance_id": NO_ID["ins"]},
     ),
-    "port: attach": ("PortService.AttachPort", {"port_id": "{port}", "instance_id": "{instance}"}),
+    "port: attach no port": (
+        "PortService.AttachPort",
+        {"port_id": "eth0", "instance_id": "{instance}"},
+    ),
     "port: detach": ("PortService.DetachPort", {"port_id": "{port}"}),
     # Security groups.
     "group: nothing": ("SecurityGroupService.CreateSecurityGroup", {}),

@@ -141,8 +141,11 @@ def test_changing_commands_print_as_their_golden_files_say(
         ("key add laptop", str(public_key)),
         ("image upload tiny", str(image)),
         ("flavor create two -c 2 -m 256M --disk 1G",),
-        ("launch tiny web --flavor nano --key laptop -l app=shop",),
-        ("instance create tiny db -c 2 -m 512Mi --disk 64M --policy spread --no-wait",),
+        ("launch tiny web --flavor nano --key laptop -l app=shop --network none",),
+        (
+            "instance create tiny db -c 2 -m 512Mi --disk 64M --policy spread --network none "
+            "--no-wait",
+        ),
         ("instance stop web",),
         ("instance start web",),
         ("instance reboot web",),
