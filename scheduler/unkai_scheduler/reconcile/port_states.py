@@ -38,6 +38,8 @@ class PortStates:
 
     def observed(self, instance_id: str) -> None:
         """Look at an instance's ports soon: its host said something of it. A hint."""
+        if not self._office.settings.network.enabled:
+            return  # nobody comes to look
         self._marked[instance_id] = None
         self._kick.set()
 
