@@ -90,7 +90,7 @@ class RunningHost:
 
         `announce` hears of the host's record when it has changed.
         """
-        self._parts = parts
+        self.parts = parts
         self._announce = announce
         self._switch = self._make_keeper()
         ledger = Ledger(parts.ledger_dir, report=_report, durable=parts.durable)
@@ -130,27 +130,27 @@ class RunningHost:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.converger.run())
-                tasks.create_task(_run(self._parts.usage))
-                if self._parts.networks is not None:
+                tasks.create_task(_run(self.parts.usage))
+                if self.parts.networks is not None:
                     keeper = NetworkKeeper(
-                        self._parts.networks, self._ledger.entries, self.converger.watch
+                        self.parts.networks, self._ledger.entries, self.converger.watch
                     )
                     tasks.create_task(keeper.run())
                 if self._switch is not None:
                     tasks.create_task(self._switch.run())
         finally:
-            await self._parts.compute.close()
-            await self._parts.storage.close()
+            await self.parts.compute.close()
+            await self.parts.storage.close()
 
     def _make_keeper(self) -> SwitchKeeper | None:
-        network, membership = self._parts.network, self._parts.membership
+        network, membership = self.parts.network, self.parts.membership
         if network is None or membership is None:
             return None
         return SwitchKeeper(network, membership, self._running, self._tell_switch)
 
     async def _read_ports(self) -> PortReading:
         """Return the counters of the ports that machines here were ordered to have."""
-        network = self._parts.network
+        network = self.parts.network
         counted = await network.statistics() if network is not None else {}
         return {
             entry.spec.instance_id: {
@@ -163,12 +163,12 @@ class RunningHost:
         }
 
     async def _running(self) -> Set[str]:
-        domains = await self._parts.compute.list_domains()
+        domains = await self.parts.compute.list_domains()
         return {domain.instance_id for domain in domains if is_on(domain)}
 
     def _tell_switch(self, problem: UnkaiError | None) -> None:
         said = "" if problem is None else problem.message[:MAX_REASON]
-        self._announce(replace(self._parts.record, network_problem=said))
+        self._announce(replace(self.parts.record, network_problem=said))
 
 
 async def _run(usage: RunningUsage) -> None:

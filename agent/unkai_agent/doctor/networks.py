@@ -12,7 +12,8 @@ from unkai_agent.doctor.guests import CHECKS
 from unkai_agent.doctor.scene import Scene
 from unkai_agent.doctor.switch_facts import CONNECTED, SwitchFacts
 from unkai_agent.domain.ports import INTEGRATION_BRIDGE
-from unkai_agent.network.datapath import has_family
+from unkai_agent.network.datapath import datapath_here
+from unkai_agent.network.driver import Datapath
 from unkai_wire.doctor.findings import Finding, Severity, finding
 
 __all__ = ["CHECKS"]
@@ -128,7 +129,7 @@ def switch_datapath(scene: Scene) -> Iterable[Finding]:
             "the agent does not change it while ports of machines use it",
             "stop the host's machines, then: systemctl restart unkai-agent",
         )
-    if found == "system" and not has_family("ovs_datapath"):
+    if found == "system" and datapath_here() is not Datapath.SYSTEM:
         yield finding(
             Severity.FAIL,
             "the switch's datapath is the kernel's, and the kernel has no openvswitch",

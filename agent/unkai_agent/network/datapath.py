@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from pathlib import Path
 
 from unkai_agent.network.driver import Datapath
 
@@ -19,11 +20,16 @@ _CTRL_ATTR_FAMILY_NAME = 2
 _NLM_F_REQUEST = 1
 _NLMSG_ERROR = 2
 _ANSWER_S = 5.0
+_MODULE = Path("/sys/module/openvswitch")
 
 
 def datapath_here() -> Datapath:
     """Return what this kernel allows. Blocks while it looks for the module."""
-    return Datapath.SYSTEM if has_family("ovs_datapath") else Datapath.NETDEV
+    try:
+        found = has_family("ovs_datapath")
+    except OSError:  # netlink is not for us, or silent: then by whether the module is there
+        found = _MODULE.exists()
+    return Datapath.SYSTEM if found else Datapath.NETDEV
 
 
 def has_family(name: str) -> bool:
