@@ -32,10 +32,11 @@ from unkai_scheduler.services.port_drafts import (
     check_changes,
     check_new,
 )
+from unkai_scheduler.services.port_spoofing import check_identity
 from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.services.security_groups import ensure_default_group
 from unkai_scheduler.settings import NetworkSettings
-from unkai_scheduler.store import events, ports, security_groups
+from unkai_scheduler.store import events, networks, ports, security_groups
 from unkai_wire.errors import FailedPrecondition, NotFound
 from unkai_wire.ids import check_id, uuid_of
 
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 _OF_ALL = frozenset({"name", "labels"})
 """Fields that may change whoever has the port."""
+_SENDING = frozenset({"allowed_address_pairs", "no_anti_spoofing"})
+"""Fields that say as whom a port may send."""
 _TOLD = ("addresses", "security_group_ids", "pairs", "anti_spoofing", "qos")
 """Fields of a row that OVN is told."""
 _OWNERS = {
@@ -160,6 +163,9 @@ class PortsService:
             )
             if "no_anti_spoofing" in fields:
                 new = replace(new, anti_spoofing=not draft.no_anti_spoofing)
+            if fields & _SENDING:
+                network = found("network", new.network_id, networks.get(conn, new.network_id))
+                check_identity(network, new)
             ports.replace(conn, new, etag=old.etag)
             if moves:
                 new = replace(new, addresses=assign(conn, old, checked.addresses))
@@ -274,6 +280,7 @@ def make_port(
         update_time=now,
         labels=dict(draft.labels),
     )
+    check_identity(network, port)
     ports.insert(conn, port)
     port = replace(port, addresses=assign(conn, port, checked.addresses), reconciling=True)
     ovn_work.touched(conn, context, "port", port.id, reason="made")
