@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import select
 
 from tests.support.acceptance import Shows, count, seeded
+from tests.support.adopting import adopt, backup, restore
 from tests.support.builders import an_id
 from tests.support.cloud import Cloud, a_cloud
 from tests.support.networks import a_network, a_subnet
@@ -237,6 +238,37 @@ async def test_a_create_that_fails_gives_all_back_and_lets_go_of_what_it_was_giv
     assert (await user.port(given.id)).owner is None
     assert [owner for _, owner in await used(cloud)] == [""]
     assert (await user.delete(made.instance.id)).state is OperationState.SUCCEEDED
+
+
+async def test_an_adopted_machine_keeps_its_addresses(cloud: Cloud, user: User) -> None:
+    network = await a_wired_network(cloud)
+
+    async def written() -> bool:
+        return len(await cloud.hosts()) == len(cloud.host_ids)
+
+    await cloud.until(written, "all hosts have their rows")
+    copy = await asyncio.to_thread(backup, cloud)
+    given = await user.a_free_port(network)
+    row = await user.run(InterfaceDraft(port_id=given.id), InterfaceDraft(network_id=network.id))
+    await restore(cloud, copy)
+    user = User(cloud)
+
+    async def heard() -> bool:
+        leader = cloud.schedulers["s1"].leader
+        return leader.is_leading and bool(leader.audit.holders(row.id))
+
+    await cloud.until(heard, "the leader hears of the machine")
+    adopted = await adopt(cloud, row.id)
+
+    assert [port.addresses for port in adopted.instance.ports] == [
+        port.addresses for port in row.ports
+    ]
+    assert [port.id for port in adopted.instance.ports] == [port.id for port in row.ports]
+    assert sum("was not known" in warning for warning in adopted.warnings) == 2
+    stopped = await user.instances.stop(a_call(), row.id)
+    assert (await cloud.until_ended(stopped.operation.id)).state is OperationState.SUCCEEDED
+    ordered = order_of(cloud, await cloud.instance(row.id)).ports
+    assert [port.port_id for port in ordered] == [port.id for port in row.ports]
 
 
 async def used(cloud: Cloud) -> list[tuple[str, str]]:

@@ -6,6 +6,8 @@ from unkai.agent.v1 import port_pb2
 from unkai_scheduler.domain.networks import Ipv6Mode
 from unkai_scheduler.domain.port_orders import AddressOrder, PortOrder
 
+_ADDRESSES = 16
+_TEXT = 255
 _SPEC = port_pb2.PortSpec
 _MODES = {
     None: _SPEC.IPV6_MODE_UNSPECIFIED,
@@ -43,4 +45,20 @@ def _address_message(address: AddressOrder) -> port_pb2.PortSpec.Address:
         gateway_address=address.gateway_address,
         dhcp=address.dhcp,
         ipv6_mode=_MODES[address.ipv6_mode],
+    )
+
+
+def order_of(message: port_pb2.PortSpec) -> PortOrder:
+    """Read the order of a port as a host remembers it; raise ValueError for what is too much."""
+    texts = [message.port_id, message.network_id, message.mac_address]
+    texts += [one.address for one in message.addresses]
+    if len(message.addresses) > _ADDRESSES or any(len(text) > _TEXT for text in texts):
+        raise ValueError("a port of it is too large")
+    return PortOrder(
+        port_id=message.port_id,
+        network_id=message.network_id,
+        mac_address=message.mac_address,
+        mtu=message.mtu,
+        position=message.position,
+        addresses=tuple(AddressOrder(one.address, one.prefix_length) for one in message.addresses),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from unkai.agent.v1 import machine_pb2, machine_service_pb2
 from unkai.compute.v1 import instance_pb2
 from unkai.storage.v1 import image_pb2
-from unkai_scheduler.agents import convert
+from unkai_scheduler.agents import convert, convert_ports
 from unkai_scheduler.agents.port import HeldMachine, MachineOrder
 from unkai_scheduler.domain.images import Image, ImageFormat, ImageState, Visibility
 from unkai_scheduler.domain.instances import (
@@ -28,6 +28,7 @@ from unkai_scheduler.domain.instances import (
 from unkai_scheduler.domain.names import MAX_LABELS
 
 _TEXT = 255
+MAX_PORTS = 16
 _PUBLIC_KEY = 16 << 10
 """Characters of the longest public key that is taken over."""
 _POLICIES = {
@@ -50,6 +51,8 @@ def held_of(answer: machine_service_pb2.GetMachineSpecResponse, host_id: str) ->
     seed = spec.seed
     _check(len(seed.public_keys) <= MAX_KEY_PAIRS, "it has too many public keys")
     _check(all(len(key) <= _PUBLIC_KEY for key in seed.public_keys), "a public key is too long")
+    _check(len(spec.ports) <= MAX_PORTS, "it has too many ports")
+    _check(all(0 <= port.position < MAX_PORTS for port in spec.ports), "a port's place is none")
     _check(len(seed.user_data) <= MAX_USER_DATA_BYTES, "its user-data is too long")
     order = MachineOrder(
         instance=_instance_of(spec, machine.generation, machine.run_epoch),
@@ -58,6 +61,7 @@ def held_of(answer: machine_service_pb2.GetMachineSpecResponse, host_id: str) ->
         must_exist=disk.existence == machine_pb2.DiskSpec.EXISTENCE_MUST_EXIST,
         public_keys=tuple(seed.public_keys),
         user_data=seed.user_data,
+        ports=tuple(map(convert_ports.order_of, spec.ports)),
     )
     return HeldMachine(machine, order)
 

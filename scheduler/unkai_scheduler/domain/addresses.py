@@ -124,6 +124,12 @@ def check_mac(text: str, field: str) -> str:
         raise InvalidArgument.field(
             field, f"{mac} is not the address of one interface", reason="INVALID_MAC_ADDRESS"
         )
+    if mac.startswith("fe"):
+        raise InvalidArgument.field(
+            field,
+            f"{mac} begins with fe, as the devices of hypervisors do",
+            reason="INVALID_MAC_ADDRESS",
+        )
     return mac
 
 

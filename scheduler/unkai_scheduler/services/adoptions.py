@@ -29,12 +29,13 @@ from unkai_scheduler.images.port import ImageStore
 from unkai_scheduler.placement.allocation import AllocationRatios, claimable
 from unkai_scheduler.services import adopted_images, adopted_rows
 from unkai_scheduler.services.adopted_images import AdoptedImages, FoundBytes
+from unkai_scheduler.services.adopted_ports import AdoptedPorts
 from unkai_scheduler.services.checks import Violations, found
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.live import LeaderView, LiveView
 from unkai_scheduler.services.mutations import Subject, mutate, recalled, record
 from unkai_scheduler.settings import RatioSettings
-from unkai_scheduler.store import claims, hosts, instances, operations, tombstones
+from unkai_scheduler.store import claims, hosts, instances, operations, ports, tombstones
 from unkai_wire.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
 from unkai_wire.ids import check_id
 
@@ -168,9 +169,15 @@ class AdoptionsService:
             row.id, host.id, spec.vcpus, spec.memory_bytes, spec.disk_bytes, row.run_epoch, now
         )
         claims.insert(conn, [claim])
+        plugs = AdoptedPorts(conn, self._context, call)
+        warnings += plugs.restore(row, held.order.ports)
         warnings += self._oversold(conn, host.id)
         adopted = replace(
-            row, host_id=host.id, host_name=host.name, spec=replace(spec, user_data=b"")
+            row,
+            host_id=host.id,
+            host_name=host.name,
+            spec=replace(spec, user_data=b""),
+            ports=tuple(ports.of_owner(conn, row.id)),
         )
         self._record(conn, call, adopted, EventType.UPDATED if known else EventType.CREATED)
         return Adopted(adopted, tuple(warnings))
