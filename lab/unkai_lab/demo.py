@@ -1,7 +1,9 @@
 """`make demo`: the main job before your eyes, then everything taken away again.
 
 Brings a lab of three hosts up, uploads an image, launches four instances of two flavors at once,
-and shows where they went and why. Everything is done by the `unkai` command, as a user would.
+and shows where they went and why. Then their network: an SSH into one from the internet, a ping
+from there to one on another host, and why a port is closed. Everything is done by the `unkai`
+command, as a user would.
 """
 
 from __future__ import annotations
@@ -14,12 +16,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from unkai_lab.lab import Lab
 from unkai_lab.site import installed
-from unkai_lab.spec import LabPaths, LabSpec
+from unkai_lab.spec import EXTERNAL, EXTERNAL_RANGE, PHYSICAL_NETWORK, LabPaths, LabSpec
 from unkai_lab.teardown import take_down
 from unkai_wire.errors import AlreadyExists, UnkaiError
 
@@ -27,11 +32,10 @@ LAUNCHES = (("web-1", "nano"), ("web-2", "nano"), ("db-1", "micro"), ("db-2", "m
 USER_DATA = b"""#!/bin/sh
 echo "hello from $(hostname), $(nproc) CPU, user-data ran at $(date -u +%T)"
 """
-KEY = """\
-ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINHvRc5fqh74HYocpyaFAaTro7xn2hRcNfjNM+aDU1fq demo@unkai
-"""
 CONSOLE_DEADLINE_S = 60.0
 READY_MARK = "unkai-tiny: ready"
+SSH_DEADLINE_S = 60.0
+OUTSIDE = "internet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,7 @@ class Demo:
             "NO_COLOR": "1",
         }
 
-    def unkai(self, *arguments: str, shown: bool = True) -> str:
+    def unkai(self, *arguments: str, shown: bool = True, may_fail: bool = False) -> str:
         """Run the command as a user would; return what it printed."""
         if shown:
             say(f"\n$ unkai {' '.join(arguments)}")
@@ -74,7 +78,7 @@ class Demo:
         )
         if shown:
             say(done.stdout.rstrip())
-        if done.returncode:
+        if done.returncode and not may_fail:
             raise click.ClickException(
                 f"unkai {' '.join(arguments)} ended with {done.returncode}\n{done.stderr or ''}"
             )
@@ -84,11 +88,12 @@ class Demo:
         """Show the main job."""
         self._lab.up()
         folder = self._lab.paths.folder
-        user_data, key = folder / "hello.sh", folder / "demo.pub"
+        user_data, key = folder / "hello.sh", folder / "demo-key"
         user_data.write_bytes(USER_DATA)
-        key.write_text(KEY)
+        _make_key(key)
         self.unkai("image", "upload", "tiny", str(self._image))
-        self.unkai("key", "add", "demo", str(key))
+        self.unkai("key", "add", "demo", f"{key}.pub")
+        self._lead_out()
         launched = self._launch(user_data)
         say("\nNAME   HOST  STATE    SECONDS TO RUNNING")
         for entry in launched:
@@ -99,8 +104,70 @@ class Demo:
             self._console(entry.name)
         self.unkai("instance", "explain", launched[0].name)
         self.unkai("host", "top", "--once")
+        self._network(launched, key)
         if len(used) < 2 or any(entry.state != "RUNNING" for entry in launched):
             raise click.ClickException("not all instances run, or all of them on one host")
+
+    def _lead_out(self) -> None:
+        """Make what an operator makes once: the network that leads to the internet."""
+        self.unkai(
+            *("network", "create", OUTSIDE, "--external", "--type", "flat", "--wait"),
+            *("--physical-network", PHYSICAL_NETWORK, "--subnet", str(EXTERNAL_RANGE)),
+        )
+
+    def _network(self, launched: list[Launched], key: Path) -> None:
+        """Show that instances reach each other across hosts, and who else reaches them."""
+        near = launched[0]
+        far = next((each for each in launched if each.host != near.host), launched[-1])
+        self.unkai("network", "topology")
+        self.unkai("floating-ip", "create", "front", "--to", near.name, "--wait")
+        self.unkai("security-group", "rule", "add", "default", "ingress", "tcp", "22", "--wait")
+        floating = self._value("floating-ip", "show", "front", "-o", "value=address")
+        address = next(
+            each["address"]
+            for each in self._port(far.name)["fixed_addresses"]
+            if ":" not in each["address"]
+        )
+        say(f"\nfrom the internet into {near.name} on {near.host}; {far.name} is on {far.host}:")
+        say(self._ssh(key, floating, f"hostname; ping -c 3 -W 2 {address}"))
+        rule = "ingress tcp 5432 from group default"
+        self.unkai("security-group", "create", "db", "--rule", rule)
+        port = self._port(far.name)["id"]
+        self.unkai("port", "update", port, "--security-group", "db", "--wait")
+        self.unkai("network", "why", near.name, f"{far.name}:5432")
+        self.unkai("network", "why", near.name, f"{far.name}:22", may_fail=True)
+
+    def _port(self, name: str) -> dict[str, Any]:
+        """Return an instance's port, as the command has it in JSON."""
+        listed = json.loads(self._value("port", "list", "--instance", name, "-o", "json"))
+        return dict(listed[0])
+
+    def _value(self, *arguments: str) -> str:
+        return self.unkai(*arguments, shown=False).strip()
+
+    def _ssh(self, key: Path, address: str, command: str) -> str:
+        """Run a command in a guest, by SSH from the lab's internet, as soon as it answers."""
+        ssh = [
+            *("ssh", "-i", str(key), "-o", "StrictHostKeyChecking=no", "-o", "LogLevel=ERROR"),
+            *(
+                "-o",
+                "UserKnownHostsFile=/dev/null",
+                "-o",
+                "BatchMode=yes",
+                "-o",
+                "ConnectTimeout=3",
+            ),
+            *(f"root@{address}", command),
+        ]
+        say(f"\n$ unkai lab exec external -- ssh root@{address} '{command}'")
+        end = time.monotonic() + SSH_DEADLINE_S
+        while True:
+            done = self._lab.run(EXTERNAL, ssh, timeout_s=30, check=False)
+            if not done.returncode:
+                return done.stdout.rstrip()
+            if time.monotonic() > end:
+                raise click.ClickException(f"no SSH into {address}: {done.stdout}{done.stderr}")
+            time.sleep(0.5)
 
     def _launch(self, user_data: Path) -> list[Launched]:
         say(f"\n$ unkai launch tiny web-1 --flavor nano --key demo --user-data {user_data}   (x 4)")
@@ -136,6 +203,23 @@ class Demo:
                 say(f"  {line[:100]}")
 
 
+def _make_key(file: Path) -> None:
+    """Make a key pair as ssh wants it: `file` and `file`.pub."""
+    key = ed25519.Ed25519PrivateKey.generate()
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.OpenSSH,
+        serialization.NoEncryption(),
+    )
+    public = key.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as written:
+        written.write(private)
+    file.with_suffix(".pub").write_bytes(public + b" demo@unkai\n")
+
+
 def say(text: str) -> None:
     """Print a line at once."""
     click.echo(text)
@@ -147,7 +231,7 @@ def say(text: str) -> None:
 @click.option("--keep", is_flag=True, help="Leave the lab up at the end.")
 def main(image: Path, name: str, keep: bool) -> None:
     """Show the main job on a lab of three hosts."""
-    spec = LabSpec(name=name, hosts=3)
+    spec = LabSpec(name=name, hosts=3, networks=True)
     try:
         lab = Lab.create(spec, say)
     except AlreadyExists:
