@@ -118,7 +118,7 @@ class Demo:
     def _network(self, launched: list[Launched], key: Path) -> None:
         """Show that instances reach each other across hosts, and who else reaches them."""
         near = launched[0]
-        far = next((each for each in launched if each.host != near.host), launched[-1])
+        far = next((each for each in launched[::-1] if each.host != near.host), launched[-1])
         self.unkai("network", "topology")
         self.unkai("floating-ip", "create", "front", "--to", near.name, "--wait")
         self.unkai("security-group", "rule", "add", "default", "ingress", "tcp", "22", "--wait")
