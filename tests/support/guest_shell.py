@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from unkai_lab.lab import Lab
 
 _PROMPT = re.compile(rb":[^\s:]*# ")
-_PROMPT_TEXT = re.compile(rb"\w*@?[\w.()-]*:[^\s:]*# |\w+@$")
 
 
 class CommandFailed(AssertionError):
@@ -26,10 +25,11 @@ class CommandFailed(AssertionError):
 class GuestShell:
     """root's shell on one guest of the image tiny."""
 
-    def __init__(self, lab: Lab, name: str) -> None:
+    def __init__(self, lab: Lab, name: str, project: str = "") -> None:
         self.name = name
         self._numbers = count()
         command = [installed("unkai"), "instance", "console", name, "--force"]
+        command += ["--project", project] if project else []
         environment = {**os.environ, "UNKAI_SOCKET": str(lab.paths.scheduler_socket)}
         self._terminal = Terminal(command, environment)
         self._terminal.shows(b"connected to ", within_s=60)
@@ -38,13 +38,20 @@ class GuestShell:
     def _log_in(self) -> None:
         terminal = self._terminal
         terminal.type(b"\n")
-        terminal.until(
-            lambda: b"login:" in terminal.shown or _PROMPT.search(terminal.shown), claim="a prompt"
-        )
+        try:
+            terminal.until(lambda: self._is_asked(), 5.0, claim="a prompt")
+        except AssertionError:
+            # Whoever was here before has left a shell without one.
+            terminal.type(b"exit\n")
+            terminal.until(lambda: self._is_asked(), claim="a prompt")
         if not _PROMPT.search(terminal.shown):
             terminal.type(b"root\n")
             terminal.until(lambda: _PROMPT.search(terminal.shown), claim="a shell")
-        self.run("stty -echo cols 500; dmesg -n 1")
+        self.run("stty -echo cols 500; dmesg -n 1; PS1=")
+
+    def _is_asked(self) -> bool:
+        shown = self._terminal.shown
+        return b"login:" in shown or _PROMPT.search(shown) is not None
 
     def ask(self, command: str, within_s: float = 30.0) -> tuple[int, str]:
         """Run a command; return its exit status and what it printed."""
@@ -59,8 +66,8 @@ class GuestShell:
         )
         found = end.search(self._terminal.shown)
         assert found
-        printed = _PROMPT_TEXT.sub(b"", self._terminal.shown[: found.start()])
-        return int(found[1]), printed.decode(errors="replace").replace("\r", "")
+        printed = self._terminal.shown[: found.start()].decode(errors="replace")
+        return int(found[1]), printed.replace("\r", "")
 
     def run(self, command: str, within_s: float = 30.0) -> str:
         """Run a command that must succeed; return what it printed."""

@@ -34,8 +34,9 @@ def tiny_image() -> Path:
 class User:
     """One user, by the scheduler's unix socket."""
 
-    def __init__(self, socket: Path) -> None:
-        self.client = Client(Context("test", socket=str(socket)))
+    def __init__(self, socket: Path, project: str = "") -> None:
+        self.client = Client(Context("test", socket=str(socket), project=project))
+        self._owner = {"project_id": self.client.project_id} if project else {}
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -45,7 +46,8 @@ class User:
         """Upload an image, unless it is there; return its id."""
         for known in self.client.pages("ImageService", "ListImages", name=name):
             return str(known.id)
-        made = self.client.call("ImageService", "CreateImage", image=image_pb2.Image(name=name))
+        image = image_pb2.Image(name=name, visibility=image_pb2.Image.VISIBILITY_PUBLIC)
+        made = self.client.call("ImageService", "CreateImage", image=image)
         request = self.client.messages("ImageService").UploadImageRequest
 
         def requests() -> Iterator[Any]:
@@ -73,6 +75,7 @@ class User:
             "CreateInstance",
             instance=wanted,
             capacity_wait=duration_pb2.Duration(seconds=wait_s),
+            **self._owner,
             **more,
         )
 
