@@ -39,11 +39,11 @@ class GuestShell:
         terminal = self._terminal
         terminal.type(b"\n")
         try:
-            terminal.until(lambda: self._is_asked(), 5.0, claim="a prompt")
+            terminal.until(self._is_asked, 5.0, claim="a prompt")
         except AssertionError:
             # Whoever was here before has left a shell without one.
             terminal.type(b"exit\n")
-            terminal.until(lambda: self._is_asked(), claim="a prompt")
+            terminal.until(self._is_asked, claim="a prompt")
         if not _PROMPT.search(terminal.shown):
             terminal.type(b"root\n")
             terminal.until(lambda: _PROMPT.search(terminal.shown), claim="a shell")
