@@ -37,6 +37,8 @@ from unkai_scheduler.images.obstore_adapter import open_image_store
 from unkai_scheduler.images.port import ImageStore
 from unkai_scheduler.ovn.process import OvnNorthbound
 from unkai_scheduler.ovn.settings import OvnSettings
+from unkai_scheduler.ovn.sight import Sight
+from unkai_scheduler.ovn.southbound import OvnSouthbound
 from unkai_scheduler.ovn.trace import Tracer
 from unkai_scheduler.ovn.trace_process import OvnTracer
 from unkai_scheduler.reconcile.leader import Leader
@@ -115,8 +117,9 @@ def build_services(
     images: ImageStore,
     settings: Settings,
     examine: Examine,
+    sight: Sight | None = None,
 ) -> Services:
-    """Make all use cases."""
+    """Make all use cases; `sight`: what OVN shows, where the settings say where to look."""
     return Services(
         instances=InstancesService(context, settings.network),
         adoptions=AdoptionsService(
@@ -149,6 +152,7 @@ def build_services(
         reachability=ReachabilityExplained(
             context, settings.network, _tracer(settings), PathCounters(context, agents)
         ),
+        sight=sight or Sight(),
     )
 
 
@@ -182,9 +186,10 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
         stack.push_async_callback(agents.close)
         live = LiveState(clock=clock)
         follower = Follower(uow)
-        northbound = _northbound(settings)
-        if northbound is not None:
-            stack.push_async_callback(northbound.close)
+        northbound, southbound = _ovn(settings)
+        for part in (northbound, southbound):
+            if part is not None:
+                stack.push_async_callback(part.close)
         leader = Leader(
             name=settings.name,
             uow=uow,
@@ -202,6 +207,7 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
             audience=follower,
             reached=clock.reached,
             northbound=northbound,
+            southbound=southbound,
         )
         route = LeaderRoute(settings.name, cluster, leader, tls)
         stack.push_async_callback(route.close)
@@ -216,6 +222,7 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
             images=images,
             settings=settings,
             examine=examine,
+            sight=southbound.sight if southbound else None,
         )
         server = ApiServer(services, leader, route, RpcMetrics())
         server.listen(settings.listen, tls)
@@ -234,15 +241,18 @@ def _cluster(settings: Settings) -> MeasuredCluster:
     return MeasuredCluster(EtcdCluster(etcd.endpoints, etcd.tls.files(), settings.name))
 
 
-def _northbound(settings: Settings) -> OvnNorthbound | None:
-    """Keep a way to OVN, where there are networks."""
+def _ovn(settings: Settings) -> tuple[OvnNorthbound | None, OvnSouthbound | None]:
+    """Keep ways to OVN's databases, where there are networks."""
     network = settings.network
-    if not network.enabled:
-        return None
-    northbound = OvnNorthbound(OvnSettings.of(network.northbound, network))
-    # From this thread, which lives as long as we do: the child dies with the one that started it.
-    northbound.start()
-    return northbound
+    northbound = southbound = None
+    # From this thread, which lives as long as we do: a child dies with the one that started it.
+    if network.northbound:
+        northbound = OvnNorthbound(OvnSettings.of(network.northbound, network))
+        northbound.start()
+    if network.northbound and network.southbound:
+        southbound = OvnSouthbound(OvnSettings.of(network.southbound, network))
+        southbound.start()
+    return northbound, southbound
 
 
 async def _image_store(settings: Settings, uow: UnitOfWork) -> ImageStore:

@@ -59,4 +59,6 @@ def finding_message(finding: Finding) -> audit_pb2.Finding:
         message=finding.message,
         remedy=kind.Remedy.Value(f"REMEDY_{finding.remedy.name}"),
         fix=finding.fix,
+        resource_kind=finding.resource_kind,
+        resource_id=finding.resource_id,
     )

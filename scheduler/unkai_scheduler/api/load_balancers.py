@@ -19,6 +19,7 @@ from unkai_scheduler.domain.load_balancers import (
     LoadBalancer,
     Member,
 )
+from unkai_scheduler.ovn.sight import Sight
 from unkai_scheduler.services.checks import Violations
 from unkai_scheduler.services.listing import Paging
 from unkai_scheduler.services.load_balancer_drafts import LoadBalancerDraft
@@ -28,14 +29,23 @@ _Message = load_balancer_pb2.LoadBalancer
 _NUMBERS = {
     protocol: _Message.Protocol.Value(f"PROTOCOL_{protocol.value}") for protocol in BalancedProtocol
 }
+_HEALTH = {
+    None: _Message.Member.HEALTH_UNSPECIFIED,
+    True: _Message.Member.HEALTH_UP,
+    False: _Message.Member.HEALTH_DOWN,
+}
 _PROTOCOLS = {int(number): protocol for protocol, number in _NUMBERS.items()}
 
 
 class LoadBalancerServicer(load_balancer_service_pb2_grpc.LoadBalancerServiceServicer):
     """Load balancers over gRPC."""
 
-    def __init__(self, load_balancers: LoadBalancersService) -> None:
+    def __init__(self, load_balancers: LoadBalancersService, sight: Sight) -> None:
         self._load_balancers = load_balancers
+        self._sight = sight
+
+    def _message(self, row: LoadBalancer) -> load_balancer_pb2.LoadBalancer:
+        return load_balancer_message(row, self._sight)
 
     async def CreateLoadBalancer(
         self, request: load_balancer_service_pb2.CreateLoadBalancerRequest, context: Any
@@ -44,7 +54,7 @@ class LoadBalancerServicer(load_balancer_service_pb2_grpc.LoadBalancerServiceSer
             call_of(request), request.project_id, _draft(request.load_balancer)
         )
         return load_balancer_service_pb2.CreateLoadBalancerResponse(
-            load_balancer=load_balancer_message(load_balancer)
+            load_balancer=self._message(load_balancer)
         )
 
     async def GetLoadBalancer(
@@ -52,7 +62,7 @@ class LoadBalancerServicer(load_balancer_service_pb2_grpc.LoadBalancerServiceSer
     ) -> load_balancer_service_pb2.GetLoadBalancerResponse:
         load_balancer = await self._load_balancers.get(request.load_balancer_id)
         return load_balancer_service_pb2.GetLoadBalancerResponse(
-            load_balancer=load_balancer_message(load_balancer)
+            load_balancer=self._message(load_balancer)
         )
 
     async def ListLoadBalancers(
@@ -65,7 +75,7 @@ class LoadBalancerServicer(load_balancer_service_pb2_grpc.LoadBalancerServiceSer
             subnet_id=request.subnet_id,
         )
         return load_balancer_service_pb2.ListLoadBalancersResponse(
-            load_balancers=map(load_balancer_message, page.rows),
+            load_balancers=map(self._message, page.rows),
             next_page_token=page.next_token,
             revision=page.revision,
         )
@@ -82,7 +92,7 @@ class LoadBalancerServicer(load_balancer_service_pb2_grpc.LoadBalancerServiceSer
             request.load_balancer.etag,
         )
         return load_balancer_service_pb2.UpdateLoadBalancerResponse(
-            load_balancer=load_balancer_message(load_balancer)
+            load_balancer=self._message(load_balancer)
         )
 
     async def DeleteLoadBalancer(
@@ -92,8 +102,8 @@ class LoadBalancerServicer(load_balancer_service_pb2_grpc.LoadBalancerServiceSer
         return load_balancer_service_pb2.DeleteLoadBalancerResponse()
 
 
-def load_balancer_message(row: LoadBalancer) -> load_balancer_pb2.LoadBalancer:
-    """Write a load balancer. How its members are is not known here."""
+def load_balancer_message(row: LoadBalancer, sight: Sight) -> load_balancer_pb2.LoadBalancer:
+    """Write a load balancer, with what is seen of its members."""
     return load_balancer_pb2.LoadBalancer(
         id=row.id,
         project_id=row.project_id,
@@ -103,20 +113,23 @@ def load_balancer_message(row: LoadBalancer) -> load_balancer_pb2.LoadBalancer:
         subnet_id=row.subnet_id,
         address=row.address,
         port_id=row.port_id,
-        listeners=map(_listener_message, row.listeners),
+        listeners=[_listener_message(some, sight) for some in row.listeners],
         reconciling=row.reconciling,
         create_time=timestamp(row.create_time),
         update_time=timestamp(row.update_time),
     )
 
 
-def _listener_message(listener: Listener) -> load_balancer_pb2.LoadBalancer.Listener:
+def _listener_message(listener: Listener, sight: Sight) -> load_balancer_pb2.LoadBalancer.Listener:
     message = load_balancer_pb2.LoadBalancer.Listener(
         protocol=_NUMBERS[listener.protocol],
         port_number=listener.port_number,
         members=[
             load_balancer_pb2.LoadBalancer.Member(
-                port_id=member.port_id, port_number=member.port_number, address=member.address
+                port_id=member.port_id,
+                port_number=member.port_number,
+                address=member.address,
+                health=_health(listener, member, sight),
             )
             for member in listener.members
         ],
@@ -128,6 +141,14 @@ def _listener_message(listener: Listener) -> load_balancer_pb2.LoadBalancer.List
         message.health_check.failure_count = check.failure_count
         message.health_check.success_count = check.success_count
     return message
+
+
+def _health(listener: Listener, member: Member, sight: Sight) -> Any:
+    """Return how a member is seen to be; what is not checked, nobody knows."""
+    if listener.health_check is None:
+        return _HEALTH[None]
+    number = member.port_number or listener.port_number
+    return _HEALTH[sight.is_well(member.port_id, listener.protocol, number)]
 
 
 def _draft(

@@ -8,6 +8,7 @@ from unkai.network.v1 import router_pb2, router_service_pb2, router_service_pb2_
 from unkai_scheduler.agents.convert import timestamp
 from unkai_scheduler.api.callers import call_of
 from unkai_scheduler.domain.routers import Route, Router
+from unkai_scheduler.ovn.sight import Sight
 from unkai_scheduler.services.listing import Paging
 from unkai_scheduler.services.router_drafts import GatewayDraft, InterfaceDraft, RouterDraft
 from unkai_scheduler.services.routers import RoutersService
@@ -16,8 +17,12 @@ from unkai_scheduler.services.routers import RoutersService
 class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
     """Routers over gRPC."""
 
-    def __init__(self, routers: RoutersService) -> None:
+    def __init__(self, routers: RoutersService, sight: Sight) -> None:
         self._routers = routers
+        self._sight = sight
+
+    def _message(self, router: Router) -> router_pb2.Router:
+        return router_message(router, self._sight)
 
     async def CreateRouter(
         self, request: router_service_pb2.CreateRouterRequest, context: Any
@@ -25,13 +30,13 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         router = await self._routers.create(
             call_of(request), request.project_id, _draft(request.router)
         )
-        return router_service_pb2.CreateRouterResponse(router=router_message(router))
+        return router_service_pb2.CreateRouterResponse(router=self._message(router))
 
     async def GetRouter(
         self, request: router_service_pb2.GetRouterRequest, context: Any
     ) -> router_service_pb2.GetRouterResponse:
         router = await self._routers.get(request.router_id)
-        return router_service_pb2.GetRouterResponse(router=router_message(router))
+        return router_service_pb2.GetRouterResponse(router=self._message(router))
 
     async def ListRouters(
         self, request: router_service_pb2.ListRoutersRequest, context: Any
@@ -42,7 +47,7 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
             name=request.name,
         )
         return router_service_pb2.ListRoutersResponse(
-            routers=map(router_message, page.rows),
+            routers=map(self._message, page.rows),
             next_page_token=page.next_token,
             revision=page.revision,
         )
@@ -57,7 +62,7 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
             request.update_mask.paths,
             request.router.etag,
         )
-        return router_service_pb2.UpdateRouterResponse(router=router_message(router))
+        return router_service_pb2.UpdateRouterResponse(router=self._message(router))
 
     async def DeleteRouter(
         self, request: router_service_pb2.DeleteRouterRequest, context: Any
@@ -75,7 +80,7 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
             InterfaceDraft(place.subnet_id, place.address),
             request.etag,
         )
-        return router_service_pb2.AddRouterInterfaceResponse(router=router_message(router))
+        return router_service_pb2.AddRouterInterfaceResponse(router=self._message(router))
 
     async def RemoveRouterInterface(
         self, request: router_service_pb2.RemoveRouterInterfaceRequest, context: Any
@@ -83,11 +88,11 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         router = await self._routers.remove_interface(
             call_of(request), request.router_id, request.subnet_id, request.etag
         )
-        return router_service_pb2.RemoveRouterInterfaceResponse(router=router_message(router))
+        return router_service_pb2.RemoveRouterInterfaceResponse(router=self._message(router))
 
 
-def router_message(router: Router) -> router_pb2.Router:
-    """Write a router. Which host its gateway is on is not known here."""
+def router_message(router: Router, sight: Sight) -> router_pb2.Router:
+    """Write a router, with the host that its gateway is seen on."""
     message = router_pb2.Router(
         id=router.id,
         project_id=router.project_id,
@@ -112,6 +117,7 @@ def router_message(router: Router) -> router_pb2.Router:
         message.gateway.network_id = router.gateway.network_id
         message.gateway.addresses.extend(router.gateway.addresses)
         message.gateway.no_snat = not router.gateway.snat
+        message.gateway.host_name = sight.gateway_host(router.gateway.port_id)
     return message
 
 

@@ -83,6 +83,7 @@ from unkai_scheduler.api.rpc_metrics import RpcMetrics
 from unkai_scheduler.api.security_groups import SecurityGroupServicer
 from unkai_scheduler.api.stopping import Calls
 from unkai_scheduler.api.subnets import SubnetServicer
+from unkai_scheduler.ovn.sight import Sight
 from unkai_scheduler.services.adoptions import AdoptionsService
 from unkai_scheduler.services.audits import AuditsService
 from unkai_scheduler.services.consoles import ConsolesService
@@ -140,6 +141,8 @@ class Services:
     floating_ips: FloatingIpsService
     load_balancers: LoadBalancersService
     reachability: ReachabilityExplained
+    sight: Sight
+    """What OVN shows of them."""
 
 
 class ApiServer:
@@ -281,7 +284,7 @@ def _networking(services: Services) -> list[tuple[Any, Any, Any]]:
         ),
         (
             router_service_pb2.DESCRIPTOR.services_by_name["RouterService"],
-            RouterServicer(services.routers),
+            RouterServicer(services.routers, services.sight),
             router_service_pb2_grpc.add_RouterServiceServicer_to_server,
         ),
         (
@@ -291,7 +294,7 @@ def _networking(services: Services) -> list[tuple[Any, Any, Any]]:
         ),
         (
             load_balancer_service_pb2.DESCRIPTOR.services_by_name["LoadBalancerService"],
-            LoadBalancerServicer(services.load_balancers),
+            LoadBalancerServicer(services.load_balancers, services.sight),
             load_balancer_service_pb2_grpc.add_LoadBalancerServiceServicer_to_server,
         ),
         (

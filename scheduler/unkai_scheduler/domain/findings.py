@@ -20,6 +20,9 @@ class FindingKind(Enum):
     DELETED_ON_HOST = "deleted_on_host"
     LOST = "lost"
     HOST_OVERSOLD = "host_oversold"
+    OVN_ORPHAN = "ovn_orphan"
+    OVN_REFUSED = "ovn_refused"
+    PORT_MISPLACED = "port_misplaced"
 
 
 class Remedy(Enum):
@@ -47,11 +50,15 @@ class Finding:
     machine_state: str = ""
     vcpus: int = 0
     memory_bytes: int = 0
+    resource_kind: str = ""
+    """Of networks: what it is about, such as `port`; else empty."""
+    resource_id: str = ""
 
     @property
     def key(self) -> tuple[str, str, str, int]:
         """What makes it the same finding when it is found again."""
-        return (self.kind.value, self.host_id, self.instance_id, self.generation)
+        about = self.resource_id or self.instance_id
+        return (self.kind.value, self.host_id, about, self.generation)
 
     @property
     def reason(self) -> str:

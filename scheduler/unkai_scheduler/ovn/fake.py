@@ -93,6 +93,7 @@ class FakeNorthbound:
         self._silent: list[bool] = []
         self._holds = False
         self._held: list[_Sent] = []
+        self._refusals: dict[str, str] = {}
 
     def lose_answer(self, *, applied: bool) -> None:
         """Let the next transaction time out: after it was applied, or without."""
@@ -157,9 +158,10 @@ class FakeNorthbound:
     ) -> Mapping[str, Outcome]:
         try:
             self._ovn.tables.commit(sent.edits, by=self.hear)
-        except Refused:
+        except Refused as error:
             half = len(chunk) // 2
             if not half:
+                self._refusals[chunk[0].key] = str(error)
                 return {chunk[0].key: Outcome.REFUSED}
             return {**self._write(term, chunk[:half]), **self._write(term, chunk[half:])}
         return found.outcomes
@@ -184,6 +186,10 @@ class FakeNorthbound:
         """See the port."""
         while True:
             yield await self._hearsay.next()
+
+    def why_refused(self, key: str) -> str:
+        """See the port."""
+        return self._refusals.get(key, "")
 
     async def close(self) -> None:
         """See the port."""

@@ -47,6 +47,9 @@ class Northbound(Protocol):
     def changes(self) -> AsyncIterator[Changed]:
         """Yield what others did, coalesced; for one reader, without end. Begins with everything."""
 
+    def why_refused(self, key: str) -> str:
+        """Return what the database last said of a unit whose outcome was REFUSED, if it did."""
+
     async def close(self) -> None:
         """Stop; nothing is left running."""
 

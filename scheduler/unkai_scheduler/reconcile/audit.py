@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -54,6 +54,9 @@ _WARNED_OF = frozenset(
         FindingKind.CLAIM_WITHOUT_MACHINE,
         FindingKind.MACHINE_AHEAD,
         FindingKind.SPEC_MISMATCH,
+        FindingKind.OVN_ORPHAN,
+        FindingKind.OVN_REFUSED,
+        FindingKind.PORT_MISPLACED,
     }
 )
 """Kinds of which an event tells; the others have events of their own, or are mended at once."""
@@ -66,7 +69,11 @@ _Key = tuple[str, str, str, int]
 class Audit:
     """Runs the audit and does what follows."""
 
-    def __init__(self, office: Office, hosts: Hosts) -> None:
+    def __init__(
+        self, office: Office, hosts: Hosts, more: Callable[[], Sequence[Finding]] = tuple
+    ) -> None:
+        """Make one; `more`: what others have found that is no host's."""
+        self._more = more
         self._office = office
         self._hosts = hosts
         self._kick = asyncio.Event()
@@ -150,7 +157,8 @@ class Audit:
         def work(conn: Connection) -> Report:
             return examine(books_of(conn, machines, buried, synced, ratios))
 
-        return await self._office.uow.read(work)
+        report = await self._office.uow.read(work)
+        return replace(report, findings=(*report.findings, *self._more()))
 
     async def _record(self, report: Report) -> None:
         """Write what hosts remember, and a WARNING for each finding that is new."""
@@ -193,8 +201,8 @@ class Audit:
         for finding in new:
             if not _told_before(conn, finding):
                 warning = self._office.event(
-                    "instance",
-                    finding.instance_id,
+                    finding.resource_kind or "instance",
+                    finding.resource_id or finding.instance_id,
                     finding.name,
                     project_id=finding.project_id,
                     type=EventType.WARNING,
@@ -286,11 +294,12 @@ def books_of(
 
 def _told_before(conn: Connection, finding: Finding) -> bool:
     """Tell whether an earlier reign has reported this already."""
-    earlier = events.list_page(conn, resource_id=finding.instance_id, after=None, limit=50)
+    about = finding.resource_id or finding.instance_id
+    earlier = events.list_page(conn, resource_id=about, after=None, limit=50)
     return any(
         event.type is EventType.WARNING
         and event.reason == finding.reason
-        and event.attributes.get("host_id") == finding.host_id
+        and event.attributes.get("host_id", "") == finding.host_id
         and event.attributes.get("generation") == str(finding.generation)
         for event in earlier
     )

@@ -19,8 +19,10 @@ import structlog
 from unkai_scheduler.agents.port import Agents, Endpoint
 from unkai_scheduler.cluster.port import Cluster
 from unkai_scheduler.domain.clock import Clock
+from unkai_scheduler.domain.findings import Finding
 from unkai_scheduler.images.port import ImageStore
 from unkai_scheduler.ovn.port import Northbound
+from unkai_scheduler.ovn.southbound import OvnSouthbound
 from unkai_scheduler.reconcile import metrics
 from unkai_scheduler.reconcile.actions import Rules
 from unkai_scheduler.reconcile.audit import Audit
@@ -32,6 +34,7 @@ from unkai_scheduler.reconcile.hosts import Hosts
 from unkai_scheduler.reconcile.images import ImageLoop
 from unkai_scheduler.reconcile.live import LiveState
 from unkai_scheduler.reconcile.loop import InstanceLoop
+from unkai_scheduler.reconcile.misplaced_ports import MisplacedPorts
 from unkai_scheduler.reconcile.names import NamesLoop
 from unkai_scheduler.reconcile.networks import NetworkLoop
 from unkai_scheduler.reconcile.office import (
@@ -81,11 +84,12 @@ class Leader:
         audience: Audience | None = None,
         reached: Clock | None = None,
         northbound: Northbound | None = None,
+        southbound: OvnSouthbound | None = None,
     ) -> None:
         """Make one.
 
-        `reached`: the clock that what is deleted by its age goes by. `northbound`: OVN, where there
-        are networks.
+        `reached`: the clock that what is deleted by its age goes by. `northbound`, `southbound`:
+        OVN, where there are networks.
         """
         self.name = name
         self.is_leading = False
@@ -102,12 +106,14 @@ class Leader:
         self._plugs = plugs
         self._audience = audience or Nobody()
         self._northbound = northbound
+        self._southbound = southbound
         self._hearsay = Hearsay(live.now_s)
         self._fitness = Fitness(name, cluster, live.now_s)
         self._wakers: list[Callable[[], None]] = []
         self._audit: Audit | None = None
         self._hosts: Hosts | None = None
         self._networks: NetworkLoop | None = None
+        self._misplaced: MisplacedPorts | None = None
         self._is_elected = False
         self._office: Office | None = None
         self._seen_term = 0
@@ -274,7 +280,7 @@ class Leader:
         finally:
             self.is_leading = False
             self._wakers = []
-            self._audit = self._hosts = self._networks = None
+            self._audit = self._hosts = self._networks = self._misplaced = None
             self._live.clear()
 
     async def _run_loops(self, office: Office) -> None:
@@ -300,11 +306,13 @@ class Leader:
         )
         states = PortStates(office, hosts)
         loop = InstanceLoop(office, hosts, placer, rules, moved=self._wake_networks)
-        audit, images, names = Audit(office, hosts), ImageLoop(office), NamesLoop(office)
+        more = self._of_networks(office, states)
+        audit, images = Audit(office, hosts, self._found_in_networks), ImageLoop(office)
+        names = NamesLoop(office)
         self._audit, self._hosts = audit, hosts
         deadlines = Deadlines(office, lambda ids: loop.mark(ids, urgent=True))
         self._wakers = [loop.wake, images.wake, names.wake, office.written.set]
-        more = self._of_networks(office, states)
+        self._wakers.append(self._wake_networks)
         async with asyncio.TaskGroup() as group:
             for work in (
                 hosts.run(),
@@ -323,16 +331,25 @@ class Leader:
 
     def _of_networks(self, office: Office, states: PortStates) -> list[Coroutine[Any, Any, None]]:
         """Make the loops that there are where the cloud has networks."""
+        self._networks = self._misplaced = None
         if not self._settings.network.enabled:
             return []
-        if self._northbound is None:
-            return [states.run()]
-        self._networks = NetworkLoop(office, self._northbound)
-        self._wakers.append(self._networks.wake)
-        return [states.run(), self._networks.run()]
+        more = [states.run()]
+        if self._northbound is not None:
+            self._networks = NetworkLoop(office, self._northbound)
+            more.append(self._networks.run())
+        if self._southbound is not None:
+            self._misplaced = MisplacedPorts(office, self._southbound)
+            more.append(self._misplaced.run())
+        return more
+
+    def _found_in_networks(self) -> list[Finding]:
+        """Return what an operator has to see to in OVN."""
+        parts = (self._networks, self._misplaced)
+        return [finding for part in parts if part is not None for finding in part.findings()]
 
     def _wake_networks(self) -> None:
-        """Have OVN told at once of what the leader wrote itself. A hint."""
+        """Have OVN told at once of what was written. A hint."""
         if self._networks is not None:
             self._networks.wake()
 

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING
 import structlog
 
 from unkai_scheduler.domain.events import EventType
+from unkai_scheduler.domain.findings import Finding
 from unkai_scheduler.domain.ovn_work import Work
 from unkai_scheduler.ovn.northbound.units import BASE
 from unkai_scheduler.ovn.port import Changed, Northbound
 from unkai_scheduler.ovn.rows import Outcome
-from unkai_scheduler.reconcile import metrics
+from unkai_scheduler.reconcile import metrics, network_findings
 from unkai_scheduler.reconcile.network_units import Derived, derive
 from unkai_scheduler.reconcile.office import Office, ReignEnded, closing, growing_s, wait_for
 from unkai_scheduler.store import events, ovn_units, ovn_work
@@ -49,6 +50,8 @@ DAMAGED = "damaged"
 MAX_EVENTS = 200
 """Events of mended units in one round. Beyond, one says how many more: a database that was wiped is
 one thing that happened, not thousands."""
+MAX_FINDINGS = 1000
+"""Kept at once of a kind."""
 _WAITING = frozenset({Outcome.IN_USE, Outcome.LACKS_PARENT})
 
 
@@ -64,12 +67,18 @@ class NetworkLoop:
         self._is_all_unknown = True
         self._compare_at_s = 0.0
         self._is_waiting = False
+        self._refused: dict[str, Finding] = {}
+        self._orphans: dict[str, Finding] = {}
         self._mended = 0
         """Units of this round that were damaged, and are whole."""
 
     def wake(self) -> None:
         """Look at once: something was written."""
         self._kick.set()
+
+    def findings(self) -> list[Finding]:
+        """Return what an operator has to see to."""
+        return [*self._refused.values(), *self._orphans.values()]
 
     async def run(self) -> None:
         """Bring and compare until cancelled."""
@@ -167,8 +176,18 @@ class NetworkLoop:
             self._tell(conn, told)
 
         await self._office.lead(write, tells=bool(told))
+        self._note_refusals(due, outcomes)
         self._mended += len(mended)
         self._is_waiting |= any(outcomes[work.key] in _WAITING for work in later)
+
+    def _note_refusals(self, due: Sequence[Work], outcomes: Mapping[str, Outcome]) -> None:
+        for work in due:
+            outcome = outcomes.get(work.key)
+            if outcome is Outcome.REFUSED and len(self._refused) < MAX_FINDINGS:
+                why = self._northbound.why_refused(work.key)
+                self._refused[work.key] = network_findings.refused(work.key, why)
+            elif outcome is not None:
+                self._refused.pop(work.key, None)
 
     def _again(self, work: Work, outcome: Outcome) -> Work:
         """Return work that is to be tried again: what is unknown at once, as it is looked at."""
@@ -227,7 +246,10 @@ class NetworkLoop:
             seen: set[str] = set()
             for kind in ("cloud", *ovn_units.KINDS):
                 seen |= await self._compare_kind(kind, inventory)
-            await self._judge([key for key in inventory if key not in seen])
+            # Work was done meanwhile: what it removed is there no more, and no damage.
+            still = await self._northbound.inventory()
+            self._orphans.clear()
+            await self._judge([key for key in inventory if key in still and key not in seen])
         except BaseException:
             self._is_all_unknown = True
             raise
@@ -251,6 +273,7 @@ class NetworkLoop:
 
     async def _compare_touched(self) -> None:
         inventory = await self._northbound.inventory()
+        self._orphans = {key: of for key, of in self._orphans.items() if key in inventory}
         while self._touched:
             some = sorted(self._touched)[:BATCH]
             there = await self._office.uow.read(partial(ovn_units.called, keys=some))
@@ -283,6 +306,9 @@ class NetworkLoop:
             return ovn_work.tombs(conn, unwanted) | ovn_units.called(conn, unwanted).keys()
 
         known = await self._office.uow.read(read) if unwanted else set()
+        for key in unwanted[:MAX_FINDINGS]:
+            if key not in known:
+                self._orphans[key] = network_findings.orphan(key)
         reasons = dict.fromkeys(known, f"{DAMAGED}: its rows were there again")
         if reasons:
             await self._office.lead(partial(self._mark, reasons))

@@ -1,31 +1,23 @@
 """The child's life: told by its first frame where to connect, then one request after another.
 
-Frames come on standard input and go out on what was standard output; logs are JSON lines on
-standard error. It ends itself when its parent is gone and when it cannot know what became of a
-transaction; it does not end because the database is away.
+It ends itself when its parent is gone and when it cannot know what became of a transaction; it does
+not end because the database is away.
 """
 
 from __future__ import annotations
 
-import ctypes
-import json
 import logging
 import os
-import queue
-import signal
-import sys
-import threading
-import time
-from typing import Any, BinaryIO, TextIO
+from typing import Any
 from uuid import uuid4
 
 from ovs.db.error import Error as BadDatum
-from ovsdbapp.backend.ovs_idl import Backend, idlutils, vlog
+from ovsdbapp.backend.ovs_idl import Backend
 from ovsdbapp.backend.ovs_idl.connection import Connection
 from ovsdbapp.exceptions import TimeoutException
 
 from unkai_scheduler.ovn import frames, plan
-from unkai_scheduler.ovn.child import tls
+from unkai_scheduler.ovn.child import life
 from unkai_scheduler.ovn.child.commands import (
     ConnectionLost,
     Fence,
@@ -33,18 +25,14 @@ from unkai_scheduler.ovn.child.commands import (
     TermOver,
     Write,
 )
-from unkai_scheduler.ovn.child.replica import EXIT_BUG, Replica, Rows, registered
+from unkai_scheduler.ovn.child.life import EXIT_NO_LISTING, Pipe
+from unkai_scheduler.ovn.child.replica import Replica, Rows, registered
 from unkai_scheduler.ovn.encoding import Piece, decode_piece
 
 DATABASE = "OVN_Northbound"
 EXIT_UNKNOWN = 75
-EXIT_NO_LISTING = 69
 _DATABASE_SAYS = "OVSDB Error"
 """How the library begins the text of a refusal; its other errors say nothing of the outcome."""
-_LIBRARYS_LOOP = "ovsdbapp.backend.ovs_idl.connection"
-_UPDATE_LOST = "error parsing update"
-_RETRY_S = 1.0
-_PR_SET_PDEATHSIG = 1
 _LOG = logging.getLogger(__name__)
 
 
@@ -54,36 +42,12 @@ class Northbound(Backend):  # type: ignore[misc] # the library has no types
     schema = DATABASE
 
 
-class Pipe:
-    """Frames to the parent, from both threads that have something to say."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._lock = threading.Lock()
-
-    def tell(self, message: frames.Message) -> None:
-        """Write a frame."""
-        with self._lock:
-            try:
-                self._stream.write(frames.encode(message))
-                self._stream.flush()
-            except OSError:
-                os._exit(0)  # nobody reads any more
-
-
 class Child:
     """One connection to the database, and what is asked of it."""
 
     def __init__(self, settings: dict[str, Any], pipe: Pipe) -> None:
         self._pipe = pipe
         self._remotes = ",".join(settings["remotes"])
-        if settings["certificate"]:
-            tls.use(
-                settings["key"],
-                settings["certificate"],
-                settings["authority"],
-                settings["server_name"],
-            )
         self._connection, self._replica = self._connect(settings)
         self._api = Northbound(self._connection, start=False, auto_index=False)
         self._rows = Rows(self._replica)
@@ -92,13 +56,7 @@ class Child:
         self._start(settings)
 
     def _connect(self, settings: dict[str, Any]) -> tuple[Any, Replica]:
-        while True:
-            try:
-                helper = idlutils.get_schema_helper(self._remotes, DATABASE)
-                break
-            except Exception as error:  # noqa: BLE001 -- that is what the library raises
-                self._pipe.tell({"event": "waiting", "why": f"{type(error).__name__}: {error}"})
-                time.sleep(_RETRY_S)
+        helper = life.schema_of(self._remotes, DATABASE, settings, self._pipe)
         for table, columns in registered(helper.schema_json).items():
             helper.register_columns(table, columns)
         probe_ms = int(settings["probe_s"] * 1000)
@@ -176,49 +134,12 @@ def _refused(error: Exception) -> frames.Message:
     return {"error": "refused", "why": str(error)}
 
 
-def read_requests(stream: BinaryIO, requests: queue.Queue[frames.Message]) -> None:
-    """Read requests until the parent is gone; then end at once, whatever is under way."""
-    while (request := frames.read_blocking(stream)) is not None:
-        requests.put(request)
-    os._exit(0)
-
-
-class Lines(logging.StreamHandler[TextIO]):
-    """JSON lines; and the end, where the library would go on with a replica that is wrong."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        super().emit(record)
-        is_broken = record.name == _LIBRARYS_LOOP and record.levelno >= logging.ERROR
-        if is_broken or _UPDATE_LOST in record.getMessage():
-            os._exit(EXIT_BUG)
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        return json.dumps({"level": record.levelname, "from": record.name, "text": text})
-
-
-def log_to_stderr() -> None:
-    """Write warnings, the library's own too, which it would else keep to itself."""
-    lines = Lines(sys.stderr)
-    lines.setFormatter(logging.Formatter())
-    logging.basicConfig(level=logging.WARNING, handlers=[lines])
-    vlog.use_python_logger(max_level=vlog.WARN)
-
-
 def main() -> None:
     """Live."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C is for the parent
-    pipe = Pipe(os.fdopen(os.dup(1), "wb"))
-    os.dup2(2, 1)  # nothing that prints may break a frame
-    log_to_stderr()
-    settings = frames.read_blocking(sys.stdin.buffer)
-    if settings is None or os.getppid() != settings["parent"]:
+    begun = life.begin()
+    if begun is None:
         return
-    requests: queue.Queue[frames.Message] = queue.Queue(1)
-    threading.Thread(
-        target=read_requests, args=(sys.stdin.buffer, requests), name="requests", daemon=True
-    ).start()
+    settings, pipe, requests = begun
     child = Child(settings, pipe)
     while True:
         request = requests.get()
@@ -229,8 +150,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except Exception:  # noqa: BLE001 -- its threads would keep a process that does nothing
-        _LOG.exception("the child cannot go on")
-        os._exit(EXIT_BUG)
+    life.run(main)

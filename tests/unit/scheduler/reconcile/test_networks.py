@@ -28,6 +28,7 @@ from tests.support.network_loop import (
     until_settled,
 )
 from unkai.network.v1 import port_service_pb2, subnet_service_pb2
+from unkai_scheduler.domain.findings import FindingKind
 from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.port_orders import NETWORKS
 from unkai_scheduler.ovn.fake import FakeNorthbound, FakeOvn
@@ -299,8 +300,11 @@ async def test_a_unit_that_the_store_never_heard_of_is_kept(cloud: Wired) -> Non
     network = await calls.a_network(cloud.api)
     await until(lambda: f"network:{network.id}" in cloud.units)
     await until_settled(cloud.api)
+    await until(cloud.led.loop.findings)
     assert cloud.row("Logical_Switch", uuid)
     assert not await repairs(cloud.api)
+    (found,) = cloud.led.loop.findings()
+    assert (found.kind, found.resource_id) == (FindingKind.OVN_ORPHAN, "net-later")
 
 
 async def test_work_on_what_the_store_has_no_trace_of_removes_nothing(cloud: Wired) -> None:
@@ -377,6 +381,14 @@ async def test_a_refused_unit_waits_and_holds_nobody_up(cloud: Wired) -> None:
     )
     assert "REFUSED" in work.reason
     assert work.due_time > cloud.led.office.clock() + timedelta(seconds=10)
+    (found,) = cloud.led.loop.findings()
+    assert (found.kind, found.resource_id) == (FindingKind.OVN_REFUSED, port.id)
+    assert found.fix
+    cloud.ovn.delete("Logical_Switch_Port", theirs)
+    pair = calls.port_pb2.AddressPair(cidr="10.0.0.200/32")
+    await calls.change_port(cloud.api, port, allowed_address_pairs=[pair])
+    await until_settled(cloud.api)
+    assert not cloud.led.loop.findings()
 
 
 async def test_a_change_made_while_its_unit_is_brought_is_brought_too(cloud: Wired) -> None:

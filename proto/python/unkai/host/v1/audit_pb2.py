@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19unkai/host/v1/audit.proto\x12\runkai.host.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8e\x05\n\x07\x46inding\x12)\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.unkai.host.v1.Finding.Kind\x12\x0f\n\x07host_id\x18\x02 \x01(\t\x12\x11\n\thost_name\x18\x03 \x01(\t\x12\x13\n\x0binstance_id\x18\x04 \x01(\t\x12\x15\n\rinstance_name\x18\x05 \x01(\t\x12\x12\n\nproject_id\x18\x06 \x01(\t\x12\x15\n\rmachine_state\x18\x07 \x01(\t\x12\r\n\x05vcpus\x18\x08 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\t \x01(\x03\x12\x12\n\ngeneration\x18\n \x01(\x03\x12\x0f\n\x07message\x18\x0b \x01(\t\x12-\n\x06remedy\x18\x0c \x01(\x0e\x32\x1d.unkai.host.v1.Finding.Remedy\x12\x0b\n\x03\x66ix\x18\r \x01(\t\"\x8c\x02\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0bKIND_ORPHAN\x10\x01\x12\x1a\n\x16KIND_UNCLAIMED_MACHINE\x10\x02\x12\x1e\n\x1aKIND_CLAIM_WITHOUT_MACHINE\x10\x03\x12\x16\n\x12KIND_MACHINE_AHEAD\x10\x04\x12\x17\n\x13KIND_MACHINE_BEHIND\x10\x05\x12\x17\n\x13KIND_STATE_MISMATCH\x10\x06\x12\x16\n\x12KIND_SPEC_MISMATCH\x10\x07\x12\x18\n\x14KIND_DELETED_ON_HOST\x10\x08\x12\r\n\tKIND_LOST\x10\t\x12\x16\n\x12KIND_HOST_OVERSOLD\x10\n\"H\n\x06Remedy\x12\x16\n\x12REMEDY_UNSPECIFIED\x10\x00\x12\x11\n\rREMEDY_LEADER\x10\x01\x12\x13\n\x0fREMEDY_OPERATOR\x10\x02\"h\n\x05\x41udit\x12.\n\naudit_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cunseen_hosts\x18\x02 \x03(\t\x12\x19\n\x11unseen_host_count\x18\x03 \x01(\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19unkai/host/v1/audit.proto\x12\runkai.host.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfe\x05\n\x07\x46inding\x12)\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.unkai.host.v1.Finding.Kind\x12\x0f\n\x07host_id\x18\x02 \x01(\t\x12\x11\n\thost_name\x18\x03 \x01(\t\x12\x13\n\x0binstance_id\x18\x04 \x01(\t\x12\x15\n\rinstance_name\x18\x05 \x01(\t\x12\x12\n\nproject_id\x18\x06 \x01(\t\x12\x15\n\rmachine_state\x18\x07 \x01(\t\x12\r\n\x05vcpus\x18\x08 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\t \x01(\x03\x12\x12\n\ngeneration\x18\n \x01(\x03\x12\x0f\n\x07message\x18\x0b \x01(\t\x12-\n\x06remedy\x18\x0c \x01(\x0e\x32\x1d.unkai.host.v1.Finding.Remedy\x12\x0b\n\x03\x66ix\x18\r \x01(\t\x12\x15\n\rresource_kind\x18\x0e \x01(\t\x12\x13\n\x0bresource_id\x18\x0f \x01(\t\"\xd0\x02\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0bKIND_ORPHAN\x10\x01\x12\x1a\n\x16KIND_UNCLAIMED_MACHINE\x10\x02\x12\x1e\n\x1aKIND_CLAIM_WITHOUT_MACHINE\x10\x03\x12\x16\n\x12KIND_MACHINE_AHEAD\x10\x04\x12\x17\n\x13KIND_MACHINE_BEHIND\x10\x05\x12\x17\n\x13KIND_STATE_MISMATCH\x10\x06\x12\x16\n\x12KIND_SPEC_MISMATCH\x10\x07\x12\x18\n\x14KIND_DELETED_ON_HOST\x10\x08\x12\r\n\tKIND_LOST\x10\t\x12\x16\n\x12KIND_HOST_OVERSOLD\x10\n\x12\x13\n\x0fKIND_OVN_ORPHAN\x10\x0b\x12\x14\n\x10KIND_OVN_REFUSED\x10\x0c\x12\x17\n\x13KIND_PORT_MISPLACED\x10\r\"H\n\x06Remedy\x12\x16\n\x12REMEDY_UNSPECIFIED\x10\x00\x12\x11\n\rREMEDY_LEADER\x10\x01\x12\x13\n\x0fREMEDY_OPERATOR\x10\x02\"h\n\x05\x41udit\x12.\n\naudit_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cunseen_hosts\x18\x02 \x03(\t\x12\x19\n\x11unseen_host_count\x18\x03 \x01(\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,11 +33,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'unkai.host.v1.audit_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FINDING']._serialized_start=78
-  _globals['_FINDING']._serialized_end=732
-  _globals['_FINDING_KIND']._serialized_start=390
-  _globals['_FINDING_KIND']._serialized_end=658
-  _globals['_FINDING_REMEDY']._serialized_start=660
-  _globals['_FINDING_REMEDY']._serialized_end=732
-  _globals['_AUDIT']._serialized_start=734
-  _globals['_AUDIT']._serialized_end=838
+  _globals['_FINDING']._serialized_end=844
+  _globals['_FINDING_KIND']._serialized_start=434
+  _globals['_FINDING_KIND']._serialized_end=770
+  _globals['_FINDING_REMEDY']._serialized_start=772
+  _globals['_FINDING_REMEDY']._serialized_end=844
+  _globals['_AUDIT']._serialized_start=846
+  _globals['_AUDIT']._serialized_end=950
 # @@protoc_insertion_point(module_scope)

@@ -54,6 +54,14 @@ class Finding(_message.Message):
         """An instance whose disk is gone."""
         KIND_HOST_OVERSOLD: Finding._Kind.ValueType  # 10
         """A host whose claims exceed what may be claimed of it."""
+        KIND_OVN_ORPHAN: Finding._Kind.ValueType  # 11
+        """Rows in OVN's northbound database of a resource that this database has never heard of. They
+        are kept.
+        """
+        KIND_OVN_REFUSED: Finding._Kind.ValueType  # 12
+        """A resource of networks that OVN's northbound database refuses."""
+        KIND_PORT_MISPLACED: Finding._Kind.ValueType  # 13
+        """A port that another host has than its instance's."""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
         """Kind of a finding; the metric `unkai_invariant_violations` counts by it, in lower case."""
@@ -80,6 +88,14 @@ class Finding(_message.Message):
     """An instance whose disk is gone."""
     KIND_HOST_OVERSOLD: Finding.Kind.ValueType  # 10
     """A host whose claims exceed what may be claimed of it."""
+    KIND_OVN_ORPHAN: Finding.Kind.ValueType  # 11
+    """Rows in OVN's northbound database of a resource that this database has never heard of. They
+    are kept.
+    """
+    KIND_OVN_REFUSED: Finding.Kind.ValueType  # 12
+    """A resource of networks that OVN's northbound database refuses."""
+    KIND_PORT_MISPLACED: Finding.Kind.ValueType  # 13
+    """A port that another host has than its instance's."""
 
     class _Remedy:
         ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -117,6 +133,8 @@ class Finding(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     REMEDY_FIELD_NUMBER: _builtins.int
     FIX_FIELD_NUMBER: _builtins.int
+    RESOURCE_KIND_FIELD_NUMBER: _builtins.int
+    RESOURCE_ID_FIELD_NUMBER: _builtins.int
     kind: Global___Finding.Kind.ValueType
     """What does not fit."""
     host_id: _builtins.str
@@ -143,6 +161,10 @@ class Finding(_message.Message):
     """Whose turn it is."""
     fix: _builtins.str
     """What the leader will do, or the operator has to."""
+    resource_kind: _builtins.str
+    """Kind of the resource of networks concerned, such as `port`; else empty."""
+    resource_id: _builtins.str
+    """Its id."""
     def __init__(
         self,
         *,
@@ -159,10 +181,12 @@ class Finding(_message.Message):
         message: _builtins.str = ...,
         remedy: Global___Finding.Remedy.ValueType = ...,
         fix: _builtins.str = ...,
+        resource_kind: _builtins.str = ...,
+        resource_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fix", b"fix", "generation", b"generation", "host_id", b"host_id", "host_name", b"host_name", "instance_id", b"instance_id", "instance_name", b"instance_name", "kind", b"kind", "machine_state", b"machine_state", "memory_bytes", b"memory_bytes", "message", b"message", "project_id", b"project_id", "remedy", b"remedy", "vcpus", b"vcpus"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fix", b"fix", "generation", b"generation", "host_id", b"host_id", "host_name", b"host_name", "instance_id", b"instance_id", "instance_name", b"instance_name", "kind", b"kind", "machine_state", b"machine_state", "memory_bytes", b"memory_bytes", "message", b"message", "project_id", b"project_id", "remedy", b"remedy", "resource_id", b"resource_id", "resource_kind", b"resource_kind", "vcpus", b"vcpus"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
