@@ -100,21 +100,7 @@ class Central:
 
     async def write(self, units: Iterable[Unit]) -> None:
         """Write units."""
-        northbound = OvnNorthbound(OvnSettings((self.northbound,)))
-        northbound.start()
-        waiting = {unit.key: unit for unit in units}
-        deadline = time.monotonic() + PATIENCE_S
-        try:
-            while waiting:
-                assert time.monotonic() < deadline, f"not written: {sorted(waiting)[:5]}"
-                try:
-                    outcomes = await northbound.apply(1, list(waiting.values()))
-                except Unavailable:
-                    await asyncio.sleep(0.05)
-                    continue
-                waiting = {k: u for k, u in waiting.items() if outcomes.get(k) is not Outcome.DONE}
-        finally:
-            await northbound.close()
+        await write_units(self.northbound, units)
         await asyncio.to_thread(self.sync)
 
     def _spawn(self, name: str, *words: str) -> None:
@@ -144,3 +130,22 @@ class Central:
         )
         assert done.returncode == 0, f"{name} {words}: {done.stderr}"
         return done.stdout
+
+
+async def write_units(remote: str, units: Iterable[Unit]) -> None:
+    """Write units into a northbound database, as the product does; return once all are there."""
+    northbound = OvnNorthbound(OvnSettings((remote,)))
+    northbound.start()
+    waiting = {unit.key: unit for unit in units}
+    deadline = time.monotonic() + PATIENCE_S
+    try:
+        while waiting:
+            assert time.monotonic() < deadline, f"not written: {sorted(waiting)[:5]}"
+            try:
+                outcomes = await northbound.apply(1, list(waiting.values()))
+            except Unavailable:
+                await asyncio.sleep(0.05)
+                continue
+            waiting = {k: u for k, u in waiting.items() if outcomes.get(k) is not Outcome.DONE}
+    finally:
+        await northbound.close()
