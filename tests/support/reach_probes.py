@@ -25,7 +25,10 @@ FAR = "198.51.100.1"
 """Somewhere in the internet."""
 CONNECTIONS = 12
 """To a load balancer, which chooses at random: one of two bad members shows itself in these."""
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
+"""For what arrives."""
+NEVER_S = 3.0
+"""For what does not: twice as long as one attempt."""
 _SERVE = """
 import socket, threading
 def talk(version, number):
@@ -96,7 +99,7 @@ class Guests:
         """
         if self._case.reason == "PORT_DOWN" and self._source not in self._spaces:
             return False
-        end = time.monotonic() + (PATIENCE_S if not self._case.reason else 4.0)
+        end = time.monotonic() + (NEVER_S if self._case.reason else PATIENCE_S)
         while not self._once():
             if time.monotonic() > end:
                 return False
