@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
+from tests.support import databases
 from tests.support.api import Api, an_api, refused
 from tests.support.builders import DEFAULT_PROJECT_ID
 from tests.support.network_api import a_plugged_port, a_wired_network, marked, read
@@ -116,6 +117,7 @@ async def test_a_cloud_without_networks_launches_as_ever(tmp_path: Path) -> None
         assert caught.reason == "NETWORKING_NOT_CONFIGURED"
 
 
+@pytest.mark.skipif(databases.kind() != databases.SQLITE, reason="it looks into SQLite's engine")
 async def test_a_list_reads_the_ports_of_all_its_instances_at_once(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:

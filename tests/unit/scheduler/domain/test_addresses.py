@@ -126,6 +126,7 @@ def test_a_mac_address_is_written_in_one_way(text: str) -> None:
         *("", "02:ab:cd:00:00", "02:ab:cd:00:00:01:02", "02ab.cd00.0001", "02:ab-cd:00:00:01"),
         *("02:ab:cd:00:00:0g", " 02:ab:cd:00:00:01", "02:ab:cd:00:00:01\n", "2:ab:cd:0:0:1"),
         *("01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00", "03:00:00:00:00:01"),
+        "fe:00:00:00:00:01",
     ],
 )
 def test_what_no_interface_may_have_as_its_mac_is_refused(text: str) -> None:
