@@ -230,7 +230,7 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
         await server.start()
         stack.push_async_callback(server.stop, settings.shutdown_grace_s)
         await stack.enter_async_context(
-            metrics_served(settings, uow, live, leader, cluster, clock=clock)
+            metrics_served(settings, uow, live, leader, cluster, clock=clock, ovn=northbound)
         )
         await _register(cluster, settings)
         yield Daemon(leader, waker, follower, timekeeper)

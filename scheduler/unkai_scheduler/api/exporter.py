@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from unkai_scheduler.domain.clock import Clock, system_clock
@@ -26,7 +26,7 @@ from unkai_scheduler.domain.hosts import Host, HostState
 from unkai_scheduler.domain.instances import InstanceState
 from unkai_scheduler.domain.operations import Operation, OperationState, Verb
 from unkai_scheduler.services.live import LiveView
-from unkai_scheduler.store import events, hosts, instances, operations
+from unkai_scheduler.store import events, hosts, instances, operations, ovn_work
 from unkai_scheduler.store.unit_of_work import UnitOfWork
 from unkai_wire.errors import Unavailable
 
@@ -43,6 +43,16 @@ class Etcd(Protocol):
 
     async def answers(self) -> bool:
         """Tell whether etcd answers."""
+
+
+class Ovn(Protocol):
+    """What the exporter needs of the way to OVN's northbound database."""
+
+    transactions: int
+
+    @property
+    def trouble(self) -> str:
+        """Why it cannot be asked now; empty: it can."""
 
 
 class Reign(Protocol):
@@ -63,6 +73,8 @@ class Snapshot:
     """Operations that have not ended."""
     unstamped: tuple[int, datetime | None]
     """Events that wait for their revision, and since when the oldest does."""
+    due: tuple[int, datetime | None] = (0, None)
+    """Units that OVN does not have yet, and since when the oldest waits."""
 
 
 class CloudCollector(Collector):
@@ -76,11 +88,13 @@ class CloudCollector(Collector):
         loop: asyncio.AbstractEventLoop,
         *,
         etcd: Etcd | None = None,
+        ovn: Ovn | None = None,
         disks: Mapping[str, Path] | None = None,
         clock: Clock = system_clock,
     ) -> None:
         """`clock`: the cloud's. `disks`: what lies where on this machine's, by what it is."""
         self._etcd = etcd
+        self._ovn = ovn
         self._disks = dict(disks or {})
         self._clock = clock
         self._uow = uow
@@ -107,6 +121,14 @@ class CloudCollector(Collector):
             answers = asyncio.run_coroutine_threadsafe(self._etcd.answers(), self._loop)
             yield _gauge("unkai_etcd_up", "1 while etcd answers this scheduler.",
                          float(answers.result(_READ_S)))  # fmt: skip
+        if self._ovn is not None:
+            yield _gauge("unkai_ovn_up", "1 while OVN's northbound database answers us.",
+                         float(not self._ovn.trouble))  # fmt: skip
+            yield CounterMetricFamily(
+                "unkai_ovn_transactions",
+                "Transactions that this scheduler sent to OVN's northbound database.",
+                value=self._ovn.transactions,
+            )
         snapshot = self._snapshot()
         up = "1 while the database answers this scheduler."
         yield _gauge("unkai_database_up", up, float(snapshot is not None))
@@ -116,6 +138,8 @@ class CloudCollector(Collector):
         yield from _of_instances(snapshot.instances)
         yield from _of_operations(snapshot.active, self._clock())
         yield from _of_events(snapshot.unstamped, self._clock())
+        if self._ovn is not None:
+            yield from _of_ovn(snapshot.due, self._clock())
 
     def _snapshot(self) -> Snapshot | None:
         """Read the rows; None when the database does not answer, which costs its figures alone."""
@@ -135,7 +159,8 @@ def read_snapshot(conn: Connection) -> Snapshot:
         active += rows
         after_operation = (rows[-1].id,)
     counts = instances.count_by_state(conn)
-    return Snapshot(hosts.list_all(conn), counts, active, events.unstamped(conn))
+    due = (ovn_work.count(conn), ovn_work.oldest(conn))
+    return Snapshot(hosts.list_all(conn), counts, active, events.unstamped(conn), due)
 
 
 _HOST_FIGURES: tuple[tuple[str, str, Callable[[Host], float]], ...] = (
@@ -221,6 +246,13 @@ def _of_events(unstamped: tuple[int, datetime | None], now: datetime) -> Iterato
     lag_s = max(0.0, (now - oldest).total_seconds()) if oldest is not None else 0.0
     yield _gauge("unkai_events_unstamped", "Events that wait for their revision.", count)
     yield _gauge("unkai_events_lag_seconds", "How long the oldest of them waits, or 0.", lag_s)
+
+
+def _of_ovn(due: tuple[int, datetime | None], now: datetime) -> Iterator[Metric]:
+    count, oldest = due
+    age_s = max(0.0, (now - oldest).total_seconds()) if oldest is not None else 0.0
+    yield _gauge("unkai_ovn_units_due", "Units that OVN does not have as they shall be.", count)
+    yield _gauge("unkai_ovn_oldest_due_seconds", "How long the oldest of them waits, or 0.", age_s)
 
 
 def _of_disks(disks: Mapping[str, Path]) -> Iterator[Metric]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from unkai_scheduler.api.exporter import CloudCollector, Reign
+from unkai_scheduler.api.exporter import CloudCollector, Ovn, Reign
 from unkai_scheduler.api.targets import Targets
 from unkai_scheduler.cluster.measured import MeasuredCluster
 from unkai_scheduler.domain.clock import Clock
@@ -35,12 +35,13 @@ async def metrics_served(
     cluster: MeasuredCluster,
     *,
     clock: Clock,
+    ovn: Ovn | None = None,
 ) -> AsyncIterator[None]:
     """Serve `/metrics` and `/targets` meanwhile, unless the settings want none."""
     if not settings.metrics_listen:
         yield
         return
-    server = _metrics_server(settings, uow, live, leader, cluster, clock=clock)
+    server = _metrics_server(settings, uow, live, leader, cluster, clock=clock, ovn=ovn)
     try:
         yield
     finally:
@@ -55,11 +56,21 @@ def _metrics_server(
     cluster: MeasuredCluster,
     *,
     clock: Clock,
+    ovn: Ovn | None,
 ) -> MetricsServer:
     loop, tls = asyncio.get_running_loop(), settings.tls.files()
     registry = CollectorRegistry()
     registry.register(
-        CloudCollector(uow, live, leader, loop, etcd=cluster, disks=_disks(settings), clock=clock)
+        CloudCollector(
+            uow,
+            live,
+            leader,
+            loop,
+            etcd=cluster,
+            ovn=ovn,
+            disks=_disks(settings),
+            clock=clock,
+        )
     )
     shown = (tls.certificate, tls.ca, settings.etcd.tls.certificate)
     registry.register(DaemonCollector("scheduler", version("unkai"), shown, reader))
