@@ -344,7 +344,7 @@ def without_bytes(site: Site, name: str) -> str:
 
 def hosts_go_wrong(site: Site) -> None:
     cloud = site.cloud
-    # A host with a certificate for a day, no hypervisor, a full disk and a damaged ledger.
+    # A host with a certificate for a day, no hypervisor, no switch, a full disk, a damaged ledger.
     state = site.folder / "h2-state"
     (state / "ledger" / "machines").mkdir(parents=True)
     for folder in (state / "ledger", state / "ledger" / "machines"):
@@ -355,8 +355,14 @@ def hosts_go_wrong(site: Site) -> None:
         state_dir=state,
         libvirt={"uri": f"qemu:///system?socket={site.folder}/nobody", "timeout_s": 1.0},
         capacity={"disk_bytes": 32 * MIB},
+        network={
+            "southbound": ["unix:/nowhere/sb.sock"],
+            "switch": f"unix:{site.folder}/no-switch",
+            "datapath": "netdev",
+        },
     )
     host.start()
+    site.fires("UnkaiSwitchNotJoined", "a host without its switch")
     site.fires("UnkaiCertificateEnding", "a certificate good for one day", 90)
     site.fires("UnkaiCertificateEndsNow", "the same")
     site.fires("UnkaiLedgerDamaged", "a file of the ledger overwritten")
