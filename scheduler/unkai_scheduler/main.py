@@ -52,6 +52,7 @@ from unkai_scheduler.services.events import EventsService
 from unkai_scheduler.services.flavors import FlavorsService
 from unkai_scheduler.services.floating_ips import FloatingIpsService
 from unkai_scheduler.services.follower import Follower
+from unkai_scheduler.services.forwards import ForwardsService
 from unkai_scheduler.services.host_removals import HostRemovalsService
 from unkai_scheduler.services.hosts import HostsService
 from unkai_scheduler.services.images import ImagesService
@@ -131,6 +132,7 @@ def build_services(
             ratios=settings.placement.ratios,
         ),
         consoles=ConsolesService(context, live, agents),
+        forwards=ForwardsService(context, agents),
         flavors=FlavorsService(context),
         key_pairs=KeyPairsService(context),
         images=ImagesService(context, images, settings.images),

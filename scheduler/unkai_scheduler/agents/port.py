@@ -7,7 +7,7 @@ means that we no longer lead.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -137,7 +137,7 @@ class Agents(Protocol):
 
     def forward(
         self, endpoint: Endpoint, target: ForwardTarget, incoming: AsyncIterator[bytes]
-    ) -> AsyncIterator[bytes | None]:
+    ) -> AsyncGenerator[bytes | None, None]:
         """Connect to an instance from inside its network; the end of `incoming` is its end.
 
         The first item is empty and says that the connection is open; None: the instance sends no

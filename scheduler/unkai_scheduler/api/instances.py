@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from unkai.compute.v1 import instance_pb2, instance_service_pb2, instance_service_pb2_grpc
@@ -14,6 +15,7 @@ from unkai_scheduler.api.operations import operation_message
 from unkai_scheduler.domain.instances import Instance, InstanceState, PlacementPolicy, Seed
 from unkai_scheduler.services.adoptions import AdoptionDraft, AdoptionsService
 from unkai_scheduler.services.consoles import ConsolesService
+from unkai_scheduler.services.forwards import ForwardsService
 from unkai_scheduler.services.instance_drafts import InstanceDraft
 from unkai_scheduler.services.instances import InstanceFilter, InstancesService
 from unkai_scheduler.services.listing import Paging
@@ -43,10 +45,12 @@ class InstanceServicer(instance_service_pb2_grpc.InstanceServiceServicer):
         instances: InstancesService,
         adoptions: AdoptionsService,
         consoles: ConsolesService,
+        forwards: ForwardsService,
     ) -> None:
         self._instances = instances
         self._adoptions = adoptions
         self._consoles = consoles
+        self._forwards = forwards
 
     async def CreateInstance(
         self, request: instance_service_pb2.CreateInstanceRequest, context: Any
@@ -178,6 +182,40 @@ class InstanceServicer(instance_service_pb2_grpc.InstanceServiceServicer):
         )
         async for piece in pieces:
             yield instance_service_pb2.AttachConsoleResponse(output=piece)
+
+    async def Forward(
+        self,
+        request_iterator: AsyncIterator[instance_service_pb2.ForwardRequest],
+        context: Any,
+    ) -> AsyncIterator[instance_service_pb2.ForwardResponse]:
+        first = await anext(request_iterator, instance_service_pb2.ForwardRequest())
+        if first.WhichOneof("action") != "open":
+            raise InvalidArgument.field("open", "must be the first message", reason="OPEN_EXPECTED")
+        pieces = self._forwards.open(
+            first.open.instance_id,
+            first.open.port_number,
+            _sent(request_iterator),
+            port_id=first.open.port_id,
+        )
+        async with aclosing(pieces):
+            async for piece in pieces:
+                if piece is None:
+                    yield instance_service_pb2.ForwardResponse(end=True)
+                else:
+                    yield instance_service_pb2.ForwardResponse(data=piece)
+
+
+async def _sent(
+    requests: AsyncIterator[instance_service_pb2.ForwardRequest],
+) -> AsyncIterator[bytes]:
+    async for request in requests:
+        if request.WhichOneof("action") != "data" or len(request.data) > MAX_PIECE_BYTES:
+            raise InvalidArgument.field(
+                "data",
+                f"must be in every message after the first, with at most {MAX_PIECE_BYTES} bytes",
+                reason="DATA_EXPECTED",
+            )
+        yield request.data
 
 
 def _message(instance: Instance) -> instance_pb2.Instance:

@@ -68,6 +68,7 @@ TABLE: Mapping[str, Rule] = {
     "/unkai.compute.v1.InstanceService/AdoptInstance": _write(live=True),
     "/unkai.compute.v1.InstanceService/ReadConsoleLog": _console(),
     "/unkai.compute.v1.InstanceService/AttachConsole": _console(writes=True),
+    "/unkai.compute.v1.InstanceService/Forward": Rule(USERS, None, writes=True, waits=True),
     "/unkai.compute.v1.FlavorService/CreateFlavor": _write(),
     "/unkai.compute.v1.FlavorService/GetFlavor": _read(),
     "/unkai.compute.v1.FlavorService/ListFlavors": _read(),

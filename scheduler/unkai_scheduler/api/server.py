@@ -91,6 +91,7 @@ from unkai_scheduler.services.diagnoses import DiagnosesService
 from unkai_scheduler.services.events import EventsService
 from unkai_scheduler.services.flavors import FlavorsService
 from unkai_scheduler.services.floating_ips import FloatingIpsService
+from unkai_scheduler.services.forwards import ForwardsService
 from unkai_scheduler.services.host_removals import HostRemovalsService
 from unkai_scheduler.services.hosts import HostsService
 from unkai_scheduler.services.images import ImagesService
@@ -122,6 +123,7 @@ class Services:
     instances: InstancesService
     adoptions: AdoptionsService
     consoles: ConsolesService
+    forwards: ForwardsService
     flavors: FlavorsService
     key_pairs: KeyPairsService
     images: ImagesService
@@ -207,7 +209,9 @@ def _offered(services: Services) -> list[tuple[Any, Any, Any]]:
     return [
         (
             compute.services_by_name["InstanceService"],
-            InstanceServicer(services.instances, services.adoptions, services.consoles),
+            InstanceServicer(
+                services.instances, services.adoptions, services.consoles, services.forwards
+            ),
             instance_service_pb2_grpc.add_InstanceServiceServicer_to_server,
         ),
         (

@@ -759,3 +759,93 @@ class AttachConsoleResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AttachConsoleResponse: _TypeAlias = AttachConsoleResponse  # noqa: Y015
+
+@_typing.final
+class ForwardRequest(_message.Message):
+    """ForwardRequest opens a connection, or carries bytes to the instance."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Open(_message.Message):
+        """Open says what to connect to."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        INSTANCE_ID_FIELD_NUMBER: _builtins.int
+        PORT_NUMBER_FIELD_NUMBER: _builtins.int
+        PORT_ID_FIELD_NUMBER: _builtins.int
+        instance_id: _builtins.str
+        """Id of the instance."""
+        port_number: _builtins.int
+        """Number of the TCP port, 1 to 65535."""
+        port_id: _builtins.str
+        """Id of the instance's port by whose network it is reached; empty: the first one whose
+        security groups let it in.
+        """
+        def __init__(
+            self,
+            *,
+            instance_id: _builtins.str = ...,
+            port_number: _builtins.int = ...,
+            port_id: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_id", b"instance_id", "port_id", b"port_id", "port_number", b"port_number"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    OPEN_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """Bytes to the instance, at most 64 KiB a message. Send none before the first answer."""
+    @_builtins.property
+    def open(self) -> Global___ForwardRequest.Open:
+        """The first message, and only the first."""
+
+    def __init__(
+        self,
+        *,
+        open: Global___ForwardRequest.Open | None = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "data", b"data", "open", b"open"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "data", b"data", "open", b"open"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["open", "data"]  # noqa: Y015
+    _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
+
+Global___ForwardRequest: _TypeAlias = ForwardRequest  # noqa: Y015
+
+@_typing.final
+class ForwardResponse(_message.Message):
+    """ForwardResponse carries bytes from the instance."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """Bytes from the instance, at most 64 KiB a message; the first message is empty and says
+    that the connection is open.
+    """
+    end: _builtins.bool
+    """True: the instance sends no more bytes; what is sent to it still arrives."""
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+        end: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "end", b"end", "event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "end", b"end", "event", b"event"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["data", "end"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___ForwardResponse: _TypeAlias = ForwardResponse  # noqa: Y015

@@ -92,6 +92,11 @@ class InstanceServiceStub:
                 request_serializer=unkai_dot_compute_dot_v1_dot_instance__service__pb2.AttachConsoleRequest.SerializeToString,
                 response_deserializer=unkai_dot_compute_dot_v1_dot_instance__service__pb2.AttachConsoleResponse.FromString,
                 _registered_method=True)
+        self.Forward = channel.stream_stream(
+                '/unkai.compute.v1.InstanceService/Forward',
+                request_serializer=unkai_dot_compute_dot_v1_dot_instance__service__pb2.ForwardRequest.SerializeToString,
+                response_deserializer=unkai_dot_compute_dot_v1_dot_instance__service__pb2.ForwardResponse.FromString,
+                _registered_method=True)
 
 
 class InstanceServiceServicer:
@@ -181,6 +186,17 @@ class InstanceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Forward(self, request_iterator, context):
+        """Forward connects the caller to a TCP port of the instance, from inside one of its networks:
+        to the instance the connection comes from 169.254.169.254 (fe80::a9fe:a9fe over IPv6), and
+        its security groups apply. The first request opens it, later ones carry bytes. Each side may
+        end its own direction while the other goes on. A connection on which nothing passes for an
+        hour is ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InstanceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -238,6 +254,11 @@ def add_InstanceServiceServicer_to_server(servicer, server):
                     servicer.AttachConsole,
                     request_deserializer=unkai_dot_compute_dot_v1_dot_instance__service__pb2.AttachConsoleRequest.FromString,
                     response_serializer=unkai_dot_compute_dot_v1_dot_instance__service__pb2.AttachConsoleResponse.SerializeToString,
+            ),
+            'Forward': grpc.stream_stream_rpc_method_handler(
+                    servicer.Forward,
+                    request_deserializer=unkai_dot_compute_dot_v1_dot_instance__service__pb2.ForwardRequest.FromString,
+                    response_serializer=unkai_dot_compute_dot_v1_dot_instance__service__pb2.ForwardResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -540,6 +561,33 @@ class InstanceService:
             '/unkai.compute.v1.InstanceService/AttachConsole',
             unkai_dot_compute_dot_v1_dot_instance__service__pb2.AttachConsoleRequest.SerializeToString,
             unkai_dot_compute_dot_v1_dot_instance__service__pb2.AttachConsoleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Forward(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/unkai.compute.v1.InstanceService/Forward',
+            unkai_dot_compute_dot_v1_dot_instance__service__pb2.ForwardRequest.SerializeToString,
+            unkai_dot_compute_dot_v1_dot_instance__service__pb2.ForwardResponse.FromString,
             options,
             channel_credentials,
             insecure,

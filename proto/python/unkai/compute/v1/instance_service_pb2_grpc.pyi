@@ -65,6 +65,13 @@ class InstanceServiceStub:
     """AttachConsole connects the caller to the instance's serial console. The first
     request opens it, later ones carry input.
     """
+    Forward: _grpc.StreamStreamMultiCallable[_instance_service_pb2.ForwardRequest, _instance_service_pb2.ForwardResponse]
+    """Forward connects the caller to a TCP port of the instance, from inside one of its networks:
+    to the instance the connection comes from 169.254.169.254 (fe80::a9fe:a9fe over IPv6), and
+    its security groups apply. The first request opens it, later ones carry bytes. Each side may
+    end its own direction while the other goes on. A connection on which nothing passes for an
+    hour is ended.
+    """
 
 @_typing.type_check_only
 class InstanceServiceAsyncStub(InstanceServiceStub):
@@ -102,6 +109,13 @@ class InstanceServiceAsyncStub(InstanceServiceStub):
     AttachConsole: _aio.StreamStreamMultiCallable[_instance_service_pb2.AttachConsoleRequest, _instance_service_pb2.AttachConsoleResponse]  # type: ignore[assignment]
     """AttachConsole connects the caller to the instance's serial console. The first
     request opens it, later ones carry input.
+    """
+    Forward: _aio.StreamStreamMultiCallable[_instance_service_pb2.ForwardRequest, _instance_service_pb2.ForwardResponse]  # type: ignore[assignment]
+    """Forward connects the caller to a TCP port of the instance, from inside one of its networks:
+    to the instance the connection comes from 169.254.169.254 (fe80::a9fe:a9fe over IPv6), and
+    its security groups apply. The first request opens it, later ones carry bytes. Each side may
+    end its own direction while the other goes on. A connection on which nothing passes for an
+    hour is ended.
     """
 
 class InstanceServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -203,6 +217,19 @@ class InstanceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_instance_service_pb2.AttachConsoleResponse], _abc.AsyncIterator[_instance_service_pb2.AttachConsoleResponse]]:
         """AttachConsole connects the caller to the instance's serial console. The first
         request opens it, later ones carry input.
+        """
+
+    @_abc_1.abstractmethod
+    def Forward(
+        self,
+        request_iterator: _MaybeAsyncIterator[_instance_service_pb2.ForwardRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_instance_service_pb2.ForwardResponse], _abc.AsyncIterator[_instance_service_pb2.ForwardResponse]]:
+        """Forward connects the caller to a TCP port of the instance, from inside one of its networks:
+        to the instance the connection comes from 169.254.169.254 (fe80::a9fe:a9fe over IPv6), and
+        its security groups apply. The first request opens it, later ones carry bytes. Each side may
+        end its own direction while the other goes on. A connection on which nothing passes for an
+        hour is ended.
         """
 
 def add_InstanceServiceServicer_to_server(servicer: InstanceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
