@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 COMMANDS = {
     "launch": ("launches:launch", "Make an instance and wait until it runs."),
     "ls": ("instances:list_instances", "List instances (as 'instance list')."),
+    "ssh": ("forwards:ssh", "Log in to an instance, wherever it is."),
+    "forward": ("forwards:forward", "Forward local TCP ports to an instance."),
     "instance": ("instances:instance", "Instances: your virtual machines."),
     "image": ("images:image", "Images: what disks begin as."),
     "flavor": ("flavors:flavor", "Flavors: named sizes."),

@@ -92,6 +92,12 @@ def config_path() -> Path:
     return Path(root) / "unkai" / "config.toml"
 
 
+def state_path() -> Path:
+    """Return the folder of what is remembered between runs (`XDG_STATE_HOME` is honoured)."""
+    root = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(root) / "unkai"
+
+
 def load() -> Config:
     """Read the contexts; a missing file has none. Raise `FailedPrecondition` for a broken one."""
     import tomllib

@@ -8,7 +8,7 @@ import base64
 import hashlib
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,7 +45,7 @@ from unkai.network.v1 import (
 from unkai.operation.v1 import operation_service_pb2_grpc
 from unkai.storage.v1 import image_pb2, image_service_pb2, image_service_pb2_grpc
 from unkai_scheduler import certificates
-from unkai_scheduler.agents.port import Agents, Endpoint
+from unkai_scheduler.agents.port import Agents, Endpoint, ForwardTarget
 from unkai_scheduler.api.peers import LeaderRoute
 from unkai_scheduler.api.rpc_metrics import RpcMetrics
 from unkai_scheduler.api.server import ApiServer, Services
@@ -64,7 +64,7 @@ from unkai_scheduler.settings import ImageSettings, NetworkSettings, Settings
 from unkai_scheduler.store import claims, events, hosts, instances, operations
 from unkai_scheduler.store.unit_of_work import UnitOfWork
 from unkai_wire.doctor.findings import Report
-from unkai_wire.errors import Unavailable, UnkaiError
+from unkai_wire.errors import FailedPrecondition, Unavailable, UnkaiError
 from unkai_wire.rpc_errors import from_rpc_error
 from unkai_wire.tls import TlsFiles
 
@@ -125,6 +125,8 @@ class ConsoleAgents:
 
     log: bytes = b"login: "
     calls: list[tuple[str, str]] = field(default_factory=list)
+    forwards: int = 0
+    """Connections open now."""
 
     async def read_console_log(
         self, endpoint: Endpoint, instance_id: str, *, tail_bytes: int, follow: bool
@@ -138,6 +140,26 @@ class ConsoleAgents:
         yield b""
         async for piece in typed:
             yield b"echo " + piece
+
+    async def forward(
+        self, endpoint: Endpoint, target: ForwardTarget, incoming: AsyncIterator[bytes]
+    ) -> AsyncGenerator[bytes | None, None]:
+        """Say its end, then go on to echo: an end of one direction is not that of the other."""
+        if target.port_number == 9:
+            raise FailedPrecondition("the machine refuses TCP port 9", reason="FORWARD_REFUSED")
+        self.calls.append((endpoint.host_id, target.port_id))
+        self.forwards += 1
+        try:
+            yield b""
+            yield b"hello\n"
+            got = 0
+            async for piece in incoming:
+                got += len(piece)
+                yield b"echo " + piece
+            yield f"{got} bytes\n".encode()
+            yield None
+        finally:
+            self.forwards -= 1
 
 
 @dataclass
