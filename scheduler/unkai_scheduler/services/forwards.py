@@ -11,7 +11,6 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy import Connection
 
 from unkai_scheduler.agents.port import Agents, Endpoint, ForwardTarget
 from unkai_scheduler.domain.addresses import version_of
@@ -23,6 +22,7 @@ from unkai_scheduler.domain.security_groups import SecurityGroup
 from unkai_scheduler.services.checks import Violations, fetch
 from unkai_scheduler.services.context import ServiceContext
 from unkai_scheduler.store import hosts, instances, ports, security_groups
+from unkai_scheduler.store.unit_of_work import Connection
 from unkai_wire.errors import FailedPrecondition, NotFound, Unavailable
 
 log = structlog.get_logger(__name__)
