@@ -34,6 +34,8 @@ class Case:
     has_gateway_host: bool = True
     ill: tuple[str, ...] = ()
     """Members that fail their health check."""
+    neighbour: bool = False
+    """Routers have learned the MAC address of the outside's first address."""
     said: str = ""
     """What one of the hops says."""
 
@@ -295,6 +297,12 @@ def out_with_snat() -> Case:
     return Case(town, town.asked("a", EXTERNAL, "tcp/443"), leaves=True, said="by network outside")
 
 
+def out_to_a_known_neighbour() -> Case:
+    case = out_with_snat()
+    case.neighbour, case.said = True, "it goes out as 192.0.2.10"
+    return case
+
+
 def floating_from_outside() -> Case:
     town, _, b = _routed(lets_in(TCP, 22), lets_out(), out=True)
     address = town.floating("f", town.networks["outside"], b, town.routers["r"])
@@ -433,6 +441,7 @@ _ALLOWED: tuple[Callable[[], Case], ...] = (
     two_routers,
     router_answers_ping,
     out_with_snat,
+    out_to_a_known_neighbour,
     floating_from_outside,
     floating_from_inside,
     floating_of_another_router,

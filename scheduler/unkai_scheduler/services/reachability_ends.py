@@ -38,7 +38,7 @@ def cause_of(reading: Reading) -> Cause | None:
     if way.end is End.REFUSED:
         return _refused(reading)
     if way.end is End.FLOODED:
-        return _unknown_mac(reading)
+        return None if _floods_outside(reading) else _unknown_mac(reading)
     for prefix, tell in _BY_STAGE.items():
         if step.stage.startswith(prefix):
             return tell(reading)
@@ -49,7 +49,15 @@ def leaves(reading: Reading) -> bool:
     """Tell whether a packet goes out of the cloud."""
     if reading.way.end is End.NEIGHBOUR_ASKED:
         return _asks_outside(reading)
+    if reading.way.end is End.FLOODED:
+        return _floods_outside(reading)
     return reading.way.end is End.ARRIVED and reading.way.port_type == "localnet"
+
+
+def _floods_outside(reading: Reading) -> bool:
+    """Tell whether it goes to whoever has the address on the operator's network."""
+    network = reading.networks.get(reading.last.datapath)
+    return network is not None and bool(network.physical_network)
 
 
 def _out_network(reading: Reading) -> Network | None:

@@ -60,12 +60,22 @@ async def _fill(central: Central, made: list[Case]) -> None:
     await central.apply([case.town.view() for case in made])
     central.bind({port: host for case in made for port, host in _places(case).items()})
     for case in made:
+        if case.neighbour:
+            _learn(central, router_port_name(case.town.ports["r-gateway"].id))
         for name in case.ill:
             port = name_of(case.town.ports[name].id)
             checked = central.sbctl("--bare", "--columns=_uuid", "find", *_monitor(port)).split()
             assert checked
             central.sbctl("set", "Service_Monitor", *checked, "status=offline")
     central.sync()
+
+
+def _learn(central: Central, port: str) -> None:
+    """Let a router know its neighbour outside, as ovn-controller does when that one answers."""
+    where = ("find", "Port_Binding", f"logical_port={port}")
+    datapath = central.sbctl("--bare", "--columns=datapath", *where).strip()
+    told = (f"logical_port={port}", "ip=192.0.2.1", 'mac="02:00:00:00:ee:01"')
+    central.sbctl("create", "MAC_Binding", *told, f"datapath={datapath}")
 
 
 def _monitor(port: str) -> tuple[str, str]:
