@@ -190,8 +190,7 @@ class InstanceServiceServicer:
         """Forward connects the caller to a TCP port of the instance, from inside one of its networks:
         to the instance the connection comes from 169.254.169.254 (fe80::a9fe:a9fe over IPv6), and
         its security groups apply. The first request opens it, later ones carry bytes. Each side may
-        end its own direction while the other goes on. A connection on which nothing passes for an
-        hour is ended.
+        end its own direction while the other goes on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -69,8 +69,7 @@ class InstanceServiceStub:
     """Forward connects the caller to a TCP port of the instance, from inside one of its networks:
     to the instance the connection comes from 169.254.169.254 (fe80::a9fe:a9fe over IPv6), and
     its security groups apply. The first request opens it, later ones carry bytes. Each side may
-    end its own direction while the other goes on. A connection on which nothing passes for an
-    hour is ended.
+    end its own direction while the other goes on.
     """
 
 @_typing.type_check_only
@@ -114,8 +113,7 @@ class InstanceServiceAsyncStub(InstanceServiceStub):
     """Forward connects the caller to a TCP port of the instance, from inside one of its networks:
     to the instance the connection comes from 169.254.169.254 (fe80::a9fe:a9fe over IPv6), and
     its security groups apply. The first request opens it, later ones carry bytes. Each side may
-    end its own direction while the other goes on. A connection on which nothing passes for an
-    hour is ended.
+    end its own direction while the other goes on.
     """
 
 class InstanceServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -228,8 +226,7 @@ class InstanceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Forward connects the caller to a TCP port of the instance, from inside one of its networks:
         to the instance the connection comes from 169.254.169.254 (fe80::a9fe:a9fe over IPv6), and
         its security groups apply. The first request opens it, later ones carry bytes. Each side may
-        end its own direction while the other goes on. A connection on which nothing passes for an
-        hour is ended.
+        end its own direction while the other goes on.
         """
 
 def add_InstanceServiceServicer_to_server(servicer: InstanceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
