@@ -6,9 +6,8 @@
 # A FAT partition with syslinux, Debian's cloud kernel and an initramfs of busybox and a few
 # scripts (root/); behind it, as a cpio archive, what only a guest with a network card unpacks
 # (packages), so that one without boots as quickly as ever. Nothing is installed, mounted or run:
-# packages are unpacked, and the partition
-# is written by mtools, so no root and no loop device are needed. The same packages give the same
-# bytes (tested).
+# packages are unpacked, and the partition is written by mtools, so no root and no loop device are
+# needed. The same packages give the same bytes (tested).
 #
 # UNKAI_IMAGE_CACHE   where downloaded packages are kept (default: images/build/packages)
 # UNKAI_IMAGE_REFRESH set to 1 to ask Debian again instead of using what the cache has

@@ -10,20 +10,36 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.support.guest_networks import MAC_ADDRESS
+
 QEMU_USER = "libvirt-qemu"
 
 
 class Guest:
     """One machine under TCG: `disk`, perhaps a seed, a serial console, a power button.
 
-    `folder` is given to QEMU's user, for sockets and the console's log.
+    `folder` is given to QEMU's user, for sockets and the console's log. `tap`: what its network
+    card is wired to (`GuestNetwork.plug`). `asset`: asset tag of its chassis.
     """
 
-    def __init__(self, folder: Path, disk: Path, seed: Path | None, *, base: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        disk: Path,
+        seed: Path | None,
+        *,
+        base: Path,
+        tap: int | None = None,
+        asset: str = "",
+        memory_mib: int = 128,
+    ) -> None:
         self._folder = folder
         self._disk = disk
         self._base = base
         self._seed = seed
+        self._tap = tap
+        self._asset = asset
+        self._memory_mib = memory_mib
         self._process: asyncio.subprocess.Process | None = None
         self._serial: asyncio.StreamWriter | None = None
         self._drain: asyncio.Task[None] | None = None
@@ -38,7 +54,7 @@ class Guest:
             os.chown(self._folder, entry.pw_uid, entry.pw_gid)
         serial, monitor = self._folder / "serial", self._folder / "qmp"
         command = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-machine", machine]
-        command += ["-m", "128", "-smp", "1", "-nodefaults", "-display", "none"]
+        command += ["-m", str(self._memory_mib), "-smp", "1", "-nodefaults", "-display", "none"]
         command += ["-sandbox", "on", "-qmp", f"unix:{monitor},server=on,wait=off"]
         command += ["-chardev", f"socket,id=c,path={serial},server=on,wait=on,logfile={self.log}"]
         command += ["-serial", "chardev:c"]
@@ -51,9 +67,15 @@ class Guest:
             command += ["-blockdev", f"driver=file,filename={self._seed},node-name=sf,read-only=on"]
             command += ["-blockdev", "driver=raw,file=sf,node-name=seed,read-only=on"]
             command += ["-device", "virtio-blk-pci,drive=seed"]
+        if self._tap is not None:
+            command += ["-netdev", f"tap,id=n,fd={self._tap}"]
+            command += ["-device", f"virtio-net-pci,netdev=n,mac={MAC_ADDRESS},romfile="]
+        if self._asset:
+            command += ["-smbios", f"type=3,asset={self._asset}"]
         self._process = await asyncio.create_subprocess_exec(
             *command,
             cwd="/",
+            pass_fds=() if self._tap is None else (self._tap,),
             user=entry.pw_uid if os.geteuid() == 0 else None,
             group=entry.pw_gid if os.geteuid() == 0 else None,
             extra_groups=os.getgrouplist(QEMU_USER, entry.pw_gid) if os.geteuid() == 0 else None,
