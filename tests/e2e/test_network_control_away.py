@@ -64,7 +64,8 @@ def _lost(lab: Lab, name: str, address: str, seconds: int, act: Callable[[], Non
 
         def ended() -> str:
             both = "[ $(grep -cE '^[0-9]+[.][0-9]+ [0-9.]+$' /tmp/p) = 2 ]"
-            return shell.run(f"{both} && grep -v seq= /tmp/p || true", within_s=60)
+            said = shell.run(f"{both} && grep -v seq= /tmp/p || true", within_s=60)
+            return said if "received" in said else ""
 
         said = wait_for(ended, "the pings have ended", 120)
     begun, over = re.findall(r"^([0-9]+[.][0-9]+) [0-9.]+$", said, re.MULTILINE)
