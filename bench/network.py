@@ -91,10 +91,17 @@ def _set(element: ET.Element, path: str, name: str, value: str) -> None:
     found.attrib[name] = value
 
 
-def set_up(shell: GuestShell, address: str) -> None:
-    """Let a guest use its second interface, and receive whatever comes."""
-    wait_for(lambda: shell.succeeds("ip link show eth1"), "the guest sees its second interface", 60)
-    shell.run(f"ip link set eth1 mtu {MTU} up; ip address add {address}/24 dev eth1")
+def set_up(shell: GuestShell, number: int) -> None:
+    """Let a guest use its second interface, and receive whatever comes.
+
+    Which name the guest gave it depends on when it looked.
+    """
+    found = f"grep -l {_mac(number)} /sys/class/net/*/address"
+    wait_for(lambda: shell.succeeds(found), "the guest sees its second interface", 60)
+    device = shell.run(f"echo card=$({found} | cut -d/ -f5)=").split("card=")[1].split("=")[0]
+    shell.run(
+        f"ip link set {device} mtu {MTU} up; ip address add {BY_HAND[number]}/24 dev {device}"
+    )
     shell.run(f"(while true; do nc -l -p {TCP_PORT} >/dev/null; done) >/dev/null 2>&1 &")
 
 
@@ -178,8 +185,8 @@ def carries(lab: Lab, image: Path, pairs: int) -> tuple[list[float], list[float]
     ours = next(one for one in _addresses(second) if "." in one)
     tcp, udp = [], []
     with GuestShell(lab, first.name) as shell, GuestShell(lab, second.name) as other:
-        set_up(shell, BY_HAND[0])
-        set_up(other, BY_HAND[1])
+        set_up(shell, 0)
+        set_up(other, 1)
         for address in (ours, BY_HAND[1]):
             wait_for(
                 lambda a=address: shell.succeeds(f"ping -c1 -W1 {a}"), f"{address} answers", 60
