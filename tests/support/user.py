@@ -36,7 +36,7 @@ class User:
 
     def __init__(self, socket: Path, project: str = "") -> None:
         self.client = Client(Context("test", socket=str(socket), project=project))
-        self._owner = {"project_id": self.client.project_id} if project else {}
+        self._owner: dict[str, Any] = {"project_id": self.client.project_id} if project else {}
 
     def close(self) -> None:
         """Let go of the connection."""
