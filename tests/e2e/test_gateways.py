@@ -88,6 +88,7 @@ def test_a_load_balancer_spreads_and_drops_a_dead_member(user: NetworkUser, show
     user("load-balancer", "create", "shop", "--subnet", "default", "--listener", "80", *members)
     user("load-balancer", "update", "shop", "--label", "app=shop", "--wait")
     address = user.show("load-balancer", "show", "shop")["address"]
+    wait_for(lambda: _page(user, "client", address) or None, "the balancer answers", 30)
     spread = Counter(_page(user, "client", address).strip() for _ in range(30))
     assert spread["web-1"] + spread["web-2"] == 30
     assert min(spread["web-1"], spread["web-2"]) >= 3
