@@ -1,6 +1,7 @@
 """`--wait` for what has no operation: until OVN is as the resource says (`reconciling` is false).
 
-The change itself is made when its call returns; waiting only tells when packets obey it.
+The change itself is made when its call returns; waiting only tells when OVN has it. Its hosts follow within
+some tenths of a second.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ def settling(function: F) -> F:
         "--timeout", type=Seconds(), default="1m", show_default=True, help="How long to wait."
     )(function)
     return click.option(
-        "--wait/--no-wait", default=False, show_default=True, help="Wait until packets obey it."
+        "--wait/--no-wait",
+        default=False,
+        show_default=True,
+        help="Wait until OVN has it; packets obey a moment later.",
     )(function)
 
 
