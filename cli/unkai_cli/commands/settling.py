@@ -1,7 +1,7 @@
 """`--wait` for what has no operation: until OVN is as the resource says (`reconciling` is false).
 
-The change itself is made when its call returns; waiting only tells when OVN has it. Its hosts follow within
-some tenths of a second.
+The change itself is made when its call returns; waiting only tells when OVN has it. Its hosts
+follow within some tenths of a second.
 """
 
 from __future__ import annotations
