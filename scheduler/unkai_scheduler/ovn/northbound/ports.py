@@ -134,7 +134,9 @@ def _limits(port: Port) -> Iterator[Row]:
 
 
 def _limit(port: Port, direction: str, match: str, rate: int, burst: int) -> Row:
-    bandwidth = {"rate": _kilobits(rate), "burst": _kilobits(burst or rate // 10)}
+    # With a burst much smaller TCP stays far below the rate: what OVS's meters drop it takes for
+    # congestion. ovs-vswitchd.conf.db(5), ingress_policing_burst.
+    bandwidth = {"rate": _kilobits(rate), "burst": _kilobits(burst or rate * 4 // 5)}
     return Row(
         "QoS",
         row_uuid(port.id, f"qos:{direction}"),

@@ -155,11 +155,15 @@ class Port(_message.Message):
         egress_bits_per_s: _builtins.int
         """Most bits per second from the instance."""
         egress_burst_bits: _builtins.int
-        """Bits beyond that which may come at once; 0: a second's tenth."""
+        """Bits beyond that which may come at once; 0: 80 % of what
+        a second may have.
+        """
         ingress_bits_per_s: _builtins.int
         """Most bits per second to the instance."""
         ingress_burst_bits: _builtins.int
-        """Bits beyond that which may come at once; 0: a second's tenth."""
+        """Bits beyond that which may come at once; 0: 80 % of what
+        a second may have.
+        """
         def __init__(
             self,
             *,

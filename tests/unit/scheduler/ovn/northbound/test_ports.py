@@ -115,6 +115,14 @@ def test_a_limit_is_in_kilobits_and_never_nothing() -> None:
     assert {row.columns["direction"] for row in rows} == {"from-lport", "to-lport"}
 
 
+def test_a_limit_without_a_burst_lets_tcp_have_its_rate() -> None:
+    said = Qos(egress_bits_per_s=10**8, ingress_bits_per_s=10**8, ingress_burst_bits=10**6)
+    assert [row.columns["bandwidth"] for row in _rows(_web(qos=said))[1:]] == [
+        {"rate": 100_000, "burst": 80_000},
+        {"rate": 100_000, "burst": 1_000},
+    ]
+
+
 def test_a_metadata_port_has_a_mac_address_that_is_given_to_nobody() -> None:
     mac = metadata_mac(BLUE)
     assert mac.startswith("06:")
