@@ -156,7 +156,7 @@ class Cloud:
         self.register(host_id)
         return host_id
 
-    def register(self, host_id: str) -> None:
+    def register(self, host_id: str, *, network_problem: str = "") -> None:
         """Write a host's record into etcd, as its agent does."""
         told = self.agents.hosts[host_id].description
         self.etcd.put_host(
@@ -175,6 +175,7 @@ class Cloud:
                 agent_version=told.agent_version,
                 features=told.features,
                 physical_networks=self.physical_networks[host_id],
+                network_problem=network_problem,
             )
         )
 

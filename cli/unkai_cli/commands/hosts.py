@@ -69,6 +69,7 @@ TOP = (
 DETAILS = (
     *COLUMNS,
     Column("CORDON", lambda r: r["cordon_reason"]),
+    Column("NETWORK PROBLEM", lambda r: r["network_problem"]),
     Column("BOOT ID", lambda r: r["boot_id"]),
     *(c for c in TOP[2:]),
 )

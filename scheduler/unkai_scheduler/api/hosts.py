@@ -118,6 +118,7 @@ def host_message(view: HostView) -> host_pb2.Host:
         traits=host.traits,
         agent_version=host.agent_version,
         boot_id=host.boot_id,
+        network_problem=host.network_problem,
         usage=None if view.usage is None else usage_message(view.usage),
         usage_age_s=view.usage_age_s,
         etag=host.etag,

@@ -39,6 +39,8 @@ class Host:
     cordon_reason: str = ""
     physical_networks: tuple[str, ...] = ()
     """The operator's networks that it is attached to."""
+    network_problem: str = ""
+    """Why its switch does not belong to OVN just now, in its agent's words."""
     claimed_vcpus: int = 0
     claimed_memory_bytes: int = 0
     claimed_disk_bytes: int = 0

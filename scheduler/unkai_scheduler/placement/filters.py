@@ -13,7 +13,13 @@ import numpy as np
 
 from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.port_orders import NETWORKS
-from unkai_scheduler.placement.fleet import Bools, Fleet, Ints, physical_network_word
+from unkai_scheduler.placement.fleet import (
+    SWITCH_JOINED,
+    Bools,
+    Fleet,
+    Ints,
+    physical_network_word,
+)
 from unkai_scheduler.placement.requests import PlacementRequest
 
 _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
@@ -99,7 +105,7 @@ def _traits_sentence(fleet: Fleet, request: PlacementRequest, row: int, _now_s: 
 def _network_words(request: PlacementRequest) -> tuple[str, ...]:
     if request.physical_networks is None:
         return ()
-    return (NETWORKS, *map(physical_network_word, request.physical_networks))
+    return (NETWORKS, SWITCH_JOINED, *map(physical_network_word, request.physical_networks))
 
 
 def _networks(fleet: Fleet, request: PlacementRequest, _now_s: float) -> Bools:
@@ -117,6 +123,8 @@ def _networks_sentence(fleet: Fleet, request: PlacementRequest, row: int, _now_s
     lacking = fleet.lacking_traits(row, _network_words(request))
     if NETWORKS in lacking:
         return f"{fleet.names[row]} has no virtual networks: its agent is not told of an OVN"
+    if SWITCH_JOINED in lacking:
+        return f"{fleet.names[row]}'s switch is in trouble: {fleet.network_problems[row][:80]}"
     named = ", ".join(
         name
         for name in sorted(set(request.physical_networks or ()))

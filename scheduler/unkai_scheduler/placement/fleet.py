@@ -65,6 +65,7 @@ class Fleet:
         self.ids: list[str] = []
         self.names: list[str] = []
         self.cordon_reasons: list[str] = []
+        self.network_problems: list[str] = []
         self._states: list[HostState] = []
         self._trait_bits: dict[str, int] = {}
         self._rank: Ints | None = None
@@ -94,6 +95,7 @@ class Fleet:
             self.names[row] = host.name
             self._rank = None
         self.cordon_reasons[row] = host.cordon_reason
+        self.network_problems[row] = host.network_problem
         self.set_state(host.id, host.state)
         limits = claimable(host, ratios)
         for column, value in (
@@ -127,8 +129,10 @@ class Fleet:
         self.ids[row] = self.ids[last]
         self.names[row] = self.names[last]
         self.cordon_reasons[row] = self.cordon_reasons[last]
+        self.network_problems[row] = self.network_problems[last]
         self._states[row] = self._states[last]
-        for values in (self.ids, self.names, self.cordon_reasons, self._states):
+        texts = (self.ids, self.names, self.cordon_reasons, self.network_problems)
+        for values in (*texts, self._states):
             values.pop()
         for column in self._columns.values():
             column[row] = column[last]
@@ -159,6 +163,7 @@ class Fleet:
         self.ids.append(host_id)
         self.names.append("")
         self.cordon_reasons.append("")
+        self.network_problems.append("")
         self._states.append(HostState.UNKNOWN)
         self._columns["up"][row], self._columns["silent"][row] = False, True
         self._rows[host_id] = row
@@ -421,6 +426,10 @@ class Fleet:
         return self._columns[name]  # type: ignore[return-value]
 
 
+SWITCH_JOINED = "network joined"
+"""The word of hosts whose switch belongs to OVN as it must; no trait has a space in it."""
+
+
 def physical_network_word(name: str) -> str:
     """Return the word, kept as traits are, of hosts that reach one of the operator's networks.
 
@@ -433,6 +442,8 @@ def _abilities(host: Host) -> Iterator[str]:
     """Yield the words of what a host can for networks."""
     if NETWORKS in host.features:
         yield NETWORKS
+        if not host.network_problem:
+            yield SWITCH_JOINED
         yield from map(physical_network_word, host.physical_networks)
 
 

@@ -29,6 +29,7 @@ from unkai_scheduler.domain.port_orders import NETWORKS
 from unkai_scheduler.reconcile.live import ReceivedSample
 from unkai_scheduler.reconcile.office import Office, closing, growing_s, new_etag, wait_for
 from unkai_scheduler.store import events, hosts, ovn_work
+from unkai_scheduler.store.columns import LONG_TEXT, shortened
 from unkai_scheduler.store.unit_of_work import Connection
 from unkai_wire.cluster_records import HostRecord
 from unkai_wire.errors import Unavailable, UnkaiError
@@ -401,9 +402,15 @@ _TOLD = (
     "agent_version",
     "features",
     "physical_networks",
+    "network_problem",
 )
 """What a host says of itself; its record and its row name it alike."""
 _TELLS = attrgetter(*_TOLD)
+
+
+def _said(record: HostRecord) -> HostRecord:
+    """Return what a row can keep of a record; or it would differ from its row for ever."""
+    return replace(record, network_problem=shortened(record.network_problem, LONG_TEXT))
 
 
 def _endpoint(record: HostRecord) -> Endpoint:
@@ -413,12 +420,12 @@ def _endpoint(record: HostRecord) -> Endpoint:
 def _stale(row: Host | None, state: HostState, record: HostRecord | None) -> bool:
     if row is None:
         return record is not None
-    return row.state is not state or (record is not None and _TELLS(row) != _TELLS(record))
+    return row.state is not state or (record is not None and _TELLS(row) != _TELLS(_said(record)))
 
 
 def _told(row: Host, record: HostRecord) -> Host:
     """Return the row with what the host says of itself; a host keeps its first name."""
-    return replace(row, **dict(zip(_TOLD, _TELLS(record), strict=True)))
+    return replace(row, **dict(zip(_TOLD, _TELLS(_said(record)), strict=True)))
 
 
 def _write_row(

@@ -130,6 +130,7 @@ def _values(row: Host) -> dict[str, Any]:
         "agent_version": row.agent_version,
         "features": list(row.features),
         "physical_networks": list(row.physical_networks) or None,
+        "network_problem": row.network_problem or None,
         "cordoned": row.cordoned,
         "cordon_reason": shortened(row.cordon_reason, LONG_TEXT),
         "etag": row.etag,
@@ -144,6 +145,7 @@ def _host(row: rows.AnyRow) -> Host:
     values["traits"] = tuple(values["traits"])
     values["features"] = tuple(values["features"])
     values["physical_networks"] = tuple(values["physical_networks"] or ())
+    values["network_problem"] = values["network_problem"] or ""
     # Sums of 64-bit integers are decimals on PostgreSQL and MariaDB.
     values.update({name: int(values[name]) for name in _SUMS})
     return Host(**values)

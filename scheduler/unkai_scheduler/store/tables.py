@@ -150,6 +150,7 @@ hosts = Table(
     Column("agent_version", Text, nullable=False),
     Column("features", JSON, nullable=False),
     Column("physical_networks", JSON(none_as_null=True)),
+    Column("network_problem", LongText),
     Column("cordoned", Boolean, nullable=False),
     Column("cordon_reason", LongText, nullable=False),
     Column("etag", Short, nullable=False),

@@ -178,6 +178,8 @@ def test_every_command_has_a_golden_file_or_is_known_not_to_need_one(tmp_path: P
     elsewhere = {
         "ls",  # instance list under another name
         "instance console",
+        "ssh",  # see test_forwards.py, as of the next
+        "forward",
         "instance logs",
         "operation wait",
         "operation cancel",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -103,6 +104,29 @@ def test_a_host_that_lacks_a_mapping_is_nearer_than_one_without_networks() -> No
         "no host fits: 2 of 2 lack a network "
         "(nearest: h2 is not attached to physical network outside)"
     )
+
+
+def test_a_switch_in_trouble_keeps_out_who_has_ports_and_nobody_else() -> None:
+    said = "ovn-controller does not run"
+    fleet = a_fleet([a_host("h1", features=("networks.v1",), network_problem=said)])
+
+    (without,) = place(fleet.copy(), a_request())
+    (wired,) = place(fleet, a_request(physical_networks=()))
+
+    assert without.host_name == "h1"
+    assert wired.summary == (
+        f"no host fits: 1 of 1 lacks a network (nearest: h1's switch is in trouble: {said})"
+    )
+
+
+def test_a_switch_that_is_well_again_takes_instances_with_ports() -> None:
+    ill = a_host("h1", features=("networks.v1",), network_problem="it is gone")
+    fleet = a_fleet([ill])
+
+    fleet.upsert_host(replace(ill, network_problem=""), RATIOS)
+    (decision,) = place(fleet, a_request(physical_networks=()))
+
+    assert decision.host_name == "h1"
 
 
 def test_old_metrics_keep_a_host_out_and_say_how_old_they_are() -> None:
