@@ -174,7 +174,7 @@ class Cloud:
                 boot_id=told.boot_id,
                 agent_version=told.agent_version,
                 features=told.features,
-                physical_networks=self.physical_networks[host_id],
+                physical_networks=self.physical_networks.get(host_id, ()),
                 network_problem=network_problem,
             )
         )

@@ -10,9 +10,19 @@ from unkai.network.v1 import (
     reachability_service_pb2_grpc,
     security_group_pb2,
 )
+from unkai_scheduler.api.fields import enum_of
 from unkai_scheduler.domain.reachability import Hop, Question, Reachability
 from unkai_scheduler.domain.security_groups import Protocol
 from unkai_scheduler.services.reachability import ReachabilityExplained
+
+_Group = security_group_pb2.SecurityGroup
+_PROTOCOLS = {
+    int(_Group.PROTOCOL_UNSPECIFIED): Protocol.ICMP,
+    int(_Group.PROTOCOL_TCP): Protocol.TCP,
+    int(_Group.PROTOCOL_UDP): Protocol.UDP,
+    int(_Group.PROTOCOL_ICMP): Protocol.ICMP,
+    int(_Group.PROTOCOL_SCTP): Protocol.SCTP,
+}
 
 
 class ReachabilityServicer(reachability_service_pb2_grpc.ReachabilityServiceServicer):
@@ -29,13 +39,11 @@ class ReachabilityServicer(reachability_service_pb2_grpc.ReachabilityServiceServ
 
 
 def _question(request: reachability_service_pb2.ExplainRequest) -> Question:
-    protocol = security_group_pb2.SecurityGroup.Protocol.Name(request.protocol)
-    name = protocol.removeprefix("PROTOCOL_")
     return Question(
         source_port_id=request.source_port_id,
         source_address=request.source_address,
         destination_address=request.destination_address,
-        protocol=Protocol.ICMP if name == "UNSPECIFIED" else Protocol(name),
+        protocol=enum_of(_PROTOCOLS, request.protocol, "protocol"),
         port_number=request.port_number,
         source_network_id=request.source_network_id,
     )
