@@ -5,6 +5,7 @@ No datapath: nothing is forwarded, so what ovn-controller would say is written b
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,8 @@ from tests.support.ovsdb_look import Database
 
 _OVN_SCHEMAS = ("share", "ovn")
 _SWITCH_SCHEMAS = ("share", "openvswitch")
+_NORTHD = 2
+"""Its place among the processes, in the order in which they are started."""
 
 
 def run(argv: Sequence[str]) -> str:
@@ -67,6 +70,16 @@ class OvnDatabases:
             process.kill()
             process.wait(PATIENCE_S)
         self.northbound.stop()
+
+    def end_northd(self) -> None:
+        """Kill ovn-northd."""
+        northd = self._processes[_NORTHD]
+        northd.kill()
+        northd.wait(PATIENCE_S)
+
+    def freeze_northd(self) -> None:
+        """Let ovn-northd stand still, its connections open."""
+        self._processes[_NORTHD].send_signal(signal.SIGSTOP)
 
     def nbctl(self, *words: str) -> str:
         """Change or ask the northbound database, and wait until northd has translated it."""

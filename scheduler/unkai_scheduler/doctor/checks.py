@@ -10,6 +10,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from unkai_scheduler.doctor import networks
 from unkai_scheduler.doctor.scene import UNREACHABLE, Scene
 from unkai_wire.doctor import certificates, daemons, etcd, places
 from unkai_wire.doctor.findings import Checks, Finding, Severity, finding
@@ -344,3 +345,16 @@ def versions(scene: Scene) -> Iterable[Finding]:
                 "versions may mix for an upgrade, not for good; or it was not restarted since",
                 f"on {host.name}: pip install --upgrade unkai; systemctl restart unkai-agent",
             )
+
+
+# What carries networks
+
+
+CHECKS.add("ovn-reachable", "OVN's databases answer")(networks.reachable)
+CHECKS.add("ovn-trust", "OVN's databases and we take each other's certificates")(networks.trusted)
+CHECKS.add("ovn-northd", "ovn-northd runs and translates what we write")(networks.northd)
+CHECKS.add("ovn-patience", "OVN's databases wait long enough for clients")(networks.patience)
+CHECKS.add("ovn-programs", "the programs that 'network why' runs are installed")(networks.programs)
+CHECKS.add("physical-networks", "each physical network of the settings is attached to a host")(
+    networks.physical_networks
+)

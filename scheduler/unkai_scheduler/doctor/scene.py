@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from unkai_scheduler.cluster import etcd_access
+from unkai_scheduler.doctor import ovn_facts
 from unkai_scheduler.domain.clock import Clock, system_clock
 from unkai_scheduler.settings import Settings
 from unkai_scheduler.store.findings import Finding as DatabaseFinding
@@ -21,6 +22,7 @@ from unkai_wire.tls import Role, TlsFiles
 
 _ETCD_S = 6.0
 _DATABASE_S = 8.0
+_OVN_S = 9.0
 _REACH_S = 2.0
 _ASKED_AT_ONCE = 32
 UNREACHABLE = "reachable"
@@ -58,6 +60,17 @@ class Scene:
         )
         self.access = Probe(
             lambda: etcd_access.look(endpoints, tls), within_s=_ETCD_S, late=etcd_access.Access()
+        )
+        network = settings.network
+        self.ovn = Probe(
+            lambda: ovn_facts.look(network),
+            within_s=_OVN_S,
+            late=ovn_facts.OvnFacts(
+                tuple(
+                    ovn_facts.Server(ovn_facts.NORTHBOUND, remote, "no answer")
+                    for remote in network.northbound
+                )
+            ),
         )
         hung = DatabaseFinding(UNREACHABLE, f"no answer within {_DATABASE_S:g} s", "restart it")
         self.database = Probe(lambda: _database(settings, clock), within_s=_DATABASE_S, late=[hung])
