@@ -38,7 +38,7 @@ _MODES = {
     Ipv6Mode.DHCPV6_STATELESS: "ipv6_dhcpv6-stateless",
     Ipv6Mode.DHCPV6_STATEFUL: "ipv6",
 }
-"""Kinds of networks in `network_data.json`: what is ours is set by the guest, not asked for."""
+"""Kinds of networks in `network_data.json`, but for the one that a port leases by DHCP."""
 
 
 def tree_of(guest: Guest) -> Tree:
@@ -165,21 +165,29 @@ def _network_data(guest: Guest) -> dict[str, Any]:
                 "mtu": port.mtu,
             }
         )
+        leased = next((each for each in port.addresses if each.dhcp and each.ip.version == 4), None)
         for address in port.addresses:
-            networks.append(_network(port, address, routed) | {"id": f"network{len(networks)}"})
+            if address is leased:
+                # By DHCP come the routes, too, with that to here: it is on the link, for which
+                # these documents have no word.
+                routed.add(4)
+                found = _of_network(port, "ipv4_dhcp")
+            else:
+                found = _network(port, address, routed)
+            networks.append(found | {"id": f"network{len(networks)}"})
         services += [{"type": "dns", "address": each} for each in port.dns_servers]
     unique = [each for at, each in enumerate(services) if each not in services[:at]]
     return {"links": links, "networks": networks, "services": unique}
 
 
+def _of_network(port: PortSpec, kind: str) -> dict[str, Any]:
+    return {"link": port.device, "network_id": str(uuid_of(port.network_id)), "type": kind}
+
+
 def _network(port: PortSpec, address: PortAddress, routed: set[int]) -> dict[str, Any]:
     """Describe an address. `routed`: kinds (4, 6) that have their default route; added to."""
     kind = address.ip.version
-    network: dict[str, Any] = {
-        "link": port.device,
-        "network_id": str(uuid_of(port.network_id)),
-        "type": _MODES[address.ipv6_mode] if address.dhcp else f"ipv{kind}",
-    }
+    network = _of_network(port, _MODES[address.ipv6_mode] if address.dhcp else f"ipv{kind}")
     if network["type"] in ("ipv4", "ipv6"):
         ways = [] if kind == 6 else _routes(port, address)
         if address.gateway_address and kind not in routed:
