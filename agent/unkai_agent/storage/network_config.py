@@ -47,8 +47,10 @@ def _card(port: PortSpec, routed: set[int], *, optional: bool) -> dict[str, Any]
     own = [each for each in port.addresses if each not in told and each is not leased]
     if leased:
         card["dhcp4"] = True
+        # systemd-networkd would not look for short names in the domain that a lease names.
+        card["dhcp4-overrides"] = {"use-domains": True}
         if 4 in routed:
-            card["dhcp4-overrides"] = {"route-metric": _SECOND_METRIC * (1 + port.position)}
+            card["dhcp4-overrides"]["route-metric"] = _SECOND_METRIC * (1 + port.position)
         routed.add(4)
     if told:
         card["accept-ra"] = True

@@ -175,7 +175,9 @@ def _network_data(guest: Guest) -> dict[str, Any]:
             else:
                 found = _network(port, address, routed)
             networks.append(found | {"id": f"network{len(networks)}"})
-        services += [{"type": "dns", "address": each} for each in port.dns_servers]
+        # `search` is not Nova's; cloud-init takes it. A guest that does not asks by whole names.
+        search = {"search": [port.dns_domain]} if port.dns_domain else {}
+        services += [{"type": "dns", "address": each} | search for each in port.dns_servers]
     unique = [each for at, each in enumerate(services) if each not in services[:at]]
     return {"links": links, "networks": networks, "services": unique}
 
