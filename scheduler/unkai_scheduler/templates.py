@@ -88,6 +88,15 @@ key = "{pki}/etcd-client.key"
 # url = "file:///var/lib/unkai/scheduler/images"   # or s3://BUCKET/PREFIX
 # max_size_bytes = 68719476736          # largest upload, 64 GiB
 
+# [network]                             # virtual networks, which OVN carries; none: no networks
+# northbound = ["ssl:192.0.2.1:6641"]   # OVN's databases, or unix:/PATH
+# southbound = ["ssl:192.0.2.1:6642"]
+# physical_networks = {{public = 1500}}   # the operator's networks that hosts reach: name = MTU
+# [network.tls]
+# ca = "{pki}/ovn-ca.crt"
+# certificate = "{pki}/ovn-client.crt"
+# key = "{pki}/ovn-client.key"
+
 [placement]
 # policy = "spread"                     # or "pack", for instances that name none
 [placement.ratios]

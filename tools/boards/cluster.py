@@ -237,6 +237,38 @@ ENGINES = Row(
     ),
 )
 
+NETWORKS = Row(
+    "How are the networks?",
+    (
+        Panel(
+            "OVN answers",
+            "Its northbound database, by scheduler. 0: changes of networks wait, what guests have "
+            "goes on; unkai doctor says why.",
+            "short",
+            one("unkai_ovn_up", "{{instance}}"),
+            may_be_empty=True,
+        ),
+        Panel(
+            "Not yet in OVN",
+            "Units that OVN does not have as they shall be, and how long the oldest waits.",
+            "short",
+            (
+                Query("max(unkai_ovn_units_due)", "units"),
+                Query("max(unkai_ovn_oldest_due_seconds)", "oldest, seconds"),
+            ),
+            may_be_empty=True,
+        ),
+        Panel(
+            "Transactions a second",
+            "Sent to the northbound database. Many while nobody changes anything: somebody else "
+            "writes what is ours; see the events OVN_REPAIRED.",
+            "short",
+            one(f"rate(unkai_ovn_transactions_total[{RATE}])", "{{instance}}"),
+            may_be_empty=True,
+        ),
+    ),
+)
+
 DAEMONS = Row(
     "The daemons",
     (
@@ -281,5 +313,5 @@ BOARD = Board(
     "unkai-cluster",
     "unkai: cluster",
     "Is the cloud well, is there room, what is being done, what fails.",
-    (WELL, ROOM, WORK, ENGINES, DAEMONS),
+    (WELL, ROOM, WORK, ENGINES, NETWORKS, DAEMONS),
 )

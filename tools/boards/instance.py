@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tools.boards.parts import AGENT, RATE, Board, Kind, Panel, Query, Row, Variable, one
 
+IN, OUT = "{{port_id}} received", "{{port_id}} sent"
 NAMED = f'on (instance_id) group_left (name) unkai_instance_info{{name="$name",{AGENT}}}'
 
 
@@ -47,6 +48,26 @@ INSTANCE = Row(
                 of_instance(f"rate(unkai_instance_disk_reads_total[{RATE}])", "reads"),
                 of_instance(f"rate(unkai_instance_disk_writes_total[{RATE}])", "writes"),
             ),
+        ),
+        Panel(
+            "Ports: bytes",
+            "Received and sent a second, by port, as the guest sees it.",
+            "Bps",
+            (
+                of_instance(f"rate(unkai_instance_port_received_bytes_total[{RATE}])", IN),
+                of_instance(f"rate(unkai_instance_port_sent_bytes_total[{RATE}])", OUT),
+            ),
+            may_be_empty=True,
+        ),
+        Panel(
+            "Ports: dropped packets",
+            "A second. Sent ones: a limit of the port (QoS). Received ones: the guest is too slow.",
+            "pps",
+            (
+                of_instance(f"rate(unkai_instance_port_received_drops_total[{RATE}])", IN),
+                of_instance(f"rate(unkai_instance_port_sent_drops_total[{RATE}])", OUT),
+            ),
+            may_be_empty=True,
         ),
         Panel(
             "Where it is",
