@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import signal
 import statistics
 import sys
 import uuid
@@ -41,7 +42,8 @@ GUESTS = ("one", "two")
 BY_HAND = ("192.168.77.1", "192.168.77.2")
 MTU = 1442
 TCP_PORT, UDP_PORT = 5001, 5002
-TCP_KIB, UDP_KIB = 4096, 1024
+FIRST_KIB = 1024
+SAMPLE_S, SAMPLE_LIMIT_S = 1.0, 60
 DATAGRAM = 1024
 RESAMPLES = 4000
 
@@ -102,26 +104,33 @@ def set_up(shell: GuestShell, number: int) -> None:
     shell.run(
         f"ip link set {device} mtu {MTU} up; ip address add {BY_HAND[number]}/24 dev {device}"
     )
-    shell.run(f"(while true; do nc -l -p {TCP_PORT} >/dev/null; done) >/dev/null 2>&1 &")
+    # Openbsd's, and in a shell of its own: a job of the console's shell that reads is stopped.
+    shell.run(f"(nc.openbsd -4 -d -l -k {TCP_PORT} </dev/null >/dev/null 2>&1 &)")
 
 
-def tcp_rate(shell: GuestShell, address: str) -> float:
-    """Return KiB a second of one stream."""
-    send = f"dd if=/dev/zero bs=64k count={TCP_KIB // 64} 2>/dev/null | nc -N {address} {TCP_PORT}"
-    return TCP_KIB / _timed(
-        shell, f"until {send}; do sleep 0.1; a=$(cut -d' ' -f1 /proc/uptime); done"
+def tcp_rate(shell: GuestShell, address: str, kib: int) -> float:
+    """Return KiB a second of one stream, until the receiver has closed it."""
+    send = f"dd if=/dev/zero bs=64k count={kib // 64} 2>/dev/null"
+    return kib / _timed(
+        shell, f"{send} | timeout {SAMPLE_LIMIT_S} nc.openbsd -N {address} {TCP_PORT}"
     )
 
 
-def udp_rate(shell: GuestShell, other: GuestShell, address: str) -> float:
+def udp_rate(shell: GuestShell, other: GuestShell, address: str, kib: int) -> float:
     """Return KiB a second of datagrams that arrived."""
-    other.run(
-        f"rm -f /tmp/u; nc -u -l -p {UDP_PORT} >/tmp/u 2>/dev/null & echo $! >/tmp/pid; sleep 0.2"
+    receive = f"timeout {SAMPLE_LIMIT_S} nc.openbsd -4 -d -u -l {UDP_PORT}"
+    other.run(f"({receive} </dev/null >/tmp/u 2>/dev/null & echo $! >/tmp/pid); sleep 0.3")
+    send = f"dd if=/dev/zero bs={DATAGRAM} count={kib * 1024 // DATAGRAM} 2>/dev/null"
+    took_s = _timed(
+        shell, f"{send} | timeout {SAMPLE_LIMIT_S} nc.openbsd -u -q1 {address} {UDP_PORT}", 1.0
     )
-    send = f"dd if=/dev/zero bs={DATAGRAM} count={UDP_KIB * 1024 // DATAGRAM} 2>/dev/null"
-    took_s = _timed(shell, f"{send} | nc -u -w1 {address} {UDP_PORT}", less_s=1.0)
-    arrived = int(other.run("kill $(cat /tmp/pid); wc -c </tmp/u"))
-    return arrived / 1024 / took_s
+    said = other.run("kill $(cat /tmp/pid); echo arrived=$(wc -c </tmp/u)=")
+    return int(said.split("arrived=")[1].split("=")[0]) / 1024 / took_s
+
+
+def _sample_kib(rate: float) -> int:
+    """Return how much to send so that a sample takes about its time."""
+    return max(FIRST_KIB, int(rate * SAMPLE_S) // 64 * 64)
 
 
 def _timed(shell: GuestShell, command: str, less_s: float = 0.0) -> float:
@@ -191,11 +200,14 @@ def carries(lab: Lab, image: Path, pairs: int) -> tuple[list[float], list[float]
             wait_for(
                 lambda a=address: shell.succeeds(f"ping -c1 -W1 {a}"), f"{address} answers", 60
             )
+        kib = _sample_kib(tcp_rate(shell, ours, FIRST_KIB))
+        udp_kib = _sample_kib(udp_rate(shell, other, ours, FIRST_KIB))
+        print(f"{kib} KiB of TCP and {udp_kib} KiB of UDP a sample", flush=True)
         print("pair  TCP ours KiB/s  by hand  ratio  UDP ours KiB/s  by hand  ratio")
         for number in range(1, pairs + 1):
             ways = [ours, BY_HAND[1]] if number % 2 else [BY_HAND[1], ours]
-            t = {way: tcp_rate(shell, way) for way in ways}
-            u = {way: udp_rate(shell, other, way) for way in ways}
+            t = {way: tcp_rate(shell, way, kib) for way in ways}
+            u = {way: udp_rate(shell, other, way, udp_kib) for way in ways}
             tcp.append(t[ours] / t[BY_HAND[1]])
             udp.append(u[ours] / u[BY_HAND[1]])
             print(
@@ -229,6 +241,8 @@ def main() -> None:
     parser.add_argument("--launches", type=int, default=20)
     parser.add_argument("--image", type=Path, default=Path("images/build/tiny.qcow2"))
     arguments = parser.parse_args()
+    # Whoever ends it early finds no lab left behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended early"))
     lab = Lab.create(LabSpec(name="bench-network", hosts=2, networks=True))
     try:
         lab.up()
