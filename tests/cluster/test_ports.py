@@ -18,7 +18,6 @@ from tests.support.builders import an_id
 from tests.support.cloud import Cloud, a_cloud
 from tests.support.networks import a_network, a_subnet
 from unkai_scheduler.agents.port import MachineOrder
-from unkai_scheduler.domain.hosts import Host
 from unkai_scheduler.domain.instances import Instance, InstanceState
 from unkai_scheduler.domain.networks import Network, NetworkType
 from unkai_scheduler.domain.operations import Operation, OperationState
@@ -223,31 +222,17 @@ async def test_a_physical_network_decides_where_an_instance_goes(cloud: Cloud, u
     assert row.host_id == wired
 
 
-async def test_a_host_whose_switch_is_in_trouble_gets_no_new_ports_and_stays_a_gateway(
-    cloud: Cloud, user: User
-) -> None:
+async def test_a_host_whose_switch_is_in_trouble_says_so_and_stays_a_gateway(cloud: Cloud) -> None:
     wired = cloud.add_host(physical_networks=["outside"])
-    provider = {"type": NetworkType.FLAT, "physical_network": "outside"}
-    network = await a_wired_network(cloud, **provider)
-
-    async def row() -> Host | None:
-        return (await cloud.hosts()).get(wired)
+    cloud.register(wired, network_problem="its switch is gone")
 
     async def seen() -> bool:
-        host = await row()
+        host = (await cloud.hosts()).get(wired)
         return host is not None and host.network_problem == "its switch is gone"
 
-    cloud.register(wired, network_problem="its switch is gone")
     await cloud.until(seen, "the host's row says so")
-    made = await user.launch(InterfaceDraft(network_id=network.id))
-    failed = await cloud.until_ended(made.operation.id)
-    assert "4 of 4 lack a network" in (failed.error or {})["message"]
-    host = await row()
-    assert host is not None
+    host = (await cloud.hosts())[wired]
     assert (host.physical_networks, NETWORKS in host.features) == (("outside",), True)
-
-    cloud.register(wired)
-    assert (await user.run(InterfaceDraft(network_id=network.id))).host_id == wired
 
 
 async def test_a_create_that_fails_gives_all_back_and_lets_go_of_what_it_was_given(
