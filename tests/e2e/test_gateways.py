@@ -105,14 +105,18 @@ def test_a_load_balancer_spreads_and_drops_a_dead_member(user: NetworkUser, show
         90,
     )
     took = time.monotonic() - dead_s
-    answers = [_page(user, "client", address).strip() for _ in range(10)]
-    assert "web-1" not in answers
-    assert answers.count("web-2") >= 9, answers
+    answers = [_answer(user, address) for _ in range(10)]
+    assert set(answers) == {"web-2"}
     shows(
         "networks 3 load balancer",
         f"30 calls: {spread['web-1']} and {spread['web-2']}; a dead member got none after "
         f"{took:.0f} s",
     )
+
+
+def _answer(user: NetworkUser, address: str) -> str:
+    """Return who answers; on a busy machine the last member may miss a check, too."""
+    return wait_for(lambda: _page(user, "client", address).strip() or None, "an answer", 60)
 
 
 def _page(user: NetworkUser, name: str, address: str) -> str:
