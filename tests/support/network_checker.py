@@ -512,7 +512,7 @@ def _limits(cloud: _Cloud) -> Iterator[Finding]:
 
 def _meter(port: Row, way: str) -> tuple[int, int]:
     rate, burst = port[f"{way}_bits_per_s"], port[f"{way}_burst_bits"]
-    return -(-rate // 1000), max(1, -(-(burst or rate // 10) // 1000))
+    return -(-rate // 1000), max(1, -(-(burst or rate * 4 // 5) // 1000))
 
 
 def _routers(cloud: _Cloud) -> Iterator[Finding]:
