@@ -200,6 +200,6 @@ def _fragments(lab: Lab, host: str) -> tuple[str, ...]:
     return tuple(found[name] for name in ("ReasmReqds", "FragOKs", "FragCreates"))
 
 
-def _received(shell: GuestShell) -> str:
+def _received(shell: GuestShell) -> int:
     """Return how many IP packets a guest has taken in, but those of its neighbour discovery."""
-    return str(shell.run("grep ^Ip: /proc/net/snmp | tail -1 | cut -d' ' -f10"))
+    return int(shell.run("grep ^Ip: /proc/net/snmp | tail -1 | cut -d' ' -f10"))

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from unkai_lab.lab import Lab
 
 _PROMPT = re.compile(rb":[^\s:]*# ")
+_ANNOUNCED = re.compile(r"^\n?unkai-tiny: .*\n", re.MULTILINE)
+"""What the guest itself says on its console at any moment, and no command has printed."""
 
 
 class CommandFailed(AssertionError):
@@ -67,7 +69,7 @@ class GuestShell:
         found = end.search(self._terminal.shown)
         assert found
         printed = self._terminal.shown[: found.start()].decode(errors="replace")
-        return int(found[1]), printed.replace("\r", "")
+        return int(found[1]), _ANNOUNCED.sub("", printed.replace("\r", ""))
 
     def run(self, command: str, within_s: float = 30.0) -> str:
         """Run a command that must succeed; return what it printed."""
