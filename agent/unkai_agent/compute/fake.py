@@ -24,11 +24,15 @@ from unkai_agent.compute.driver import (
     DomainUsage,
     OffReason,
 )
+from unkai_agent.compute.fake_domain import (
+    Counters,
+    FakeConsole,
+    FakeDomain,
+    MachineLoad,
+    without_port,
+)
 from unkai_agent.domain.hosts import Accelerator
 from unkai_wire.errors import Conflict, FailedPrecondition, NotFound, Unavailable, UnkaiError
-
-_CONSOLE_QUEUE = 256
-_CONSOLE_KEEP_BYTES = 64 * 1024
 
 
 @dataclass(slots=True)
@@ -51,71 +55,6 @@ class Faults:
     """Raised by the next calls of `attach_port`, one each."""
     lose_answers: int = 0
     """So many of the next changing calls act, and then raise `Unavailable`: outcome unknown."""
-
-
-@dataclass(frozen=True, slots=True)
-class MachineLoad:
-    """What a running machine uses."""
-
-    cpu_cores: float = 0.02
-    cpu_wait_cores: float = 0.0
-    memory_ratio: float = 0.3
-    """Share of its memory that it holds."""
-    disk_read_bytes_per_s: float = 0.0
-    disk_write_bytes_per_s: float = 4096.0
-    bytes_per_request: int = 4096
-
-
-@dataclass(slots=True)
-class _Counters:
-    """What a domain has used since it was started, brought up to date when asked for."""
-
-    since_s: float
-    cpu_ns: float = 0.0
-    wait_ns: float = 0.0
-    read_bytes: float = 0.0
-    write_bytes: float = 0.0
-
-    def advance(self, now_s: float, load: MachineLoad) -> None:
-        elapsed_s = max(0.0, now_s - self.since_s)
-        self.since_s = now_s
-        self.cpu_ns += load.cpu_cores * elapsed_s * 1e9
-        self.wait_ns += load.cpu_wait_cores * elapsed_s * 1e9
-        self.read_bytes += load.disk_read_bytes_per_s * elapsed_s
-        self.write_bytes += load.disk_write_bytes_per_s * elapsed_s
-
-
-class _Console:
-    """One attachment: what the guest prints, on its way to who reads it."""
-
-    def __init__(self) -> None:
-        self.output: asyncio.Queue[bytes | None] = asyncio.Queue(_CONSOLE_QUEUE)
-        self.taken_over = False
-
-    def put(self, text: bytes | None) -> None:
-        if self.output.full():
-            self.output.get_nowait()
-        self.output.put_nowait(text)
-
-
-@dataclass(slots=True)
-class _Record:
-    """A domain with all that is simulated of it."""
-
-    spec: DomainSpec
-    running: DomainSpec | None = None
-    """What it was started with; a redefinition counts from the next start."""
-    state: DomainState = DomainState.OFF
-    off_reason: OffReason = OffReason.UNKNOWN
-    disk_error: DiskError | None = None
-    load: MachineLoad = field(default_factory=MachineLoad)
-    counters: _Counters | None = None
-    links_down: set[str] = field(default_factory=set)
-    """Ports that are plugged in with their link down."""
-    has_run: bool = True
-    """False from a paused start to its first resume."""
-    console: _Console | None = None
-    printed: bytearray = field(default_factory=bytearray)
 
 
 class FakeCompute:
@@ -142,7 +81,7 @@ class FakeCompute:
         self._plugged = plugged
         self._monotonic = monotonic
         self._sleep = sleep
-        self._records: dict[str, _Record] = {}
+        self._records: dict[str, FakeDomain] = {}
         self._changes = ChangeFeed()
 
     # The port.
@@ -155,13 +94,13 @@ class FakeCompute:
     async def list_domains(self) -> Sequence[Domain]:
         """Return all domains."""
         await self._answer()
-        return [_observe(record) for record in self._records.values()]
+        return [record.observe() for record in self._records.values()]
 
     async def get_domain(self, instance_id: str) -> Domain | None:
         """Return one domain, or None."""
         await self._answer()
         record = self._records.get(instance_id)
-        return None if record is None else _observe(record)
+        return None if record is None else record.observe()
 
     async def define(self, spec: DomainSpec) -> None:
         """Define the domain, or redefine it when it is off."""
@@ -177,7 +116,7 @@ class FakeCompute:
                 )
         record = self._records.get(spec.instance_id)
         if record is None:
-            self._records[spec.instance_id] = _Record(spec)
+            self._records[spec.instance_id] = FakeDomain(spec)
             self._changes.publish(spec.instance_id)
         elif record.state is DomainState.OFF and record.spec != spec:
             record.spec = spec
@@ -221,15 +160,9 @@ class FakeCompute:
         """Restart the guest; it obeys at once, unless `ignore_shutdown` and not `force`."""
         await self._answer()
         record = self._record(instance_id)
-        if record.state is DomainState.OFF:
-            raise FailedPrecondition(
-                "the machine is off",
-                reason="DOMAIN_OFF",
-                fix="start it instead",
-                metadata={"instance_id": instance_id},
-            )
+        record.must_be_on()
         if force or not self.faults.ignore_shutdown:
-            self._print(record, _banner(record.spec))
+            self._print(record, record.banner())
         self._lose_answer()
 
     async def undefine(self, instance_id: str) -> None:
@@ -252,10 +185,7 @@ class FakeCompute:
         """Return the ports plugged into a domain that is on."""
         await self._answer()
         record = self._records.get(instance_id)
-        if record is None or record.running is None:
-            return {}
-        ids = [port.port_id for port in record.running.ports]
-        return {port_id: port_id not in record.links_down for port_id in ids}
+        return {} if record is None else record.links()
 
     async def attach_port(self, instance_id: str, port: DomainPort) -> None:
         """Plug a port in, with its link down."""
@@ -263,7 +193,7 @@ class FakeCompute:
         if self.faults.attach_errors:
             raise self.faults.attach_errors.pop(0)
         record = self._record(instance_id)
-        running = _on(record, instance_id)
+        running = record.must_be_on()
         if port.port_id not in {each.port_id for each in running.ports}:
             record.running = replace(running, ports=(*running.ports, port))
             record.links_down.add(port.port_id)
@@ -274,7 +204,7 @@ class FakeCompute:
         """Let a port's link be up."""
         await self._answer()
         record = self._record(instance_id)
-        _on(record, instance_id)
+        record.must_be_on()
         record.links_down.discard(port_id)
         self._lose_answer()
 
@@ -282,12 +212,12 @@ class FakeCompute:
         """Ask for a port back; the guest obeys at once, unless `ignore_unplug`."""
         await self._answer()
         record = self._record(instance_id)
-        record.spec = _without(record.spec, port_id)
+        record.spec = without_port(record.spec, port_id)
         if record.running is not None and not self.faults.ignore_unplug:
             for port in record.running.ports:
                 if port.port_id == port_id:
                     self._plugged(instance_id, port.device, False)
-            record.running = _without(record.running, port_id)
+            record.running = without_port(record.running, port_id)
         self._lose_answer()
 
     async def usage(self) -> Sequence[DomainUsage]:
@@ -295,7 +225,7 @@ class FakeCompute:
         await self._answer()
         now_s = self._monotonic()
         return [
-            _usage(record, record.counters, now_s)
+            record.usage(record.counters, now_s)
             for record in self._records.values()
             if record.counters is not None
         ]
@@ -310,24 +240,7 @@ class FakeCompute:
         """Connect to a console that echoes."""
         await self._answer()
         record = self._record(instance_id)
-        if record.state is DomainState.OFF:
-            raise FailedPrecondition(
-                "the machine is off, so it has no console",
-                reason="DOMAIN_OFF",
-                fix="start it first",
-                metadata={"instance_id": instance_id},
-            )
-        if record.console is not None:
-            if not force:
-                raise Conflict(
-                    "somebody else is attached to the console",
-                    reason="CONSOLE_IN_USE",
-                    fix="wait, or attach by force, which ends the other session",
-                    metadata={"instance_id": instance_id},
-                )
-            record.console.taken_over = True
-            record.console.put(None)
-        console = record.console = _Console()
+        console = record.attach(force=force)
         keys = asyncio.ensure_future(self._echo(record, console, typed))
         try:
             yield b""
@@ -413,22 +326,22 @@ class FakeCompute:
             self.faults.lose_answers -= 1
             raise _no_answer()
 
-    def _record(self, instance_id: str) -> _Record:
+    def _record(self, instance_id: str) -> FakeDomain:
         record = self._records.get(instance_id)
         if record is None:
             raise NotFound.of("domain", instance_id)
         return record
 
-    def _move(self, record: _Record, state: DomainState) -> None:
+    def _move(self, record: FakeDomain, state: DomainState) -> None:
         if state is DomainState.RUNNING:
             record.disk_error = None
         record.state = state
         self._changes.publish(record.spec.instance_id)
 
-    def _boot(self, record: _Record, state: DomainState = DomainState.RUNNING) -> None:
+    def _boot(self, record: FakeDomain, state: DomainState = DomainState.RUNNING) -> None:
         record.running = record.spec
         record.links_down.clear()
-        record.counters = _Counters(self._monotonic())
+        record.counters = Counters(self._monotonic())
         record.has_run = False
         self._plug(record.spec, on=True)
         if state is DomainState.RUNNING:
@@ -436,18 +349,18 @@ class FakeCompute:
         else:
             self._move(record, state)
 
-    def _run(self, record: _Record) -> None:
+    def _run(self, record: FakeDomain) -> None:
         """Let the guest go on; at the first time since its start it says who it is."""
         if not record.has_run:
             record.has_run = True
-            self._print(record, _banner(record.spec))
+            self._print(record, record.banner())
         self._move(record, DomainState.RUNNING)
 
     def _plug(self, spec: DomainSpec, *, on: bool) -> None:
         for port in spec.ports:
             self._plugged(spec.instance_id, port.device, on)
 
-    def _power_off(self, record: _Record, reason: OffReason) -> None:
+    def _power_off(self, record: FakeDomain, reason: OffReason) -> None:
         record.off_reason = reason
         record.disk_error = None
         self._plug(record.running or record.spec, on=False)
@@ -457,83 +370,19 @@ class FakeCompute:
             record.console = None
         self._move(record, DomainState.OFF)
 
-    def _print(self, record: _Record, text: bytes) -> None:
-        record.printed += text
-        del record.printed[:-_CONSOLE_KEEP_BYTES]
-        if record.console is not None:
-            record.console.put(text)
+    def _print(self, record: FakeDomain, text: bytes) -> None:
+        record.print(text)
         if self._write_console_logs:
             with record.spec.console_log.open("ab") as log:
                 log.write(text)
 
-    async def _echo(self, record: _Record, console: _Console, typed: AsyncIterator[bytes]) -> None:
+    async def _echo(
+        self, record: FakeDomain, console: FakeConsole, typed: AsyncIterator[bytes]
+    ) -> None:
         async for keys in typed:
             if record.console is not console:
                 return
             self._print(record, keys)
-
-
-def _on(record: _Record, instance_id: str) -> DomainSpec:
-    """Return what a domain runs as; it must be on."""
-    if record.running is None:
-        raise FailedPrecondition(
-            "the machine is off",
-            reason="DOMAIN_OFF",
-            fix="start it instead",
-            metadata={"instance_id": instance_id},
-        )
-    return record.running
-
-
-def _without(spec: DomainSpec, port_id: str) -> DomainSpec:
-    return replace(spec, ports=tuple(port for port in spec.ports if port.port_id != port_id))
-
-
-def _banner(spec: DomainSpec) -> bytes:
-    return (
-        f"simulated machine {spec.name}\r\n"
-        f"instance-id: {spec.instance_id}\r\n"
-        f"{spec.name.rpartition('.')[0]} login: "
-    ).encode()
-
-
-def _observe(record: _Record) -> Domain:
-    spec = record.running or record.spec
-    off = record.state is DomainState.OFF
-    return Domain(
-        instance_id=spec.instance_id,
-        name=spec.name,
-        state=record.state,
-        off_reason=record.off_reason if off else None,
-        generation=spec.generation,
-        run_epoch=spec.run_epoch,
-        accelerator=spec.accelerator,
-        paused_by_error=record.disk_error is not None,
-        disk_error=record.disk_error,
-    )
-
-
-def _usage(record: _Record, counters: _Counters, now_s: float) -> DomainUsage:
-    load = record.load
-    if record.state is not DomainState.RUNNING:
-        load = replace(
-            load,
-            cpu_cores=0.0,
-            cpu_wait_cores=0.0,
-            disk_read_bytes_per_s=0.0,
-            disk_write_bytes_per_s=0.0,
-        )
-    counters.advance(now_s, load)
-    return DomainUsage(
-        instance_id=record.spec.instance_id,
-        cpu_time_ns=int(counters.cpu_ns),
-        cpu_wait_ns=int(counters.wait_ns),
-        memory_resident_bytes=int(record.spec.memory_bytes * load.memory_ratio),
-        disk_read_bytes=int(counters.read_bytes),
-        disk_write_bytes=int(counters.write_bytes),
-        disk_reads=int(counters.read_bytes) // load.bytes_per_request,
-        disk_writes=int(counters.write_bytes) // load.bytes_per_request,
-    )
 
 
 def _no_answer() -> Unavailable:

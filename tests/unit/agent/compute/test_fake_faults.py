@@ -8,7 +8,8 @@ import pytest
 
 from tests.support.compute import GIB, a_domain_spec
 from unkai_agent.compute.driver import Domain, DomainSpec, DomainState, OffReason
-from unkai_agent.compute.fake import FakeCompute, MachineLoad
+from unkai_agent.compute.fake import FakeCompute
+from unkai_agent.compute.fake_domain import MachineLoad
 from unkai_agent.domain.hosts import Accelerator
 from unkai_wire.errors import FailedPrecondition, Unavailable
 

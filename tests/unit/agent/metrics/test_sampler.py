@@ -12,7 +12,8 @@ from typing import cast
 import pytest
 
 from tests.support.compute import a_domain_spec
-from unkai_agent.compute.fake import FakeCompute, MachineLoad
+from unkai_agent.compute.fake import FakeCompute
+from unkai_agent.compute.fake_domain import MachineLoad
 from unkai_agent.domain.hosts import Capacity, UsageSample
 from unkai_agent.metrics import HostCounters, HostLoad, Sampler, SimulatedHost
 from unkai_agent.network.driver import PortCounters
