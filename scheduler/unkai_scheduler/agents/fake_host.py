@@ -135,7 +135,7 @@ class FakeHost:
         revision = held.revision if held else 0
         if change.base_revision and change.revision == revision:
             return
-        if change.base_revision not in (0, revision):
+        if change.revision < revision or change.base_revision not in (0, revision):
             raise FailedPrecondition(
                 f"the host holds revision {revision} of the network's names",
                 reason="NAMES_REVISION",

@@ -147,7 +147,8 @@ class Agents(Protocol):
     async def ensure_names(self, endpoint: Endpoint, term: int, change: NameChange) -> None:
         """Tell a host the names of a network.
 
-        Raises `FailedPrecondition` / NAMES_REVISION when it does not hold the base.
+        Raises `FailedPrecondition` / NAMES_REVISION when it does not hold the base, or holds a
+        later revision already.
         """
 
     async def diagnose(self, endpoint: Endpoint, checks: Sequence[str]) -> tuple[Report, datetime]:

@@ -34,6 +34,8 @@ PLUGGING_S = 120.0
 """Seconds that it is waited for before the operation fails; what was ordered stays ordered, and no
 other operation is held up by a host that is silent or an OVN that is away."""
 ATTACHABLE = frozenset({InstanceState.RUNNING, InstanceState.STOPPED})
+_SHOWN = 160
+"""Characters of what a host says of its switch."""
 _OVERTAKEN = Why("PORT_TAKEN_OUT", "had a port taken out meanwhile")
 
 
@@ -143,22 +145,31 @@ class Plugging:
         return free
 
     def _check_host(self, instance: Instance, port: Port) -> None:
-        """Raise unless the instance's host is on the port's network."""
+        """Raise unless the instance's host is on the port's network, and its switch is well."""
         host = hosts.get(self._conn, instance.host_id)
+        name = host.name if host else instance.host_id
         network = found("network", port.network_id, networks.get(self._conn, port.network_id))
+        metadata = {"host": name, "instance_id": instance.id, "network_id": network.id}
         physical = network.physical_network
         if host is None or NETWORKS not in host.features:
             problem = "has no virtual networks"
+        elif host.network_problem:
+            raise FailedPrecondition(
+                f"the switch of host {name}, where instance {instance.spec.name} is, is in trouble"
+                f": {host.network_problem[:_SHOWN]}",
+                reason="HOST_SWITCH_IN_TROUBLE",
+                fix="try again once 'unkai host show' tells of no network problem",
+                metadata=metadata | {"problem": host.network_problem[:_SHOWN]},
+            )
         elif physical and physical not in host.physical_networks:
             problem = f"is not attached to physical network {physical}"
         else:
             return
-        name = host.name if host else instance.host_id
         raise FailedPrecondition(
             f"host {name}, where instance {instance.spec.name} is, {problem}",
             reason="HOST_LACKS_NETWORK",
             fix="make the instance with the port: a host that has the network is chosen then",
-            metadata={"host": name, "instance_id": instance.id, "network_id": network.id},
+            metadata=metadata,
         )
 
     def _record(self, port: Port, what: str) -> None:

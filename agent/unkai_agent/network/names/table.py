@@ -63,22 +63,25 @@ class NameTable:
     def after(self, changes: NameChanges) -> NameTable:
         """Return the table after changes. What was told before is told again harmlessly.
 
-        Raises `FailedPrecondition` / NAMES_REVISION when they are based on another revision.
+        Raises `FailedPrecondition` / NAMES_REVISION when they are older than what is held, as
+        those of a call that was given up may be, or based on another revision.
         """
-        if changes.base_revision == 0:
+        is_late = changes.revision < self.revision
+        if not is_late and changes.base_revision == 0:
             return NameTable(changes.domain, changes.revision, changes.put)
         if changes.revision == self.revision:
             return self
-        if changes.base_revision != self.revision:
+        if is_late or changes.base_revision != self.revision:
             raise FailedPrecondition(
-                f"the host holds revision {self.revision} of the network's names, "
-                f"not {changes.base_revision}",
+                f"the host holds revision {self.revision} of the network's names, which nothing "
+                f"leads to from {changes.base_revision} to {changes.revision}",
                 reason="NAMES_REVISION",
-                fix="tell all names, with a base revision of 0",
+                fix="tell all names as they are now, with a base revision of 0",
                 metadata={
                     "network_id": changes.network_id,
                     "held": str(self.revision),
                     "base": str(changes.base_revision),
+                    "revision": str(changes.revision),
                 },
             )
         names = {k: v for k, v in self.names.items() if k not in changes.removed}

@@ -104,6 +104,25 @@ async def test_names_based_on_what_is_not_held_are_refused(
     assert caught.value.metadata["held"] == "0"
 
 
+async def test_names_that_come_late_take_nothing_back(
+    served: tuple[NetworkServicer, Host],
+) -> None:
+    """A call that its leader has given up may arrive after the next one."""
+    servicer, host = served
+    db = [pb.NameRecord(name="db", addresses=["10.0.0.6"])]
+    await servicer.EnsureNames(told(revision=7, put=db), CONTEXT)
+    for late in (told(revision=6), told(base_revision=5, revision=6)):
+        with pytest.raises(FailedPrecondition) as caught:
+            await servicer.EnsureNames(late, CONTEXT)
+        assert caught.value.reason == "NAMES_REVISION"
+        assert caught.value.metadata["held"] == "7"
+    assert host.networks is not None
+    assert host.networks.names.of(a_network_id()).names == {"db": ("10.0.0.6",)}
+
+    await servicer.EnsureNames(told(revision=7), CONTEXT)
+    assert host.networks.names.of(a_network_id()).names == {"web": ("10.0.0.5", "fd00::5")}
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [

@@ -66,12 +66,16 @@ async def wired(api: Api) -> Wired:
 
 
 async def a_running_instance(
-    api: Api, *, features: tuple[str, ...] = ("networks.v1",), **changes: Any
+    api: Api,
+    *,
+    features: tuple[str, ...] = ("networks.v1",),
+    network_problem: str = "",
+    **changes: Any,
 ) -> instance_pb2.Instance:
     """Launch an instance that runs on a host; without ports unless some are named."""
     changes = changes if "interfaces" in changes else {**changes, "no_network": True}
     made: instance_pb2.Instance = (await api.create(**changes)).instance
-    host = a_host(features=features)
+    host = a_host(features=features, network_problem=network_problem)
 
     def work(conn: Any) -> None:
         hosts.insert(conn, host)
@@ -189,6 +193,19 @@ async def test_a_host_without_the_network_is_given_no_port_of_it(api: Api, wired
     made = await a_running_instance(api, name="db", image_id=plain.image_id)
     caught = await refused(attach(api, (await a_plugged_port(api, outside)).id, made.id))
     assert "is not attached to physical network" in str(caught)
+
+
+async def test_a_host_whose_switch_is_in_trouble_is_given_no_port_and_gives_one_back(
+    api: Api, wired: Wired
+) -> None:
+    asked = [instance_pb2.Instance.Interface(network_id=wired.network.id)]
+    said = "ovn-controller does not run"
+    made = await a_running_instance(api, network_problem=said, interfaces=asked)
+    caught = await refused(attach(api, (await a_plugged_port(api, wired)).id, made.id))
+    assert caught.reason == "HOST_SWITCH_IN_TROUBLE"
+    assert said in str(caught)
+
+    await detach(api, made.interfaces[0].port_id)
 
 
 async def test_taking_out_waits_for_nothing_that_is_under_way(api: Api, wired: Wired) -> None:

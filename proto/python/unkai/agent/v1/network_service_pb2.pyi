@@ -68,7 +68,9 @@ class EnsureNamesRequest(_message.Message):
     base_revision: _builtins.int
     """Revision that the changes are based on; the host must hold it. 0: `put` is all there is."""
     revision: _builtins.int
-    """Revision that the host holds afterwards, 1 or more, above `base_revision`."""
+    """Revision that the host holds afterwards, 1 or more, above `base_revision`. One below what the
+    host holds is refused: revisions rise from call to call, and one that comes late is older.
+    """
     domain: _builtins.str
     """Domain that the names are in."""
     @_builtins.property

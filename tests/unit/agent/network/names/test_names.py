@@ -186,8 +186,8 @@ def test_the_same_change_twice_is_one(tmp_path: Path) -> None:
 def test_all_names_replace_whatever_was_there(tmp_path: Path) -> None:
     tables = NameTables(tmp_path)
     tables.change(a_change(0, 5))
-    table = tables.change(a_change(0, 2, put={"db": ("10.0.0.9",)}))
-    assert (table.revision, set(table.names)) == (2, {"db"})
+    table = tables.change(a_change(0, 6, put={"db": ("10.0.0.9",)}))
+    assert (table.revision, set(table.names)) == (6, {"db"})
 
 
 def test_names_outlive_the_agent(tmp_path: Path) -> None:
