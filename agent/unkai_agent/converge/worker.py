@@ -13,30 +13,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence, Set
-from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from prometheus_client import Counter
 
-from unkai_agent.compute.driver import DiskError, Domain, DomainState
+from unkai_agent.compute.driver import Domain, DomainState
 from unkai_agent.converge import machines
+from unkai_agent.converge.account import Account
 from unkai_agent.converge.context import WorkerContext
 from unkai_agent.converge.decisions import Act, is_on, next_act
+from unkai_agent.converge.disk_pauses import DiskPauses
 from unkai_agent.converge.machines import FETCH
+from unkai_agent.converge.paused_starts import PausedStart
 from unkai_agent.converge.permits import Permit
-from unkai_agent.converge.plugging import (
-    LOOK_S,
-    PORTS_S,
-    Plug,
-    Plugging,
-    next_plug,
-    not_installed,
-    port_statuses,
-)
 from unkai_agent.converge.replugging import Replugging
 from unkai_agent.converge.retries import Retries
-from unkai_agent.converge.shown import ShownMachine
 from unkai_agent.converge.shutdowns import Shutdown
 from unkai_agent.domain.machines import (
     DiskSpec,
@@ -46,18 +37,10 @@ from unkai_agent.domain.machines import (
     Power,
     Tombstone,
 )
-from unkai_agent.domain.ports import PortStatus
 from unkai_wire import tracing
-from unkai_wire.errors import InvalidArgument, UnkaiError, Unsupported
+from unkai_wire.errors import UnkaiError
 from unkai_wire.rpc_errors import internal_error
 
-GUEST_DISK_ERRORS = Counter(
-    "unkai_agent_guest_disk_errors_total",
-    "Times that a failing disk of the host has paused a guest, by what failed.",
-    ["error"],
-)
-for _error in (*(error.value for error in DiskError), "UNKNOWN"):
-    GUEST_DISK_ERRORS.labels(_error)  # from 0 on: a rise is seen of the first one, too
 _LOG = structlog.get_logger("unkai.agent.converge")
 _SETTLED = frozenset(
     {MachineState.RUNNING, MachineState.STOPPED, MachineState.AWAITING_PERMIT, MachineState.LOST}
@@ -78,28 +61,26 @@ class Worker:
         self._woken.set()
         self._permit = Permit(context.contact, context.settings.permit_autonomy_s)
         self._shutdown = Shutdown()
-        self._plugging = Plugging()
         self._replugging = Replugging()
         self._retries = Retries(
             context.settings, context.rng, lambda: asyncio.get_running_loop().time()
         )
-        self._resumes = False
         self._trace = ""
         """Of the newest order, until what it asks for is so: then what follows is no part of it."""
-        self._logged: dict[str, Any] = {}
         self._scope: asyncio.Timeout | None = None
         self._looks = False
         """Whether the turn has not got beyond its look."""
         self._rests_on: Domain | None = None
         """The domain as the last turn found it, when all was as it shall be."""
         self.buried: Tombstone | None = None
-        self._shown = ShownMachine(entry, context.clock, context.publish)
-        self._show = self._shown.show
+        self._account = Account(context, entry, self._retries)
+        self._paused_start = PausedStart(context.machinery, self._account)
+        self._disk_pauses = DiskPauses(self._retries)
 
     @property
     def machine(self) -> Machine:
         """The machine as it is shown."""
-        return self._shown.machine
+        return self._account.machine
 
     # -- orders ----------------------------------------------------------------------------
 
@@ -114,7 +95,7 @@ class Worker:
         changes: dict[str, Any] = {}
         if given_up:
             changes = {"state": MachineState.CONVERGING, "error": None}
-        self._show(entry, **changes)
+        self._account.show(entry, **changes)
         self._woken.set()
         return self.machine
 
@@ -125,7 +106,9 @@ class Worker:
         if self.machine.state is not MachineState.REMOVING:
             self._retries.forget()
             fetching = self.machine.step == FETCH
-            self._show(entry, state=MachineState.REMOVING, step="", error=None, retry_time=None)
+            self._account.show(
+                entry, state=MachineState.REMOVING, step="", error=None, retry_time=None
+            )
             if self._scope is not None and fetching:
                 self._scope.reschedule(asyncio.get_running_loop().time())
         self._woken.set()
@@ -177,7 +160,7 @@ class Worker:
             self._scope = None
 
     async def _look_and_act(self) -> float | None:
-        context, entry = self._context, self._entry()
+        context, entry = self._context, self._account.entry()
         self._rests_on = None
         self._looks = True
         domain = await context.machinery.compute.get_domain(self._ident)
@@ -194,7 +177,7 @@ class Worker:
         if act not in (Act.STOP, Act.WATCH):
             self._shutdown.forget()
         if act is not Act.PLUG:
-            self._plugging.forget()
+            self._paused_start.forget()
         if act is not Act.AWAIT:
             self._permit.end_wait()
         if act in _RETRIED:
@@ -240,7 +223,7 @@ class Worker:
             case Act.REBOOT:
                 return await self._reboot(entry, domain)
             case Act.PLUG:
-                return await self._plug(entry)
+                return await self._paused_start.turn(entry)
             case Act.RESUME:
                 return await self._resume(domain)
             case _:
@@ -249,14 +232,12 @@ class Worker:
     # -- acts ------------------------------------------------------------------------------
 
     async def _start(self, entry: LedgerEntry) -> float | None:
-        self._begin(entry)
+        self._account.begin(entry)
         machinery = self._context.machinery
         pauses = machines.starts_paused(machinery, entry)
         if pauses:  # noted first: else a killed agent's successor would resume it
-            entry = await self._note(entry, plugging=True)
-        await machines.make(
-            machinery, entry, start=True, on_step=self._on_step, on_bytes=self._on_bytes
-        )
+            entry = await self._account.note(entry, plugging=True)
+        await self._make(entry, start=True)
         if pauses:
             return 0.0
         domain = await machinery.compute.get_domain(self._ident)
@@ -275,22 +256,22 @@ class Worker:
         ):
             return None
         if not rests:
-            self._begin(entry)
-            await machines.make(
-                self._context.machinery,
-                entry,
-                start=False,
-                on_step=self._on_step,
-                on_bytes=self._on_bytes,
-            )
+            self._account.begin(entry)
+            await self._make(entry, start=False)
         # The leave that came with this order is used up; one that came since is not.
-        if self._entry() is entry:
+        if self._account.entry() is entry:
             self._permit.use_up()
-        return await self._settle(
+        return await self._account.settle(
             entry,
             MachineState.STOPPED,
             guest_shutdown=rests,
             reboot_serial_done=entry.spec.reboot_serial,
+        )
+
+    async def _make(self, entry: LedgerEntry, *, start: bool) -> None:
+        machinery, account = self._context.machinery, self._account
+        await machines.make(
+            machinery, entry, start=start, on_step=account.step, on_bytes=account.progress
         )
 
     async def _lose(
@@ -298,7 +279,7 @@ class Worker:
     ) -> float | None:
         """Say that a disk is gone. A guest that still runs on it is left alone."""
         error = machines.disk_lost(self._ident, missing, running=is_on(domain))
-        return await self._settle(entry, MachineState.LOST, error, running=is_on(domain))
+        return await self._account.settle(entry, MachineState.LOST, error, running=is_on(domain))
 
     async def _keep(self, entry: LedgerEntry, domain: Domain | None) -> float | None:
         """Note that it runs. The leave to run is used up by that."""
@@ -313,7 +294,7 @@ class Worker:
                 "stop_asked": False,
             }
         replugged = await self._replugging.turn(self._context.machinery, entry)
-        await self._settle(
+        await self._account.settle(
             entry,
             MachineState.RUNNING,
             running=True,
@@ -326,57 +307,19 @@ class Worker:
 
     async def _reboot(self, entry: LedgerEntry, domain: Domain) -> float | None:
         serial = entry.spec.reboot_serial
-        self._on_step("reboot")
+        self._account.step("reboot")
         await self._context.machinery.compute.reboot(self._ident, force=entry.spec.reboot_force)
-        noted = await self._note(entry, reboot_serial_done=serial)
+        noted = await self._account.note(entry, reboot_serial_done=serial)
         _LOG.info("machine_rebooted", instance_id=self._ident, reboot_serial=serial)
         return await self._keep(noted, domain)
 
-    async def _plug(self, entry: LedgerEntry) -> float | None:
-        """Let a guest that was started paused go on, once its ports are installed."""
-        machinery, now_s = self._context.machinery, asyncio.get_running_loop().time()
-        if await machines.has_other_ports(machinery, entry):
-            # Ordered since: its guest has not run, so it is simply started anew.
-            await machinery.compute.destroy(self._ident)
-            return 0.0
-        self._plugging.begin(now_s)
-        wirings = await machines.wirings(machinery, entry)
-        self._show(
-            entry,
-            state=MachineState.CONVERGING,
-            step="plug ports",
-            error=None,
-            ports=port_statuses(entry.spec.ports, wirings),
-        )
-        waited_s = self._plugging.waited_s(now_s)
-        sites_up = machinery.sites_up({port.network_id for port in entry.spec.ports})
-        plug = next_plug(entry, wirings, sites_up=sites_up, waited_s=waited_s)
-        if plug is Plug.WAIT:
-            return LOOK_S
-        if plug is Plug.GIVE_UP:
-            await machines.remove(machinery, self._ident, self._on_step)
-            await self._note(entry, plugging=False)
-            raise not_installed(entry.spec.ports, wirings)
-        if waited_s >= PORTS_S:
-            _LOG.warning("resumed_without_ports", instance_id=self._ident)
-        # Noted first: a guest that was resumed, and then paused by somebody, is only resumed.
-        await self._note(entry, plugging=False)
-        self._on_step("resume")
-        await machinery.compute.start(self._ident)
-        return 0.0
-
     async def _resume(self, domain: Domain) -> float | None:
         """Resume a guest that was paused; where an I/O error paused it, only on a retry."""
-        compute = self._context.machinery.compute
-        if domain.paused_by_error:
-            self._retries.trouble()
-            self._resumes = not self._resumes
-            if self._resumes:
-                error = machines.paused_by_error(self._ident, domain.disk_error)
-                GUEST_DISK_ERRORS.labels(error.metadata["disk_error"]).inc()
-                return self._failed(error)
-        self._on_step("resume")
-        await compute.start(self._ident)
+        error = self._disk_pauses.error(domain) if domain.paused_by_error else None
+        if error is not None:
+            return self._failed(error)
+        self._account.step("resume")
+        await self._context.machinery.compute.start(self._ident)
         return 0.0
 
     async def _stop(self, entry: LedgerEntry) -> float | None:
@@ -384,11 +327,11 @@ class Worker:
         compute, now_s = self._context.machinery.compute, asyncio.get_running_loop().time()
         if not self._shutdown.is_under_way:
             self._shutdown.begin(now_s, entry.spec.stop_grace_s)
-            await self._note(entry, stop_asked=True)
-        self._show(entry, state=MachineState.STOPPING, step="shut down", error=None)
+            await self._account.note(entry, stop_asked=True)
+        self._account.show(entry, state=MachineState.STOPPING, step="shut down", error=None)
         left_s = 0.0 if entry.plugging else self._shutdown.left_s(now_s)
         if left_s == 0:  # one that was started paused has not run: it cannot shut down
-            self._on_step("cut power")
+            self._account.step("cut power")
             await compute.destroy(self._ident)
             return 0.0
         if self._shutdown.press(now_s):
@@ -400,16 +343,16 @@ class Worker:
         now_s = asyncio.get_running_loop().time()
         self._shutdown.begin(now_s, entry.spec.stop_grace_s)
         if self._shutdown.left_s(now_s) == 0 and domain.state is not DomainState.STOPPING:
-            await self._note(entry, stop_asked=False)
+            await self._account.note(entry, stop_asked=False)
             return 0.0
-        self._show(entry, state=MachineState.STOPPING, step="shut down", error=None)
+        self._account.show(entry, state=MachineState.STOPPING, step="shut down", error=None)
         return self._context.settings.poll_s
 
     async def _await_permit(self, entry: LedgerEntry) -> float | None:
         """Wait for a leader's leave, or for its silence about this one to have lasted."""
         context, now_s = self._context, asyncio.get_running_loop().time()
         self._permit.begin_wait(now_s)
-        await self._settle(
+        await self._account.settle(
             entry, MachineState.AWAITING_PERMIT, observed_generation=entry.observed_generation
         )
         ready_s = context.ready_s()
@@ -423,9 +366,9 @@ class Worker:
 
     async def _remove(self, entry: LedgerEntry) -> float | None:
         context = self._context
-        self._show(entry, state=MachineState.REMOVING)
-        await machines.remove(context.machinery, self._ident, self._on_step)
-        removal = self._entry().removal
+        self._account.show(entry, state=MachineState.REMOVING)
+        await machines.remove(context.machinery, self._ident, self._account.step)
+        removal = self._account.entry().removal
         assert removal is not None, "a removal is never taken back"
         self.buried = await context.in_thread(
             context.ledger.bury, removal, self._ident, context.clock()
@@ -434,92 +377,14 @@ class Worker:
         context.publish(self.buried)
         return None
 
-    # -- what is shown and noted -----------------------------------------------------------
-
-    def _entry(self) -> LedgerEntry:
-        entry = self._context.ledger.entry(self._ident)
-        assert entry is not None, "a worker ends before its entry does"
-        return entry
-
-    def _begin(self, entry: LedgerEntry) -> None:
-        self._retries.begin(entry.spec.generation)
-        self._show(entry, state=MachineState.CONVERGING, error=None, retry_time=None)
-
-    def _on_step(self, name: str) -> None:
-        if name != self.machine.step:
-            self._show(self._entry(), lazily=True, step=name)
-
-    def _on_bytes(self, done: int, total: int) -> None:
-        """Show how far the step is: each hundredth at most, since each is written and told."""
-        if (done - self.machine.step_done_bytes) * 100 >= total or done == total:
-            self._show(self._entry(), lazily=True, step_done_bytes=done, step_total_bytes=total)
-
-    async def _note(self, entry: LedgerEntry, **changes: Any) -> LedgerEntry:
-        """Write to the ledger what was observed; the entry may have got a newer spec meanwhile."""
-        if all(getattr(entry, name) == value for name, value in changes.items()):
-            return entry
-        ledger = self._context.ledger
-        noted = await self._context.in_thread(ledger.update, self._ident, **changes)
-        assert isinstance(noted, LedgerEntry)
-        return noted
-
-    async def _settle(
-        self,
-        entry: LedgerEntry,
-        state: MachineState,
-        error: UnkaiError | None = None,
-        *,
-        running: bool = False,
-        accelerator: str = "",
-        ports: tuple[PortStatus, ...] = (),
-        **changes: Any,
-    ) -> float | None:
-        """Note and show the result of a turn over the entry that it looked at."""
-        if self._retries.went_well():
-            self._logged = {}
-        if not running:
-            changes |= {"stop_asked": False, "plugging": False}
-        observed = {"observed_generation": entry.spec.generation, "running": running}
-        noted = await self._note(entry, **(observed | changes))
-        if running and not ports and machines.starts_paused(self._context.machinery, noted):
-            wirings = await machines.wirings(self._context.machinery, noted)
-            ports = port_statuses(noted.spec.ports, wirings)
-        self._show(
-            noted,
-            ports=ports,
-            state=state,
-            step="",
-            error=error.to_record() if error else None,
-            retry_time=None,
-            accelerator=accelerator,
-        )
-        return None
+    # -- failures --------------------------------------------------------------------------
 
     def _failed(self, error: UnkaiError) -> float | None:
         """Show a failure and say when to try again: never, for a create that failed often."""
-        entry = self._entry()
+        entry = self._account.entry()
         if self._is_only_silence(entry, error):
             return self._retries.silence()
-        hopeless = isinstance(error, InvalidArgument | Unsupported)
-        may_be_given_up = entry.is_new and entry.removal is None
-        wait_s = self._retries.failed(
-            for_good=may_be_given_up and (hopeless or self._retries.is_last())
-        )
-        record = error.to_record()
-        if self._logged != record:
-            self._logged = record
-            _LOG.warning(
-                "machine_failed", instance_id=self._ident, reason=error.reason, error=error.message
-            )
-        self._show(
-            entry,
-            state=MachineState.REMOVING if entry.removal else MachineState.FAILED,
-            step="",
-            error=record,
-            retry_time=None if wait_s is None else self._in(wait_s),
-            observed_generation=entry.spec.generation,
-        )
-        return wait_s
+        return self._account.failed(entry, error)
 
     def _is_only_silence(self, entry: LedgerEntry, error: UnkaiError) -> bool:
         """Tell whether nothing failed but the look at a machine that was as it should be.
@@ -533,6 +398,3 @@ class Worker:
             and self.machine.observed_generation == entry.spec.generation
             and not (self._permit.is_given and self.machine.state is MachineState.AWAITING_PERMIT)
         )
-
-    def _in(self, seconds: float) -> datetime:
-        return self._context.clock() + timedelta(seconds=seconds)
