@@ -102,7 +102,6 @@ def made(session: Session, *, wait: bool, timeout: float, **asked: Any) -> dict[
     if asked["flavor"] and (asked["vcpus"] or asked["memory"]):
         raise click.UsageError("say --flavor F, or -c and -m, not both")
     interfaces = plugging.fields(session, asked)
-    plugging.check_free(session, asked)
     wanted = instance_pb2.Instance(
         name=asked["name"],
         image_id=client.resolve("image", asked["image"]),
@@ -119,14 +118,16 @@ def made(session: Session, *, wait: bool, timeout: float, **asked: Any) -> dict[
     )
     pause = duration_pb2.Duration()
     pause.FromMilliseconds(int(asked["capacity_wait"] * 1000))
-    answer = client.call(
-        "InstanceService",
-        "CreateInstance",
-        project_id=client.project_id,
-        instance=wanted,
-        capacity_wait=pause,
-    )
-    plugging.lead_floating_ip(session, asked, answer.instance)
+    floating = plugging.floating_ip(session, asked)
+    with plugging.given_back(session, asked, floating):
+        answer = client.call(
+            "InstanceService",
+            "CreateInstance",
+            project_id=client.project_id,
+            instance=wanted,
+            capacity_wait=pause,
+        )
+        plugging.lead(session, floating, answer.instance)
     confirmed(session, answer.operation, wait=wait, timeout=timeout + asked["capacity_wait"])
     if not wait:
         return record(answer.instance)

@@ -6,7 +6,8 @@ own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 NONE, NEW = "none", "new"
 SEEDS = {"disk": 1, "metadata": 2}
+AT_ONCE = Waiting(False, 0.0)
 
 
 def plugged(function: F) -> F:
@@ -93,23 +95,18 @@ def fields(session: Session, asked: dict[str, Any]) -> dict[str, Any]:
     return {**said, "interfaces": _interfaces(session, names, asked)}
 
 
-def lead_floating_ip(session: Session, asked: dict[str, Any], instance: Any) -> None:
-    """Lead a floating address to a new instance's first port, if one is asked for."""
+def floating_ip(session: Session, asked: dict[str, Any]) -> Any:
+    """Return the floating address asked for, before an instance is made: a new one, or None.
+
+    Raises FailedPrecondition where it is in use, or where there is none to be had.
+    """
     wanted = asked["floating_ip"]
     if not wanted:
-        return
-    try:
-        _lead(session, wanted, instance)
-    except UnkaiError:
-        note(f"instance {instance.name} is made, but no floating address leads to it")
-        raise
+        return None
+    if wanted == NEW:
+        from unkai.network.v1 import floating_ip_pb2
 
-
-def check_free(session: Session, asked: dict[str, Any]) -> None:
-    """Raise before anything is made if the floating address asked for is used elsewhere."""
-    wanted = asked["floating_ip"]
-    if not wanted or wanted == NEW:
-        return
+        return made(session, "floating_ip", floating_ip_pb2.FloatingIp(), AT_ONCE)
     floating = find(session, wanted)
     if floating.port_id:
         raise FailedPrecondition(
@@ -118,30 +115,39 @@ def check_free(session: Session, asked: dict[str, Any]) -> None:
             fix="name another one, or 'new'; 'unkai floating-ip move' takes it from there",
             metadata={"floating_ip_id": floating.id, "port_id": floating.port_id},
         )
+    return floating
 
 
-def _lead(session: Session, wanted: str, instance: Any) -> None:
-    from unkai.network.v1 import floating_ip_pb2
+@contextmanager
+def given_back(session: Session, asked: dict[str, Any], floating: Any) -> Iterator[None]:
+    """Release a new floating address if what it was made for fails."""
+    try:
+        yield
+    except BaseException:
+        if floating is not None and asked["floating_ip"] == NEW:
+            with suppress(UnkaiError):
+                session.client.call(
+                    "FloatingIpService", "DeleteFloatingIp", floating_ip_id=floating.id
+                )
+        raise
 
-    if not instance.interfaces:
-        raise FailedPrecondition(
-            f"instance {instance.name} has no port: this cloud has no networks",
-            reason="NO_PORT",
-            metadata={"instance_id": instance.id},
-        )
-    port_id, waiting = instance.interfaces[0].port_id, Waiting(False, 0.0)
-    if wanted == NEW:
-        asked = floating_ip_pb2.FloatingIp(port_id=port_id)
-        floating = made(session, "floating_ip", asked, waiting)
-    else:
-        floating = changed(
-            session,
-            "floating_ip",
-            find(session, wanted),
-            waiting,
-            port_id=port_id,
-            fixed_address="",
-        )
+
+def lead(session: Session, floating: Any, instance: Any) -> None:
+    """Lead a floating address, if there is one, to a new instance's first port."""
+    if floating is None:
+        return
+    try:
+        if not instance.interfaces:
+            raise FailedPrecondition(
+                f"instance {instance.name} has no port: this cloud has no networks",
+                reason="NO_PORT",
+                metadata={"instance_id": instance.id},
+            )
+        port_id = instance.interfaces[0].port_id
+        changed(session, "floating_ip", floating, AT_ONCE, port_id=port_id, fixed_address="")
+    except UnkaiError:
+        note(f"instance {instance.name} is made, but no floating address leads to it")
+        raise
     note(f"{floating.address} leads to {instance.name}")
 
 

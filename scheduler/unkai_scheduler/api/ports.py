@@ -8,7 +8,7 @@ from unkai.network.v1 import port_pb2, port_service_pb2, port_service_pb2_grpc
 from unkai_scheduler.agents.convert import timestamp
 from unkai_scheduler.api.callers import call_of
 from unkai_scheduler.api.operations import operation_message
-from unkai_scheduler.domain.ports import AddressPair, FixedAddress, Port, Qos
+from unkai_scheduler.domain.ports import AddressPair, FixedAddress, Port, PortOwner, PortState, Qos
 from unkai_scheduler.services.listing import Paging
 from unkai_scheduler.services.port_drafts import PortDraft
 from unkai_scheduler.services.ports import PortsService
@@ -113,11 +113,18 @@ def port_message(port: Port) -> port_pb2.Port:
         owner_id=port.owner_id,
         position=port.position,
         delete_with_owner=port.delete_with_owner,
-        state=port_pb2.Port.State.Value(f"STATE_{port.state.value}"),
+        state=port_pb2.Port.State.Value(f"STATE_{_state(port).value}"),
         reconciling=port.reconciling,
         create_time=timestamp(port.create_time),
         update_time=timestamp(port.update_time),
     )
+
+
+def _state(port: Port) -> PortState:
+    """Return what users see: OVN itself has what no instance is behind, on each host."""
+    if port.owner in (None, PortOwner.INSTANCE):
+        return port.state
+    return PortState.ACTIVE
 
 
 def _qos_message(qos: Qos) -> port_pb2.Port.Qos | None:

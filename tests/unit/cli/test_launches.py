@@ -105,6 +105,21 @@ def test_a_floating_address_is_made_or_taken(tiny: str) -> None:
     assert now["fixed_address"].startswith("10.1.0.")
 
 
+def test_without_a_way_out_no_floating_address_and_no_instance_is_made(tiny: str) -> None:
+    for words in ("router delete edge", "network delete outside"):
+        assert unkai(*words.split()).code == 0
+    refused = launch(tiny, "--network", "back", "--floating-ip", "new")
+    assert (refused.code, "NO_EXTERNAL_NETWORK" in refused.err) == (4, True), refused.err
+    assert "shop" not in unkai("instance", "list").out
+
+
+def test_a_new_floating_address_is_given_back_when_the_instance_is_refused(tiny: str) -> None:
+    assert launch(tiny, "--network", "back").code == 0
+    again = launch(tiny, "--network", "back", "--floating-ip", "new")
+    assert again.code != 0
+    assert json.loads(unkai("floating-ip", "list", "-o", "json").out) == []
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [

@@ -325,3 +325,15 @@ def test_a_router_is_made_with_its_subnets_before_its_routes(
     assert shown[0]["routes"] == [{"destination": "10.9.0.0/16", "next_hop": "10.0.0.7"}]
     assert networks.api.asked["CreateRouter"][0].router.routes == []
     assert unkai("router", "remove-route", "edge", "10.8.0.0/16").code == 3
+
+
+@pytest.mark.usefixtures("cloud")
+def test_ports_that_no_host_holds_are_active() -> None:
+    for words in ("network create back --subnet 10.1.0.0/24", "router create edge --subnet back"):
+        assert unkai(*words.split()).code == 0
+    assert unkai("port", "create", "eth0", "--network", "back").code == 0
+    ports = json.loads(unkai("port", "list", "-o", "json").out)
+    assert {port["owner"]: port["state"] for port in ports} == {
+        "UNSPECIFIED": "DOWN",
+        "ROUTER": "ACTIVE",
+    }

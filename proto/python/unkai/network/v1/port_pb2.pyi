@@ -91,7 +91,9 @@ class Port(_message.Message):
         STATE_DOWN: Port._State.ValueType  # 1
         """Nothing is plugged in: its instance does not run, or there is none."""
         STATE_ACTIVE: Port._State.ValueType  # 2
-        """Frames pass."""
+        """Frames pass. Ports of routers, load balancers and floating addresses are so
+        always: no host holds them, OVN has them on each.
+        """
         STATE_UNKNOWN: Port._State.ValueType  # 3
         """Its host is silent."""
 
@@ -103,7 +105,9 @@ class Port(_message.Message):
     STATE_DOWN: Port.State.ValueType  # 1
     """Nothing is plugged in: its instance does not run, or there is none."""
     STATE_ACTIVE: Port.State.ValueType  # 2
-    """Frames pass."""
+    """Frames pass. Ports of routers, load balancers and floating addresses are so
+    always: no host holds them, OVN has them on each.
+    """
     STATE_UNKNOWN: Port.State.ValueType  # 3
     """Its host is silent."""
 
