@@ -34,7 +34,7 @@ from unkai_scheduler.domain.port_orders import NETWORKS
 from unkai_scheduler.ovn.fake import FakeNorthbound, FakeOvn
 from unkai_scheduler.ovn.northbound.units import keys_of, unit_of_key
 from unkai_scheduler.ovn.rows import UNIT, Place, Ref
-from unkai_scheduler.reconcile import hosts as reconcile_hosts
+from unkai_scheduler.reconcile import host_rows
 from unkai_scheduler.reconcile import networks as loops
 from unkai_scheduler.reconcile.network_units import derive
 from unkai_scheduler.reconcile.network_views import view_of
@@ -100,7 +100,7 @@ async def cloud(tmp_path: Path) -> AsyncIterator[Wired]:
 def a_host_record(**changes: Any) -> HostRecord:
     """Make what an agent writes of its host."""
     host = a_host()
-    values = {name: getattr(host, name) for name in reconcile_hosts._TOLD}
+    values = {name: getattr(host, name) for name in host_rows.TOLD}
     return HostRecord(
         **{"host_id": host.id, "name": host.name, "accelerator_reason": "", **values, **changes}
     )
@@ -108,7 +108,7 @@ def a_host_record(**changes: Any) -> HostRecord:
 
 def joined(office: Office, record: HostRecord, conn: Any) -> None:
     """Write a host's row as the leader does that has seen its record."""
-    reconcile_hosts._write_row(
+    host_rows.write_row(
         conn, office, record.host_id, state=HostState.UP, record=record, now=NOON, etag="e"
     )
 
