@@ -11,6 +11,26 @@ from typing import Any
 from unkai_agent.compute import domain_xml
 from unkai_agent.compute.domain_xml import DomainIdentity
 from unkai_agent.compute.driver import DiskError, Domain, DomainState, OffReason
+from unkai_wire import ids
+from unkai_wire.errors import NotFound
+
+
+def look_up(libvirt: Any, connection: Any, instance_id: str) -> Any:
+    """Return a machine's domain (virDomain), or None."""
+    try:
+        return connection.lookupByUUIDString(str(ids.uuid_of(instance_id)))
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise
+
+
+def must_look_up(libvirt: Any, connection: Any, instance_id: str) -> Any:
+    """Return a machine's domain (virDomain); raise `NotFound`."""
+    domain = look_up(libvirt, connection, instance_id)
+    if domain is None:
+        raise NotFound.of("domain", instance_id)
+    return domain
 
 
 def identity_of(libvirt: Any, domain: Any) -> DomainIdentity | None:
