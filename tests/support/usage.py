@@ -22,7 +22,8 @@ from unkai_scheduler.domain.decisions import Decision
 from unkai_scheduler.domain.hosts import HostUsage, MachineUsage
 from unkai_scheduler.domain.instances import PlacementPolicy
 from unkai_scheduler.placement.allocation import AllocationRatios
-from unkai_scheduler.placement.fleet import RECENT_SAMPLES, Fleet, Sampled
+from unkai_scheduler.placement.fleet import Fleet
+from unkai_scheduler.placement.live_figures import RECENT_SAMPLES, Sampled
 from unkai_scheduler.placement.pipeline import decide
 from unkai_scheduler.placement.requests import PlacementRequest
 from unkai_wire.errors import UnkaiError

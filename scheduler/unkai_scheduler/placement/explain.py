@@ -13,7 +13,8 @@ import numpy as np
 
 from unkai_scheduler.domain.decisions import Candidate, Decision, FilterResult, Term
 from unkai_scheduler.placement.filters import BY_NAME, Filter
-from unkai_scheduler.placement.fleet import Bools, Fleet, Ints, Sampled
+from unkai_scheduler.placement.fleet import Bools, Fleet, Ints
+from unkai_scheduler.placement.live_figures import Sampled
 from unkai_scheduler.placement.requests import PlacementRequest, Weights
 from unkai_scheduler.placement.scores import EXPECTED_MILLICORES_PER_VCPU
 from unkai_scheduler.placement.signals import FULL, Signal

@@ -1,55 +1,36 @@
 """The fleet: what placement knows of all hosts, as columns with one row per host.
 
 The leader updates it in place: hosts as they register, claims as they commit, samples as they
-arrive. It never does I/O and never asks for the time. All figures that decide are integers: live
-ratios are quantised to 16 bits when a sample is folded, so that any CPU decides alike.
-
-The trap: our own guests are load too. A machine just placed counts with what is *expected* of it,
-and what it shows counts only as that expectation fades (settling.py). At its beginning and its end
-a host's sample has its load in it, but no figures of its own: then it may account for as much as
-its virtual CPUs can use, but for nothing that was there before it.
+arrive (live_figures.py). It never does I/O and never asks for the time. All figures that decide are
+integers, so that any CPU decides alike.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
 
 from unkai_scheduler.domain.hosts import Host, HostState, HostUsage, MachineUsage
 from unkai_scheduler.domain.port_orders import NETWORKS
-from unkai_scheduler.placement import signals
 from unkai_scheduler.placement.allocation import AllocationRatios, claimable
-from unkai_scheduler.placement.settling import BUCKETS, Settling, settling_weight
-from unkai_scheduler.placement.signals import FULL, Ours, Signal
+from unkai_scheduler.placement.live_figures import (
+    MAX_SAMPLE_AGE_S,
+    MIB_SHIFT,
+    RECENT_SAMPLES,
+    LiveFigures,
+    Sample,
+    Sampled,
+)
+from unkai_scheduler.placement.settling import BUCKETS, Settling
+from unkai_scheduler.placement.signals import Signal
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-MIB_SHIFT = 20
-
-MAX_SAMPLE_AGE_S = 10.0
-"""Older numbers are no numbers, unless a fleet is told otherwise."""
-SMOOTHING_MS = 6000
-"""Time constant of the exponential mean."""
-RECENT_SAMPLES = 8
-"""Samples (16 s) whose second highest is the high quantile: one spike alone is not a load, and a
-load that ended is forgotten 14 s later."""
 _WORD_BITS = 63
-
-
-class Sampled(IntEnum):
-    """The figures of the newest sample that are kept as they came, to explain with."""
-
-    CPU_USED_RATIO = 0
-    CPU_WAIT_CORES = 1
-    CPU_PRESSURE_RATIO = 2
-    MEMORY_AVAILABLE_BYTES = 3
-    MEMORY_PRESSURE_RATIO = 4
-    IO_PRESSURE_RATIO = 5
 
 
 class Fleet:
@@ -73,6 +54,7 @@ class Fleet:
             name: np.zeros((0, *shape), dtype) for name, (shape, dtype) in _COLUMNS.items()
         }
         self._settling = Settling(self._columns)
+        self._live = LiveFigures(self._columns, self._settling, max_sample_age_s)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -270,86 +252,12 @@ class Fleet:
         """
         if samples:
             self._settling.advance(max(s[2] for s in samples))
-        batch: dict[int, tuple[float, float, list[int]]] = {}
-        sample_s = self.floats("sample_s")
-        for host_id, usage, received_s in samples:
-            row = self._rows.get(host_id)
-            if row is None:
-                continue
-            if row in batch:
-                self._fold_batch(batch)
-                batch = {}
-            if received_s < sample_s[row]:
-                continue
-            figures = (machines or {}).get(host_id, ())
-            ratios = self._signals(row, usage, figures, received_s)
-            batch[row] = (received_s, usage.interval_s, ratios)
-            self._columns["sampled"][row] = [getattr(usage, s.name.lower()) for s in Sampled]
-            self._columns["total_mib"][row] = max(usage.memory_total_bytes >> MIB_SHIFT, 1)
-        self._fold_batch(batch)
-
-    def _fold_batch(self, batch: Mapping[int, tuple[float, float, list[int]]]) -> None:
-        if not batch:
-            return
-        rows = np.fromiter(batch, np.int64, len(batch))
-        received_s = np.array([b[0] for b in batch.values()])
-        # The host's own measure of time: how long a sample took to arrive says nothing.
-        intervals_s = np.array([b[1] for b in batch.values()])
-        values = np.array([b[2] for b in batch.values()], np.int64)
-        sample_s, mean = self.floats("sample_s"), self.table("mean")
-        ring, slots = self.table("ring"), self.table("slot")
-        # After a silence the old numbers say nothing: begin anew.
-        fresh = received_s - sample_s[rows] > self.max_sample_age_s
-        step_ms = np.clip(intervals_s * 1000, 1, self.max_sample_age_s * 1000).astype(np.int64)
-        # First-order low-pass (backward Euler), in integers: alpha = dt / (dt + tau).
-        alpha = np.where(fresh, 1 << 16, (step_ms << 16) // (step_ms + SMOOTHING_MS))
-        mean[rows] += (((values << 8) - mean[rows]) * alpha[:, None]) >> 16
-        ring[rows[fresh]] = 0
-        ring[rows, slots[rows]] = values
-        slots[rows] = (slots[rows] + 1) % RECENT_SAMPLES
-        high = np.partition(ring[rows], RECENT_SAMPLES - 2, axis=1)[:, RECENT_SAMPLES - 2]
-        self.table("recent")[rows] = np.maximum(mean[rows] >> 8, high)
-        sample_s[rows] = received_s
-
-    def _signals(
-        self, row: int, usage: HostUsage, machines: Sequence[MachineUsage], now_s: float
-    ) -> list[int]:
-        cpus = int(self.table("cpus")[row])
-        ours = self._ours(row, usage, machines, now_s)
-        cpu = signals.cpu_signals(usage, cpus, ours)
-        before = self.table("cpu_before")
-        if now_s - self.floats("sample_s")[row] > self.max_sample_age_s:
-            before[row] = 0
-        if ours.untold_cores:
-            # A guest that comes or goes explains what was not there before it, and nothing else.
-            least = signals.least_cpu_signals(usage, cpus, ours)
-            known = before[row].tolist()
-            cpu = [
-                max(low, min(high, was)) for low, high, was in zip(least, cpu, known, strict=True)
-            ]
-        else:
-            before[row] = cpu
-        return [*cpu, *signals.other_signals(usage, ours)]
-
-    def _ours(
-        self, row: int, usage: HostUsage, machines: Sequence[MachineUsage], now_s: float
-    ) -> Ours:
-        told = {machine.instance_id: machine for machine in machines}
-        used = wait = settling_resident = untold = 0.0
-        for instance_id, settling in self._settling.machines_on(self.ids[row]).items():
-            weight = settling_weight(now_s, settling.bucket) / FULL
-            machine = told.get(instance_id)
-            if machine is not None:
-                used += weight * machine.cpu_used_cores
-                wait += weight * machine.cpu_wait_cores
-                settling_resident += weight * machine.memory_resident_bytes
-            elif settling.left_s >= now_s - usage.interval_s:
-                untold += weight * settling.vcpus
-        resident = sum(machine.memory_resident_bytes for machine in machines)
-        if usage.machines_running > len(machines):
-            # Some run without figures: they may hold all that is claimed.
-            resident = max(resident, int(self.table("claimed_memory")[row]))
-        return Ours(used, wait, untold, settling_resident, resident)
+        figures = machines or {}
+        self._live.fold(
+            Sample(self._rows[host_id], host_id, usage, figures.get(host_id, ()), received_s)
+            for host_id, usage, received_s in samples
+            if host_id in self._rows
+        )
 
     # Columns, as filters and scores read them
 

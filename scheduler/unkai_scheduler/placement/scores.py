@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from unkai_scheduler.domain.instances import PlacementPolicy
-from unkai_scheduler.placement.fleet import MIB_SHIFT, Fleet, Ints
+from unkai_scheduler.placement.fleet import Fleet, Ints
+from unkai_scheduler.placement.live_figures import MIB_SHIFT
 from unkai_scheduler.placement.requests import PlacementRequest
 from unkai_scheduler.placement.signals import FULL, Signal
 

@@ -20,7 +20,8 @@ from unkai_scheduler.domain.instances import Claim, Instance, PlacementPolicy
 from unkai_scheduler.domain.operations import Operation
 from unkai_scheduler.placement.allocation import AllocationRatios
 from unkai_scheduler.placement.explain import no_capacity_error
-from unkai_scheduler.placement.fleet import RECENT_SAMPLES, Fleet
+from unkai_scheduler.placement.fleet import Fleet
+from unkai_scheduler.placement.live_figures import RECENT_SAMPLES
 from unkai_scheduler.placement.pipeline import decide
 from unkai_scheduler.placement.requests import PlacementRequest, Weights
 from unkai_scheduler.reconcile import metrics, operations
