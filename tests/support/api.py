@@ -127,6 +127,8 @@ class ConsoleAgents:
     calls: list[tuple[str, str]] = field(default_factory=list)
     forwards: int = 0
     """Connections open now."""
+    gone: bool = False
+    """The hosts' agents have ended: no connection is opened."""
 
     async def read_console_log(
         self, endpoint: Endpoint, instance_id: str, *, tail_bytes: int, follow: bool
@@ -147,11 +149,17 @@ class ConsoleAgents:
         """Say its end, then go on to echo: an end of one direction is not that of the other."""
         if target.port_number == 9:
             raise FailedPrecondition("the machine refuses TCP port 9", reason="FORWARD_REFUSED")
+        # What gRPC says by itself, as `from_rpc_error` makes it.
+        silence = Unavailable("Socket closed", metadata={"grpc_code": "UNAVAILABLE"})
+        if self.gone:
+            raise silence
         self.calls.append((endpoint.host_id, target.port_id))
         self.forwards += 1
         try:
             yield b""
             yield b"hello\n"
+            if target.port_number == 10:
+                raise silence
             got = 0
             async for piece in incoming:
                 got += len(piece)

@@ -9,27 +9,41 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import suppress
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, suppress
 
-from unkai_agent.domain.ports import PortSpec
+from unkai_agent.domain.ports import PortAddress, PortSpec
 from unkai_agent.network.driver import NetworkDriver
+from unkai_agent.network.first_connection import Attempt, first_connection
+from unkai_agent.network.namespaces import ADDRESS_V4, ADDRESS_V6
 from unkai_agent.network.sockets import outgoing
 from unkai_wire.errors import FailedPrecondition, Unavailable
 
 PIECE_BYTES = 64 << 10
+CONNECTIONS = 128
+"""At once, of a host. Each holds up to some 300 KiB: pieces on their way, and gRPC's windows."""
+CONNECTIONS_EACH = 32
+"""At once, of a port, so that one machine's callers leave room for others'; as many as one
+`unkai forward` opens."""
+IDLE_S = 3600.0
+"""After so long without a byte in either direction the connection ends, or callers that vanished
+without a word would hold their places for ever. People at a shell come back sooner, or let ssh
+send keepalives (ServerAliveInterval)."""
+SOURCES = {4: ADDRESS_V4, 6: ADDRESS_V6}
+"""Where connections come from, by version: rules name it, and guests have a way back to it."""
 _CONNECT_S = 10.0
-"""For all addresses together: one SYN and two more."""
-CONNECTIONS = 64
-"""At once, of a host."""
+"""For all addresses together: one SYN and three more."""
 
 
 class Forwarder:
     """The forwarded connections of one host."""
 
-    def __init__(self, driver: NetworkDriver) -> None:
+    def __init__(self, driver: NetworkDriver, sources: Mapping[int, str] = SOURCES) -> None:
+        """`sources`: the host's own addresses on every network, by version."""
         self._driver = driver
-        self._open = 0
+        self._sources = sources
+        self._open: Counter[str] = Counter()
 
     async def talk(
         self, port: PortSpec, number: int, incoming: AsyncIterator[bytes]
@@ -38,76 +52,130 @@ class Forwarder:
 
         The first item is empty and says that the connection is open; None says that the machine
         sends no more. Raises `FailedPrecondition` / FORWARD_REFUSED, FORWARD_TIMED_OUT;
-        `Unavailable` / FORWARDS_FULL; `NotFound` / NETWORK_NOT_HERE.
+        `Unavailable` / FORWARDS_FULL, FORWARD_RESET, FORWARD_IDLE; `NotFound` / NETWORK_NOT_HERE.
         """
-        if self._open >= CONNECTIONS:
-            raise Unavailable(
-                f"the host forwards {CONNECTIONS} connections already",
-                reason="FORWARDS_FULL",
-                fix="end some, or give the instance a floating address",
-                metadata={"most": str(CONNECTIONS)},
-            )
-        self._open += 1
+        self._check_room(port)
+        self._open[port.port_id] += 1
         try:
             connection = await self._connect(port, number)
-            async for piece in _relay(connection, incoming):
-                yield piece
+            async with aclosing(_Talk().pieces(connection, incoming)) as pieces:
+                async for piece in pieces:
+                    yield piece
         finally:
-            self._open -= 1
+            self._open[port.port_id] -= 1
+            self._open += Counter()  # forgets who has none
+
+    def _check_room(self, port: PortSpec) -> None:
+        for count, most, what in (
+            (self._open[port.port_id], CONNECTIONS_EACH, "to this port"),
+            (self._open.total(), CONNECTIONS, "in all"),
+        ):
+            if count >= most:
+                raise Unavailable(
+                    f"the host forwards {most} connections {what} already",
+                    reason="FORWARDS_FULL",
+                    fix="end some, or give the instance a floating address",
+                    metadata={"most": str(most)},
+                )
 
     async def _connect(self, port: PortSpec, number: int) -> socket.socket:
-        """Connect to the first of the port's addresses that answers, IPv4 first."""
+        """Connect to whichever of the port's addresses answers first; IPv4 has a small lead."""
+
+        def attempt(address: PortAddress) -> Attempt:
+            return lambda: self._connect_to(port.network_id, address, number)
+
         addresses = sorted(port.addresses, key=lambda each: each.ip.version)
-        share_s = _CONNECT_S / max(1, len(addresses))
-        failure: Exception = OSError("the port has no address")
-        for address in addresses:
-            made = await self._driver.open_socket(port.network_id, outgoing(address.ip.version))
-            try:
-                async with asyncio.timeout(share_s):
-                    await asyncio.get_running_loop().sock_connect(made, (address.address, number))
-            except (OSError, TimeoutError) as error:
-                made.close()
-                failure = error
-                if isinstance(error, ConnectionRefusedError):
-                    break  # it is there, and says no
-            except BaseException:
-                made.close()
-                raise
-            else:
-                return made
-        raise _no_connection(port, number, failure)
+        try:
+            return await first_connection([attempt(each) for each in addresses], _CONNECT_S)
+        except OSError as error:
+            raise _no_connection(port, number, error) from error
+
+    async def _connect_to(
+        self, network_id: str, address: PortAddress, number: int
+    ) -> socket.socket:
+        source = self._sources[address.ip.version]
+        made = await self._driver.open_socket(network_id, outgoing(source))
+        try:
+            await asyncio.get_running_loop().sock_connect(made, (address.address, number))
+        except BaseException:
+            made.close()
+            raise
+        return made
 
 
-async def _relay(
-    connection: socket.socket, incoming: AsyncIterator[bytes]
-) -> AsyncGenerator[bytes | None, None]:
-    reader, writer = await asyncio.open_connection(sock=connection, limit=PIECE_BYTES)
-    sending = asyncio.ensure_future(_send(writer, incoming))
-    try:
-        yield b""
-        with suppress(ConnectionError):
-            while piece := await reader.read(PIECE_BYTES):
+class _Talk:
+    """What passes over one connection, and when something last did."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._last_s = self._loop.time()
+
+    async def pieces(
+        self, connection: socket.socket, incoming: AsyncIterator[bytes]
+    ) -> AsyncGenerator[bytes | None, None]:
+        reader, writer = await asyncio.open_connection(sock=connection, limit=PIECE_BYTES)
+        sending = asyncio.ensure_future(self._send(writer, incoming))
+        try:
+            yield b""
+            while piece := await self._read(reader):
                 yield piece
-        if sending.done():
-            sending.result()
-        yield None
-        await sending
-    finally:
-        sending.cancel()
-        await asyncio.gather(sending, return_exceptions=True)
-        writer.transport.abort()
+            if sending.done():
+                sending.result()
+            yield None
+            await self._finish(sending)
+        except ConnectionError as error:
+            raise _reset() from error
+        finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            writer.transport.abort()
+
+    async def _read(self, reader: asyncio.StreamReader) -> bytes:
+        while True:
+            try:
+                async with asyncio.timeout_at(self._last_s + IDLE_S):
+                    piece = await reader.read(PIECE_BYTES)
+            except TimeoutError:
+                self._check_idle()
+            else:
+                self._last_s = self._loop.time()
+                return piece
+
+    async def _finish(self, sending: asyncio.Future[None]) -> None:
+        while not sending.done():
+            left_s = self._last_s + IDLE_S - self._loop.time()
+            await asyncio.wait({sending}, timeout=left_s)
+            self._check_idle()
+        sending.result()
+
+    async def _send(self, writer: asyncio.StreamWriter, incoming: AsyncIterator[bytes]) -> None:
+        try:
+            with suppress(ConnectionError):  # it reads no more: who reads sees how it ended
+                async for piece in incoming:
+                    self._last_s = self._loop.time()
+                    writer.write(piece)
+                    await writer.drain()
+                writer.write_eof()
+        except BaseException:
+            writer.transport.abort()  # the caller went away, or said nonsense: who reads ends, too
+            raise
+
+    def _check_idle(self) -> None:
+        if self._loop.time() >= self._last_s + IDLE_S:
+            raise Unavailable(
+                f"nothing has passed over the connection for {IDLE_S / 60:.0f} minutes",
+                reason="FORWARD_IDLE",
+                fix="connect again; let ssh send keepalives: -o ServerAliveInterval=300",
+                metadata={"idle_s": f"{IDLE_S:.0f}"},
+            )
 
 
-async def _send(writer: asyncio.StreamWriter, incoming: AsyncIterator[bytes]) -> None:
-    try:
-        with suppress(ConnectionError):
-            async for piece in incoming:
-                writer.write(piece)
-                await writer.drain()
-            writer.write_eof()
-    except BaseException:
-        writer.transport.abort()  # the caller went away, or said nonsense: who reads ends, too
-        raise
+def _reset() -> Unavailable:
+    return Unavailable(
+        "the machine has reset the connection",
+        reason="FORWARD_RESET",
+        fix="see that what listens there is well, then connect again",
+    )
 
 
 def _no_connection(port: PortSpec, number: int, failure: Exception) -> FailedPrecondition:
@@ -123,6 +191,6 @@ def _no_connection(port: PortSpec, number: int, failure: Exception) -> FailedPre
     return FailedPrecondition(
         f"the machine does not answer on TCP port {number}: {why}",
         reason="FORWARD_TIMED_OUT",
-        fix=f"add a security group rule for ingress of TCP port {number}; or the guest is not up",
+        fix=f"add the security group rule 'ingress tcp {number}'; or the guest is not up yet",
         metadata=metadata,
     )

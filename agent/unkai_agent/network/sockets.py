@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from typing import Any
 
 from unkai_agent.network.namespaces import INNER
 
 Make = Callable[[], socket.socket]
+Option = tuple[int, int, int]
+"""Level, name, value."""
 _BACKLOG = 64
 _KEEPALIVE_S = 30
+_IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h
+_LISTENING: tuple[Option, ...] = ((socket.SOL_SOCKET, socket.SO_REUSEADDR, 1),)
+_OUTGOING: tuple[Option, ...] = (
+    # The port is chosen as one connects: many may have the same one, to others.
+    (socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_S),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_S),
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+)
 
 
 def listener(address: str, port: int) -> Make:
     """Return a maker of a listening TCP socket."""
 
     def make() -> socket.socket:
-        made = _bound(socket.SOCK_STREAM, address, port)
+        made = _bound(socket.SOCK_STREAM, address, port, _LISTENING)
         made.listen(_BACKLOG)
         return made
 
@@ -30,28 +42,25 @@ def packets(address: str, port: int) -> Make:
     return lambda: _bound(socket.SOCK_DGRAM, address, port)
 
 
-def outgoing(version: int) -> Make:
-    """Return a maker of a TCP socket that is to be connected, and notices a dead peer."""
+def outgoing(source: str) -> Make:
+    """Return a maker of a TCP socket that is to be connected, and notices a dead peer.
 
-    def make() -> socket.socket:
-        made = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6)
-        made.setblocking(False)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL):
-            made.setsockopt(socket.IPPROTO_TCP, option, _KEEPALIVE_S)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return made
+    It comes from `source`: left to itself the kernel takes another address of ours, which no rule
+    lets in and no guest has a route to.
+    """
 
-    return make
+    return lambda: _bound(socket.SOCK_STREAM, source, 0, _OUTGOING)
 
 
-def _bound(kind: socket.SocketKind, address: str, port: int) -> socket.socket:
+def _bound(
+    kind: socket.SocketKind, address: str, port: int, options: Iterable[Option] = ()
+) -> socket.socket:
     version = ip_address(address).version
     made = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, kind)
     try:
         made.setblocking(False)
-        if kind == socket.SOCK_STREAM:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for option in options:
+            made.setsockopt(*option)
         if version == 4:
             made.bind((address, port))
         else:

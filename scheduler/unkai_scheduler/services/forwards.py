@@ -6,6 +6,7 @@ host. No row is changed. What is not taken is not read, so neither side's bytes 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -23,11 +24,13 @@ from unkai_scheduler.services.checks import Violations, fetch
 from unkai_scheduler.services.context import ServiceContext
 from unkai_scheduler.store import hosts, instances, ports, security_groups
 from unkai_scheduler.store.unit_of_work import Connection
-from unkai_wire.errors import FailedPrecondition, NotFound, Unavailable
+from unkai_wire.errors import FailedPrecondition, NotFound, Unavailable, UnkaiError
 
 log = structlog.get_logger(__name__)
 CONNECTIONS = 256
 """At once, of one scheduler: each holds some hundred KiB."""
+CONNECTIONS_EACH = 128
+"""At once, to the instances of one project: others' are let in, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,8 @@ class ForwardsService:
     def __init__(self, context: ServiceContext, agents: Agents) -> None:
         self._context = context
         self._agents = agents
-        self._open = 0
+        self._open: Counter[str] = Counter()
+        """By project."""
 
     async def open(
         self, instance_id: str, port_number: int, sent: AsyncIterator[bytes], *, port_id: str = ""
@@ -61,26 +65,62 @@ class ForwardsService:
             )
         found = await self._context.uow.read(lambda conn: _find(conn, instance_id))
         endpoint, port = _endpoint(found), _chosen(found, port_id, port_number)
-        if self._open >= CONNECTIONS:
-            raise Unavailable(
-                f"this scheduler forwards {CONNECTIONS} connections already",
-                reason="FORWARDS_FULL",
-                fix="end some, or give the instance a floating address",
-                metadata={"most": str(CONNECTIONS)},
-            )
+        self._check_room(found.instance)
         target = ForwardTarget(instance_id, port.id, port_number)
-        self._open += 1
-        pieces = self._agents.forward(endpoint, target, sent)
+        project_id = found.instance.project_id
+        self._open[project_id] += 1
+        is_open = False
         try:
-            async with aclosing(pieces):
-                is_told = False
+            async with aclosing(self._agents.forward(endpoint, target, sent)) as pieces:
                 async for piece in pieces:
-                    if not is_told:
+                    if not is_open:
                         log.info("forward_opened", instance=instance_id, tcp_port=port_number)
-                        is_told = True
+                        is_open = True
                     yield piece
+        except UnkaiError as error:
+            if _is_silence(error):
+                raise _gone(found, is_open=is_open) from error
+            raise
         finally:
-            self._open -= 1
+            self._open[project_id] -= 1
+            self._open += Counter()  # forgets who has none
+
+    def _check_room(self, instance: Instance) -> None:
+        for count, most, what in (
+            (self._open[instance.project_id], CONNECTIONS_EACH, "to this project"),
+            (self._open.total(), CONNECTIONS, "in all"),
+        ):
+            if count >= most:
+                raise Unavailable(
+                    f"this scheduler forwards {most} connections {what} already",
+                    reason="FORWARDS_FULL",
+                    fix="end some, or give the instance a floating address",
+                    metadata={"most": str(most)},
+                )
+
+
+def _is_silence(error: UnkaiError) -> bool:
+    """Tell whether a call ended without a word of the host's agent: by gRPC's own."""
+    return "grpc_code" in error.metadata or error.reason == "STREAM_BROKEN"
+
+
+def _gone(found: _Found, *, is_open: bool) -> Unavailable:
+    """Make the error of a host whose agent has ended, or was not there."""
+    name = found.host.name if found.host else ""
+    again = f"try again once 'unkai host show {name}' says UP; the instance itself may run on"
+    if is_open:
+        return Unavailable(
+            f"host {name} went away while it forwarded the connection",
+            reason="FORWARD_LOST",
+            fix=again,
+            metadata={"host": name, "instance": found.instance.spec.name},
+        )
+    return Unavailable(
+        f"host {name} does not answer",
+        reason="HOST_UNREACHABLE",
+        fix=again,
+        metadata={"host": name, "instance": found.instance.spec.name},
+    )
 
 
 def _find(conn: Connection, instance_id: str) -> _Found:

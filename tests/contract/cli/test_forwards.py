@@ -17,6 +17,7 @@ from tests.support.networks import a_group, a_rule, add_network, add_port
 from tests.support.served_api import ServedApi
 from unkai_scheduler.domain.ports import PortOwner
 from unkai_scheduler.domain.security_groups import Protocol, Rule
+from unkai_scheduler.services import forwards
 from unkai_scheduler.store import security_groups
 
 IN_FROM_HOSTS = "169.254.169.254/32"
@@ -91,6 +92,33 @@ def test_what_the_machine_refuses_is_told(cloud: ServedApi) -> None:
     outcome = unkai("forward", "--stdio", "web", "9")
     assert outcome.code == 4
     assert "FORWARD_REFUSED" in outcome.err
+
+
+def test_a_host_that_goes_away_is_named(cloud: ServedApi) -> None:
+    plugged(cloud, a_rule_for_hosts(1, 65535))
+    for gone, reason in ((False, "FORWARD_LOST"), (True, "HOST_UNREACHABLE")):
+        cloud.api.agents.gone = gone
+        done = subprocess.run(
+            _forward("--stdio", "web", "10"),
+            stdin=subprocess.PIPE,
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 6
+        for word in (reason, "host h1 ", "'unkai host show h1'"):
+            assert word in done.stderr
+
+
+def test_one_projects_connections_leave_room_for_anothers(
+    cloud: ServedApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugged(cloud, a_rule_for_hosts())
+    monkeypatch.setattr(forwards, "CONNECTIONS_EACH", 0)
+    outcome = unkai("forward", "--stdio", "web", "22")
+    assert "FORWARDS_FULL" in outcome.err
+    assert "to this project" in outcome.err
 
 
 @contextmanager

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import pytest
 
 from tests.support.agent import a_running_agent, a_spec
 from tests.support.ports import a_network_id, a_port, a_port_id, an_ipv4
 from unkai.agent.v1 import network_service_pb2 as pb
+from unkai.agent.v1 import network_service_pb2_grpc
 from unkai.agent.v1.fence_pb2 import Fence
 from unkai_agent.api.directory import Host, HostDirectory
 from unkai_agent.api.networks import NetworkServicer
+from unkai_agent.network import forwarding
 from unkai_agent.network.driver import sites_of
 from unkai_agent.network.fake import FakeNetwork
 from unkai_agent.network.flows import FlowCounters
@@ -55,7 +59,7 @@ async def served(tmp_path: Path) -> AsyncIterator[tuple[NetworkServicer, Host]]:
             storage=agent.storage,
             usage=None,  # type: ignore[arg-type]
             networks=HostNetworks(driver, NameTables(tmp_path / "names"), _nobody, Tokens()),
-            forwarder=Forwarder(driver),
+            forwarder=Forwarder(driver, {4: "127.0.0.1"}),
         )
         yield NetworkServicer(HostDirectory({HOST_ID: host})), host
 
@@ -267,3 +271,70 @@ async def test_a_message_that_carries_nothing_ends_the_connection(
 
         with pytest.raises(InvalidArgument):
             await asyncio.wait_for(read_all(), 20)
+
+
+@pytest.mark.parametrize("floods", [False, True], ids=["silent", "flooding"])
+async def test_a_connection_ends_with_its_call(
+    served: tuple[NetworkServicer, Host],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    floods: bool,
+) -> None:
+    """And its place is free, also when the caller took nothing of what the machine sent."""
+    monkeypatch.setattr(forwarding, "CONNECTIONS_EACH", 1)
+    machine = socket.create_server(("127.0.0.1", 0))
+    machine.settimeout(20)
+    async with a_server(served[0], tmp_path) as address, grpc.aio.insecure_channel(address) as one:
+        open_call = network_service_pb2_grpc.NetworkServiceStub(one).Forward
+        first = an_open(port_number=machine.getsockname()[1])
+        with machine:
+            call = open_call()
+            await call.write(first)
+            assert (await call.read()).data == b""
+            connection, _ = await asyncio.to_thread(machine.accept)
+            reader, writer = await asyncio.open_connection(sock=connection)
+            if floods:
+                await _fill(writer)
+            call.cancel()
+            async with asyncio.timeout(20):
+                await _until_ended(reader)
+                while not await _is_opened(open_call(), first):
+                    pass
+            writer.close()
+
+
+async def _is_opened(call: Any, first: pb.ForwardRequest) -> bool:
+    try:
+        await call.write(first)
+        return bool((await call.read()).data == b"")
+    except grpc.aio.AioRpcError:
+        return False
+
+
+@asynccontextmanager
+async def a_server(servicer: NetworkServicer, folder: Path) -> AsyncIterator[str]:
+    server = grpc.aio.server()
+    network_service_pb2_grpc.add_NetworkServiceServicer_to_server(servicer, server)
+    address = f"unix:{folder}/agent.sock"
+    server.add_insecure_port(address)
+    await server.start()
+    try:
+        yield address
+    finally:
+        await server.stop(None)
+
+
+async def _fill(writer: asyncio.StreamWriter) -> None:
+    """Send until nobody takes more."""
+    writer.transport.set_write_buffer_limits(high=0)
+    with suppress(TimeoutError):
+        while True:
+            writer.write(bytes(1 << 20))
+            async with asyncio.timeout(1):
+                await writer.drain()
+
+
+async def _until_ended(reader: asyncio.StreamReader) -> None:
+    with suppress(ConnectionError):
+        while await reader.read(1 << 20):
+            pass

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 
-from tests.support.ports import a_network_id, a_port, an_ipv4, an_ipv6
+from tests.support.ports import a_network_id, a_port, an_ipv4
 from unkai_agent.domain.ports import PortSpec
 from unkai_agent.network import forwarding
 from unkai_agent.network.driver import sites_of
@@ -17,12 +19,13 @@ from unkai_agent.network.forwarding import Forwarder
 from unkai_wire.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 
 PORT = a_port(addresses=(an_ipv4("127.0.0.1"),))
+LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
 
 async def a_forwarder(port: PortSpec = PORT) -> Forwarder:
     driver = FakeNetwork()
     await driver.ensure_sites(sites_of([port]))
-    return Forwarder(driver)
+    return Forwarder(driver, LOOPBACK)
 
 
 def a_machine() -> socket.socket:
@@ -129,7 +132,7 @@ async def test_a_caller_that_says_nonsense_ends_the_connection() -> None:
 
 
 async def test_a_caller_that_goes_away_frees_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forwarding, "CONNECTIONS", 1)
+    monkeypatch.setattr(forwarding, "CONNECTIONS_EACH", 1)
     forwarder, caller, machine = await a_forwarder(), Caller(), a_machine()
     with machine:
         number = machine.getsockname()[1]
@@ -176,14 +179,85 @@ async def test_a_machine_that_is_silent_names_the_rule_to_add(
     assert "security group rule" in caught.value.fix
 
 
-async def test_the_next_address_is_tried_when_one_is_silent() -> None:
-    # No host has a route to the first.
-    port = a_port(addresses=(an_ipv4("127.0.0.1"), an_ipv6("2001:db8::1")))
-    forwarder, machine = await a_forwarder(port), a_machine()
+async def test_one_ports_callers_leave_room_for_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forwarding, "CONNECTIONS_EACH", 1)
+    monkeypatch.setattr(forwarding, "CONNECTIONS", 2)
+    forwarder, machine = await a_forwarder(), a_machine()
+    ports = [a_port(n, addresses=(an_ipv4("127.0.0.1"),)) for n in (1, 2, 3)]
     with machine:
-        talk = forwarder.talk(port, machine.getsockname()[1], Caller().pieces())
-        assert await anext(talk) == b""
-        await talk.aclose()
+        number = machine.getsockname()[1]
+        held = [forwarder.talk(port, number, Caller().pieces()) for port in ports]
+        for talk in held[:2]:
+            assert await anext(talk) == b""
+        with pytest.raises(Unavailable, match="2 connections in all"):
+            await anext(held[2])
+        await held[0].aclose()
+        with pytest.raises(Unavailable, match="1 connections to this port"):
+            await anext(forwarder.talk(ports[1], number, Caller().pieces()))
+        await held[1].aclose()
+
+
+async def test_a_connection_ends_over_which_nothing_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the machine could still send or has ended."""
+    monkeypatch.setattr(forwarding, "IDLE_S", 0.5)
+    forwarder, machine = await a_forwarder(), a_machine()
+    with machine:
+        for ends_first in (False, True):
+            talk = forwarder.talk(PORT, machine.getsockname()[1], Caller().pieces())
+            async with asyncio.timeout(20):
+                await anext(talk)
+                reader, writer = await _accept(machine)
+                if ends_first:
+                    writer.write_eof()
+                    assert await anext(talk) is None
+                with pytest.raises(Unavailable) as caught:
+                    await anext(talk)
+                assert caught.value.reason == "FORWARD_IDLE"
+                assert await _ends(reader)
+                writer.close()
+
+
+async def test_a_connection_lives_while_bytes_pass_in_one_direction(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forwarding, "IDLE_S", 3.0)
+    forwarder, caller, machine = await a_forwarder(), Caller(), a_machine()
+    with machine:
+        talk = forwarder.talk(PORT, machine.getsockname()[1], caller.pieces())
+        async with asyncio.timeout(60):
+            await anext(talk)
+            reader, writer = await _accept(machine)
+            rest = asyncio.ensure_future(anext(talk))
+            for _ in range(8):
+                caller.send(b"x")
+                await asyncio.sleep(0.4)
+            assert await reader.readexactly(8) == b"x" * 8
+            writer.write(b"still here")
+            assert await rest == b"still here"
+            await talk.aclose()
+            writer.close()
+
+
+async def test_a_connection_that_the_machine_resets_is_told_so() -> None:
+    forwarder, machine = await a_forwarder(), a_machine()
+    with machine:
+        talk = forwarder.talk(PORT, machine.getsockname()[1], Caller().pieces())
+        async with asyncio.timeout(20):
+            await anext(talk)
+            connection, _ = await asyncio.to_thread(machine.accept)
+            # Closed with a linger of 0 s: by a reset (tcp(7), socket(7)).
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+            with pytest.raises(Unavailable) as caught:
+                await anext(talk)
+    assert caught.value.reason == "FORWARD_RESET"
+
+
+async def _ends(reader: asyncio.StreamReader) -> bool:
+    """Tell whether the machine's side has nothing more to come, by an end or a reset."""
+    with suppress(ConnectionError):
+        return await reader.read() == b""
+    return True
 
 
 async def test_a_network_that_is_not_here_is_not_found() -> None:

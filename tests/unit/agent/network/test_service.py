@@ -19,13 +19,13 @@ from tests.support.agent import a_spec
 from tests.support.fake_vsctl import FakeSwitch
 from tests.support.metadata import ask
 from tests.support.namespaces import Guest, cleaned, needs_namespaces
-from tests.support.ports import a_port, an_ipv4
+from tests.support.ports import a_port, an_ipv4, an_ipv6
 from unkai_agent.domain.machines import MachineSpec
-from unkai_agent.domain.ports import MetadataPort, PortSpec
+from unkai_agent.domain.ports import MetadataPort, PortAddress, PortSpec
 from unkai_agent.network.forwarding import Forwarder
 from unkai_agent.network.metadata.tokens import Tokens
 from unkai_agent.network.names.table import NameChanges, NameTables
-from unkai_agent.network.namespaces import ADDRESS_V4, Namespaces, device_of
+from unkai_agent.network.namespaces import ADDRESS_V4, ADDRESS_V6, Namespaces, device_of
 from unkai_agent.network.ovs_database import OvsDatabase
 from unkai_agent.network.ovs_driver import OvsNetwork
 from unkai_agent.network.service import HostNetworks
@@ -186,19 +186,36 @@ async def test_a_network_that_got_an_address_answers_names_there(host: Host) -> 
         guest.close()
 
 
-async def test_a_machine_is_reached_from_inside_its_own_network(host: Host) -> None:
-    """By a host that itself has no route there, and from an address that the guest can answer."""
+@pytest.mark.parametrize(
+    ("address", "own", "source"),
+    [
+        (an_ipv4("10.0.0.5"), (), ADDRESS_V4),
+        (an_ipv4("10.0.0.5"), ("10.0.0.2/24",), ADDRESS_V4),
+        (an_ipv6("fd00::5"), (), ADDRESS_V6),
+        (an_ipv6("fd00::5"), ("fd00::2/64",), ADDRESS_V6),
+    ],
+)
+async def test_a_machine_is_reached_from_the_address_that_rules_name(
+    host: Host, address: PortAddress, own: tuple[str, ...], source: str
+) -> None:
+    """From inside its network, whatever other addresses the host has there."""
     machine = host.machine(1)
-    await host.networks.hold([machine])
-    guest = Guest(host.root, host.ids[0], "10.0.0.5/24")
-    listening = await call_inside(guest.path, lambda: socket.create_server(("10.0.0.5", 22)))
+    port = replace(
+        machine.ports[0], addresses=(address,), metadata=replace(METADATA, addresses=own)
+    )
+    await host.networks.hold([replace(machine, ports=(port,))])
+    guest = Guest(host.root, host.ids[0], str(address.interface))
+    family = socket.AF_INET6 if address.ip.version == 6 else socket.AF_INET
+    listening = await call_inside(
+        guest.path, lambda: socket.create_server((address.address, 22), family=family)
+    )
     listening.settimeout(20)
     try:
-        peer = await _reach(host, machine.ports[0], listening)
+        peer = await _reach(host, port, listening)
     finally:
         listening.close()
         guest.close()
-    assert peer == ADDRESS_V4
+    assert peer.partition("%")[0] == source
 
 
 async def _reach(host: Host, port: PortSpec, listening: socket.socket) -> str:
