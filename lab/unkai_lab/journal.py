@@ -34,6 +34,15 @@ class ProcessId:
         """Say whether exactly this process runs; a zombie does not."""
         return _start_ticks(self.pid) == self.start_ticks
 
+    def children(self) -> list[ProcessId]:
+        """Return its children of now (proc_pid_task_children(5)); those of other threads not."""
+        try:
+            text = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return []
+        found = [ProcessId.of(int(pid)) for pid in text.split()]
+        return [child for child in found if child is not None] if self.is_alive() else []
+
     def kill(self, signal_number: int) -> bool:
         """Signal exactly this process; False when it is gone.
 
@@ -62,6 +71,14 @@ class StartedProcess:
     cell: str
     program: str
     process: ProcessId
+    is_monitor: bool = False
+    """Its child is the program; it starts another when that one crashes."""
+
+    def worker(self) -> ProcessId | None:
+        """Return the process that is the program, None when there is none."""
+        if not self.is_monitor:
+            return self.process if self.process.is_alive() else None
+        return next(iter(self.process.children()), None)
 
 
 class Journal:
@@ -84,6 +101,7 @@ class Journal:
                 "program": process.program,
                 "pid": process.process.pid,
                 "start_ticks": process.process.start_ticks,
+                "is_monitor": process.is_monitor,
             }
         )
 
@@ -94,16 +112,21 @@ class Journal:
     def processes(self) -> list[StartedProcess]:
         """Return every recorded program, oldest first; most of them may be gone."""
         return [
-            StartedProcess(e["cell"], e["program"], ProcessId(e["pid"], e["start_ticks"]))
+            StartedProcess(
+                e["cell"],
+                e["program"],
+                ProcessId(e["pid"], e["start_ticks"]),
+                e.get("is_monitor", False),
+            )
             for e in self._entries()
             if e["kind"] == "process"
         ]
 
-    def newest(self, cell: str, program: str) -> ProcessId | None:
+    def newest(self, cell: str, program: str) -> StartedProcess | None:
         """Return the newest start of a program, None when it was never started."""
         for started in reversed(self.processes()):
             if (started.cell, started.program) == (cell, program):
-                return started.process
+                return started
         return None
 
     def _append(self, entry: dict[str, Any]) -> None:

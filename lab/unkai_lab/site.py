@@ -68,8 +68,8 @@ class Site:
 
     def holder(self, name: str) -> ProcessId:
         """Return a cell's first process; raise `LabError` while the cell is down."""
-        holder = self.journal.newest(name, HOLDER)
-        if holder is None or not holder.is_alive():
+        holder = self.running(name, HOLDER)
+        if holder is None:
             raise LabError(
                 f"{name} is down",
                 reason="LAB_CELL_DOWN",
@@ -127,8 +127,13 @@ class Site:
             raise LabError(f"'{' '.join(argv)}' in {name} failed ({done.returncode}): {output}")
         return done
 
-    def start(self, name: str, program: str, argv: Sequence[str]) -> ProcessId:
-        """Start a program in the background, unless it runs."""
+    def start(
+        self, name: str, program: str, argv: Sequence[str], *, is_monitor: bool = False
+    ) -> ProcessId:
+        """Start a program in the background, unless it runs.
+
+        `is_monitor`: what is started forks the program, and forks it again after a crash.
+        """
         running = self.running(name, program)
         if running:
             return running
@@ -137,20 +142,38 @@ class Site:
         started = start_program(command, log, self.environment(name))
         if started is None:
             raise LabError.of_log(f"{program} in {name} ended at once", log)
-        return self._record(name, program, started)
+        return self._record(name, program, started, is_monitor=is_monitor)
 
     def running(self, name: str, program: str) -> ProcessId | None:
-        """Return the program's process, None when it does not run."""
-        process = self.journal.newest(name, program)
-        return process if process and process.is_alive() else None
+        """Return the process that was started as the program, None when it does not run.
+
+        A monitor's child, which does the work, is `worker`'s.
+        """
+        started = self.journal.newest(name, program)
+        return started.process if started and started.process.is_alive() else None
+
+    def worker(self, name: str, program: str) -> ProcessId | None:
+        """Return the process that does the program's work, None when none does."""
+        started = self.journal.newest(name, program)
+        return started.worker() if started else None
 
     def kill(self, name: str, program: str, signal_number: int = signal.SIGKILL) -> None:
-        """Signal a program and wait for its end; nothing is done when it does not run."""
-        process = self.running(name, program)
-        if process is None or not process.kill(signal_number):
+        """Signal a program and wait for its end; nothing is done when it does not run.
+
+        A monitor ends with it, whatever the signal: nothing starts the program again.
+        """
+        started = self.journal.newest(name, program)
+        if started is None or not started.process.is_alive():
             return
+        if started.is_monitor:
+            started.process.kill(signal.SIGSTOP)  # so that no other child comes meanwhile
+        worker = started.worker()
+        if worker is not None:
+            worker.kill(signal_number)
+        if started.is_monitor:
+            started.process.kill(signal.SIGKILL)
         wait_until(
-            lambda: not process.is_alive(),
+            lambda: not (started.process.is_alive() or (worker and worker.is_alive())),
             f"{program} in {name} ends after {signal.Signals(signal_number).name}",
             deadline_s=20.0,
             log=self.paths.log(name, program),
@@ -163,7 +186,7 @@ class Site:
         # The first process leaves its groups before it has waited for all others of its cell.
         first = self.journal.newest(name, HOLDER)
         if first is not None:
-            wait_until(lambda: not first.is_alive(), f"{name} is down")
+            wait_until(lambda: not first.process.is_alive(), f"{name} is down")
         self.reap()
 
     def pids(self, name: str) -> list[int]:
@@ -175,10 +198,12 @@ class Site:
         with self._lock:
             self._children = [child for child in self._children if child.poll() is None]
 
-    def _record(self, name: str, program: str, started: Started) -> ProcessId:
+    def _record(
+        self, name: str, program: str, started: Started, *, is_monitor: bool = False
+    ) -> ProcessId:
         with self._lock:
             self._children.append(started.waiter)
-        self.journal.started(StartedProcess(name, program, started.process))
+        self.journal.started(StartedProcess(name, program, started.process, is_monitor))
         return started.process
 
 

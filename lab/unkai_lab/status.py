@@ -59,7 +59,7 @@ def _cell_status(lab: Lab, cell: str, registered: list[host_pb2.Host]) -> dict[s
     running = {
         program: process.pid
         for program in programs_of(lab, cell)
-        if (process := lab.site.running(cell, program))
+        if (process := lab.site.worker(cell, program))
     }
     host = next((h for h in registered if h.name == cell), None)
     return {

@@ -5,6 +5,10 @@ things must be so. The address of the tunnels sits on a bridge of the switch, wi
 no tunnel packet would leave otherwise. And no cable leaves checksums to a card: the switch would
 pass them on half-made, and TCP would hang.
 
+Each program has a monitor of its own, as `ovs-ctl` and `ovn-ctl` give it one: it is started again
+at once after a crash, and 10 s after that at the soonest (ovs-vswitchd(8), `--monitor`). A crash
+leaves the bridges' devices, with their addresses.
+
 Tunnels have a cable of their own (`eth1`): the switch may die without the host being cut off. A
 host that reaches `external` has a third one (`eth2`), in the bridge `br-ex`.
 """
@@ -17,6 +21,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from unkai_lab.errors import LabError
+from unkai_lab.journal import ProcessId
 from unkai_lab.readiness import accepts, wait_until
 from unkai_lab.site import Site
 from unkai_lab.spec import CONTROL, EXTERNAL, EXTERNAL_BRIDGE, LabPaths
@@ -88,7 +94,7 @@ class HostSwitch:
         """Start what does not run, and wait until it answers."""
         self.start_database()
         self.start_switch()
-        self._site.start(self._host, CONTROLLER, [CONTROLLER, *_QUIET, "--pidfile"])
+        self._start(CONTROLLER)
         self._tell(f"{self._host}: switch and ovn-controller run")
 
     def start_database(self) -> None:
@@ -100,8 +106,7 @@ class HostSwitch:
             half.unlink(missing_ok=True)
             self._run("ovsdb-tool", "create", str(half), _SCHEMA)
             half.rename(file)
-        argv = [DATABASE, str(file), *_QUIET, f"--remote=punix:{_SOCKET}", "--pidfile"]
-        process = self._site.start(self._host, DATABASE, argv)
+        process = self._start(DATABASE, str(file), f"--remote=punix:{_SOCKET}")
         root = Path(f"/proc/{self._site.holder(self._host).pid}/root")
         wait_until(
             partial(accepts, root / _SOCKET.lstrip("/")),
@@ -114,9 +119,7 @@ class HostSwitch:
 
     def start_switch(self) -> None:
         """Start the switch with its bridges, and put the tunnel's address on its own."""
-        process = self._site.start(
-            self._host, SWITCH, [SWITCH, f"unix:{_SOCKET}", *_QUIET, "--pidfile"]
-        )
+        process = self._start(SWITCH, f"unix:{_SOCKET}")
         self._run(*bridges_command(self._is_gateway))
         # A database of before the boot says that all is done, so ovs-vsctl does not wait.
         shown = ["ip", "link", "show", "br-phys"]
@@ -129,7 +132,7 @@ class HostSwitch:
         )
         spec = self._site.spec
         address = f"{spec.tunnel_address(self._host)}/{spec.tunnel_network.prefixlen}"
-        # A bridge is a new device each time the switch starts.
+        # A switch that ended in good order took its bridge's device along.
         lines = [
             "ethtool -K br-phys tx off rx off >/dev/null",
             f"ip address replace {address} dev br-phys",
@@ -138,12 +141,22 @@ class HostSwitch:
         self._run("sh", "-euc", "\n".join(lines))
 
     def kill(self, program: str, signal_number: int = signal.SIGKILL) -> None:
-        """End `ovsdb-server`, `ovs-vswitchd` or `ovn-controller`; guests run on."""
+        """End `ovsdb-server`, `ovs-vswitchd` or `ovn-controller` for good; guests run on."""
         self._site.kill(self._host, program, signal_number)
+
+    def crash(self, program: str, signal_number: int = signal.SIGSEGV) -> None:
+        """Let one of them crash: its monitor starts another."""
+        worker = self._site.worker(self._host, program)
+        if worker is None or not worker.kill(signal_number):
+            raise LabError(f"{program} of {self._host} does not run")
 
     def vsctl(self, *arguments: str) -> str:
         """Run ovs-vsctl on the host; return what it printed."""
         return self._run("ovs-vsctl", "--timeout=20", *arguments)
+
+    def _start(self, program: str, *argv: str) -> ProcessId:
+        command = [program, *argv, *_QUIET, "--pidfile", "--monitor"]
+        return self._site.start(self._host, program, command, is_monitor=True)
 
     def _cable(self, cell: str, outer: str, inner: str, bridge: str) -> None:
         holder = self._site.holder(self._host)

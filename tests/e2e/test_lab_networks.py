@@ -1,12 +1,14 @@
 """Story: the lab's OVN carries packets before anything of ours has touched it, wired by hand.
 
 1. DHCP, pings across hosts, packets of the largest size, a router out, a floating address.
-2. Each of OVN's and the switch's programs is killed and started again; a host is rebooted.
+2. Each of OVN's and the switch's programs is killed and started again; those of a host come again
+   by themselves after a crash; a host is rebooted.
 3. The databases let in whom they shall. 4. Two labs side by side share nothing.
 """
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from unkai_lab.lab import Lab
 from unkai_lab.lock import hold
 from unkai_lab.ovn import CENTRAL_PROGRAMS, NORTHBOUND, SOUTHBOUND, OvnDatabase, remote
 from unkai_lab.spec import CONTROL, EXTERNAL, EXTERNAL_RANGE, FAR_ADDRESS, LabPaths, LabSpec
-from unkai_lab.switches import SWITCH_PROGRAMS
+from unkai_lab.switches import CONTROLLER, SWITCH_PROGRAMS
 from unkai_lab.teardown import leftovers, take_down
 
 GATEWAY, FLOATING = EXTERNAL_RANGE[10], EXTERNAL_RANGE[20]
@@ -217,6 +219,56 @@ def test_what_is_killed_is_started_again_and_carries_as_before(
     lab.switch("h3").start()
     one.await_reach(two.address)
     assert lab.control.ovn.ctl(NORTHBOUND, "--bare", "--columns=name", "list", "Logical_Router")
+
+
+def _comes_again(lab: Lab, host: str, program: str, signal_number: int) -> None:
+    """Let a program crash, and wait for the next one of it."""
+    monitor, before = lab.site.running(host, program), lab.site.worker(host, program)
+    lab.switch(host).crash(program, signal_number)
+    wait_for(lambda: lab.site.worker(host, program) not in (None, before), f"{program} is back")
+    assert lab.site.running(host, program) == monitor
+    wait_for(lambda: _pid_file(lab, host, program), f"{program} says its number")
+
+
+def _pid_file(lab: Lab, host: str, program: str) -> bool:
+    """Tell whether a program's file names the process that works, not its monitor."""
+    folder = "/run/ovn" if program == CONTROLLER else "/run/openvswitch"
+    written = lab.run(host, ["cat", f"{folder}/{program}.pid"], check=False).stdout.split()
+    worker = lab.site.worker(host, program)
+    if worker is None:
+        return False
+    status = Path(f"/proc/{worker.pid}/status").read_text()
+    [inside] = [line.split()[-1] for line in status.splitlines() if line.startswith("NSpid:")]
+    return written == [inside]
+
+
+def _plugged(lab: Lab, host: str) -> list[str]:
+    """Return the numbers of the ports of guests and tunnels in the switch; -1: not opened."""
+    asked = ["--format=csv", "--no-headings", "--columns=name,ofport", "list", "Interface"]
+    return sorted(lab.switch(host).vsctl(*asked).split())
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGSEGV, signal.SIGABRT])
+@pytest.mark.parametrize("program", SWITCH_PROGRAMS)
+def test_a_program_that_crashes_is_started_again_by_its_monitor(
+    lab: Lab, guests: tuple[Guest, Guest], program: str, signal_number: int
+) -> None:
+    one, two = guests
+    one.await_reach(two.address)
+    before = _plugged(lab, "h3")
+    _comes_again(lab, "h3", program, signal_number)
+    one.await_reach(two.address)
+    wait_for(lambda: _plugged(lab, "h3") == before, "every port is open again")
+
+
+def test_a_program_that_is_killed_stays_away_with_its_monitor(lab: Lab) -> None:
+    for program in SWITCH_PROGRAMS:
+        pids = [lab.site.running("h2", program), lab.site.worker("h2", program)]
+        assert None not in pids
+        assert pids[0] != pids[1]
+        lab.switch("h2").kill(program, signal.SIGTERM)
+        assert [process and process.is_alive() for process in pids] == [False, False]
+    lab.switch("h2").start()
 
 
 def test_a_rebooted_host_belongs_to_ovn_as_before(lab: Lab, guests: tuple[Guest, Guest]) -> None:

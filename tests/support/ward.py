@@ -146,7 +146,7 @@ class Ward:
     @contextmanager
     def stopped(self, cell: str, program: str) -> Iterator[None]:
         """Stop a process where it stands (SIGSTOP)."""
-        process = self.lab.site.running(cell, program)
+        process = self.lab.site.worker(cell, program)
         assert process is not None
         process.kill(signal.SIGSTOP)
         try:

@@ -72,8 +72,29 @@ def test_the_newest_start_of_a_program_counts(tmp_path: Path) -> None:
     for pid in (10, 11):
         journal.started(StartedProcess("h1", "agent", ProcessId(pid, 5)))
     journal.started(StartedProcess("h2", "agent", ProcessId(12, 5)))
-    assert journal.newest("h1", "agent") == ProcessId(11, 5)
+    journal.started(StartedProcess("h2", "ovs-vswitchd", ProcessId(13, 5), is_monitor=True))
+    assert journal.newest("h1", "agent") == StartedProcess("h1", "agent", ProcessId(11, 5))
     assert journal.newest("h1", "libvirtd") is None
+    monitored = journal.newest("h2", "ovs-vswitchd")
+    assert monitored is not None
+    assert monitored.is_monitor
+
+
+def test_a_monitors_worker_is_its_child(sleeper: subprocess.Popen[bytes]) -> None:
+    alone = ProcessId.of(sleeper.pid)
+    assert alone is not None
+    assert StartedProcess("h1", "agent", alone).worker() == alone
+    assert StartedProcess("h1", "agent", alone, is_monitor=True).worker() is None
+    with subprocess.Popen(["sh", "-c", "sleep 60 & echo; wait"], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        monitor = ProcessId.of(parent.pid)
+        assert monitor is not None
+        child = StartedProcess("h1", "switch", monitor, is_monitor=True).worker()
+        assert child is not None
+        assert Path(f"/proc/{child.pid}/comm").read_text() == "sleep\n"
+        child.kill(signal.SIGKILL)
+    assert StartedProcess("h1", "switch", monitor, is_monitor=True).worker() is None
 
 
 def test_a_live_process_is_known_by_pid_and_start(sleeper: subprocess.Popen[bytes]) -> None:
