@@ -20,6 +20,7 @@ from unkai_agent.network.names.table import NameTables
 from unkai_agent.network.ovs_database import OvsDatabase
 from unkai_agent.network.ovs_driver import OvsNetwork
 from unkai_agent.network.service import HostNetworks
+from unkai_agent.network.switch_programs import programs_beside
 from unkai_agent.settings import Settings
 from unkai_wire.setting_values import split_address
 
@@ -40,13 +41,16 @@ async def make_network_parts(settings: Settings, identity: HostIdentity) -> Netw
     """Make them, finding out what the kernel forwards by where the settings leave it open."""
     kind = settings.network.datapath
     datapath = await asyncio.to_thread(datapath_here) if kind == "auto" else Datapath(kind)
-    driver = OvsNetwork(OvsDatabase(("ovs-vsctl", f"--db={settings.network.switch}")))
+    switch = settings.network.switch
+    driver = OvsNetwork(
+        OvsDatabase(("ovs-vsctl", f"--db={switch}")), programs=programs_beside(switch)
+    )
     names = NameTables(settings.state_dir / "names")
     return NetworkParts(
         driver=driver,
         networks=HostNetworks(driver, names, Resolvers().ask, Tokens()),
         membership=join_settings(settings, identity, datapath),
-        flows=FlowCounters(settings.network.switch),
+        flows=FlowCounters(switch),
     )
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
 from tests.support.agent import an_instance_id
+from tests.support.fake_control_socket import FakeProgram
 from tests.support.fake_vsctl import FakeSwitch
 from tests.support.namespaces import cleaned, needs_namespaces
 from tests.support.ovn_host import HOST_ID, OvnHost, ovn_host, unavailable_reason
@@ -29,7 +31,8 @@ from unkai_agent.network.fake import FakeNetwork
 from unkai_agent.network.namespaces import Namespaces
 from unkai_agent.network.ovs_database import OvsDatabase
 from unkai_agent.network.ovs_driver import OvsNetwork
-from unkai_wire.errors import FailedPrecondition, NotFound
+from unkai_agent.network.switch_programs import programs_beside
+from unkai_wire.errors import FailedPrecondition, NotFound, Unavailable
 from unkai_wire.ids import new_id, uuid_of
 
 INSTANCE = an_instance_id()
@@ -47,6 +50,9 @@ class Harness(Protocol):
     def crash(self, port: PortSpec) -> None:
         """Let the device vanish, as a crash of the host does."""
 
+    def hanging(self, program: str) -> AbstractContextManager[None]:
+        """Let a program of the switch stand still meanwhile."""
+
 
 class _Fake:
     def __init__(self) -> None:
@@ -58,11 +64,21 @@ class _Fake:
     def crash(self, port: PortSpec) -> None:
         pass  # it has no devices
 
+    @contextmanager
+    def hanging(self, program: str) -> Iterator[None]:
+        said = f"the host's switch does nothing: {program} has not answered"
+        self.driver.faults.away = Unavailable(said, reason="SWITCH_PROGRAM_HANGS")
+        yield
+        self.driver.faults.away = None
+
 
 class _Ovs:
     def __init__(self, folder: Path) -> None:
         self._switch = FakeSwitch(folder)
-        self.driver = OvsNetwork(OvsDatabase(self._switch.program), Namespaces(folder / "netns"))
+        programs = programs_beside(f"unix:{folder}/db.sock", folder)
+        self._programs = {each.name: FakeProgram(folder, each.name) for each in programs}
+        database = OvsDatabase(self._switch.program)
+        self.driver = OvsNetwork(database, Namespaces(folder / "netns"), programs=programs)
 
     def plug(self, port: PortSpec) -> None:
         self._switch.plug(port.device, port.interface_id, str(uuid_of(INSTANCE)))
@@ -70,18 +86,27 @@ class _Ovs:
     def crash(self, port: PortSpec) -> None:
         pass  # devices that the stand-in names are not there
 
+    @contextmanager
+    def hanging(self, program: str) -> Iterator[None]:
+        self._programs[program].hang()
+        yield
+        self._programs[program].wake()
+
 
 class _Real:
     def __init__(self, host: OvnHost, folder: Path) -> None:
         self._host = host
         database = OvsDatabase(("ovs-vsctl", f"--db={host.database}"))
-        self.driver = OvsNetwork(database, Namespaces(folder / "netns"))
+        self.driver = OvsNetwork(database, Namespaces(folder / "netns"), programs=host.programs)
 
     def plug(self, port: PortSpec) -> None:
         self._host.add_device(port, str(uuid_of(INSTANCE)))
 
     def crash(self, port: PortSpec) -> None:
         self._host.drop_device(port)
+
+    def hanging(self, program: str) -> AbstractContextManager[None]:
+        return self._host.hanging(program)
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +201,18 @@ async def test_sockets_are_made_in_networks_that_are_served(
     await harness.driver.ensure_sites([])
     with pytest.raises(NotFound):
         await harness.driver.open_socket(second.network_id, listener)
+
+
+@pytest.mark.parametrize("program", ["ovs-vswitchd", "ovn-controller"])
+async def test_a_program_that_stands_still_is_told_until_it_goes_on(
+    harness: Harness, program: str
+) -> None:
+    await harness.driver.see_alive()
+    with harness.hanging(program):
+        with pytest.raises(Unavailable, match=program) as caught:
+            await harness.driver.see_alive()
+        assert caught.value.reason == "SWITCH_PROGRAM_HANGS"
+    await harness.driver.see_alive()
 
 
 async def test_counters_are_told(harness: Harness) -> None:

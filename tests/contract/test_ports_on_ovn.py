@@ -260,7 +260,8 @@ async def test_the_doctor_sees_a_controller_that_lost_its_database(
     host.await_bridge()
 
     async def look() -> SwitchFacts:
-        return await asyncio.to_thread(look_at_switch, host.database, str(host.controller))
+        sockets = str(host.controller), str(host.forwarder)
+        return await asyncio.to_thread(look_at_switch, host.database, *sockets)
 
     async def says(word: str) -> bool:
         facts = await look()
@@ -268,7 +269,7 @@ async def test_the_doctor_sees_a_controller_that_lost_its_database(
 
     await until(lambda: says(CONNECTED))
     facts = await look()
-    assert facts.trouble == ""
+    assert facts.trouble == facts.forwarder == ""
     assert facts.said["system-id"] == host.membership.host_id
     assert facts.bridges["br-int"] == "netdev"
     assert "br-int" in {row["name"] for row in facts.interfaces}

@@ -12,6 +12,7 @@ import ctypes
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from tests.support import libvirt
 from tests.support.libvirt import PrivateLibvirt, private_libvirt
 from unkai_agent.domain.ports import PortSpec
 from unkai_agent.network.driver import Datapath, JoinSettings
+from unkai_agent.network.switch_programs import Program, programs_beside
 
 HOST_ID = "hst-00000000000000000000000001"
 ENCAP = "192.0.2.11"
@@ -51,10 +53,10 @@ again ovsdb-server "$root/ovn/nb.db" "$root/ovn/sb.db" --no-chdir \\
   --unixctl="$root/ovn/central.ctl" &
 ovs-vsctl --retry --timeout=20 --no-wait init
 again ovs-vswitchd unix:/run/openvswitch/db.sock --no-chdir --disable-system \\
-  --pidfile=/run/openvswitch/ovs-vswitchd.pid --unixctl="$root/ovn/vswitchd.ctl" &
+  --pidfile &
 again ovn-northd --ovnnb-db=unix:"$root/ovn/nb.sock" --ovnsb-db=unix:"$root/ovn/sb.sock" \\
   --unixctl="$root/ovn/northd.ctl" &
-again env OVN_RUNDIR="$root/ovn" ovn-controller unix:/run/openvswitch/db.sock &
+again env OVN_RUNDIR="$root/ovn" ovn-controller unix:/run/openvswitch/db.sock --pidfile &
 """
 
 
@@ -147,7 +149,27 @@ class OvnHost:
     @property
     def controller(self) -> Path:
         """The control socket of ovn-controller."""
-        return max(self._folder.glob("ovn-controller.*.ctl"), key=lambda path: path.stat().st_mtime)
+        return _newest(self._folder, "ovn-controller.*.ctl")
+
+    @property
+    def forwarder(self) -> Path:
+        """The control socket of ovs-vswitchd."""
+        return _newest(self.libvirt.root / "run/openvswitch", "ovs-vswitchd.*.ctl")
+
+    @property
+    def programs(self) -> list[Program]:
+        """What carries and steers its packets."""
+        return programs_beside(self.database, self._folder)
+
+    @contextlib.contextmanager
+    def hanging(self, program: str) -> Iterator[None]:
+        """Let a program stand still meanwhile; it has answered again afterwards."""
+        pid = self.libvirt.daemon_pid(program)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     def forget_ports(self) -> None:
         """Remove all machines' devices and their rows."""
@@ -161,6 +183,10 @@ class OvnHost:
     def external_ids(self, port: PortSpec) -> str:
         """Return what the switch's row of a port says; empty: there is none."""
         return self.vsctl("--if-exists", "get", "Interface", port.device, "external_ids").strip()
+
+
+def _newest(folder: Path, pattern: str) -> Path:
+    return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
 
 
 def _run(*command: str) -> str:

@@ -156,7 +156,9 @@ def _host_metrics(readings: Sequence[_Reading]) -> Iterable[Metric]:
         "unkai_host_unknown", "Found here, not in the ledger; kept", labels=["host", "kind"]
     )
     joined = GaugeMetricFamily(
-        "unkai_host_switch_joined", "1 while the host's switch belongs to OVN", labels=["host"]
+        "unkai_host_switch_joined",
+        "1 while the host's switch belongs to OVN and its programs answer",
+        labels=["host"],
     )
     for reading in readings:
         record, converger = reading.host.record, reading.host.converger

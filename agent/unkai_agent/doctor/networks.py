@@ -36,7 +36,8 @@ def switch_answers(scene: Scene) -> Iterable[Finding]:
     """Judge the switch."""
     if scene.simulated or not scene.settings.network.enabled:
         return
-    trouble = scene.switch().trouble
+    facts = scene.switch()
+    trouble = facts.trouble
     if trouble:
         missing = trouble.endswith("is not installed")
         yield finding(
@@ -44,6 +45,13 @@ def switch_answers(scene: Scene) -> Iterable[Finding]:
             f"the host's switch does not answer: {trouble}",
             _NO_NETWORKS,
             "apt install openvswitch-switch ovn-host" if missing else _SWITCH_FIX,
+        )
+    elif facts.forwarder:
+        yield finding(
+            Severity.FAIL,
+            f"ovs-vswitchd, which forwards packets, does not answer: {facts.forwarder}",
+            _NO_NETWORKS,
+            _SWITCH_FIX,
         )
 
 

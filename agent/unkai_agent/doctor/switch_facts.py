@@ -26,12 +26,19 @@ class SwitchFacts:
     bridges: Mapping[str, str] = field(default_factory=dict)
     """Datapath of each bridge, by name."""
     interfaces: Sequence[Row] = ()
+    forwarder: str = ""
+    """Why ovs-vswitchd does not answer; empty: it does."""
     controller: str = ""
     """What ovn-controller says of its connection to the southbound database, or why nothing."""
 
 
-def look_at_switch(database: str, controller: str = "ovn-controller") -> SwitchFacts:
-    """Ask the switch and ovn-controller: by its name, or the path of its control socket."""
+def look_at_switch(
+    database: str, controller: str = "ovn-controller", forwarder: str = "ovs-vswitchd"
+) -> SwitchFacts:
+    """Ask the switch's database, ovs-vswitchd and ovn-controller.
+
+    Those two by their names, or the paths of their control sockets.
+    """
     try:
         own = _rows(database, "Open_vSwitch", "external_ids")
         bridges = _rows(database, "Bridge", "name", "datapath_type")
@@ -43,8 +50,17 @@ def look_at_switch(database: str, controller: str = "ovn-controller") -> SwitchF
         said=own[0]["external_ids"] if own else {},
         bridges={row["name"]: row["datapath_type"] or "system" for row in bridges},
         interfaces=interfaces,
+        forwarder=_forwarder(forwarder),
         controller=_controller(controller),
     )
+
+
+def _forwarder(target: str) -> str:
+    try:
+        _run("ovs-appctl", f"--timeout={_ASK_S}", "-t", target, "version")
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        return _words(error)
+    return ""
 
 
 def _controller(target: str) -> str:

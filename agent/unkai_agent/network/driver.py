@@ -127,6 +127,13 @@ class NetworkDriver(Protocol):
         DATAPATH_IN_USE when the datapath would have to change while guests use it.
         """
 
+    async def see_alive(self) -> None:
+        """Return once the programs that carry and steer packets have answered.
+
+        The switch's database may answer all else without them. Raises `Unavailable`:
+        SWITCH_PROGRAM_DOWN, SWITCH_PROGRAM_HANGS.
+        """
+
     async def clear(self, port_ids: Iterable[str]) -> None:
         """Remove what the switch has of ports: of such as are plugged anew, so that what is said
         of them is new; of such as are unplugged, so that nothing passes any more.

@@ -23,6 +23,8 @@ class Faults:
     """Raised by the next calls, one each."""
     not_installed: dict[str, Wiring] = field(default_factory=dict)
     """How these ports stand, by id, whatever was plugged."""
+    away: UnkaiError | None = None
+    """Why a program of the switch does not answer; its database does."""
 
 
 class FakeNetwork:
@@ -48,6 +50,11 @@ class FakeNetwork:
                 metadata={"host_id": self.settings.host_id},
             )
         self.settings = settings
+
+    async def see_alive(self) -> None:
+        """Say what is away, if anything is."""
+        if self.faults.away is not None:
+            raise self.faults.away
 
     async def clear(self, port_ids: Iterable[str]) -> None:
         """Forget that ports are plugged."""

@@ -13,6 +13,7 @@ from unkai_agent.network.driver import JoinSettings, NetworkSite, PortCounters, 
 from unkai_agent.network.namespaces import Namespaces, device_of
 from unkai_agent.network.ovs import Switch
 from unkai_agent.network.ovs_database import OvsDatabase
+from unkai_agent.network.switch_programs import Program, see_alive
 
 
 class OvsNetwork:
@@ -23,10 +24,13 @@ class OvsNetwork:
         database: OvsDatabase | None = None,
         namespaces: Namespaces | None = None,
         devices_file: Path = Path("/proc/net/dev"),
+        programs: Sequence[Program] = (),
     ) -> None:
+        """`programs`: those that `see_alive` asks."""
         self._switch = Switch(database or OvsDatabase())
         self._namespaces = namespaces or Namespaces()
         self._devices_file = devices_file
+        self._programs = tuple(programs)
         self._settling = asyncio.Lock()
 
     # The port.
@@ -34,6 +38,11 @@ class OvsNetwork:
     async def join(self, settings: JoinSettings) -> None:
         """Let this host belong to OVN."""
         await self._switch.join(settings)
+
+    async def see_alive(self) -> None:
+        """Return once the programs that carry and steer packets have answered."""
+        for program in self._programs:
+            await see_alive(program)
 
     async def clear(self, port_ids: Iterable[str]) -> None:
         """Remove what the switch has of ports."""

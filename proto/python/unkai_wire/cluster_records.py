@@ -77,7 +77,7 @@ class HostRecord:
     datapath: str = ""
     """What its switch forwards frames by, `system` or `netdev`; empty: it has no networks."""
     network_problem: str = ""
-    """Why its switch does not belong to OVN just now; empty: it does, or it has no networks."""
+    """Why its switch is not of OVN, or does not work; empty: all is well, or it has no networks."""
 
     def to_json(self) -> str:
         """Return the record as JSON."""

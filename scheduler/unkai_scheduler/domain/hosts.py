@@ -40,7 +40,7 @@ class Host:
     physical_networks: tuple[str, ...] = ()
     """The operator's networks that it is attached to."""
     network_problem: str = ""
-    """Why its switch does not belong to OVN just now, in its agent's words."""
+    """Why its switch is not of OVN, or does not work, just now; in its agent's words."""
     claimed_vcpus: int = 0
     claimed_memory_bytes: int = 0
     claimed_disk_bytes: int = 0

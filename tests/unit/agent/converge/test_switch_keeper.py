@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.support.agent import an_instance_id, run
 from tests.support.ports import a_port
-from unkai_agent.converge.switch import LOOK_S, RETRY_S, SwitchKeeper
+from unkai_agent.converge.switch import ALIVE_S, LOOK_S, RETRY_S, SwitchKeeper
 from unkai_agent.network.driver import Datapath, JoinSettings
 from unkai_agent.network.fake import FakeNetwork
 from unkai_wire.errors import Unavailable, UnkaiError
@@ -84,6 +84,55 @@ def test_ports_of_machines_that_are_gone_are_swept() -> None:
             await asyncio.sleep(LOOK_S * 4 + 1)
             stands = await host.driver.wirings([a_port(1), a_port(2)])
             assert [stands[a_port(n).port_id].installed for n in (1, 2)] == [True, False]
+
+    run(story())
+
+
+def away() -> Unavailable:
+    said = "the host's switch forwards nothing: ovs-vswitchd does not run"
+    return Unavailable(said, reason="SWITCH_PROGRAM_DOWN")
+
+
+def test_a_program_that_is_away_while_the_database_answers_is_told_until_it_is_back() -> None:
+    async def story() -> None:
+        host = _Host()
+        async with kept(host):
+            host.driver.faults.away = away()
+            await asyncio.sleep(ALIVE_S + RETRY_S + 1)
+            assert host.told == ["", "SWITCH_PROGRAM_DOWN"]
+            assert host.keeper.problem is not None
+            await asyncio.sleep(60)
+            assert host.told == ["", "SWITCH_PROGRAM_DOWN"], "it is told once"
+            host.driver.faults.away = None
+            await asyncio.sleep(2 * RETRY_S + 1)
+            assert host.told == ["", "SWITCH_PROGRAM_DOWN", ""]
+            assert host.keeper.problem is None
+
+    run(story())
+
+
+def test_a_program_that_its_monitor_starts_again_at_once_is_not_told() -> None:
+    async def story() -> None:
+        host = _Host()
+        async with kept(host):
+            for _ in range(20):
+                host.driver.faults.away = away()
+                await asyncio.sleep(RETRY_S * 0.9)
+                host.driver.faults.away = None
+                await asyncio.sleep(LOOK_S)
+            assert host.told == [""]
+
+    run(story())
+
+
+def test_a_program_that_is_away_at_the_start_is_told() -> None:
+    async def story() -> None:
+        host = _Host()
+        host.driver.faults.away = away()
+        async with kept(host):
+            await asyncio.sleep(RETRY_S + 1)
+            assert host.told == ["SWITCH_PROGRAM_DOWN"]
+            assert host.driver.settings == MEMBERSHIP
 
     run(story())
 

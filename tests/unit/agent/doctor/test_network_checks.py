@@ -58,6 +58,7 @@ def test_a_host_without_networks_is_asked_nothing(tmp_path: Path) -> None:
     [
         (SwitchFacts("ovs-vsctl is not installed"), "does not answer", "apt install"),
         (SwitchFacts("no answer within 4 s"), "no answer within 4 s", "systemctl restart"),
+        (replace(WELL, forwarder="no such file"), "ovs-vswitchd, which forwards", "systemctl"),
         (replace(WELL, said={"ovn-remote": REMOTE}), "system-id not set", "unkai-agent"),
         (replace(WELL, said={**WELL.said, "ovn-remote": "ssl:1"}), "ovn-remote ssl:1", "unkai"),
         (replace(WELL, controller="not connected"), "not connected", "certificate"),

@@ -123,8 +123,8 @@ class Host(_message.Message):
     etag: _builtins.str
     """Changes with each change of the host's record; set by the server."""
     network_problem: _builtins.str
-    """Why its switch does not belong to OVN just now: no new instance with ports is placed there.
-    Empty: it does, or the host has no networks; the agent's.
+    """Why its switch does not belong to OVN, or does not work, just now: no new instance with ports
+    is placed there. Empty: all is well, or the host has no networks; the agent's.
     """
     @_builtins.property
     def traits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
