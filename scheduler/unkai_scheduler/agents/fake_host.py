@@ -90,8 +90,9 @@ class FakeHost:
     told_names: list[NameChange] = field(default_factory=list)
     """What it was told of names, in order."""
     findings: tuple[Finding, ...] = ()
-    flow_counts: dict[int, int] = field(default_factory=dict)
     """What it finds wrong with itself."""
+    flow_counts: dict[int, int] = field(default_factory=dict)
+    """Packets that its flows have counted, by their cookies."""
     machine_watchers: list[asyncio.Queue[MachineChange | Ended]] = field(default_factory=list)
     usage_watchers: list[asyncio.Queue[UsageSample | Ended]] = field(default_factory=list)
 

@@ -18,7 +18,7 @@ from unkai.compute.v1 import instance_service_pb2
 from unkai.host.v1 import host_pb2, host_service_pb2
 from unkai.scheduler.v1 import peer_service_pb2, peer_service_pb2_grpc
 from unkai_scheduler import certificates
-from unkai_scheduler.agents.fake import idle_usage
+from unkai_scheduler.agents.fake_host import idle_usage
 from unkai_scheduler.agents.port import UsageSample
 from unkai_scheduler.api.callers import Caller, calling, principal_of_text
 from unkai_scheduler.api.peers import LeaderRoute, PeerWaker

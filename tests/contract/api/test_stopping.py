@@ -17,7 +17,7 @@ from unkai.event.v1 import event_service_pb2
 from unkai.host.v1 import host_service_pb2
 from unkai.operation.v1 import operation_service_pb2
 from unkai.storage.v1 import image_pb2, image_service_pb2
-from unkai_scheduler.agents.fake import idle_usage
+from unkai_scheduler.agents.fake_host import idle_usage
 from unkai_scheduler.agents.port import Endpoint, UsageSample
 from unkai_scheduler.store import events, uploads
 from unkai_wire.errors import Unavailable

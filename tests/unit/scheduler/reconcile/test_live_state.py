@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests.support.builders import NOON
-from unkai_scheduler.agents.fake import idle_usage
+from unkai_scheduler.agents.fake_host import idle_usage
 from unkai_scheduler.agents.port import Endpoint, UsageSample
 from unkai_scheduler.domain.machines import Machine, MachineState, Tombstone
 from unkai_scheduler.reconcile.live import QUEUE_SAMPLES, LiveState
