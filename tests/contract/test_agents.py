@@ -21,7 +21,8 @@ from tests.support.agent_server import serving
 from tests.support.builders import an_id, an_image, an_instance
 from tests.support.etcd import Authority
 from unkai.agent.v1 import machine_pb2
-from unkai_scheduler.agents.client import IDLE_CHANNEL_S, GrpcAgents
+from unkai_scheduler.agents.channels import IDLE_CHANNEL_S
+from unkai_scheduler.agents.client import GrpcAgents
 from unkai_scheduler.agents.fake import FakeAgents
 from unkai_scheduler.agents.limits import Limits
 from unkai_scheduler.agents.port import (
