@@ -7,9 +7,9 @@ import os
 
 from unkai_lab.configuration import etcd_pki, scheduler_pki
 from unkai_lab.database import folder_of, server_of
-from unkai_lab.ovn import NORTHBOUND, SOUTHBOUND, ovn_folder, ovn_pki, trust
+from unkai_lab.ovn import ovn_folder, ovn_pki
 from unkai_lab.spec import CONTROL, FLEET, LabPaths, LabSpec
-from unkai_scheduler import certificates
+from unkai_scheduler import certificates, ovn_certificates
 from unkai_scheduler.domain.clock import system_clock
 
 ADMIN = "admin"
@@ -48,14 +48,8 @@ def _make_ovn_certificates(
     spec: LabSpec, paths: LabPaths, authority: certificates.Authority
 ) -> None:
     """Make what OVN's databases show and trust: see `ovn_central`."""
-    address = spec.address(CONTROL)
-    own = certificates.init(ovn_folder(paths) / "ca", clock=_yesterday)
-    own.issue_database("ovn-nb", [address]).write(ovn_pki(paths, NORTHBOUND.program))
-    authority.issue_database("ovn-sb", [address]).write(ovn_pki(paths, SOUTHBOUND.program))
-    ca, own_ca = paths.pki / "ca.crt", ovn_folder(paths) / "ca" / "ca.crt"
-    trust(ovn_pki(paths, NORTHBOUND.program) / "clients.crt", own_ca)
-    trust(ovn_pki(paths, SOUTHBOUND.program) / "clients.crt", ca, own_ca)
+    ovn = ovn_certificates.authority(authority, ovn_folder(paths) / "ca", clock=_yesterday)
+    databases = ovn.issue_databases(CONTROL, [spec.address(CONTROL)])
+    certificates.write(databases, ovn_pki(paths, CONTROL))
     for name in spec.scheduler_names:
-        pki = ovn_pki(paths, name)
-        own.issue_scheduler(name).write(pki)
-        trust(pki / "servers.crt", ca, own_ca)
+        ovn.issue_client(name).write(ovn_pki(paths, name))

@@ -258,7 +258,7 @@ def _scheduler_network(spec: LabSpec, paths: LabPaths, name: str) -> dict[str, A
     return {
         "northbound": [remote(spec, NORTHBOUND)],
         "southbound": [remote(spec, SOUTHBOUND)],
-        "tls": _tls(pki, "scheduler") | {"ca": str(pki / "servers.crt")},
+        "tls": _tls(pki, "ovn-client") | {"ca": str(pki / "ovn-ca.crt")},
         "physical_networks": {PHYSICAL_NETWORK: PHYSICAL_MTU},
     }
 

@@ -1,15 +1,11 @@
 """What OVN's central part in the control cell consists of: two databases and ovn-northd.
 
-Both databases ask for certificates. The southbound one lets hosts in, as what the certificate's
-common name says, with the role that OVN has for them. The northbound one knows no roles: whoever
-it lets in may write everything. So it trusts a CA of its own, of which only schedulers hold a
-certificate; one of a host is refused.
+Both databases ask for certificates; who gets in where, `unkai_scheduler.ovn_certificates` says.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +44,7 @@ def ovn_folder(paths: LabPaths) -> Path:
 
 
 def ovn_pki(paths: LabPaths, name: str) -> Path:
-    """Return the folder of a certificate: of a database's program, or of a scheduler."""
+    """Return the folder of certificates: the databases' (CONTROL), or a scheduler's."""
     return ovn_folder(paths) / f"pki-{name}"
 
 
@@ -64,16 +60,16 @@ def remote(spec: LabSpec, database: OvnDatabase) -> str:
 
 def server_command(paths: LabPaths, database: OvnDatabase) -> list[str]:
     """Return the command line of a database's server."""
-    folder, pki = ovn_folder(paths), ovn_pki(paths, database.program)
+    folder, pki = ovn_folder(paths), ovn_pki(paths, CONTROL) / database.program
     return [
         *("ovsdb-server", str(folder / f"{database.program}.db"), "--no-chdir"),
         *("-vconsole:info", "-vsyslog:off", "-vfile:off"),
         f"--remote=punix:{ovn_socket(paths, database)}",
         f"--remote=db:{database.name},{database.root},connections",
         f"--unixctl={folder / database.program}.ctl",
-        f"--private-key={pki / 'database.key'}",
-        f"--certificate={pki / 'database.crt'}",
-        f"--ca-cert={pki / 'clients.crt'}",
+        f"--private-key={pki}.key",
+        f"--certificate={pki}.crt",
+        f"--ca-cert={pki}-ca.crt",
     ]
 
 
@@ -110,11 +106,3 @@ def needed_programs() -> tuple[str, ...]:
     missing = tuple(path for path in schemas if not Path(path).is_file())
     names = ("ovsdb-server", "ovsdb-tool", "ovs-vswitchd", "ovs-vsctl", "ethtool")
     return (*names, NORTHD, "ovn-nbctl", "ovn-sbctl", "ovn-controller", *missing)
-
-
-def trust(file: Path, *authorities: Path) -> None:
-    """Write a file of several CA certificates."""
-    with file.open("wb") as joined:
-        for path in authorities:
-            with path.open("rb") as one:
-                shutil.copyfileobj(one, joined)

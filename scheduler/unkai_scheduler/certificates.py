@@ -66,30 +66,42 @@ class Bundle:
     certificate: bytes
     key: bytes
     ca: bytes
+    """Whom its holder trusts: the CA that made it, unless said otherwise."""
+    ca_name: str = "ca"
+    """Stem of the file with that."""
 
     def __repr__(self) -> str:
         return f"Bundle({self.name!r}, key=****)"
 
     def write(self, folder: Path) -> list[Path]:
-        """Write `NAME.crt`, `NAME.key` and `ca.crt`; refuse to replace a certificate or key."""
-        certificate, key = folder / f"{self.name}.crt", folder / f"{self.name}.key"
-        for path in (certificate, key):
-            if path.exists():
-                raise AlreadyExists.of("certificate", str(path))
-        folder.mkdir(parents=True, exist_ok=True, mode=0o755)
-        ca = folder / "ca.crt"
-        files = [(key, self.key, 0o600), (certificate, self.certificate, 0o644)]
+        """Write `NAME.crt`, `NAME.key` and the CA's; refuse to replace a certificate or key."""
+        return write([self], folder)
+
+
+def write(bundles: Sequence[Bundle], folder: Path) -> list[Path]:
+    """Write all files of several bundles, or none; refuse to replace a certificate or key."""
+    for path in (folder / f"{each.name}.{kind}" for each in bundles for kind in ("crt", "key")):
+        if path.exists():
+            raise AlreadyExists.of("certificate", str(path))
+    folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+    files: list[tuple[Path, bytes, int]] = []
+    paths: list[Path] = []
+    for each in bundles:
+        certificate, key = folder / f"{each.name}.crt", folder / f"{each.name}.key"
+        ca = folder / f"{each.ca_name}.crt"
         if not ca.exists():
-            files.insert(0, (ca, self.ca, 0o644))
-        elif ca.read_bytes() != self.ca:
+            files.append((ca, each.ca, 0o644))
+        elif ca.read_bytes() != each.ca:
             raise FailedPrecondition(
                 f"{ca} is the certificate of another CA",
                 reason="OTHER_CA",
                 fix="choose another folder, or remove the old files",
                 metadata={"path": str(ca)},
             )
-        write_all_new(files)
-        return [certificate, key, ca]
+        files += [(key, each.key, 0o600), (certificate, each.certificate, 0o644)]
+        paths += [certificate, key, ca]
+    write_all_new(files)
+    return paths
 
 
 class Authority:
@@ -111,6 +123,11 @@ class Authority:
         self._lifetime = lifetime
         self._clock = clock
         self._make_id = make_id
+
+    @property
+    def pem(self) -> bytes:
+        """The CA's own certificate."""
+        return _pem(self._certificate)
 
     def issue_host(
         self, name: str, addresses: Sequence[str] = (), host_id: str | None = None
@@ -146,6 +163,15 @@ class Authority:
         """Make a database server's certificate; clients compare it with the address they call."""
         principal = Principal(Role.DATABASE, name)
         return self._issue("database", principal, (name, "localhost"), addresses)
+
+    def issue_ovn_database(self, stem: str, name: str, addresses: Sequence[str] = ()) -> Bundle:
+        """Make the certificate of one of OVN's databases on a machine. `stem`: of its files."""
+        principal = Principal(Role.DATABASE, name)
+        return self._issue(stem, principal, (name, "localhost"), addresses)
+
+    def issue_ovn_client(self, name: str) -> Bundle:
+        """Make the certificate a scheduler shows to OVN's databases."""
+        return self._issue("ovn-client", Principal(Role.SCHEDULER, name))
 
     def issue_fleet(self, name: str, addresses: Sequence[str] = ()) -> Bundle:
         """Make the certificate of many simulated hosts in one process."""

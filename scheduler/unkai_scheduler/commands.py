@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import grpc
 
-from unkai_scheduler import certificates, templates
+from unkai_scheduler import certificates, ovn_certificates, templates
 from unkai_scheduler.cluster import etcd_auth
 from unkai_scheduler.settings import InvalidSettings, default_name, load_settings
 from unkai_wire.errors import AlreadyExists, NotFound, UnkaiError
@@ -199,6 +199,43 @@ def cert_database(name: str, addresses: tuple[str, ...], out: Path | None, folde
     PostgreSQL's or MariaDB's, good for NAME and its addresses.
     """
     _issue(folder, out or Path(name), lambda ca: ca.issue_database(name, addresses))
+
+
+@cert.command("ovn")
+@click.argument("name")
+@_addresses
+@_out
+@_dir
+def cert_ovn(name: str, addresses: tuple[str, ...], out: Path | None, folder: Path) -> None:
+    """Make the certificates of OVN's databases on machine NAME.
+
+    Of both: ovn-nb.crt, ovn-sb.crt, the keys, and whom each lets in: ovn-nb-ca.crt (schedulers
+    alone), ovn-sb-ca.crt (hosts too). OVN's own CA is made in DIR/ovn/pki at the first use.
+    """
+    with explaining():
+        bundles = _ovn_authority(folder).issue_databases(name, addresses)
+        for path in certificates.write(bundles, out or Path(name)):
+            click.echo(str(path))
+
+
+@cert.command("ovn-client")
+@click.argument("name")
+@_out
+@_dir
+def cert_ovn_client(name: str, out: Path | None, folder: Path) -> None:
+    """Make the certificate that scheduler NAME shows to OVN's databases.
+
+    Hosts need none: they show their own, which `cert host` made.
+    """
+    with explaining():
+        for path in _ovn_authority(folder).issue_client(name).write(out or Path(name)):
+            click.echo(str(path))
+
+
+def _ovn_authority(folder: Path) -> ovn_certificates.OvnAuthority:
+    return ovn_certificates.authority(
+        certificates.load(folder / "pki"), folder / ovn_certificates.FOLDER
+    )
 
 
 @cert.command("fleet")

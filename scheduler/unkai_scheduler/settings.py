@@ -174,6 +174,8 @@ class ImageSettings(_Part):
 class NetworkTlsSettings(TlsSettings):
     """Where the PEM files lie that we show to OVN's databases, and what theirs must come from."""
 
+    ca: Path = _PKI / "ovn-ca.crt"
+    """Certificates of the CAs, one after the other, that those of the databases must come from."""
     certificate: Path = _PKI / "ovn-client.crt"
     key: Path = _PKI / "ovn-client.key"
 
