@@ -72,10 +72,11 @@ from unkai_scheduler.services.routers import RoutersService
 from unkai_scheduler.services.security_groups import SecurityGroupsService
 from unkai_scheduler.services.subnets import SubnetsService
 from unkai_scheduler.services.timekeeper import Timekeeper
-from unkai_scheduler.settings import InvalidSettings, Settings, TlsSettings, load_settings
+from unkai_scheduler.settings import InvalidSettings, Settings, load_settings
 from unkai_scheduler.store import uploads
 from unkai_scheduler.store.measured import MeasuredUnitOfWork
 from unkai_scheduler.store.unit_of_work import UnitOfWork, open_unit_of_work
+from unkai_scheduler.tls_settings import TlsSettings
 from unkai_wire import open_files, small_process, tracing
 from unkai_wire.cluster_records import SchedulerRecord
 from unkai_wire.doctor import child

@@ -23,6 +23,7 @@ from unkai_scheduler.domain.networks import Network, NetworkType
 from unkai_scheduler.domain.operations import Operation, OperationState
 from unkai_scheduler.domain.port_orders import NETWORKS
 from unkai_scheduler.domain.ports import Port, PortOwner, PortState
+from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.instance_changes import Accepted
 from unkai_scheduler.services.instance_drafts import InstanceDraft
@@ -30,7 +31,6 @@ from unkai_scheduler.services.instances import InstancesService
 from unkai_scheduler.services.launch_ports import InterfaceDraft
 from unkai_scheduler.services.port_drafts import PortDraft
 from unkai_scheduler.services.ports import PortsService
-from unkai_scheduler.settings import NetworkSettings
 from unkai_scheduler.store import networks, ports, subnets
 from unkai_scheduler.store.tables_networks import addresses, ovn_tombstones, ovn_work
 from unkai_scheduler.store.tables_networks import ports as port_rows

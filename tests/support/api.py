@@ -57,10 +57,11 @@ from unkai_scheduler.domain.machines import Machine
 from unkai_scheduler.domain.operations import OperationState
 from unkai_scheduler.images.obstore_adapter import open_image_store
 from unkai_scheduler.main import build_services
+from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.reconcile.live import LiveState
 from unkai_scheduler.services.context import ServiceContext
 from unkai_scheduler.services.follower import Follower
-from unkai_scheduler.settings import ImageSettings, NetworkSettings, Settings
+from unkai_scheduler.settings import ImageSettings, Settings
 from unkai_scheduler.store import claims, events, hosts, instances, operations
 from unkai_scheduler.store.unit_of_work import UnitOfWork
 from unkai_wire.doctor.findings import Report

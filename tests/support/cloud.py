@@ -29,17 +29,12 @@ from unkai_scheduler.domain.instances import Claim, Instance, InstanceState, Pow
 from unkai_scheduler.domain.machines import MachineState
 from unkai_scheduler.domain.operations import Operation, Verb
 from unkai_scheduler.domain.port_orders import NETWORKS, PORTS
+from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.reconcile.leader import Leader
 from unkai_scheduler.reconcile.live import LiveState
 from unkai_scheduler.services.context import ServiceContext
 from unkai_scheduler.services.instance_ports import InstancePorts
-from unkai_scheduler.settings import (
-    ImageSettings,
-    NetworkSettings,
-    ReconcileSettings,
-    RetentionSettings,
-    Settings,
-)
+from unkai_scheduler.settings import ImageSettings, ReconcileSettings, RetentionSettings, Settings
 from unkai_scheduler.store import claims, events, hosts, images, instances, operations, tombstones
 from unkai_scheduler.store.unit_of_work import UnitOfWork
 from unkai_wire.cluster_records import HostRecord, SchedulerRecord

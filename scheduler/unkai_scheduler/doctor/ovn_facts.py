@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from unkai_scheduler.settings import NetworkSettings
+from unkai_scheduler.network_settings import NetworkSettings
 from unkai_wire.setting_values import split_address
 
 NORTHBOUND, SOUTHBOUND = "OVN_Northbound", "OVN_Southbound"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from unkai_scheduler.settings import NetworkSettings
+from unkai_scheduler.network_settings import NetworkSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.networks import DEFAULT_NETWORK, Ipv6Mode, Network, NetworkType, Subnet
 from unkai_scheduler.domain.resources import Project
 from unkai_scheduler.domain.routers import Router
+from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.networking import check_configured, record_change
 from unkai_scheduler.services.networks import insert_network
@@ -35,7 +36,6 @@ from unkai_scheduler.services.router_changes import RouterChanges
 from unkai_scheduler.services.router_drafts import CheckedRouter, GatewayDraft, InterfaceDraft
 from unkai_scheduler.services.security_groups import ensure_default_group
 from unkai_scheduler.services.subnets import insert_subnet
-from unkai_scheduler.settings import NetworkSettings
 from unkai_scheduler.store import networks, routers, subnets
 from unkai_wire.errors import FailedPrecondition
 from unkai_wire.ids import uuid_of

@@ -15,6 +15,7 @@ from unkai_scheduler.domain.addresses import check_address, version_of
 from unkai_scheduler.domain.networks import Network, Subnet
 from unkai_scheduler.domain.ports import PortOwner
 from unkai_scheduler.domain.routers import FloatingIp
+from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.services.checks import Violations, check_etag, check_mask, fetch, found
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.floating_ip_changes import FloatingIpChanges
@@ -25,7 +26,6 @@ from unkai_scheduler.services.networking import check_configured
 from unkai_scheduler.services.owned_ports import OwnedPorts, subnet_of, take_free
 from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.services.router_places import check_external
-from unkai_scheduler.settings import NetworkSettings
 from unkai_scheduler.store import addresses, events, floating_ips, networks, subnets
 from unkai_wire.errors import FailedPrecondition, InvalidArgument
 from unkai_wire.ids import check_id

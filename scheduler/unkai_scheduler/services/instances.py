@@ -26,6 +26,7 @@ from unkai_scheduler.domain.instances import (
 from unkai_scheduler.domain.names import MAX_FILTER, check_labels, check_text
 from unkai_scheduler.domain.operations import Verb
 from unkai_scheduler.domain.ports import Port
+from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.services.checks import Violations, check_etag, check_mask, found
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.instance_changes import (
@@ -46,7 +47,6 @@ from unkai_scheduler.services.launch_ports import InterfaceDraft, LaunchPorts, c
 from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import mutate
 from unkai_scheduler.services.projects import resolve_project
-from unkai_scheduler.settings import NetworkSettings
 from unkai_scheduler.store import events, instances, operations
 from unkai_wire.errors import InvalidArgument
 from unkai_wire.ids import check_id

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.ports import FixedAddress, Port, PortOwner
 from unkai_scheduler.domain.resources import Project
+from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.services import ovn_work
 from unkai_scheduler.services.checks import Violations, found
 from unkai_scheduler.services.context import Call, ServiceContext
@@ -22,7 +23,6 @@ from unkai_scheduler.services.instance_ports import MAX_INTERFACES, free_port
 from unkai_scheduler.services.networking import check_configured, record_change
 from unkai_scheduler.services.port_drafts import Checked, PortDraft, check_changes
 from unkai_scheduler.services.ports import make_port
-from unkai_scheduler.settings import NetworkSettings
 from unkai_scheduler.store import networks, ports, subnets
 from unkai_wire.errors import InvalidArgument
 from unkai_wire.ids import check_id

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from unkai_scheduler.domain import names
 from unkai_scheduler.domain.load_balancers import LoadBalancer
+from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.services.checks import Violations, check_mask, fetch, found
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.listing import Page, Paging, plan
@@ -20,7 +21,6 @@ from unkai_scheduler.services.load_balancer_drafts import (
 from unkai_scheduler.services.mutations import mutate
 from unkai_scheduler.services.networking import check_configured
 from unkai_scheduler.services.projects import resolve_project
-from unkai_scheduler.settings import NetworkSettings
 from unkai_scheduler.store import events, load_balancers
 from unkai_wire.ids import check_id
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.networks import Network
+from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.services.checks import fetch
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.mutations import Subject, record
-from unkai_scheduler.settings import NetworkSettings
 from unkai_scheduler.store import networks
 from unkai_wire.errors import FailedPrecondition, NotFound
 

@@ -10,6 +10,7 @@ from unkai_scheduler.domain import names
 from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.networks import Network, NetworkType
 from unkai_scheduler.domain.ports import PortOwner
+from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.services import ovn_work
 from unkai_scheduler.services.checks import Violations, check_etag, check_mask, fetch, found
 from unkai_scheduler.services.context import Call, ServiceContext
@@ -19,7 +20,6 @@ from unkai_scheduler.services.networking import check_configured, record_change
 from unkai_scheduler.services.port_removals import remove_port
 from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.services.subnets import remove_subnet
-from unkai_scheduler.settings import NetworkSettings
 from unkai_scheduler.store import events, networks, ports, subnets
 from unkai_wire.errors import FailedPrecondition, InvalidArgument
 from unkai_wire.ids import check_id

@@ -15,6 +15,7 @@ from unkai_scheduler.domain.addresses import make_mac
 from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.ports import Port, PortOwner
 from unkai_scheduler.domain.resources import Project
+from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.services import ovn_work, port_removals, probe_sources
 from unkai_scheduler.services.checks import Violations, check_etag, check_mask, fetch, found
 from unkai_scheduler.services.context import Call, ServiceContext
@@ -35,7 +36,6 @@ from unkai_scheduler.services.port_drafts import (
 from unkai_scheduler.services.port_spoofing import check_identity
 from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.services.security_groups import ensure_default_group
-from unkai_scheduler.settings import NetworkSettings
 from unkai_scheduler.store import events, networks, ports, security_groups
 from unkai_wire.errors import FailedPrecondition, NotFound
 from unkai_wire.ids import check_id, uuid_of

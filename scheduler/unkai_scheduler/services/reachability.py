@@ -8,6 +8,7 @@ from unkai_scheduler.domain.addresses import check_address, version_of
 from unkai_scheduler.domain.ports import Port
 from unkai_scheduler.domain.reachability import EXTERNAL, Hop, Question, Reachability, Verdict
 from unkai_scheduler.domain.security_groups import Protocol
+from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.ovn import trace_tree
 from unkai_scheduler.ovn.trace import Sight, Tracer, Tracking
 from unkai_scheduler.ovn.trace_tree import End
@@ -21,7 +22,6 @@ from unkai_scheduler.services.reachability_flows import Packet, back, onward, th
 from unkai_scheduler.services.reachability_reading import Reading, cookies_of
 from unkai_scheduler.services.reachability_scene import Scene, read_scene
 from unkai_scheduler.services.reachability_sight import members, names_to_look_at, unseen, well
-from unkai_scheduler.settings import NetworkSettings
 from unkai_wire.errors import FailedPrecondition
 from unkai_wire.ids import check_id
 

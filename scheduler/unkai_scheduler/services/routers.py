@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from unkai_scheduler.domain import names
 from unkai_scheduler.domain.routers import FloatingIp, Router
+from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.services.checks import Violations, check_etag, check_mask, fetch, found
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.listing import Page, Paging, plan
@@ -27,7 +28,6 @@ from unkai_scheduler.services.router_drafts import (
     check_interface,
     check_router,
 )
-from unkai_scheduler.settings import NetworkSettings
 from unkai_scheduler.store import events, floating_ips, routers
 from unkai_wire.errors import FailedPrecondition, NotFound
 from unkai_wire.ids import check_id

@@ -10,6 +10,7 @@ from unkai_scheduler.domain import names
 from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.resources import Project
 from unkai_scheduler.domain.security_groups import DEFAULT_GROUP, Direction, Rule, SecurityGroup
+from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.services import ovn_work
 from unkai_scheduler.services.checks import Violations, check_etag, check_mask, fetch, found
 from unkai_scheduler.services.context import Call, ServiceContext
@@ -26,7 +27,6 @@ from unkai_scheduler.services.security_rules import (
     make_rules,
     renewed,
 )
-from unkai_scheduler.settings import NetworkSettings
 from unkai_scheduler.store import events, networks, security_groups
 from unkai_wire.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from unkai_wire.ids import check_id

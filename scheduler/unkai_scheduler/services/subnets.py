@@ -10,6 +10,7 @@ from unkai_scheduler.domain import names
 from unkai_scheduler.domain.addresses import overlaps
 from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.networks import Network, Subnet
+from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.services import ovn_work
 from unkai_scheduler.services.checks import Violations, check_etag, check_mask, fetch, found
 from unkai_scheduler.services.context import Call, ServiceContext
@@ -24,7 +25,6 @@ from unkai_scheduler.services.subnet_drafts import (
     check_told,
     check_words,
 )
-from unkai_scheduler.settings import NetworkSettings
 from unkai_scheduler.store import addresses, events, networks, subnets
 from unkai_wire.errors import FailedPrecondition, NotFound
 from unkai_wire.ids import check_id

@@ -24,6 +24,7 @@ from unkai_scheduler.domain.load_balancers import BalancedProtocol, Listener, Me
 from unkai_scheduler.domain.networks import Network, NetworkType, Subnet
 from unkai_scheduler.domain.ports import FixedAddress, Port
 from unkai_scheduler.domain.security_groups import Direction
+from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.default_networks import ensure_default_network
 from unkai_scheduler.services.floating_ips import FloatingIpDraft, FloatingIpsService
@@ -43,7 +44,6 @@ from unkai_scheduler.services.security_groups import SecurityGroupDraft, Securit
 from unkai_scheduler.services.security_rules import RuleDraft
 from unkai_scheduler.services.subnet_drafts import SubnetDraft
 from unkai_scheduler.services.subnets import SubnetsService
-from unkai_scheduler.settings import NetworkSettings
 from unkai_scheduler.store import networks, ovn_work, ports
 from unkai_scheduler.store.tables_networks import addresses as address_rows
 from unkai_scheduler.store.unit_of_work import Connection, UnitOfWork, open_unit_of_work

@@ -22,6 +22,7 @@ from tests.support.builders import a_flavor, a_key_pair, an_id, an_image, an_ins
 from tests.support.store import a_store, noon
 from unkai_scheduler.domain.images import ImageState
 from unkai_scheduler.domain.instances import InstanceState
+from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.flavors import FlavorsService
 from unkai_scheduler.services.images import ImagesService
@@ -29,7 +30,7 @@ from unkai_scheduler.services.instance_drafts import InstanceDraft
 from unkai_scheduler.services.instances import InstancesService
 from unkai_scheduler.services.key_pairs import KeyPairDraft, KeyPairsService
 from unkai_scheduler.services.projects import ProjectDraft, ProjectsService
-from unkai_scheduler.settings import ImageSettings, NetworkSettings
+from unkai_scheduler.settings import ImageSettings
 from unkai_scheduler.store import (
     flavors,
     images,

@@ -13,7 +13,8 @@ from tests.support.ovn_databases import OvnDatabases
 from unkai_scheduler.cluster.etcd_access import Access
 from unkai_scheduler.doctor import networks
 from unkai_scheduler.doctor.scene import Scene
-from unkai_scheduler.settings import NetworkSettings, NetworkTlsSettings, Settings
+from unkai_scheduler.network_settings import NetworkSettings, NetworkTlsSettings
+from unkai_scheduler.settings import Settings
 from unkai_wire.cluster_records import HostRecord
 from unkai_wire.doctor.findings import Finding, Severity
 

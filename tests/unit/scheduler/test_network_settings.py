@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.ovn.settings import OvnSettings
-from unkai_scheduler.settings import InvalidSettings, NetworkSettings, load_settings
+from unkai_scheduler.settings import InvalidSettings, load_settings
 
 FINE = """
 [network]

@@ -15,7 +15,7 @@ from tests.support.network_api import a_plugged_port, a_wired_network, marked, r
 from unkai.compute.v1 import instance_pb2, instance_service_pb2
 from unkai.network.v1 import port_pb2
 from unkai_scheduler.domain.ports import PortOwner
-from unkai_scheduler.settings import NetworkSettings
+from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.store import networks, ports
 from unkai_wire.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 

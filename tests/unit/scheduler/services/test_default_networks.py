@@ -21,9 +21,9 @@ from tests.support.network_api import (
 )
 from tests.support.networks import a_router, use_all
 from unkai_scheduler.domain.networks import Ipv6Mode, Network
+from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.services.default_networks import ensure_default_network
 from unkai_scheduler.services.projects import resolve_project
-from unkai_scheduler.settings import NetworkSettings
 from unkai_scheduler.store import networks, ports, routers, security_groups, subnets
 from unkai_wire.errors import FailedPrecondition
 

@@ -21,9 +21,9 @@ from tests.support.network_api import (
 )
 from tests.support.networks import a_group
 from unkai_scheduler.domain.ports import FixedAddress, Port, PortOwner
+from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.services.launch_ports import InterfaceDraft, LaunchPorts, check_interfaces
 from unkai_scheduler.services.projects import resolve_project
-from unkai_scheduler.settings import NetworkSettings
 from unkai_scheduler.store import networks, ports, projects, security_groups
 from unkai_wire.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 

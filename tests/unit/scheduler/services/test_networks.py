@@ -26,7 +26,7 @@ from unkai.event.v1 import event_service_pb2
 from unkai.identity.v1 import project_pb2, project_service_pb2
 from unkai.network.v1 import network_pb2
 from unkai_scheduler.domain.ports import PortOwner
-from unkai_scheduler.settings import NetworkSettings
+from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.store import networks, ports
 from unkai_wire.errors import (
     AlreadyExists,
