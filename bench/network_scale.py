@@ -63,7 +63,9 @@ def floor_s(folder: Path, networks: int, ports: int) -> float:
             for place in range(ports // networks):
                 words += ["--", "lsp-add", f"n{number}", f"n{number}-{place}"]
         begun = time.perf_counter()
-        subprocess.run([program("ovn-nbctl"), f"--db=unix:{server.socket}", *words], check=True)
+        subprocess.run(
+            [program("ovn-nbctl"), f"--db=unix:{server.socket}", *words], check=True, timeout=60
+        )
         return time.perf_counter() - begun
     finally:
         server.stop()
