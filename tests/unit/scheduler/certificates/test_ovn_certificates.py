@@ -14,7 +14,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from unkai_scheduler import certificates, ovn_certificates
 from unkai_scheduler.certificates import Bundle
 from unkai_scheduler.main import main
-from unkai_scheduler.settings import NetworkTlsSettings
+from unkai_scheduler.network_settings import NetworkTlsSettings
 from unkai_wire.errors import AlreadyExists, FailedPrecondition
 
 
