@@ -215,7 +215,7 @@ async def test_without_a_seed_disk_the_metadata_service_says_who_it_is(ward: War
         guest = await ward.boot(None, "10.0.0.1/24", "169.254.169.254/32")
         site = MetadataSite(spec.ports[0].network_id, Guests([spec]), Tokens())
         stack.push_async_callback(site.close)
-        await site.listen(
+        site.listen(
             await call_inside(
                 ward.network.path, lambda: socket.create_server(("169.254.169.254", 80))
             )

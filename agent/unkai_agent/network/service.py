@@ -20,7 +20,7 @@ from unkai_agent.network.driver import NetworkDriver, NetworkSite, sites_of
 from unkai_agent.network.guests import Guests
 from unkai_agent.network.metadata.server import MetadataSite
 from unkai_agent.network.metadata.tokens import Tokens
-from unkai_agent.network.names.server import Forward, NameSite
+from unkai_agent.network.names.server import Forward, NameSite, Rooms
 from unkai_agent.network.names.table import NameTables
 from unkai_agent.network.namespaces import ADDRESS_V4, ADDRESS_V6
 from unkai_agent.network.sockets import listener, packets
@@ -52,6 +52,7 @@ class HostNetworks:
         self._forward = forward
         self._tokens = tokens
         self._guests = Guests()
+        self._rooms = Rooms()
         self._served: dict[str, _Served] = {}
         self._turn = asyncio.Lock()
         self._logged: dict[str, str] = {}
@@ -114,17 +115,18 @@ class HostNetworks:
 
     async def _open(self, site: NetworkSite, closing: AsyncExitStack) -> None:
         ident = site.network_id
-        metadata = MetadataSite(ident, self._guests, self._tokens)
+        rooms = self._rooms
+        metadata = MetadataSite(ident, self._guests, self._tokens, room=rooms.connections)
         closing.push_async_callback(metadata.close)
-        names = NameSite(lambda: self.names.of(ident), self._forward)
+        names = NameSite(lambda: self.names.of(ident), self._forward, rooms=rooms)
         closing.push_async_callback(names.close)
         ours = (ADDRESS_V4, ADDRESS_V6)
         for address in ours:
             made = await self.driver.open_socket(ident, listener(address, HTTP_PORT))
-            await metadata.listen(made)
+            metadata.listen(made)
         for address in (*ours, *(str(ip_interface(each).ip) for each in site.addresses)):
             for maker in (listener(address, DNS_PORT), packets(address, DNS_PORT)):
-                await names.listen(await self.driver.open_socket(ident, maker))
+                names.listen(await self.driver.open_socket(ident, maker))
 
     async def _end(self, network_id: str) -> None:
         served = self._served.pop(network_id, None)

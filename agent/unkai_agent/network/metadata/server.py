@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -21,18 +21,16 @@ import h11
 import prometheus_client
 
 from unkai_agent.network.allowance import Allowance
+from unkai_agent.network.connections import Connections, Room
 from unkai_agent.network.guests import Guests
 from unkai_agent.network.metadata.answers import Answer, Request, answer
 from unkai_agent.network.metadata.tokens import Tokens
+from unkai_wire.rpc_errors import internal_error
 
 REQUESTS = prometheus_client.Counter(
     "unkai_agent_metadata_requests_total",
     "Requests of guests to the metadata service, by status.",
     ["status"],
-)
-REFUSED = prometheus_client.Counter(
-    "unkai_agent_metadata_refused_connections_total",
-    "Connections of guests that were cut because they had too many.",
 )
 
 
@@ -66,64 +64,52 @@ class MetadataSite:
         guests: Guests,
         tokens: Tokens,
         limits: Limits | None = None,
+        *,
         monotonic: Callable[[], float] = time.monotonic,
+        room: Room | None = None,
     ) -> None:
+        """`room`: the host's, which all its sites share."""
         self._network_id = network_id
         self._guests = guests
         self._tokens = tokens
         self._limits = limits or Limits()
         self._allowance = Allowance(self._limits.rate, monotonic)
-        self._open: Counter[str] = Counter()
-        self._servers: list[asyncio.Server] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def listen(self, listener: socket.socket) -> None:
-        """Serve a listening socket; it is ours from now on."""
-        listener.setblocking(False)
-        self._servers.append(
-            await asyncio.start_server(
-                self._connected, sock=listener, limit=self._limits.header_bytes
-            )
+        self._share = (room or Room()).share(
+            self._limits.connections, self._limits.connections_each
         )
+        self._connections = Connections(
+            "metadata", self._share, self._talk, buffer_bytes=self._limits.header_bytes
+        )
+
+    def listen(self, listener: socket.socket) -> None:
+        """Serve a listening socket; it is ours from now on."""
+        self._connections.listen(listener)
+
+    @property
+    def is_served(self) -> bool:
+        """Whether all that listens still accepts."""
+        return self._connections.are_served
 
     async def close(self) -> None:
         """Stop listening and cut all connections. Afterwards no socket is left."""
-        for server in self._servers:
-            server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._servers.clear()
+        await self._connections.close()
+        self._share.close()
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "asyncio calls this in a task of its own"
-        self._tasks.add(task)
-        peer = str((writer.get_extra_info("peername") or ("",))[0])
-        limits = self._limits
-        self._open[peer] += 1
-        crowded = (
-            self._open.total() > limits.connections or self._open[peer] > limits.connections_each
-        )
-        try:
-            if crowded:
-                REFUSED.inc()
-            else:
-                await _Conversation(self, reader, writer, peer).run()
-        except (OSError, TimeoutError, h11.ProtocolError):
-            pass  # a guest that went away, or that speaks something else
-        finally:
-            self._open[peer] -= 1
-            self._open += Counter()  # forgets who has none
-            self._tasks.discard(task)
-            writer.transport.abort() if crowded else writer.close()
+    async def _talk(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: str
+    ) -> None:
+        with suppress(h11.ProtocolError):  # a guest that speaks something else
+            await _Conversation(self, reader, writer, peer).run()
 
     def answer(self, request: Request, peer: str) -> Answer:
         """Answer a request that came from an address of this network."""
         if not self._allowance.take():
             return Answer(429, b"too many requests\n", headers={"Retry-After": "1"})
-        guest = self._guests.asking(self._network_id, peer)
-        return answer(request, guest, self._tokens)
+        try:
+            guest = self._guests.asking(self._network_id, peer)
+            return answer(request, guest, self._tokens)
+        except Exception as error:  # noqa: BLE001 - a bug of one answer is that one's alone
+            return Answer(500, f"{internal_error(error).message}\n".encode())
 
     @property
     def limits(self) -> Limits:

@@ -2,7 +2,7 @@
 
 What is not ours is asked of the host's resolvers, from the host's own network, under a deadline. A
 guest is not trusted: what is not a query is dropped, and queries, waiting questions and connections
-are bounded for each network, so that none takes the agent's time from others.
+are bounded for each network and for the host, so that none takes the agent's time from others.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import asyncio
 import secrets
 import socket
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,11 @@ import dns.resolver
 from prometheus_client import Counter as Metric
 
 from unkai_agent.network.allowance import Allowance
+from unkai_agent.network.connections import Connections, Room
 from unkai_agent.network.names.answers import answer, packet, refusal
+from unkai_agent.network.names.packets import PACKET_BYTES, Packets
 from unkai_agent.network.names.table import NameTable
+from unkai_wire.rpc_errors import internal_error
 
 QUERIES = Metric(
     "unkai_agent_name_queries_total",
@@ -54,10 +56,24 @@ class NameLimits:
     """TCP connections at once, of a network."""
     connections_each: int = 8
     """TCP connections at once, of an address."""
+    query_bytes: int = PACKET_BYTES
+    """Of a query by TCP."""
     idle_s: float = 10.0
     """Until a query has arrived by TCP."""
     forward_s: float = 4.0
     """Until somebody else has answered: guests' resolvers try again after 5 s."""
+
+
+QUESTIONS = 512
+"""To others at once, of a host: each is an open file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """What all sites of a host share."""
+
+    connections: Room = field(default_factory=Room)
+    questions: Room = field(default_factory=lambda: Room(QUESTIONS))
 
 
 class Resolvers:
@@ -111,162 +127,148 @@ class NameSite:
         table: Callable[[], NameTable],
         forward: Forward,
         limits: NameLimits | None = None,
+        *,
         monotonic: Callable[[], float] = time.monotonic,
+        rooms: Rooms | None = None,
     ) -> None:
-        """`table`: returns the network's names as they are now."""
+        """`table`: returns the network's names as they are now. `rooms`: the host's, shared."""
         self._table = table
         self._forward = forward
-        self._limits = limits or NameLimits()
-        self._allowance = Allowance(self._limits.rate, monotonic)
-        self._waiting: Counter[str] = Counter()
-        self._connected: Counter[str] = Counter()
+        self._limits = limits = limits or NameLimits()
+        self._allowance = Allowance(limits.rate, monotonic)
+        rooms = rooms or Rooms()
+        self._questions = rooms.questions.share(limits.forwarded, limits.forwarded_each)
+        self._share = rooms.connections.share(limits.connections, limits.connections_each)
+        self._connections = Connections(
+            "names", self._share, self._talk, buffer_bytes=limits.query_bytes
+        )
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._transports: list[asyncio.DatagramTransport] = []
-        self._servers: list[asyncio.Server] = []
+        self._packets: list[Packets] = []
 
-    async def listen(self, bound: socket.socket) -> None:
+    def listen(self, bound: socket.socket) -> None:
         """Serve a bound UDP socket, or a listening TCP one; it is ours from now on."""
-        bound.setblocking(False)
         if bound.type == socket.SOCK_DGRAM:
-            loop = asyncio.get_running_loop()
-            transport, _ = await loop.create_datagram_endpoint(lambda: _Packets(self), sock=bound)
-            self._transports.append(transport)
+            self._packets.append(Packets(bound, self._received))
         else:
-            self._servers.append(await asyncio.start_server(self._talk, sock=bound))
+            self._connections.listen(bound)
+
+    @property
+    def is_served(self) -> bool:
+        """Whether all sockets are still read."""
+        return self._connections.are_served and all(each.are_read for each in self._packets)
 
     async def close(self) -> None:
         """Stop, and leave no socket."""
-        for server in self._servers:
-            server.close()
-        for transport in self._transports:
-            transport.close()
+        for packets in self._packets:
+            packets.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # transports close their sockets in the loop's next round
+        await self._connections.close()
+        self._share.close()
+        self._questions.close()
 
     # -- UDP -------------------------------------------------------------------------------
 
-    def received(self, text: bytes, peer: Any, transport: asyncio.DatagramTransport) -> None:
+    def _received(self, text: bytes, peer: Any, packets: Packets) -> bool:
         """Take a packet: answer it at once, or let it wait for others' answer."""
-        query = self._query_of(text)
+        if not self._allowance.take():
+            QUERIES.labels("dropped").inc()
+            return False
+        query = _query_of(text)
         if query is None:
-            return
-        response = answer(query, self._table())
+            return True
+        response = self._own(query)
         if response is not None:
-            QUERIES.labels("answered").inc()
-            transport.sendto(packet(response, query), peer)
-            return
+            packets.send(packet(response, query), peer)
+            return True
 
         async def pass_on() -> None:
-            found = await self._ask_others(query, str(peer[0]), by_tcp=False)
-            if found is not None and not transport.is_closing():
-                transport.sendto(packet(found, query), peer)
+            try:
+                found = await self._ask_others(query, str(peer[0]), by_tcp=False)
+                if found is not None:
+                    packets.send(packet(found, query), peer)
+            except Exception as error:  # noqa: BLE001 - a bug of one answer is that one's alone
+                internal_error(error)
 
-        self._begin(pass_on())
+        task = asyncio.ensure_future(pass_on())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return True
 
     # -- TCP -------------------------------------------------------------------------------
 
-    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "asyncio calls this in a task of its own"
-        self._tasks.add(task)
-        peer = str((writer.get_extra_info("peername") or ("",))[0])
-        limits = self._limits
-        self._connected[peer] += 1
-        crowded = (
-            self._connected.total() > limits.connections
-            or self._connected[peer] > limits.connections_each
-        )
-        try:
-            while not crowded and await self._answer_one(reader, writer, peer):
-                pass
-        except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            pass  # a guest that went away
-        finally:
-            self._connected[peer] -= 1
-            self._connected += Counter()  # forgets who has none
-            self._tasks.discard(task)
-            writer.transport.abort() if crowded else writer.close()
-
-    async def _answer_one(
+    async def _talk(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: str
-    ) -> bool:
-        """Answer a connection's next query; tell whether to go on (RFC 7766)."""
-        async with asyncio.timeout(self._limits.idle_s):
-            length = int.from_bytes(await reader.readexactly(2))
-            text = await reader.readexactly(length)
-        query = self._query_of(text)
-        if query is None:
-            return False
-        response = answer(query, self._table())
-        if response is None:
-            response = await self._ask_others(query, peer, by_tcp=True)
-        else:
-            QUERIES.labels("answered").inc()
-        if response is None:
-            return False
-        wire = response.to_wire(max_size=65535)
-        writer.write(len(wire).to_bytes(2) + wire)
-        async with asyncio.timeout(self._limits.idle_s):
-            await writer.drain()
-        return True
+    ) -> None:
+        """Answer a connection's queries, one after another (RFC 7766)."""
+        limits = self._limits
+        while True:
+            async with asyncio.timeout(limits.idle_s):
+                length = int.from_bytes(await reader.readexactly(2))
+                if length > limits.query_bytes:
+                    return
+                text = await reader.readexactly(length)
+            if not self._allowance.take():
+                QUERIES.labels("dropped").inc()
+                return
+            query = _query_of(text)
+            if query is None:
+                return
+            response = self._own(query)
+            if response is None:
+                response = await self._ask_others(query, peer, by_tcp=True)
+            if response is None:
+                return
+            wire = response.to_wire(max_size=65535)
+            writer.write(len(wire).to_bytes(2) + wire)
+            async with asyncio.timeout(limits.idle_s):
+                await writer.drain()
 
     # -- both ------------------------------------------------------------------------------
 
-    def _query_of(self, text: bytes) -> dns.message.Message | None:
-        """Return a packet's query; None: it is none, or one too many."""
-        query = None
-        if self._allowance.take():
-            try:
-                query = dns.message.from_wire(text)
-            except (dns.exception.DNSException, ValueError):
-                query = None
-        if query is None or query.flags & dns.flags.QR:
-            QUERIES.labels("dropped").inc()
-            return None
-        return query
+    def _own(self, query: dns.message.Message) -> dns.message.Message | None:
+        """Return our own answer; None: it is somebody else's to give."""
+        try:
+            response = answer(query, self._table())
+        except Exception as error:  # noqa: BLE001 - a bug of one answer is that one's alone
+            internal_error(error)
+            QUERIES.labels("failed").inc()
+            return refusal(query, dns.rcode.SERVFAIL)
+        if response is not None:
+            QUERIES.labels("answered").inc()
+        return response
 
     async def _ask_others(
         self, query: dns.message.Message, peer: str, *, by_tcp: bool
     ) -> dns.message.Message | None:
         """Return others' answer, or that there is none; None: there are too many questions."""
-        limits = self._limits
-        if (
-            self._waiting.total() >= limits.forwarded
-            or self._waiting[peer] >= limits.forwarded_each
-        ):
+        task = asyncio.current_task()
+        assert task is not None, "who waits here can be cut"
+        place = self._questions.take(peer, task.cancel)
+        if place is None:
             QUERIES.labels("dropped").inc()
             return None
-        self._waiting[peer] += 1
         try:
-            async with asyncio.timeout(limits.forward_s):
+            async with asyncio.timeout(self._limits.forward_s):
                 found = await self._forward(query, by_tcp)
         except (dns.exception.DNSException, OSError, TimeoutError, ValueError):
             QUERIES.labels("failed").inc()
             return refusal(query, dns.rcode.SERVFAIL)
         finally:
-            self._waiting[peer] -= 1
-            self._waiting += Counter()
+            self._questions.give_back(place)
         QUERIES.labels("forwarded").inc()
         found.id = query.id
         return found
 
-    def _begin(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
-
-class _Packets(asyncio.DatagramProtocol):
-    """Carries packets to the site."""
-
-    def __init__(self, site: NameSite) -> None:
-        self._site = site
-        self._transport: Any = None
-
-    def connection_made(self, transport: Any) -> None:
-        self._transport = transport
-
-    def datagram_received(self, data: bytes, addr: Any) -> None:
-        self._site.received(data, addr, self._transport)
+def _query_of(text: bytes) -> dns.message.Message | None:
+    """Return a packet's query; None: it is none."""
+    try:
+        query = dns.message.from_wire(text)
+    except (dns.exception.DNSException, ValueError):
+        query = None
+    if query is None or query.flags & dns.flags.QR:
+        QUERIES.labels("dropped").inc()
+        return None
+    return query

@@ -60,7 +60,7 @@ async def test_two_networks_with_equal_addresses_are_not_confused(tmp_path: Path
             served = MetadataSite(site.network_id, guests, tokens)
             stack.push_async_callback(served.close)
             for listen in (lambda: socket.create_server((ADDRESS_V4, 80)), _listen_v6):
-                await served.listen(await namespaces.call(site.network_id, listen))
+                served.listen(await namespaces.call(site.network_id, listen))
         order = sorted(range(2), key=lambda at: networks[at])
         for guest, at in zip(wired, order, strict=True):
             read = await _from(guest, _connect, "/openstack/latest/meta_data.json")
@@ -89,7 +89,7 @@ async def test_a_guest_asks_by_its_link_local_address_and_a_token_stays_near(
         stack.callback(guest.close)
         served = MetadataSite(port.network_id, Guests([spec]), Tokens())
         stack.push_async_callback(served.close)
-        await served.listen(await namespaces.call(port.network_id, _listen_v6))
+        served.listen(await namespaces.call(port.network_id, _listen_v6))
 
         def connect() -> socket.socket:
             made = socket.socket(socket.AF_INET6)

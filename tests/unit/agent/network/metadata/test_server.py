@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -35,7 +36,7 @@ class Served:
     async def start(self) -> None:
         listener = socket.create_server(("127.0.0.1", 0))
         self.port = listener.getsockname()[1]
-        await self.site.listen(listener)
+        self.site.listen(listener)
 
     def connect(self, source: str = "127.0.0.1") -> socket.socket:
         return socket.create_connection(
@@ -123,6 +124,58 @@ async def test_a_guest_that_says_nothing_is_cut_off() -> None:
         assert await served.send("GET / HT") == b""
     finally:
         await served.site.close()
+
+
+async def test_a_guest_that_says_little_by_little_is_cut_off_too() -> None:
+    served = await started(idle_s=0.3)
+    connection = served.connect()
+    connection.setblocking(False)
+    reader, writer = await asyncio.open_connection(sock=connection)
+    try:
+        async with asyncio.timeout(30):
+            while not (reader.at_eof() or reader.exception()):
+                writer.write(b"G")
+                await asyncio.sleep(0.02)
+    finally:
+        writer.close()
+        await served.site.close()
+
+
+async def test_what_a_guest_sends_without_end_is_not_kept(served: Served) -> None:
+    """Neither a header nor a body: it is refused long before a megabyte has come."""
+    head = f"POST / HTTP/1.1\r\nHost: {HOST}\r\n"
+    for text in (head + "X: ", head + "Transfer-Encoding: chunked\r\n\r\n100000\r\n"):
+        connection = served.connect()
+        connection.setblocking(False)
+        reader, writer = await asyncio.open_connection(sock=connection)
+        writer.write(text.encode())
+        sent = 0
+        async with asyncio.timeout(30):
+            with contextlib.suppress(ConnectionError):
+                while not reader.at_eof():
+                    writer.write(bytes(65536).replace(b"\0", b"x"))
+                    await writer.drain()
+                    await asyncio.wait_for(reader.read(4096), 5)
+                    sent += 65536
+        assert sent < 1 << 20
+        writer.transport.abort()
+
+
+async def test_a_bug_of_one_answer_is_told_as_such_and_others_are_answered(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking = Guests.asking
+
+    def bug(guests: Guests, network_id: str, address: str) -> Any:
+        if address == "127.0.0.9":
+            raise KeyError("a bug")
+        return asking(guests, network_id, address)
+
+    monkeypatch.setattr(Guests, "asking", bug)
+    failed = await ask(served.connect("127.0.0.9"), "/openstack")
+    assert failed.status == 500
+    assert b"bug" not in failed.body
+    assert (await served.ask("/openstack")).status == 200
 
 
 async def test_one_guests_connections_are_bounded_and_leave_room_for_others() -> None:

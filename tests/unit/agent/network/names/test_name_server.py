@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -18,7 +20,9 @@ import dns.rrset
 import pytest
 import pytest_asyncio
 
-from unkai_agent.network.names.server import Forward, NameLimits, NameSite, Resolvers
+from unkai_agent.network.connections import Room
+from unkai_agent.network.names import server
+from unkai_agent.network.names.server import Forward, NameLimits, NameSite, Resolvers, Rooms
 from unkai_agent.network.names.table import NameTable
 
 TABLE = NameTable(
@@ -44,9 +48,13 @@ async def _others(query: dns.message.Message, by_tcp: bool) -> dns.message.Messa
 class Served:
     """A site on the loopback, UDP and TCP on one port."""
 
-    def __init__(self, forward: Forward, **limits: Any) -> None:
+    def __init__(self, forward: Forward, rooms: Rooms | None = None, **limits: Any) -> None:
         self.site = NameSite(
-            lambda: TABLE, forward, replace(NameLimits(), **limits), monotonic=lambda: 0.0
+            lambda: TABLE,
+            forward,
+            replace(NameLimits(), **limits),
+            monotonic=lambda: 0.0,
+            rooms=rooms,
         )
         self.port = 0
 
@@ -56,7 +64,7 @@ class Served:
         packets = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         packets.bind(("127.0.0.1", self.port))
         for each in (listener, packets):
-            await self.site.listen(each)
+            self.site.listen(each)
 
     async def udp(self, name: str, kind: str = "A", **options: Any) -> dns.message.Message:
         query = dns.message.make_query(name, kind, **options)
@@ -148,6 +156,77 @@ async def test_who_waits_for_others_holds_nobody_up_and_is_bounded(serve: Serve)
         assert addresses(await served.udp("web.internal")) == {"10.0.0.5"}
     assert asked == 3
     await served.site.close()
+
+
+async def test_a_flood_of_questions_to_others_is_bounded_for_the_host(serve: Serve) -> None:
+    """Each is an open file; one network's do not keep another's out."""
+    rooms = Rooms(questions=Room(40))
+
+    async def never(query: dns.message.Message, by_tcp: bool) -> dns.message.Message:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM):
+            await asyncio.Event().wait()
+        raise AssertionError
+
+    served = await serve(never, rooms=rooms, forwarded=100, forwarded_each=100)
+    before = len(os.listdir("/proc/self/fd"))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as guest:
+        for number in range(400):
+            query = dns.message.make_query(f"{number}.example.org", "A")
+            guest.sendto(query.to_wire(), ("127.0.0.1", served.port))
+        async with asyncio.timeout(_S):
+            while rooms.questions.taken < 40:  # noqa: ASYNC110 - the site tells nobody
+                await asyncio.sleep(0.01)
+    assert addresses(await served.udp("web.internal")) == {"10.0.0.5"}
+    assert len(os.listdir("/proc/self/fd")) <= before + 41
+    other = await serve(rooms=rooms)
+    assert addresses(await other.udp("example.org")) == {"192.0.2.1"}
+
+
+async def test_a_network_that_asks_too_often_is_not_read_for_a_while(serve: Serve) -> None:
+    served = await serve(rate=2.0)
+    taken = 0
+    take = served.site._allowance.take
+
+    def counted() -> bool:
+        nonlocal taken
+        taken += 1
+        return take()
+
+    served.site._allowance.take = counted  # type: ignore[method-assign]
+    query = dns.message.make_query("web.internal", "A").to_wire()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as guest:
+        for _ in range(200):
+            guest.sendto(query, ("127.0.0.1", served.port))
+        await asyncio.sleep(0.2)
+    assert 10 < taken < 60
+
+
+async def test_a_query_by_tcp_that_claims_to_be_huge_is_cut(serve: Serve) -> None:
+    served = await serve()
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write((65535).to_bytes(2) + bytes(3000))
+    async with asyncio.timeout(_S):
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+    writer.close()
+    assert addresses(await served.tcp("web.internal")) == {"10.0.0.5"}
+
+
+async def test_a_bug_of_one_answer_is_told_as_such_and_others_are_answered(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = server.answer
+
+    def bug(query: dns.message.Message, table: NameTable) -> dns.message.Message | None:
+        if query.question[0].name.to_text().startswith("bad"):
+            raise KeyError("a bug")
+        return own(query, table)
+
+    monkeypatch.setattr(server, "answer", bug)
+    served = await serve()
+    for ask in (served.udp, served.tcp):
+        assert (await ask("bad.internal")).rcode() == dns.rcode.SERVFAIL
+        assert addresses(await ask("web.internal")) == {"10.0.0.5"}
 
 
 async def test_others_have_so_long_and_no_longer(serve: Serve) -> None:
