@@ -51,12 +51,12 @@ from unkai_scheduler.api.rpc_metrics import RpcMetrics
 from unkai_scheduler.api.server import ApiServer, Services
 from unkai_scheduler.cluster.fake import FakeEtcd
 from unkai_scheduler.cluster.port import Cluster
+from unkai_scheduler.daemon import build_services
 from unkai_scheduler.domain.findings import Audited, Finding
 from unkai_scheduler.domain.hosts import Host
 from unkai_scheduler.domain.machines import Machine
 from unkai_scheduler.domain.operations import OperationState
 from unkai_scheduler.images.obstore_adapter import open_image_store
-from unkai_scheduler.main import build_services
 from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.reconcile.live import LiveState
 from unkai_scheduler.services.context import ServiceContext

@@ -101,18 +101,19 @@ class _Trapped:
 
 def main() -> None:
     """Run the scheduler's command with the trap set."""
-    from unkai_scheduler import main as scheduler
+    from unkai_scheduler import daemon
+    from unkai_scheduler.main import main as scheduler
 
     point, signal_name, file, _, *arguments = sys.argv[1:]
     trap = Trap(point, signal.Signals[signal_name], Path(file))
-    open_store, make_agents = scheduler.open_unit_of_work, scheduler.GrpcAgents
+    open_store, make_agents = daemon.open_unit_of_work, daemon.GrpcAgents
 
     async def open_trapped(*args: Any, **kwargs: Any) -> Any:
         return trap.around(await open_store(*args, **kwargs))
 
-    scheduler.open_unit_of_work = open_trapped
-    scheduler.GrpcAgents = lambda *args: trap.around(make_agents(*args))  # type: ignore[misc,assignment]
-    scheduler.main(arguments, prog_name="unkai-scheduler")
+    daemon.open_unit_of_work = open_trapped
+    daemon.GrpcAgents = lambda *args: trap.around(make_agents(*args))  # type: ignore[misc,assignment]
+    scheduler(arguments, prog_name="unkai-scheduler")
 
 
 if __name__ == "__main__":
