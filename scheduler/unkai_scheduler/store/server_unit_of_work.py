@@ -1,10 +1,10 @@
 """The unit of work on PostgreSQL and MariaDB: the same plain functions, on the servers' drivers.
 
 A transaction runs in a task of the unit's own: a caller that goes away never leaves one half done.
-A failure before COMMIT is tried again, because nothing was written. Whether a COMMIT without an
-answer was done is read from the writer's slot (`settlements`), never guessed: if it was not, the
-transaction is tried again; if even that cannot be read in time, the caller is told that the outcome
-is unknown and asks again with its request id.
+A failure before COMMIT is tried again, because nothing was written. After a COMMIT without an
+answer it is found out whether it was done (`settled_transactions`): if it was not, the transaction
+is tried again; if that cannot be read in time, the caller is told that the outcome is unknown and
+asks again with its request id.
 
 Calls wait for their turn (`turns`); who leaves before it has come leaves nothing. The leader has
 turns of its own, so that no crowd of callers keeps it from its work.
@@ -13,20 +13,18 @@ turns of its own, so that no crowd of callers keeps it from its work.
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from unkai_scheduler.database_settings import DatabaseSettings
 from unkai_scheduler.domain.clock import Clock
-from unkai_scheduler.store import migrations, seed, servers, settlements, terms
+from unkai_scheduler.store import migrations, seed, servers, terms
 from unkai_scheduler.store.failures import (
     PASSING,
     DatabaseFailure,
@@ -42,7 +40,8 @@ from unkai_scheduler.store.servers import (
     Server,
     connected,
 )
-from unkai_scheduler.store.turns import Call, Slot, Turns
+from unkai_scheduler.store.settled_transactions import SettledTransactions, limited
+from unkai_scheduler.store.turns import Call, Turns
 from unkai_scheduler.store.writer import (
     ATTEMPTS,
     GROUP_SIZE,
@@ -58,11 +57,6 @@ from unkai_wire.ids import NewId
 
 T = TypeVar("T")
 
-COMMIT_S = 10.0
-"""Longest wait for the answer to COMMIT."""
-SETTLE_S = 15.0
-"""Longest that a lost answer to COMMIT is looked into."""
-SETTLE_PAUSE_S = 0.2
 READING_S = 9.0
 """Longest that a reader waits, for its turn and for the answer: a read that is given up harms
 nobody, so it ends before its caller's deadline whatever the database does."""
@@ -157,13 +151,11 @@ class ServerUnitOfWork:
         self, server: Server, writing: AsyncEngine, reading: AsyncEngine, *, clock: Clock
     ) -> None:
         self._classify = server.classify
-        self._writing = writing
+        self._writing = SettledTransactions(writing, server.classify, clock)
         self._reading = reading
-        self._clock = clock
         self._turns = Turns(CONNECTIONS)
         self._leading_turns = Turns(LEADING_CONNECTIONS)
         self._reading_turns = asyncio.Semaphore(CONNECTIONS)
-        self._tokens = itertools.count(1)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._grouped: deque[_Job] = deque()
         self._grouping = False
@@ -260,11 +252,7 @@ class ServerUnitOfWork:
     async def _close(self) -> None:
         while self._tasks:
             await asyncio.wait(set(self._tasks))
-        with suppress(DatabaseFailure, TimeoutError):  # others drop them when they are old
-            async with asyncio.timeout(servers.CONNECT_S):
-                names = [*self._turns.slots, *self._leading_turns.slots]
-                closing = partial(settlements.close_slots, slots=names)
-                await self._in_own_transaction(closing, servers.CONNECT_S)
+        await self._writing.close_slots([*self._turns.slots, *self._leading_turns.slots])
         await self._reading.dispose()
         await self._writing.dispose()
 
@@ -278,7 +266,7 @@ class ServerUnitOfWork:
             return await _retried(partial(self._read_once, work), Call())
 
     async def _read_once(self, work: Callable[[Connection], T]) -> T:
-        async with connected(self._reading, self._classify) as conn, _limited(ATTEMPT_S):
+        async with connected(self._reading, self._classify) as conn, limited(ATTEMPT_S):
             await conn.begin()
             result = await conn.run_sync(work)
             await conn.rollback()
@@ -289,61 +277,7 @@ class ServerUnitOfWork:
     async def _transact(self, work: Callable[[Connection], T], turns: Turns, call: Call) -> T:
         """Run one transaction in its turn, tried again while nothing was written."""
         async with turns.taken(call) as slot:
-            return await _retried(partial(self._transact_once, work, slot, call), call)
-
-    async def _transact_once(self, work: Callable[[Connection], T], slot: Slot, call: Call) -> T:
-        if not slot.is_open:
-            opening = partial(settlements.open_slot, slot=slot.name, now=self._clock())
-            await self._in_own_transaction(opening, call.left_s())
-            slot.is_open = True
-        return await self._settle(work, slot, call)
-
-    async def _settle(self, work: Callable[[Connection], T], slot: Slot, call: Call) -> T:
-        """Run one transaction that marks the slot, and make sure of what became of it."""
-        token, now = next(self._tokens), self._clock()
-        async with connected(self._writing, self._classify) as conn:
-            async with _limited(call.left_s()):
-                await conn.begin()
-                result = await conn.run_sync(work)
-                try:
-                    await conn.run_sync(settlements.mark, slot.name, token, now)
-                except DatabaseFailure:
-                    slot.is_open = False
-                    raise
-            lost = await _commit(conn)
-        if lost is not None and not await self._was_committed(slot, token, lost):
-            kind = Failure.FULL if lost.kind is Failure.FULL else Failure.LOST
-            raise DatabaseFailure(kind, str(lost)) from lost
-        return result
-
-    async def _was_committed(self, slot: Slot, token: int, lost: DatabaseFailure) -> bool:
-        """Tell whether a transaction was committed; `UNKNOWN` when it cannot be known in time."""
-        loop = asyncio.get_running_loop()
-        end_s = loop.time() + SETTLE_S
-        while loop.time() < end_s:
-            try:
-                async with connected(self._writing, self._classify) as conn, _limited(ATTEMPT_S):
-                    await conn.begin()
-                    stored = await conn.run_sync(settlements.settled, slot.name)
-                    await conn.rollback()
-            except DatabaseFailure:
-                await asyncio.sleep(SETTLE_PAUSE_S)
-                continue
-            if stored is not None:
-                return stored == token
-            break
-        slot.is_open = False
-        raise DatabaseFailure(Failure.UNKNOWN, str(lost)) from lost
-
-    async def _in_own_transaction(
-        self, work: Callable[[Connection], None], longest_s: float
-    ) -> None:
-        async with (
-            connected(self._writing, self._classify) as conn,
-            _limited(longest_s),
-            conn.begin(),
-        ):
-            await conn.run_sync(work)
+            return await _retried(partial(self._writing.run, work, slot, call), call)
 
     # Groups.
 
@@ -380,7 +314,7 @@ class ServerUnitOfWork:
         call = Call(jobs[0].call.began_s)
         try:
             async with self._turns.taken(call) as slot:
-                outcomes = await self._transact_once(all_of_them, slot, call)
+                outcomes = await self._writing.run(all_of_them, slot, call)
         except DatabaseFailure as failure:
             if failure.kind is not Failure.UNKNOWN:
                 # Nothing was written: each work meets it again alone, and reports it.
@@ -405,33 +339,11 @@ class ServerUnitOfWork:
             async with self._turns.taken(job.call) as slot:
                 if job.future.done():  # nobody waits for it any more
                     return
-                attempt = partial(self._transact_once, job.work, slot, job.call)
+                attempt = partial(self._writing.run, job.work, slot, job.call)
                 outcome = Outcome(result=await _retried(attempt, job.call))
         except Exception as error:  # noqa: BLE001 - it is the caller's, who awaits the future
             outcome = Outcome(error=error)
         _tell(job, outcome)
-
-
-@asynccontextmanager
-async def _limited(longest_s: float) -> AsyncIterator[None]:
-    """Let statements last no longer than a transaction may, whatever the network does."""
-    try:
-        async with asyncio.timeout(longest_s):
-            yield
-    except TimeoutError as error:
-        raise DatabaseFailure(Failure.LOST, "the transaction took too long") from error
-
-
-async def _commit(conn: AsyncConnection) -> DatabaseFailure | None:
-    """Commit; return what kept the answer from us."""
-    try:
-        async with asyncio.timeout(COMMIT_S):
-            await conn.commit()
-    except DatabaseFailure as failure:
-        return failure
-    except TimeoutError:
-        return DatabaseFailure(Failure.LOST, "COMMIT was not answered")
-    return None
 
 
 def _tell(job: _Job, outcome: Outcome) -> None:

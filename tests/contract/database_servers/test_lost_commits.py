@@ -17,8 +17,16 @@ from tests.support.builders import an_instance
 from tests.support.commit_proxy import CommitProxy, Fault, a_commit_proxy
 from tests.support.store import a_store, ids_with_default_project, noon
 from unkai_scheduler.database_settings import DatabaseSettings
-from unkai_scheduler.store import instances, server_unit_of_work, settlements, terms, turns
-from unkai_scheduler.store.server_unit_of_work import ServerUnitOfWork
+from unkai_scheduler.store import (
+    instances,
+    server_unit_of_work,
+    settled_transactions,
+    settlements,
+    terms,
+    turns,
+)
+from unkai_scheduler.store.failures import DatabaseFailure, Failure
+from unkai_scheduler.store.settled_transactions import SettledTransactions
 from unkai_scheduler.store.unit_of_work import Connection, UnitOfWork, open_unit_of_work
 from unkai_wire.errors import Unavailable
 
@@ -75,7 +83,7 @@ async def test_each_change_is_made_once_only_while_lost_commits_are_settled(
         async def never(*_arguments: object) -> bool:
             return False
 
-        monkeypatch.setattr(ServerUnitOfWork, "_was_committed", never)
+        monkeypatch.setattr(SettledTransactions, "_was_committed", never)
     row = an_instance(attempt=0)
     await behind.proxied.write(lambda conn: instances.insert(conn, row))
     changes, random = count(40, least=12), seeded(f"lost commits {database}")
@@ -158,6 +166,7 @@ async def test_a_cut_network_ends_calls_in_bounded_time_and_heals(
     behind: Behind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_unit_of_work, "ATTEMPT_S", 1.0)
+    monkeypatch.setattr(settled_transactions, "ATTEMPT_S", 1.0)
     monkeypatch.setattr(turns, "RETRY_S", 2.0)
     row = an_instance(attempt=0)
     await behind.proxied.write(lambda conn: instances.insert(conn, row))
@@ -181,11 +190,11 @@ async def test_a_cut_network_ends_calls_in_bounded_time_and_heals(
 async def test_an_outcome_that_cannot_be_found_out_is_said_to_be_unknown(
     behind: Behind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_unit_of_work, "SETTLE_S", 0.5)
+    monkeypatch.setattr(settled_transactions, "SETTLE_S", 0.5)
     rows = [an_instance() for _ in range(3)]
 
     def cut_off(*_arguments: object) -> None:
-        raise server_unit_of_work.DatabaseFailure(server_unit_of_work.Failure.LOST, "no network")
+        raise DatabaseFailure(Failure.LOST, "no network")
 
     monkeypatch.setattr(settlements, "settled", cut_off)
     behind.proxy.faults.append(Fault.LOSE_ANSWER)
