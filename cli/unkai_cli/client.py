@@ -1,4 +1,4 @@
-"""The client: context to channel to call, names to ids, operations to their end.
+"""The client: context to channel to call, operations to their end.
 
 Uses grpc's synchronous API: it starts quicker than asyncio. Errors come out as `UnkaiError`s.
 A mutation carries a request_id, so that repeating it after UNAVAILABLE is safe.
@@ -17,14 +17,13 @@ from typing import Any
 
 import grpc
 
+from unkai_cli import names
 from unkai_cli.channels import check_trust, open_channel
 from unkai_cli.records import progress_text
 from unkai_cli.settings import DEFAULT_PROJECT, Context
-from unkai_wire import deadlines, ids
+from unkai_wire import deadlines
 from unkai_wire.errors import (
     DeadlineExceeded,
-    InvalidArgument,
-    NotFound,
     Unavailable,
     UnkaiError,
 )
@@ -50,21 +49,6 @@ _SERVICES = {
     "LoadBalancerService": "network",
     "ReachabilityService": "network",
 }
-OF_PROJECTS = frozenset(
-    {
-        "instance",
-        "image",
-        "key_pair",
-        "network",
-        "subnet",
-        "port",
-        "router",
-        "floating_ip",
-        "security_group",
-        "load_balancer",
-    }
-)
-"""Kinds whose names are unique in a project."""
 _ENDED = {3, 4, 5}
 """Operation states SUCCEEDED, FAILED, CANCELLED."""
 _SUCCEEDED = 3
@@ -286,44 +270,7 @@ class Client:
 
         Raise `NotFound` when it stands for none, `InvalidArgument` for several or when it is empty.
         """
-        if not text:  # in a list's request an empty name means any
-            raise InvalidArgument(
-                f"an empty text names no {kind.replace('_', ' ')}",
-                reason="EMPTY_NAME",
-                fix="give a name, an id, or a unique beginning of an id",
-            )
-        if ids.is_id(kind, text):
-            return text
-        found = self._named(kind, text) or self._beginning_with(kind, text)
-        if not found:
-            raise NotFound.of(kind, text)
-        if len(found) > 1:
-            raise _ambiguous(kind, text, found)
-        return found[0]
-
-    def _named(self, kind: str, name: str) -> list[str]:
-        """Return the ids of the things of this name; the project's own go before others'."""
-        if kind == "operation":
-            return []
-        own = self.project_id if kind in OF_PROJECTS else ""
-        filters: dict[str, Any] = {"project_id": own} if own else {}
-        found = list(self.pages(*_lister(kind), name=name, **filters))
-        if not found and kind == "network":
-            of_others = self.pages(*_lister(kind), name=name)
-            found = [message for message in of_others if message.external or message.shared]
-        ours = [message for message in found if own and message.project_id == own]
-        return [str(message.id) for message in ours or found]
-
-    def _beginning_with(self, kind: str, text: str) -> list[str]:
-        """Return the ids that begin with a text of at least one character after the prefix."""
-        prefix = f"{ids.PREFIXES[kind]}-"
-        if not text.startswith(prefix) or text == prefix:
-            return []
-        filters: dict[str, Any] = (
-            {"id_prefix": text} if kind == "instance" and len(text) >= 6 else {}
-        )
-        known = (str(message.id) for message in self.pages(*_lister(kind), **filters))
-        return [ident for ident in known if ident.startswith(text)]
+        return names.resolve(self, kind, text)
 
     def wait_operation(
         self, operation: Any, *, timeout_s: float, progress: Callable[[str], None]
@@ -401,22 +348,6 @@ def _still_running(operation: Any, waited_s: float) -> UnkaiError:
         metadata={"operation_id": operation.id},
         request_id=operation.request_id,
     )
-
-
-def _ambiguous(kind: str, text: str, found: list[str]) -> UnkaiError:
-    shown = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
-    return InvalidArgument(
-        f"{text} stands for {len(found)} {kind.replace('_', ' ')}s: {shown}",
-        reason="AMBIGUOUS",
-        fix="give more characters of the id",
-        metadata={"text": text},
-    )
-
-
-def _lister(kind: str) -> tuple[str, str]:
-    """Return the service and the method that list a kind."""
-    noun = "".join(part.capitalize() for part in kind.split("_"))
-    return f"{noun}Service", f"List{noun}s"
 
 
 def _snake(name: str) -> str:

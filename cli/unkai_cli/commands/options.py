@@ -121,7 +121,7 @@ def complete_names(*kinds: str) -> Completer:
     def complete(
         ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        from unkai_cli.client import OF_PROJECTS
+        from unkai_cli.names import OF_PROJECTS
         from unkai_cli.session import Session
 
         chosen = ctx.find_root().params
