@@ -17,18 +17,19 @@ import pytest
 from tests.support.agent import an_instance_id
 from tests.support.fake_control_socket import FakeProgram
 from tests.support.fake_vsctl import FakeSwitch
-from tests.support.namespaces import cleaned, needs_namespaces
+from tests.support.namespaces import cleaned, needs_namespaces, run
 from tests.support.ovn_host import HOST_ID, OvnHost, ovn_host, unavailable_reason
 from tests.support.ports import a_port
 from unkai_agent.domain.ports import PortSpec
 from unkai_agent.network.driver import (
     Datapath,
+    Ensured,
     JoinSettings,
     NetworkDriver,
     NetworkSite,
 )
 from unkai_agent.network.fake import FakeNetwork
-from unkai_agent.network.namespaces import Namespaces
+from unkai_agent.network.namespaces import Namespaces, namespace_of
 from unkai_agent.network.ovs_database import OvsDatabase
 from unkai_agent.network.ovs_driver import OvsNetwork
 from unkai_agent.network.switch_programs import programs_beside
@@ -53,6 +54,12 @@ class Harness(Protocol):
     def hanging(self, program: str) -> AbstractContextManager[None]:
         """Let a program of the switch stand still meanwhile."""
 
+    def damage(self, network_id: str) -> None:
+        """Delete a network's namespace, as somebody may do by hand."""
+
+    def trouble(self, network_id: str) -> AbstractContextManager[None]:
+        """Let nobody make a network's namespace meanwhile."""
+
 
 class _Fake:
     def __init__(self) -> None:
@@ -71,9 +78,37 @@ class _Fake:
         yield
         self.driver.faults.away = None
 
+    def damage(self, network_id: str) -> None:
+        self.driver.damage(network_id)
 
-class _Ovs:
+    @contextmanager
+    def trouble(self, network_id: str) -> Iterator[None]:
+        self.driver.faults.sites[network_id] = Unavailable("no", reason="NAMESPACE_FAILED")
+        yield
+        del self.driver.faults.sites[network_id]
+
+
+class _Namespaces:
+    """A hand on namespaces in a folder."""
+
+    _root: Path
+
+    def damage(self, network_id: str) -> None:
+        path = self._root / namespace_of(network_id)
+        run("umount", str(path))
+        path.unlink()
+
+    @contextmanager
+    def trouble(self, network_id: str) -> Iterator[None]:
+        path = self._root / namespace_of(network_id)
+        path.mkdir(parents=True)  # nothing can be mounted there
+        yield
+        path.rmdir()
+
+
+class _Ovs(_Namespaces):
     def __init__(self, folder: Path) -> None:
+        self._root = folder / "netns"
         self._switch = FakeSwitch(folder)
         programs = programs_beside(f"unix:{folder}/db.sock", folder)
         self._programs = {each.name: FakeProgram(folder, each.name) for each in programs}
@@ -93,8 +128,9 @@ class _Ovs:
         self._programs[program].wake()
 
 
-class _Real:
+class _Real(_Namespaces):
     def __init__(self, host: OvnHost, folder: Path) -> None:
+        self._root = folder / "netns"
         self._host = host
         database = OvsDatabase(("ovs-vsctl", f"--db={host.database}"))
         self.driver = OvsNetwork(database, Namespaces(folder / "netns"), programs=host.programs)
@@ -189,8 +225,10 @@ async def test_sockets_are_made_in_networks_that_are_served(
     harness: Harness, sites: list[NetworkSite]
 ) -> None:
     first, second = sites
-    assert await harness.driver.ensure_sites(sites) == {first.network_id, second.network_id}
-    assert await harness.driver.ensure_sites(sites) == set()
+    assert await harness.driver.ensure_sites(sites) == Ensured(
+        {first.network_id, second.network_id}
+    )
+    assert await harness.driver.ensure_sites(sites) == Ensured(set())
     for site in sites:
         (await harness.driver.open_socket(site.network_id, listener)).close()
     await harness.driver.ensure_sites([second])
@@ -201,6 +239,35 @@ async def test_sockets_are_made_in_networks_that_are_served(
     await harness.driver.ensure_sites([])
     with pytest.raises(NotFound):
         await harness.driver.open_socket(second.network_id, listener)
+
+
+async def test_a_namespace_that_is_taken_away_is_seen_and_made_again(
+    harness: Harness, sites: list[NetworkSite]
+) -> None:
+    first, second = sites
+    await harness.driver.ensure_sites(sites)
+    assert await harness.driver.damaged_sites() == set()
+    harness.damage(first.network_id)
+    assert await harness.driver.damaged_sites() == {first.network_id}
+    assert await harness.driver.ensure_sites(sites) == Ensured({first.network_id})
+    assert await harness.driver.damaged_sites() == set()
+    for site in (first, second):
+        (await harness.driver.open_socket(site.network_id, listener)).close()
+    await harness.driver.ensure_sites([])
+    assert await harness.driver.damaged_sites() == set()
+
+
+async def test_one_networks_trouble_leaves_others_whole(
+    harness: Harness, sites: list[NetworkSite]
+) -> None:
+    first, second = sites
+    with harness.trouble(first.network_id):
+        ensured = await harness.driver.ensure_sites(sites)
+        assert ensured.anew == {second.network_id}
+        assert ensured.failed.keys() == {first.network_id}
+        (await harness.driver.open_socket(second.network_id, listener)).close()
+    assert await harness.driver.ensure_sites(sites) == Ensured({first.network_id})
+    await harness.driver.ensure_sites([])
 
 
 @pytest.mark.parametrize("program", ["ovs-vswitchd", "ovn-controller"])

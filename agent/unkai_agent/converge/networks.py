@@ -1,8 +1,9 @@
 """Keep what a host serves to its networks equal to the machines that its ledger holds.
 
 Woken by each change of a machine, and on a timer, since somebody may have taken away what was made.
-Making networks sure costs processes; so that is done only when ports have changed, after a
-failure, and on the timer. Guests are answered by the newest order at once.
+Making networks sure costs processes; so that is done only when ports have changed, after a failure,
+on the timer, and when a cheap look, every few seconds, shows that something is damaged. Guests are
+answered by the newest order at once.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from unkai_wire.rpc_errors import internal_error
 _LOG = structlog.get_logger("unkai.agent.converge")
 SURE_S = 60.0
 """Between looks at networks that nothing has changed."""
+LOOK_S = 5.0
+"""Between cheap looks; each that finds damage just mended doubles it up to the timer's time."""
 RETRY_S = 2.0
 """After a failure; each doubles it up to the timer's time."""
 
@@ -33,6 +36,9 @@ class Networks(Protocol):
 
     async def hold(self, machines: Iterable[MachineSpec]) -> None:
         """Serve the networks of these machines, and no others."""
+
+    async def are_whole(self) -> bool:
+        """Tell whether all that is served still stands, as far as a cheap look shows."""
 
     async def close(self) -> None:
         """Close all sockets."""
@@ -55,6 +61,7 @@ class NetworkKeeper:
         self._held: object = None
         """The ports that are served; None: look whatever they are."""
         self._failures = 0
+        self._look_s = LOOK_S
 
     async def run(self) -> None:
         """Keep them until cancelled; then close the sockets. Namespaces stay."""
@@ -73,12 +80,37 @@ class NetworkKeeper:
     async def _keep(self) -> None:
         while True:
             wait_s = await self._look()
-            try:
-                async with asyncio.timeout(wait_s):
-                    await self._woken.wait()
-            except TimeoutError:
+            if not await self._is_woken(wait_s):
                 self._held = None
             self._woken.clear()
+
+    async def _is_woken(self, within_s: float) -> bool:
+        """Wait for a change; False: none came in time, or something is damaged."""
+        looks_s = 0.0
+        while looks_s < within_s:
+            pause_s = min(self._look_s, within_s - looks_s)
+            try:
+                async with asyncio.timeout(pause_s):
+                    await self._woken.wait()
+            except TimeoutError:
+                looks_s += pause_s
+            else:
+                return True
+            if self._failures == 0 and not await self._are_whole():
+                self._look_s = min(SURE_S, 2 * self._look_s)
+                return False
+            self._look_s = LOOK_S
+        return False
+
+    async def _are_whole(self) -> bool:
+        try:
+            whole = await self._networks.are_whole()
+        except Exception as error:  # noqa: BLE001 - machines go on without; it is made sure of
+            internal_error(error)
+            whole = False
+        if not whole:
+            _LOG.warning("networks_damaged")
+        return whole
 
     async def _look(self) -> float:
         """Bring the networks about where ports have changed; return when to make sure again."""

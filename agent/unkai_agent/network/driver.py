@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from unkai_agent.domain.ports import PortSpec
+from unkai_wire.errors import UnkaiError
 
 
 class Datapath(Enum):
@@ -117,6 +118,16 @@ class PortCounters:
     sent_dropped: int
 
 
+@dataclass(frozen=True, slots=True)
+class Ensured:
+    """What became of networks' namespaces."""
+
+    anew: Set[str] = frozenset()
+    """Networks whose namespace is a new one: sockets made before are of no use."""
+    failed: Mapping[str, UnkaiError] = field(default_factory=dict)
+    """What hindered networks, by id."""
+
+
 class NetworkDriver(Protocol):
     """The switch of this host."""
 
@@ -150,11 +161,17 @@ class NetworkDriver(Protocol):
         `running`: ids of the instances whose machines are on. Returns names of devices.
         """
 
-    async def ensure_sites(self, sites: Sequence[NetworkSite]) -> Set[str]:
+    async def ensure_sites(self, sites: Sequence[NetworkSite]) -> Ensured:
         """Have a namespace for each of these networks, as given, and none of others.
 
-        Returns the networks whose namespace is a new one: sockets made before are of no use.
-        Close those of a network before it goes: they would keep its namespace.
+        One network's trouble is told of it alone; the switch's is raised. Close the sockets of a
+        network before it goes: they would keep its namespace.
+        """
+
+    async def damaged_sites(self) -> Set[str]:
+        """Return the networks whose namespace is no more what was made: look again.
+
+        Costs next to nothing, and does not see all that may be wrong.
         """
 
     async def open_socket(

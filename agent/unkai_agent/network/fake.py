@@ -11,7 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from unkai_agent.domain.ports import PortSpec, device_of
-from unkai_agent.network.driver import JoinSettings, NetworkSite, PortCounters, Wiring
+from unkai_agent.network.driver import (
+    Ensured,
+    JoinSettings,
+    NetworkSite,
+    PortCounters,
+    Wiring,
+)
 from unkai_wire.errors import FailedPrecondition, NotFound, UnkaiError
 
 
@@ -23,6 +29,8 @@ class Faults:
     """Raised by the next calls, one each."""
     not_installed: dict[str, Wiring] = field(default_factory=dict)
     """How these ports stand, by id, whatever was plugged."""
+    sites: dict[str, UnkaiError] = field(default_factory=dict)
+    """What keeps these networks from having a namespace, by id."""
     away: UnkaiError | None = None
     """Why a program of the switch does not answer; its database does."""
 
@@ -37,6 +45,7 @@ class FakeNetwork:
         self._plugged: dict[str, tuple[str, int]] = {}
         """Instance and moment of plugging, by device."""
         self._clock_ms = 0
+        self._damaged: set[str] = set()
 
     # The port.
 
@@ -75,11 +84,22 @@ class FakeNetwork:
             del self._plugged[device]
         return gone
 
-    async def ensure_sites(self, sites: Sequence[NetworkSite]) -> Set[str]:
+    async def ensure_sites(self, sites: Sequence[NetworkSite]) -> Ensured:
         """Note the networks."""
         self._fail()
-        before, self.sites = self.sites, {site.network_id: site for site in sites}
-        return self.sites.keys() - before.keys()
+        failed = {
+            site.network_id: self.faults.sites[site.network_id]
+            for site in sites
+            if site.network_id in self.faults.sites
+        }
+        before = self.sites
+        self.sites = {site.network_id: site for site in sites if site.network_id not in failed}
+        self._damaged &= failed.keys()
+        return Ensured(self.sites.keys() - before.keys(), failed)
+
+    async def damaged_sites(self) -> Set[str]:
+        """Return those that `damage` took away and nobody has made again."""
+        return set(self._damaged)
 
     async def open_socket(
         self, network_id: str, make: Callable[[], socket.socket]
@@ -101,6 +121,11 @@ class FakeNetwork:
         return {device: PortCounters(0, 0, 0, 0, 0, 0) for device in self._plugged}
 
     # The world behind it.
+
+    def damage(self, network_id: str) -> None:
+        """Take a network's namespace away, as somebody may do by hand."""
+        del self.sites[network_id]
+        self._damaged.add(network_id)
 
     def plug(self, instance_id: str, device: str, on: bool) -> None:
         """Let a machine's device come, which OVN installs at once, or go: as a start and an end do.

@@ -30,6 +30,8 @@ from unkai_wire.errors import NotFound, Unavailable
 from unkai_wire.ids import is_id
 
 T = TypeVar("T")
+_Identity = tuple[int, int, int]
+"""Which namespace, and which outer end: device and inode numbers, and the end's index."""
 ADDRESS_V4 = METADATA_ADDRESS
 ADDRESS_V6 = "fe80::a9fe:a9fe"
 """The same for IPv6, as OpenStack has it."""
@@ -70,6 +72,8 @@ class Namespaces:
     def __init__(self, root: Path = _ROOT) -> None:
         """`root`: where they are; no two hosts share it."""
         self._root = root
+        self._made: dict[str, _Identity] = {}
+        """What `ensure` left, by network."""
 
     def found(self) -> list[str]:
         """Return the networks that have a namespace here."""
@@ -92,7 +96,20 @@ class Namespaces:
         await self._ensure_namespace(site.network_id)
         made = await self._ensure_pair(site)
         await self._ensure_addresses(site)
+        self._made[site.network_id] = self._identity(site.network_id)
         return made
+
+    def damaged(self) -> Set[str]:
+        """Return the networks of which the namespace or an end of the pair is another, or gone."""
+        return {ident for ident, made in self._made.items() if self._identity(ident) != made}
+
+    def _identity(self, network_id: str) -> _Identity:
+        try:
+            # What is mounted there: another namespace, or the bare file, has another number.
+            found = self._path(network_id).stat()
+            return (found.st_dev, found.st_ino, socket.if_nametoindex(device_of(network_id)))
+        except OSError:
+            return (0, 0, 0)
 
     async def must_be_made(self, network_id: str) -> bool:
         """Tell whether `ensure` would make the ends anew."""
@@ -104,6 +121,7 @@ class Namespaces:
 
     async def remove(self, network_id: str) -> None:
         """Remove a namespace and its ends; the outer one must be unplugged."""
+        self._made.pop(network_id, None)
         if await _link(device_of(network_id)) is not None:
             await _ip("link", "del", device_of(network_id))
         if self._path(network_id).exists():

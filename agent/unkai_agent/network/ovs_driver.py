@@ -7,13 +7,25 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 
+import structlog
+
 from unkai_agent.domain.ports import PortSpec
 from unkai_agent.network.device_counters import counters
-from unkai_agent.network.driver import JoinSettings, NetworkSite, PortCounters, Wiring
+from unkai_agent.network.driver import (
+    Ensured,
+    JoinSettings,
+    NetworkSite,
+    PortCounters,
+    Wiring,
+)
 from unkai_agent.network.namespaces import Namespaces, device_of
 from unkai_agent.network.ovs import Switch
 from unkai_agent.network.ovs_database import OvsDatabase
 from unkai_agent.network.switch_programs import Program, see_alive
+from unkai_wire.errors import UnkaiError
+from unkai_wire.rpc_errors import internal_error
+
+_LOG = structlog.get_logger("unkai.agent.network")
 
 
 class OvsNetwork:
@@ -56,20 +68,35 @@ class OvsNetwork:
         """Remove ports of machines that are gone."""
         return await self._switch.sweep(running)
 
-    async def ensure_sites(self, sites: Sequence[NetworkSite]) -> Set[str]:
+    async def ensure_sites(self, sites: Sequence[NetworkSite]) -> Ensured:
         """Have a namespace for each of these networks, and none of others."""
-        made = set()
+        anew: set[str] = set()
+        failed: dict[str, UnkaiError] = {}
         async with self._settling:
             await self._remove_others({site.network_id for site in sites})
             for site in sites:
-                device = device_of(site.network_id)
-                if await self._namespaces.must_be_made(site.network_id):
-                    # The switch does not see that a device went and came again by its name.
-                    await self._switch.unplug_sites([device])
-                if await self._namespaces.ensure(site):
-                    made.add(site.network_id)
-                await self._switch.plug_site(site, device)
+                try:
+                    if await self._ensure_site(site):
+                        anew.add(site.network_id)
+                except (UnkaiError, OSError) as error:
+                    if isinstance(error, UnkaiError) and error.reason == "SWITCH_UNAVAILABLE":
+                        raise  # the others' trouble, too: each would wait for as long
+                    made = error if isinstance(error, UnkaiError) else internal_error(error)
+                    failed[site.network_id] = made
+        return Ensured(anew, failed)
+
+    async def _ensure_site(self, site: NetworkSite) -> bool:
+        device = device_of(site.network_id)
+        if await self._namespaces.must_be_made(site.network_id):
+            # The switch does not see that a device went and came again by its name.
+            await self._switch.unplug_sites([device])
+        made = await self._namespaces.ensure(site)
+        await self._switch.plug_site(site, device)
         return made
+
+    async def damaged_sites(self) -> Set[str]:
+        """Return the networks whose namespace is no more what was made."""
+        return self._namespaces.damaged()
 
     async def open_socket(
         self, network_id: str, make: Callable[[], socket.socket]
@@ -88,4 +115,7 @@ class OvsNetwork:
             device for device, network_id in plugged.items() if network_id not in wanted
         )
         for network_id in sorted({*self._namespaces.found(), *plugged.values()} - wanted):
-            await self._namespaces.remove(network_id)
+            try:
+                await self._namespaces.remove(network_id)
+            except (UnkaiError, OSError) as error:  # it is tried again; others are served
+                _LOG.warning("namespace_not_removed", network_id=network_id, error=str(error))

@@ -24,8 +24,7 @@ from unkai_agent.network.names.server import Forward, NameSite, Rooms
 from unkai_agent.network.names.table import NameTables
 from unkai_agent.network.namespaces import ADDRESS_V4, ADDRESS_V6
 from unkai_agent.network.sockets import listener, packets
-from unkai_wire.errors import UnkaiError
-from unkai_wire.rpc_errors import internal_error
+from unkai_wire.errors import Unavailable, UnkaiError
 
 _LOG = structlog.get_logger("unkai.agent.network")
 HTTP_PORT = 80
@@ -37,7 +36,14 @@ class _Served:
     """One network, served."""
 
     site: NetworkSite
+    metadata: MetadataSite
+    names: NameSite
     closing: AsyncExitStack
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all its sockets are still served."""
+        return self.metadata.is_served and self.names.is_served
 
 
 class HostNetworks:
@@ -77,11 +83,19 @@ class HostNetworks:
             # Before anything is awaited: a machine that comes meanwhile has its names told.
             self.names.keep_only(site.network_id for site in sites)
             await self._close_others(sites)
-            made = await self.driver.ensure_sites(sites)
-            failures = [await self._serve(site, anew=site.network_id in made) for site in sites]
-        for failure in failures:
-            if failure is not None:
-                raise failure
+            ensured = await self.driver.ensure_sites(sites)
+            for site in sites:
+                self._note(site.network_id, ensured.failed.get(site.network_id))
+            well = [site for site in sites if site.network_id not in ensured.failed]
+            tried = [await self._serve(site, anew=site.network_id in ensured.anew) for site in well]
+        failures = [*ensured.failed.values(), *(each for each in tried if each is not None)]
+        if failures:
+            raise failures[0]
+
+    async def are_whole(self) -> bool:
+        """Tell whether all that is served still stands, as far as a cheap look shows."""
+        served = all(each.is_whole for each in self._served.values())
+        return served and not await self.driver.damaged_sites()
 
     async def close(self) -> None:
         """Close all sockets. Namespaces stay, and are found again."""
@@ -96,24 +110,33 @@ class HostNetworks:
 
     async def _serve(self, site: NetworkSite, *, anew: bool) -> UnkaiError | None:
         """Serve one network; return what kept it from being served."""
-        if anew:
+        served = self._served.get(site.network_id)
+        if served is not None and (anew or not served.is_whole):
             await self._end(site.network_id)
         if site.network_id in self._served:
             return None
+        failure = None
         try:
             async with AsyncExitStack() as closing:
-                await self._open(site, closing)
-                self._served[site.network_id] = _Served(site, closing.pop_all())
+                metadata, names = await self._open(site, closing)
+                kept = closing.pop_all()
+            self._served[site.network_id] = _Served(site, metadata, names, kept)
         except (UnkaiError, OSError) as error:
-            failure = error if isinstance(error, UnkaiError) else internal_error(error)
-            if self._logged.get(site.network_id) != str(error):
-                self._logged[site.network_id] = str(error)
-                _LOG.warning("network_not_served", network_id=site.network_id, error=str(error))
-            return failure
-        self._logged.pop(site.network_id, None)
-        return None
+            failure = error if isinstance(error, UnkaiError) else _not_served(site, error)
+        self._note(site.network_id, failure)
+        return failure
 
-    async def _open(self, site: NetworkSite, closing: AsyncExitStack) -> None:
+    def _note(self, network_id: str, failure: UnkaiError | None) -> None:
+        """Tell the log what is new of a network's trouble."""
+        if failure is None:
+            self._logged.pop(network_id, None)
+        elif self._logged.get(network_id) != failure.message:
+            self._logged[network_id] = failure.message
+            _LOG.warning("network_not_served", network_id=network_id, error=failure.message)
+
+    async def _open(
+        self, site: NetworkSite, closing: AsyncExitStack
+    ) -> tuple[MetadataSite, NameSite]:
         ident = site.network_id
         rooms = self._rooms
         metadata = MetadataSite(ident, self._guests, self._tokens, room=rooms.connections)
@@ -127,8 +150,19 @@ class HostNetworks:
         for address in (*ours, *(str(ip_interface(each).ip) for each in site.addresses)):
             for maker in (listener(address, DNS_PORT), packets(address, DNS_PORT)):
                 names.listen(await self.driver.open_socket(ident, maker))
+        return metadata, names
 
     async def _end(self, network_id: str) -> None:
         served = self._served.pop(network_id, None)
         if served is not None:
             await served.closing.aclose()
+
+
+def _not_served(site: NetworkSite, error: OSError) -> Unavailable:
+    return Unavailable(
+        f"network {site.network_id} is not served on its host: {error.strerror or error}",
+        reason="NETWORK_NOT_SERVED",
+        fix="look at the agent's log, and at what listens in the network's namespace",
+        metadata={"network_id": site.network_id, "problem": str(error)},
+        retry_after_s=1.0,
+    )

@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from tests.support.agent import SimulatedAgent, a_running_agent, a_spec, an_instance_id, run
 from tests.support.ports import a_port
-from unkai_agent.converge.networks import RETRY_S, SURE_S, NetworkKeeper
+from unkai_agent.converge.networks import LOOK_S, RETRY_S, SURE_S, NetworkKeeper
 from unkai_agent.domain.machines import Fence, MachineSpec, MachineState, Power
 from unkai_wire.errors import Unavailable
 
@@ -26,6 +28,9 @@ class Noted:
         self.holds = 0
         self.failures: list[Exception] = []
         self.closed = False
+        self.whole = True
+        self.looks = 0
+        self.bug: Exception | None = None
 
     def know(self, machines: Iterable[MachineSpec]) -> None:
         self.known = {spec.instance_id: spec for spec in machines}
@@ -37,6 +42,12 @@ class Noted:
         specs = list(machines)
         self.know(specs)
         self.held = [port.device for spec in specs for port in spec.ports]
+
+    async def are_whole(self) -> bool:
+        self.looks += 1
+        if self.bug:
+            raise self.bug
+        return self.whole
 
     async def close(self) -> None:
         self.closed = True
@@ -94,6 +105,37 @@ def test_it_is_made_sure_of_now_and_then(tmp_path: Path) -> None:
             before = networks.holds
             await asyncio.sleep(10 * SURE_S)
             assert 9 <= networks.holds - before <= 11
+
+    run(story())
+
+
+def test_what_is_damaged_is_made_sure_of_within_seconds(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent, Kept(agent) as networks:
+            await agent.ensure(SPEC)
+            await agent.until_state(MachineState.RUNNING)
+            for _ in range(3):
+                before = networks.holds
+                networks.whole = False
+                await asyncio.sleep(LOOK_S + 0.1)
+                assert networks.holds == before + 1
+                networks.whole = True
+                await asyncio.sleep(2 * LOOK_S)
+
+    run(story())
+
+
+@pytest.mark.parametrize("bug", [None, OSError("a bug")])
+def test_damage_that_nothing_mends_is_looked_at_less_and_less_often(
+    tmp_path: Path, bug: Exception | None
+) -> None:
+    async def story() -> None:
+        async with a_running_agent(tmp_path) as agent, Kept(agent) as networks:
+            await agent.ensure(SPEC)
+            await agent.until_state(MachineState.RUNNING)
+            networks.whole, networks.bug, before = False, bug, networks.holds
+            await asyncio.sleep(10 * SURE_S)
+            assert 10 <= networks.holds - before <= 15
 
     run(story())
 

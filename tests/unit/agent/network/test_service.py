@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,19 +18,25 @@ import pytest_asyncio
 from tests.support.agent import a_spec
 from tests.support.fake_vsctl import FakeSwitch
 from tests.support.metadata import ask
-from tests.support.namespaces import Guest, cleaned, needs_namespaces
+from tests.support.namespaces import Guest, cleaned, needs_namespaces, run
 from tests.support.ports import a_port, an_ipv4, an_ipv6
 from unkai_agent.domain.machines import MachineSpec
 from unkai_agent.domain.ports import MetadataPort, PortAddress, PortSpec
 from unkai_agent.network.forwarding import Forwarder
 from unkai_agent.network.metadata.tokens import Tokens
 from unkai_agent.network.names.table import NameChanges, NameTables
-from unkai_agent.network.namespaces import ADDRESS_V4, ADDRESS_V6, Namespaces, device_of
+from unkai_agent.network.namespaces import (
+    ADDRESS_V4,
+    ADDRESS_V6,
+    Namespaces,
+    device_of,
+    namespace_of,
+)
 from unkai_agent.network.ovs_database import OvsDatabase
 from unkai_agent.network.ovs_driver import OvsNetwork
 from unkai_agent.network.service import HostNetworks
 from unkai_agent.network.setns import call_inside
-from unkai_wire.errors import NotFound
+from unkai_wire.errors import NotFound, Unavailable, UnkaiError
 from unkai_wire.ids import new_id
 
 pytestmark = needs_namespaces
@@ -159,6 +165,89 @@ async def test_a_namespace_that_was_made_anew_is_served_anew(host: Host) -> None
         assert await name_read_by(guest) == machine.name
     finally:
         guest.close()
+
+
+async def _answers(host: Host, machine: MachineSpec, number: int) -> None:
+    guest = Guest(host.root, host.ids[number - 1], "10.0.0.5/24")
+    try:
+        assert await name_read_by(guest) == machine.name
+    finally:
+        guest.close()
+
+
+async def test_a_network_that_cannot_be_made_leaves_others_served(host: Host) -> None:
+    first, second = host.machine(1), host.machine(2)
+    in_the_way = host.root / namespace_of(host.ids[0])
+    in_the_way.mkdir(parents=True)
+    with pytest.raises(UnkaiError):
+        await host.networks.hold([first, second])
+    assert not host.networks.are_up([host.ids[0]])
+    assert host.networks.are_up([host.ids[1]])
+    in_the_way.rmdir()
+    await host.networks.hold([first, second])
+    await _answers(host, first, 1)
+    await _answers(host, second, 2)
+
+
+async def test_a_port_in_use_leaves_others_served_and_is_tried_again(host: Host) -> None:
+    first, second = host.machine(1), host.machine(2)
+    await host.networks.hold([first])
+    await host.networks.close()
+
+    def listening() -> socket.socket:
+        return socket.create_server((ADDRESS_V4, 53))
+
+    with await host.driver.open_socket(host.ids[0], listening):
+        with pytest.raises(Unavailable) as caught:
+            await host.networks.hold([first, second])
+        assert caught.value.reason == "NETWORK_NOT_SERVED"
+        assert "in use" in caught.value.message
+        assert not host.networks.are_up([host.ids[0]])
+        await _answers(host, second, 2)
+    await host.networks.hold([first, second])
+    await _answers(host, first, 1)
+
+
+async def test_a_server_that_ended_is_seen_and_started_again(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[socket.socket] = []
+    open_socket = host.driver.open_socket
+
+    async def noted(network_id: str, make: Callable[[], socket.socket]) -> socket.socket:
+        made.append(await open_socket(network_id, make))
+        return made[-1]
+
+    monkeypatch.setattr(host.driver, "open_socket", noted)
+    machine = host.machine(1)
+    await host.networks.hold([machine])
+    assert await host.networks.are_whole()
+    made[0].shutdown(socket.SHUT_RDWR)
+    async with asyncio.timeout(20):
+        while await host.networks.are_whole():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+    await host.networks.hold([machine])
+    assert await host.networks.are_whole()
+    await _answers(host, machine, 1)
+
+
+@pytest.mark.parametrize("taken", ["namespace", "device"])
+async def test_what_somebody_takes_away_by_hand_is_seen_and_made_again(
+    host: Host, taken: str
+) -> None:
+    machine = host.machine(1)
+    await host.networks.hold([machine])
+    assert await host.networks.are_whole()
+    if taken == "device":
+        run("ip", "link", "del", device_of(host.ids[0]))
+    else:
+        path = host.root / namespace_of(host.ids[0])
+        run("umount", str(path))  # `ip netns delete`, in a folder of its own
+        path.unlink()
+    assert not await host.networks.are_whole()
+    await host.networks.hold([machine])
+    assert await host.networks.are_whole()
+    await _answers(host, machine, 1)
 
 
 async def test_a_network_that_got_an_address_answers_names_there(host: Host) -> None:

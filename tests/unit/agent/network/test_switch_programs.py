@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.fake_control_socket import FakeProgram
+from tests.support.real_agent import until
 from unkai_agent.network.switch_programs import Program, programs_beside, see_alive
 from unkai_wire.errors import Unavailable
 
@@ -41,7 +42,15 @@ async def test_one_that_hangs_is_told_so_however_often_it_was_asked(tmp_path: Pa
     found = {await reason(tmp_path) for _ in range(6)}  # its socket takes three
     assert found == {"SWITCH_PROGRAM_HANGS"}
     fake.wake()
-    await see_alive(program(tmp_path))
+
+    async def is_alive() -> bool:  # once it has taken those who asked in vain
+        try:
+            await see_alive(program(tmp_path))
+        except Unavailable:
+            return False
+        return True
+
+    await until(is_alive)
 
 
 @pytest.mark.parametrize("content", [None, "", "many", "4194304"])
