@@ -6,82 +6,37 @@ Each has a cloud of its own, so that all of them can be in one OVN. `CASES` is b
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from tests.support import reach_cases_ends, reach_cases_rules, reach_cases_ways
+from tests.support.reach_case import ICMP, TCP, UDP, Case, chain, pair, routed
 from tests.support.reaching import Town, lets_in, lets_out
-from unkai_scheduler.domain.networks import HostRoute, Network, NetworkType
-from unkai_scheduler.domain.ports import Port
-from unkai_scheduler.domain.reachability import EXTERNAL, Question
+from unkai_scheduler.domain.networks import HostRoute, NetworkType
+from unkai_scheduler.domain.reachability import EXTERNAL
 from unkai_scheduler.domain.routers import Route
-from unkai_scheduler.domain.security_groups import Protocol, Rule, SecurityGroup
-
-TCP, UDP, ICMP = Protocol.TCP, Protocol.UDP, Protocol.ICMP
-
-
-@dataclass
-class Case:
-    """A situation."""
-
-    town: Town
-    question: Question
-    reason: str = ""
-    """Why not; empty: it is reachable."""
-    fix: str = ""
-    """What the advice contains."""
-    leaves: bool = False
-    unbound: tuple[str, ...] = ()
-    """Machines whose port no host has."""
-    has_gateway_host: bool = True
-    ill: tuple[str, ...] = ()
-    """Members that fail their health check."""
-    neighbour: bool = False
-    """Routers have learned the MAC address of the outside's first address."""
-    said: str = ""
-    """What one of the hops says."""
-
-
-def _pair(*rules: Rule, host: int = 1) -> tuple[Town, Network, SecurityGroup]:
-    """Machines a and b on one network, in one group."""
-    town = Town()
-    front = town.network("front", "10.1.0.0/24")
-    web = town.group("web", *rules)
-    town.machine("a", front, web)
-    town.machine("b", front, web, host=host)
-    return town, front, web
-
-
-def _routed(*rules: Rule, out: bool = False) -> tuple[Town, Port, Port]:
-    """Machines a on front and b on back, with router r between."""
-    town = Town()
-    web = town.group("web", *rules)
-    a = town.machine("a", town.network("front", "10.1.0.0/24"), web)
-    b = town.machine("b", town.network("back", "10.2.0.0/24"), web, host=1)
-    town.router("r", "front", "back", out=town.outside() if out else None)
-    return town, a, b
-
 
 # What is not let through
 
 
 def no_rule_in() -> Case:
-    town, _, _ = _pair(lets_in(TCP, 80), lets_out())
+    town, _, _ = pair(lets_in(TCP, 80), lets_out())
     fix = "unkai security-group rule add web ingress tcp 443 from 10.1.0.10/32"
     return Case(town, town.asked("a", "b", "tcp/443"), "NO_INGRESS_RULE", fix)
 
 
 def no_rule_in_for_ping() -> Case:
-    town, _, _ = _pair(lets_in(TCP), lets_out())
+    town, _, _ = pair(lets_in(TCP), lets_out())
     fix = "unkai security-group rule add web ingress icmp from 10.1.0.10/32"
     return Case(town, town.asked("a", "b"), "NO_INGRESS_RULE", fix)
 
 
 def rule_for_another_protocol() -> Case:
-    town, _, _ = _pair(lets_in(TCP, 53), lets_out())
+    town, _, _ = pair(lets_in(TCP, 53), lets_out())
     return Case(town, town.asked("a", "b", "udp/53"), "NO_INGRESS_RULE", "ingress udp 53")
 
 
 def rule_for_other_addresses() -> Case:
-    town, _, _ = _pair(lets_in(TCP, 80, remote_cidr="10.9.0.0/16"), lets_out())
+    town, _, _ = pair(lets_in(TCP, 80, remote_cidr="10.9.0.0/16"), lets_out())
     return Case(town, town.asked("a", "b", "tcp/80"), "NO_INGRESS_RULE", "ingress tcp 80")
 
 
@@ -96,48 +51,48 @@ def rule_for_another_group() -> Case:
 
 
 def no_rule_out() -> Case:
-    town, _, _ = _pair(lets_in(), lets_out(UDP))
+    town, _, _ = pair(lets_in(), lets_out(UDP))
     fix = "unkai security-group rule add web egress tcp 80 to 10.1.0.11/32"
     return Case(town, town.asked("a", "b", "tcp/80"), "NO_EGRESS_RULE", fix)
 
 
 def in_no_group() -> Case:
-    town, front, _ = _pair(lets_out())
+    town, front, _ = pair(lets_out())
     town.machine("lonely", front)
     fix = "unkai port update lonely-port --security-group default"
     return Case(town, town.asked("a", "lonely", "tcp/80"), "NO_INGRESS_RULE", fix)
 
 
 def no_rule_in_behind_router() -> Case:
-    town, _, _ = _routed(lets_in(TCP, 80), lets_out())
+    town, _, _ = routed(lets_in(TCP, 80), lets_out())
     return Case(town, town.asked("a", "b", "tcp/22"), "NO_INGRESS_RULE", "ingress tcp 22")
 
 
 def spoofed_address() -> Case:
-    town, _, _ = _pair(lets_in(), lets_out())
+    town, _, _ = pair(lets_in(), lets_out())
     question = town.asked("a", "b", "tcp/80", source_address="10.1.0.66")
     return Case(town, question, "ANTI_SPOOFING", "unkai port update a-port --allow 10.1.0.66")
 
 
 def port_on_no_host() -> Case:
-    town, _, _ = _pair(lets_in(), lets_out())
+    town, _, _ = pair(lets_in(), lets_out())
     return Case(town, town.asked("a", "b"), "PORT_DOWN", "unkai doctor", unbound=("b",))
 
 
 def source_on_no_host() -> Case:
-    town, _, _ = _pair(lets_in(), lets_out())
+    town, _, _ = pair(lets_in(), lets_out())
     return Case(town, town.asked("a", "b"), "PORT_DOWN", "unkai doctor", unbound=("a",))
 
 
 def no_route_beyond_second_router() -> Case:
     """The route leads to the second router, which does not know the network."""
-    town, _, _ = _chain(back_route=True, far_joined=False)
+    town, _, _ = chain(back_route=True, far_joined=False)
     fix = "unkai router add-route r2 10.3.0.99/32=NEXT-HOP"
     return Case(town, town.asked("a", "10.3.0.99"), "NO_ROUTE", fix)
 
 
 def no_route_for_the_answer() -> Case:
-    town, _, _ = _chain(back_route=False)
+    town, _, _ = chain(back_route=False)
     fix = "unkai router add-route r2 10.1.0.10/32=NEXT-HOP"
     return Case(town, town.asked("a", "c"), "NO_ROUTE", fix)
 
@@ -152,18 +107,18 @@ def route_by_nobody() -> Case:
 
 
 def router_takes_no_connections() -> Case:
-    town, _, _ = _routed(lets_in(), lets_out())
+    town, _, _ = routed(lets_in(), lets_out())
     return Case(town, town.asked("a", "10.2.0.1", "tcp/22"), "ROUTER_REFUSES")
 
 
 def no_gateway_host() -> Case:
-    town, _, _ = _routed(lets_in(), lets_out(), out=True)
+    town, _, _ = routed(lets_in(), lets_out(), out=True)
     question = town.asked("a", EXTERNAL, "tcp/80")
     return Case(town, question, "NO_GATEWAY_HOST", "unkai host list", has_gateway_host=False)
 
 
 def floating_blocked_by_group() -> Case:
-    town, _, b = _routed(lets_in(TCP, 80), lets_out(), out=True)
+    town, _, b = routed(lets_in(TCP, 80), lets_out(), out=True)
     address = town.floating("f", town.networks["outside"], b, town.routers["r"])
     question = town.asked("outside", address, "tcp/22")
     return Case(town, question, "NO_INGRESS_RULE", "ingress tcp 22 from 198.51.100.1/32")
@@ -185,13 +140,13 @@ def hidden_source_is_not_the_group() -> Case:
 
 
 def balancer_member_blocked() -> Case:
-    town, _, b = _routed(lets_in(TCP, 81), lets_out())
+    town, _, b = routed(lets_in(TCP, 81), lets_out())
     vip = town.balancer("shop", "back", b)
     return Case(town, town.asked("a", vip, "tcp/80"), "NO_INGRESS_RULE", "ingress tcp 80")
 
 
 def one_of_two_members_blocked() -> Case:
-    town, _, b = _routed(lets_in(TCP, 80), lets_out())
+    town, _, b = routed(lets_in(TCP, 80), lets_out())
     closed = town.group("closed", lets_out())
     c = town.machine("c", town.networks["back"], closed)
     vip = town.balancer("shop", "back", b, c)
@@ -199,7 +154,7 @@ def one_of_two_members_blocked() -> Case:
 
 
 def all_members_ill() -> Case:
-    town, _, b = _routed(lets_in(), lets_out())
+    town, _, b = routed(lets_in(), lets_out())
     vip = town.balancer("shop", "back", b, checked=True)
     fix = "unkai load-balancer show shop"
     return Case(town, town.asked("a", vip, "tcp/80"), "NO_HEALTHY_MEMBER", fix, ill=("b",))
@@ -221,17 +176,17 @@ def no_way_back() -> Case:
 
 
 def same_network() -> Case:
-    town, _, _ = _pair(lets_in(TCP, 443), lets_out())
+    town, _, _ = pair(lets_in(TCP, 443), lets_out())
     return Case(town, town.asked("a", "b", "tcp/443"), said="lets TCP 443 in")
 
 
 def same_network_ping() -> Case:
-    town, _, _ = _pair(lets_in(ICMP), lets_out())
+    town, _, _ = pair(lets_in(ICMP), lets_out())
     return Case(town, town.asked("a", "b"), said="lets ICMP in")
 
 
 def same_network_udp() -> Case:
-    town, _, _ = _pair(lets_in(UDP, 53), lets_out(UDP))
+    town, _, _ = pair(lets_in(UDP, 53), lets_out(UDP))
     return Case(town, town.asked("a", "b", "udp/53"), said="lets UDP 53 in")
 
 
@@ -264,7 +219,7 @@ def ipv6_through_router() -> Case:
 
 
 def through_router() -> Case:
-    town, _, _ = _routed(lets_in(TCP, 80), lets_out())
+    town, _, _ = routed(lets_in(TCP, 80), lets_out())
     return Case(town, town.asked("a", "b", "tcp/80"), said="by network back")
 
 
@@ -282,18 +237,18 @@ def two_subnets_of_one_network() -> Case:
 
 
 def two_routers() -> Case:
-    town, _, _ = _chain(back_route=True)
+    town, _, _ = chain(back_route=True)
     return Case(town, town.asked("a", "c", "tcp/80"), said="via 10.2.0.2")
 
 
 def router_answers_ping() -> Case:
     """The answer belongs to a's own connection: no rule need let it in."""
-    town, _, _ = _routed(lets_out())
+    town, _, _ = routed(lets_out())
     return Case(town, town.asked("a", "10.2.0.1"), said="answers the ping itself")
 
 
 def out_with_snat() -> Case:
-    town, _, _ = _routed(lets_out(), out=True)
+    town, _, _ = routed(lets_out(), out=True)
     return Case(town, town.asked("a", EXTERNAL, "tcp/443"), leaves=True, said="by network outside")
 
 
@@ -304,7 +259,7 @@ def out_to_a_known_neighbour() -> Case:
 
 
 def floating_from_outside() -> Case:
-    town, _, b = _routed(lets_in(TCP, 22), lets_out(), out=True)
+    town, _, b = routed(lets_in(TCP, 22), lets_out(), out=True)
     address = town.floating("f", town.networks["outside"], b, town.routers["r"])
     return Case(
         town, town.asked("outside", address, "tcp/22"), said=f"{address} leads to 10.2.0.10"
@@ -312,13 +267,13 @@ def floating_from_outside() -> Case:
 
 
 def floating_from_inside() -> Case:
-    town, _, b = _routed(lets_in(TCP, 22), lets_out(), out=True)
+    town, _, b = routed(lets_in(TCP, 22), lets_out(), out=True)
     address = town.floating("f", town.networks["outside"], b, town.routers["r"])
     return Case(town, town.asked("a", address, "tcp/22"), said=f"{address} leads to 10.2.0.10")
 
 
 def floating_of_another_router() -> Case:
-    town, _, _ = _routed(lets_out(), out=True)
+    town, _, _ = routed(lets_out(), out=True)
     other = town.network("other", "10.1.0.0/24")
     out = town.networks["outside"]
     c = town.machine("c", other, town.group("open", lets_in()))
@@ -327,34 +282,34 @@ def floating_of_another_router() -> Case:
 
 
 def balancer_inside() -> Case:
-    town, _, b = _routed(lets_in(TCP, 80), lets_out())
+    town, _, b = routed(lets_in(TCP, 80), lets_out())
     vip = town.balancer("shop", "back", b)
     return Case(town, town.asked("a", vip, "tcp/80"), said="sends it on to one of 10.2.0.10:80")
 
 
 def balancer_on_own_network() -> Case:
-    town, _, _ = _pair(lets_in(TCP, 80), lets_out())
+    town, _, _ = pair(lets_in(TCP, 80), lets_out())
     town.router("r", "front")
     vip = town.balancer("shop", "front", town.ports["b"])
     return Case(town, town.asked("a", vip, "tcp/80"), said="sends it on to one of 10.1.0.11:80")
 
 
 def balancer_with_two_members() -> Case:
-    town, _, b = _routed(lets_in(TCP, 80), lets_out())
+    town, _, b = routed(lets_in(TCP, 80), lets_out())
     c = town.machine("c", town.networks["back"], town.groups["web"])
     vip = town.balancer("shop", "back", b, c)
     return Case(town, town.asked("a", vip, "tcp/80"))
 
 
 def balancer_with_one_ill_member() -> Case:
-    town, _, b = _routed(lets_in(TCP, 80), lets_out())
+    town, _, b = routed(lets_in(TCP, 80), lets_out())
     c = town.machine("c", town.networks["back"], town.group("closed", lets_out()))
     vip = town.balancer("shop", "back", b, c, checked=True)
     return Case(town, town.asked("a", vip, "tcp/80"), ill=("c",))
 
 
 def balancer_from_outside() -> Case:
-    town, _, b = _routed(lets_in(TCP, 80), lets_out(), out=True)
+    town, _, b = routed(lets_in(TCP, 80), lets_out(), out=True)
     town.balancer("shop", "back", b)
     own = town.ports["shop-address"]
     address = town.floating("f", town.networks["outside"], own, town.routers["r"])
@@ -362,7 +317,7 @@ def balancer_from_outside() -> Case:
 
 
 def without_anti_spoofing() -> Case:
-    town, front, _ = _pair(lets_out())
+    town, front, _ = pair(lets_out())
     town.machine("b2", front, anti_spoofing=False)
     return Case(town, town.asked("a", "b2", "tcp/5000"))
 
@@ -388,21 +343,6 @@ def on_a_vlan() -> Case:
     town.machine("a", lan, web)
     town.machine("b", lan, web, host=1)
     return Case(town, town.asked("a", "b", "tcp/80"))
-
-
-def _chain(*, back_route: bool, far_joined: bool = True) -> tuple[Town, Port, Port]:
-    """Machines a on front and c on far; r joins front and transit, r2 transit and far."""
-    town = Town()
-    web = town.group("web", lets_in(), lets_out())
-    a = town.machine("a", town.network("front", "10.1.0.0/24"), web)
-    town.network("transit", "10.2.0.0/24")
-    c = town.machine("c", town.network("far", "10.4.0.0/24"), web)
-    there = (Route("10.4.0.0/24", "10.2.0.2"), Route("10.3.0.0/24", "10.2.0.2"))
-    town.router("r", "front", "transit", routes=there)
-    joined = ("transit", "far") if far_joined else ("transit",)
-    routes = (Route("10.1.0.0/24", "10.2.0.1"),) if back_route else ()
-    town.router("r2", *joined, addresses={"transit": "10.2.0.2"}, routes=routes)
-    return town, a, c
 
 
 _BLOCKED: tuple[Callable[[], Case], ...] = (
@@ -454,4 +394,11 @@ _ALLOWED: tuple[Callable[[], Case], ...] = (
     by_a_host_route,
     on_a_vlan,
 )
-CASES = {make.__name__: make for make in (*_BLOCKED, *_ALLOWED)}
+_OTHERS = (reach_cases_rules, reach_cases_ends, reach_cases_ways)
+CASES = {
+    make.__name__: make
+    for make in (
+        *(*_BLOCKED, *(make for some in _OTHERS for make in some.BLOCKED)),
+        *(*_ALLOWED, *(make for some in _OTHERS for make in some.ALLOWED)),
+    )
+}

@@ -73,6 +73,7 @@ class Guests:
         self._host = host
         self._case = case
         self._spaces: dict[str, str] = {}
+        self._cards: dict[str, str] = {}
         self._servers: list[subprocess.Popen[bytes]] = []
 
     def plug_in(self) -> None:
@@ -87,9 +88,12 @@ class Guests:
         for server in self._servers:
             server.kill()
             server.wait()
-        for name, space in self._spaces.items():
-            _run("ip", "netns", "del", space)
+        for name in self._spaces:
             self._host.vsctl("--if-exists", "del-port", _device(name))
+            # A connection that was never ended keeps its namespace for minutes, and the card in it.
+            _run("ip", "link", "del", _device(name))
+        for space in dict.fromkeys(self._spaces.values()):
+            _run("ip", "netns", "del", space)
 
     def arrives(self) -> bool:
         """Tell whether what the situation asks about really gets an answer.
@@ -131,42 +135,60 @@ class Guests:
         return subprocess.run(inside, capture_output=True, timeout=60, check=False).returncode == 0
 
     def _machine(self, name: str, port: Port) -> None:
-        self._namespace(name, port.mac_address, {"iface-id": name_of(port.id)})
-        town, space = self._case.town, self._spaces[name]
+        town, first = self._case.town, self._first_of(port)
+        if first == name:
+            self._space(name)
+        self._card(name, first, port.mac_address, {"iface-id": name_of(port.id)})
         by_id = {subnet.id: subnet for subnet in town.subnets.values()}
         for fixed in port.addresses:
             subnet = by_id[fixed.subnet_id]
             self._address(name, f"{fixed.address}/{ip_network(subnet.cidr).prefixlen}")
             routes = [(r.destination, r.next_hop) for r in subnet.host_routes]
             anywhere = "::/0" if subnet.version == 6 else "0.0.0.0/0"
-            routes += [(anywhere, subnet.gateway_address)] if subnet.gateway_address else []
+            if subnet.gateway_address and first == name:
+                routes.append((anywhere, subnet.gateway_address))
             for to, via in routes:
-                _run("ip", "-n", space, "route", "replace", to, "via", via)
+                _run("ip", "-n", self._spaces[name], "route", "replace", to, "via", via)
         spoofed = self._case.question.source_address
         if spoofed and name == self._source:
             self._address(name, f"{spoofed}/32")
-        if name not in self._case.ill:
+        for taker, address in self._case.taken:
+            if taker == name:
+                self._address(name, f"{address}/32")
+        if name not in self._case.ill and first == name:
             self._serve(name)
         wait = ("--timeout=60", "wait-until", "Interface", _device(name))
         self._host.vsctl(*wait, "external_ids:ovn-installed=true")
 
+    def _first_of(self, port: Port) -> str:
+        """Return the first port of a port's machine."""
+        return next(n for n, p in self._case.town.ports.items() if p.owner_id == port.owner_id)
+
     def _outside(self) -> None:
-        self._namespace(EXTERNAL, "02:00:00:00:ee:01", {}, bridge="br-ex")
+        self._space(EXTERNAL)
+        self._card(EXTERNAL, EXTERNAL, "02:00:00:00:ee:01", {}, bridge="br-ex")
         for address in ("192.0.2.1/24", f"{FAR}/32"):
             self._address(EXTERNAL, address)
+        for to, via in self._case.outside_routes:
+            _run("ip", "-n", self._spaces[EXTERNAL], "route", "add", to, "via", via)
         self._serve(EXTERNAL)
 
-    def _namespace(
-        self, name: str, mac: str, ids: dict[str, str], *, bridge: str = "br-int"
-    ) -> None:
+    def _space(self, name: str) -> None:
         space = self._spaces[name] = f"why-{os.getpid()}-{name}"
-        device = _device(name)
         _run("ip", "netns", "add", space)
-        peer = ("peer", "name", "eth0", "netns", space, "address", mac)
+        _run("ip", "-n", space, "link", "set", "lo", "up")
+
+    def _card(
+        self, name: str, machine: str, mac: str, ids: dict[str, str], *, bridge: str = "br-int"
+    ) -> None:
+        """Give a machine a card; `name`: the port's."""
+        space = self._spaces[name] = self._spaces[machine]
+        device = _device(name)
+        card = self._cards[name] = "eth0" if name == machine else device
+        peer = ("peer", "name", card, "netns", space, "address", mac)
         _run("ip", "link", "add", device, "type", "veth", *peer)
-        _run("ip", "netns", "exec", space, "ethtool", "-K", "eth0", "tx", "off")
-        for link in ("lo", "eth0"):
-            _run("ip", "-n", space, "link", "set", link, "up")
+        _run("ip", "netns", "exec", space, "ethtool", "-K", card, "tx", "off")
+        _run("ip", "-n", space, "link", "set", card, "up")
         _run("ip", "link", "set", device, "up")
         settings = [f"external_ids:{key}={value}" for key, value in ids.items()]
         plug = ["--may-exist", "add-port", bridge, device]
@@ -174,7 +196,8 @@ class Guests:
 
     def _address(self, name: str, address: str) -> None:
         nodad = ["nodad"] if ":" in address else []
-        _run("ip", "-n", self._spaces[name], "addr", "add", address, "dev", "eth0", *nodad)
+        add = ("addr", "add", address, "dev", self._cards[name], *nodad)
+        _run("ip", "-n", self._spaces[name], *add)
 
     def _serve(self, name: str) -> None:
         number = self._case.question.port_number
@@ -216,7 +239,7 @@ def join(host: OvnHost) -> None:
 
 
 def _device(name: str) -> str:
-    return f"why-{name}"[:15]
+    return f"w{os.getpid()}-{name}"[:15]
 
 
 def _version(address: str) -> int:

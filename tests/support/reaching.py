@@ -30,7 +30,7 @@ from unkai_scheduler.domain.load_balancers import (
     LoadBalancer,
     Member,
 )
-from unkai_scheduler.domain.networks import Ipv6Mode, Network, NetworkType, Subnet
+from unkai_scheduler.domain.networks import HostRoute, Ipv6Mode, Network, NetworkType, Subnet
 from unkai_scheduler.domain.ports import FixedAddress, Port, PortOwner
 from unkai_scheduler.domain.reachability import Question
 from unkai_scheduler.domain.routers import FloatingIp, Gateway, Route, Router, RouterInterface
@@ -57,7 +57,7 @@ HOSTS = ("h1", "h2")
 
 def lets_in(protocol: Protocol | None = None, port: int = 0, **changes: Any) -> Rule:
     """Make a rule for what comes in."""
-    return a_rule(protocol=protocol, port_first=port, port_last=port, **changes)
+    return a_rule(**{"protocol": protocol, "port_first": port, "port_last": port} | changes)
 
 
 def lets_out(protocol: Protocol | None = None, port: int = 0, **changes: Any) -> Rule:
@@ -131,6 +131,34 @@ class Town:
         )
         port = self.ports[name] = replace(port, **changes)
         return port
+
+    def card(
+        self, name: str, machine: str, network: Network, *groups: SecurityGroup, position: int = 1
+    ) -> Port:
+        """Give a machine one more port, with an address of each of the network's subnets."""
+        instance, _ = self.instances[machine]
+        own = [some for some in self.subnets.values() if some.network_id == network.id]
+        port = self.ports[name] = a_port(
+            network,
+            name=f"{name}-port",
+            owner=PortOwner.INSTANCE,
+            owner_id=instance.id,
+            position=position,
+            addresses=tuple(self._fixed(subnet) for subnet in own),
+            security_group_ids=tuple(some.id for some in groups),
+        )
+        return port
+
+    def add_rule(self, group: str, rule: Rule) -> None:
+        """Give a group one more rule."""
+        own = self.groups[group]
+        self.groups[group] = replace(own, rules=(*own.rules, rule))
+
+    def routed_by(self, subnet: str, destination: str, next_hop: str) -> None:
+        """Tell a subnet's machines of one more route."""
+        own = self.subnets[subnet]
+        routes = (*own.host_routes, HostRoute(destination, next_hop))
+        self.subnets[subnet] = replace(own, host_routes=routes)
 
     def router(
         self,

@@ -4,31 +4,45 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from unkai_scheduler.domain.addresses import check_address, version_of
+from unkai_scheduler.domain.addresses import version_of
 from unkai_scheduler.domain.ports import Port
-from unkai_scheduler.domain.reachability import EXTERNAL, Hop, Question, Reachability, Verdict
-from unkai_scheduler.domain.security_groups import Protocol
+from unkai_scheduler.domain.reachability import Hop, Question, Reachability, Verdict
 from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.ovn import trace_tree
 from unkai_scheduler.ovn.trace import Sight, Tracer, Tracking
 from unkai_scheduler.ovn.trace_tree import End
-from unkai_scheduler.services.checks import Violations
 from unkai_scheduler.services.context import ServiceContext
 from unkai_scheduler.services.networking import check_configured
 from unkai_scheduler.services.reachability_checks import Named, at, obstacle
 from unkai_scheduler.services.reachability_counters import PathCounters
-from unkai_scheduler.services.reachability_ends import Cause, cause_of, leaves
+from unkai_scheduler.services.reachability_ends import (
+    Cause,
+    answer_hidden,
+    cause_of,
+    leaves,
+    other_port,
+    unanswerable,
+)
 from unkai_scheduler.services.reachability_flows import Packet, back, onward, there, to_member
+from unkai_scheduler.services.reachability_pairs import delivered, is_let_out, stand_ins
+from unkai_scheduler.services.reachability_question import check
 from unkai_scheduler.services.reachability_reading import Reading, cookies_of
-from unkai_scheduler.services.reachability_scene import Scene, read_scene
-from unkai_scheduler.services.reachability_sight import members, names_to_look_at, unseen, well
+from unkai_scheduler.services.reachability_routes import sending
+from unkai_scheduler.services.reachability_rows import read_scene
+from unkai_scheduler.services.reachability_scene import Scene, first_of
+from unkai_scheduler.services.reachability_sight import (
+    gateway_lost,
+    members,
+    names_to_look_at,
+    unseen,
+    well,
+)
+from unkai_scheduler.store import hosts
 from unkai_wire.errors import FailedPrecondition
-from unkai_wire.ids import check_id
 
 MAX_TRACE_BYTES = 64 * 1024
 MAX_ROUTERS = 8
 """Routers that a packet is followed through where each must first ask for the next."""
-_MAX_PORT = 65535
 
 
 class ReachabilityExplained:
@@ -58,11 +72,13 @@ class ReachabilityExplained:
         if self._tracer is None:
             raise _no_tracer()
         sight = await self._tracer.look(names_to_look_at(scene))
+        ids = sorted({binding.host for binding in sight.bindings.values() if binding.host})
+        known = await self._context.uow.read(lambda conn: hosts.list_some(conn, ids))
+        scene = replace(scene, hosts={host.id: host for host in known})
         found = unseen(scene, sight) or await _Walk(scene, sight, self._tracer).whole()
         if not confirm or self._counters is None:
             return found
-        hosts = {binding.host for binding in sight.bindings.values() if binding.host}
-        return replace(found, hops=await self._counters.counted(found.hops, hosts))
+        return replace(found, hops=await self._counters.counted(found.hops, ids))
 
 
 class _Walk:
@@ -77,30 +93,72 @@ class _Walk:
 
     async def whole(self) -> Reachability:
         """Return the answer."""
+        if self._scene.is_own and self._scene.source:
+            self._hops.append(Hop(*at("port", self._scene.source), "it is its own address"))
+            return self._end(Verdict.REACHABLE, "goes to itself, and never leaves its guest")
         packet = there(self._scene)
         if packet is None:
             raise _no_way_in(self._scene)
         reading = await self._read(packet)
-        if reading.is_answered_by_router:
-            return self._end(Verdict.REACHABLE, "is answered by the router itself")
-        if cause := cause_of(reading):
-            return self._blocked(cause, reading)
-        if leaves(reading):
-            return self._end(Verdict.LEAVES_CLOUD, "leaves the cloud; what is beyond is not known")
+        if found := self._blocked_there(reading):
+            return found
+        if answers := self._answering(reading):
+            return self._end(Verdict.REACHABLE, f"is answered by {answers}")
         port = reading.ports.get(reading.way.port)
-        if port is None:
-            return self._end(Verdict.LEAVES_CLOUD, "goes to what is no port of an instance")
-        if self._goes_on_from(port):
-            called = self._scene.called(port)
-            return self._end(
-                Verdict.LEAVES_CLOUD, f"is for {called} to send on; what it does is not known"
-            )
+        if port is None or leaves(reading) or self._goes_on_from(port):
+            return self._end(Verdict.LEAVES_CLOUD, self._beyond(reading, port))
         seen = reading.seen_source or self._scene.source_address
+        if port == self._scene.source:
+            # A balancer or its own floating address led back. OVN turns the answer, unseen.
+            return self._end(Verdict.REACHABLE, self._arrival())
         return (
             await self._other_members(port, seen)
             or await self._answer(port, seen, is_hidden=bool(reading.seen_source))
-            or self._end(Verdict.REACHABLE, "arrives, and the answer comes back")
+            or self._end(Verdict.REACHABLE, self._arrival())
         )
+
+    def _answering(self, reading: Reading) -> str:
+        """Return who answers that is no instance; empty: nobody."""
+        if self._scene.is_for_metadata:
+            return "the metadata service of its host"
+        return "the router itself" if reading.is_answered_by_router else ""
+
+    def _blocked_there(self, reading: Reading) -> Reachability | None:
+        if reading.is_answered_by_router:
+            return None
+        if lost := self._lost(reading):
+            return lost
+        cause = cause_of(reading) or (unanswerable(reading) if leaves(reading) else None)
+        return self._blocked(cause, reading) if cause else None
+
+    def _arrival(self) -> str:
+        takers = [self._scene.called(port) for port in self._scene.takers]
+        if not takers:
+            return "arrives, and the answer comes back"
+        others = f"; {', '.join(takers[1:])} may as well" if takers[1:] else ""
+        return (
+            f"arrives, and the answer comes back, where {takers[0]} has taken this address, as "
+            f"its port may{others}"
+        )
+
+    def _lost(self, reading: Reading) -> Reachability | None:
+        """Tell of a router on the way whose gateway is nowhere, or on a silent host."""
+        router = reading.leaving_by
+        if router is None and reading.last.stage == "lr_in_ip_routing":
+            router = reading.routers.get(reading.last.datapath)
+        if router is None or router.gateway is None:
+            return None
+        found = gateway_lost(self._scene, self._sight, router)
+        if found is None:
+            return None
+        return replace(found, hops=(*self._hops, *found.hops), trace=self._told())
+
+    def _beyond(self, reading: Reading, port: Port | None) -> str:
+        if leaves(reading):
+            return "leaves the cloud; what is beyond is not known"
+        if port is None:
+            return "goes to what is no port of an instance"
+        return f"is for {self._scene.called(port)} to send on; what it does is not known"
 
     def _goes_on_from(self, port: Port) -> bool:
         ends = {self._scene.end.id} if self._scene.end else set()
@@ -122,18 +180,30 @@ class _Walk:
 
     async def _answer(self, port: Port, to: str, *, is_hidden: bool) -> Reachability | None:
         """Ask for the answer. `is_hidden`: a router turns it back, which a trace cannot see."""
-        number = self._scene.question.port_number
-        packet = back(self._scene, port, to, number)
+        number, asked = self._scene.question.port_number, self._asked_at(port, to)
+        by = sending(self._scene, port, to)
+        if by is not None and (cause := other_port(self._scene, port, by, asked)):
+            return self._blocked(cause)
+        packet = back(self._scene, asked, to, number, by) if by else None
         if packet is None:
             return self._blocked(_knows_no_way_back(self._scene, port, to))
         reading = await self._read(packet)
         if is_hidden and reading.has_entered_router:
             return None
-        cause = cause_of(reading)
-        if cause is None or self._is_router_turning(reading):
+        if self._is_router_turning(reading):
+            return None
+        cause = cause_of(reading) or answer_hidden(reading, asked)
+        if cause is None:
             return None
         summary = f"it arrives, but the answer does not come back: {cause.summary}"
         return self._blocked(replace(cause, summary=summary), reading)
+
+    def _asked_at(self, port: Port, to: str) -> str:
+        """Return the address that a port is asked at, which it answers from."""
+        end = self._scene.end
+        return (
+            self._scene.end_address if end and port.id == end.id else first_of(port, version_of(to))
+        )
 
     def _is_router_turning(self, reading: Reading) -> bool:
         """Tell whether an answer to the outside ends where a floating address is put back."""
@@ -154,14 +224,28 @@ class _Walk:
         return reading
 
     async def _read_once(self, packet: Packet) -> Reading:
-        flow = packet.flow(self._scene.question.protocol)
-        output = await self._tracer.trace(flow, packet.tracking)
+        reading = await self._trace(packet)
+        instead = stand_ins(reading, packet)
+        if instead is None:
+            self._hops += reading.hops()
+            return reading
+        begun = await self._trace(instead.out_of_port)
+        self._hops += begun.hops(before="ls_out")
+        if not is_let_out(begun.way):
+            return begun
+        reading = await self._trace(instead.onward)
+        self._hops += reading.hops()
+        return reading
+
+    async def _trace(self, packet: Packet) -> Reading:
+        output = await self._tracer.trace(
+            packet.flow(self._scene.question.protocol), packet.tracking
+        )
         self._outputs.append(output)
         is_answer = packet.tracking is Tracking.ANSWER
         way = trace_tree.read(output)
         reading = Reading(self._scene, way, packet.source, packet.destination, answer=is_answer)
-        self._hops += reading.hops()
-        return reading
+        return delivered(reading)
 
     def _blocked(self, cause: Cause, reading: Reading | None = None) -> Reachability:
         is_answer = reading is None or reading.answer
@@ -172,14 +256,14 @@ class _Walk:
         pending = self._pending()
         summary = cause.summary + (f" ({pending} may not be in OVN yet)" if pending else "")
         return Reachability(
-            Verdict.UNREACHABLE, summary, cause.reason, cause.fix, tuple(self._hops), self._trace()
+            Verdict.UNREACHABLE, summary, cause.reason, cause.fix, tuple(self._hops), self._told()
         )
 
     def _end(self, verdict: Verdict, what: str) -> Reachability:
         scene = self._scene
         source = scene.called(scene.source) if scene.source else "outside"
         summary = f"{scene.question.service} from {source} to {scene.destination} {what}"
-        return Reachability(verdict, summary, hops=tuple(self._hops), trace=self._trace())
+        return Reachability(verdict, summary, hops=tuple(self._hops), trace=self._told())
 
     def _pending(self) -> str:
         """Return what of the scene OVN may not have as it is in the store."""
@@ -191,7 +275,7 @@ class _Walk:
         rows += [some for some in scene.routers.values() if some.reconciling]
         return ", ".join(dict.fromkeys(row.name for row in rows))
 
-    def _trace(self) -> str:
+    def _told(self) -> str:
         return "\n".join(self._outputs).encode()[:MAX_TRACE_BYTES].decode("utf-8", "ignore")
 
 
@@ -221,51 +305,3 @@ def _no_way_in(scene: Scene) -> FailedPrecondition:
         fix="name an external network of the operator's (flat or VLAN), or a port as the source",
         metadata={"destination": scene.destination},
     )
-
-
-def check(question: Question) -> Question:
-    """Return a question in canonical form; raise `InvalidArgument` for what is wrong with it."""
-    with Violations() as wrong:
-        one = bool(question.source_port_id) != bool(question.source_network_id)
-        wrong.require(
-            one,
-            "source_port_id",
-            "is needed, or source_network_id for what comes from outside, and not both",
-            "SOURCE_NEEDED",
-        )
-        if question.source_port_id:
-            with wrong.collect():
-                check_id("port", question.source_port_id, "source_port_id")
-        if question.source_network_id:
-            with wrong.collect():
-                check_id("network", question.source_network_id, "source_network_id")
-        has_ports = question.protocol is not Protocol.ICMP
-        least, most = (1, _MAX_PORT) if has_ports else (0, 0)
-        wrong.require(
-            least <= question.port_number <= most,
-            "port_number",
-            f"is {question.port_number}; "
-            + (
-                f"{question.protocol.value} needs 1 to {_MAX_PORT}"
-                if has_ports
-                else "ICMP has none"
-            ),
-            "INVALID_PORT_NUMBER",
-        )
-        source = destination = ""
-        if question.source_address:
-            with wrong.collect():
-                source = check_address(question.source_address, "source_address")
-        if question.destination_address == EXTERNAL:
-            destination = EXTERNAL
-        else:
-            with wrong.collect():
-                destination = check_address(question.destination_address, "destination_address")
-        alike = not source or destination in {"", EXTERNAL}
-        wrong.require(
-            alike or version_of(source) == version_of(destination),
-            "source_address",
-            f"{source} is not of the same version as {destination}",
-            "ADDRESSES_DIFFER",
-        )
-    return replace(question, source_address=source, destination_address=destination)

@@ -17,12 +17,24 @@ from unkai_scheduler.domain.networks import Subnet
 from unkai_scheduler.domain.ports import Port, PortOwner
 from unkai_scheduler.domain.reachability import Hop, Reachability, Verdict
 from unkai_scheduler.domain.routers import Router
-from unkai_scheduler.services.reachability_scene import Scene, first_of
+from unkai_scheduler.domain.security_groups import Protocol as Transport
+from unkai_scheduler.services.reachability_routes import (
+    hidden_as,
+    holder_of,
+    is_on_link,
+    is_physical,
+    next_hop,
+    own_subnet,
+    router_of,
+)
+from unkai_scheduler.services.reachability_scene import Scene
 
 POWERED = frozenset({InstanceState.RUNNING, InstanceState.REBOOTING, InstanceState.UNKNOWN})
 """States in which a machine is on its network, or may be."""
 _PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
 """Nobody outside answers these (RFC 1918, RFC 6598, RFC 4193)."""
+_METADATA = frozenset({(Transport.TCP, 80), (Transport.TCP, 53), (Transport.UDP, 53)})
+"""What every host answers of metadata and names."""
 
 
 def obstacle(scene: Scene) -> Reachability | None:
@@ -112,50 +124,24 @@ def _source_has_address(scene: Scene) -> Reachability | None:
     )
 
 
-def own_subnet(scene: Scene) -> Subnet | None:
-    """Return the source's subnet, as far as its address is of one."""
-    port = scene.source
-    if port is None:
+def _metadata_listens(scene: Scene) -> Reachability | None:
+    asked = scene.question
+    service = (asked.protocol, asked.port_number)
+    if not scene.is_for_metadata or not asked.port_number or service in _METADATA:
         return None
-    fixed = next((a for a in port.addresses if a.address == scene.source_address), None)
-    if fixed is not None:
-        return scene.subnets.get(fixed.subnet_id)
-    return scene.subnet_with(scene.source_address, port.network_id)
-
-
-def next_hop(scene: Scene, subnet: Subnet) -> str:
-    """Return where a guest sends what is not of its subnet; empty: it knows nowhere."""
-    fitting = [
-        (ip_network(route.destination).prefixlen, route.next_hop)
-        for route in subnet.host_routes
-        if version_of(route.destination) == scene.version
-        and contains(route.destination, scene.destination)
-    ]
-    return max(fitting)[1] if fitting else subnet.gateway_address
-
-
-def is_on_link(scene: Scene, subnet: Subnet) -> bool:
-    """Tell whether a guest asks for the destination itself, not for a router."""
-    return contains(subnet.cidr, scene.destination)
-
-
-def router_of(scene: Scene, port: Port) -> Router | None:
-    """Return the router that a port is of."""
-    return scene.routers.get(port.owner_id) if port.owner is PortOwner.ROUTER else None
-
-
-def holder_of(scene: Scene, network_id: str, address: str) -> Port | None:
-    """Return the port that has an address on a network, as far as the scene holds it."""
-    for port in scene.ports.values():
-        if port.network_id == network_id and any(a.address == address for a in port.addresses):
-            return port
-    return None
+    assert scene.source is not None
+    return blocked(
+        "NO_LISTENER",
+        f"the metadata service does not listen on {asked.service}",
+        "it takes tcp/80, and names on udp/53 and tcp/53",
+        at("network", scene.network_of(scene.source)),
+    )
 
 
 def _way_off_the_network(scene: Scene) -> Reachability | None:
     """Find out whether the source knows a way to what is not of its own subnet."""
     subnet, port = own_subnet(scene), scene.source
-    if subnet is None or port is None:
+    if subnet is None or port is None or scene.is_own or scene.is_for_metadata:
         return None
     if is_on_link(scene, subnet):
         return _on_link(scene, subnet)
@@ -169,6 +155,8 @@ def _way_off_the_network(scene: Scene) -> Reachability | None:
             at("subnet", subnet),
         )
     holder = holder_of(scene, port.network_id, hop)
+    if holder is None and is_physical(scene, port.network_id):
+        return None
     if holder is None:
         return blocked(
             "NO_ROUTER",
@@ -183,12 +171,7 @@ def _way_off_the_network(scene: Scene) -> Reachability | None:
 
 def _on_link(scene: Scene, subnet: Subnet) -> Reachability | None:
     if scene.target is None:
-        return blocked(
-            "ADDRESS_NOT_USED",
-            f"nothing has the address {scene.destination} on subnet {subnet.name}",
-            "see who has which with 'unkai port list'",
-            at("subnet", subnet),
-        )
+        return None if is_physical(scene, subnet.network_id) else _not_used(scene, subnet)
     if scene.target.owner is PortOwner.LOAD_BALANCER and not scene.routers_on(subnet.network_id):
         return blocked(
             "NO_ROUTER",
@@ -229,17 +212,21 @@ def _nobody(scene: Scene, router: Router) -> Reachability | None:
     if gateway:
         inside |= {some.id for some in scene.subnets_of(gateway.network_id)}
     subnet = scene.subnet_with(scene.destination)
-    if subnet is not None and subnet.id in inside:
-        external = gateway is not None and subnet.network_id == gateway.network_id
-        if external:
-            return _leaves(scene, router)
-        return blocked(
-            "ADDRESS_NOT_USED",
-            f"nothing has the address {scene.destination} on subnet {subnet.name}",
-            "see who has which with 'unkai port list'",
-            at("subnet", subnet),
-        )
-    return _leaves(scene, router)
+    if subnet is None or subnet.id not in inside:
+        return _leaves(scene, router)
+    if gateway is not None and subnet.network_id == gateway.network_id:
+        return _leaves(scene, router)
+    return None if is_physical(scene, subnet.network_id) else _not_used(scene, subnet)
+
+
+def _not_used(scene: Scene, subnet: Subnet) -> Reachability:
+    return blocked(
+        "ADDRESS_NOT_USED",
+        f"nothing has the address {scene.destination} on subnet {subnet.name}",
+        "see who has which with 'unkai port list'; where an instance shall take it too, allow it "
+        f"with 'unkai port update PORT --allow {scene.destination}'",
+        at("subnet", subnet),
+    )
 
 
 def _leaves(scene: Scene, router: Router) -> Reachability | None:
@@ -259,8 +246,8 @@ def _leaves(scene: Scene, router: Router) -> Reachability | None:
             f"add a subnet of IPv{scene.version} to the external network, and set the gateway anew",
             at("router", router),
         )
-    hidden = scene.version == 4 and (gateway.snat or _has_floating(scene, source))
-    if source and not hidden and _is_private(scene.source_address):
+    hidden = hidden_as(scene, router, scene.source_address)
+    if source and not hidden and is_private(scene.source_address):
         return blocked(
             "NO_NAT",
             f"router {router.name} lets {scene.called(source)} out with its own address "
@@ -275,15 +262,8 @@ def _leaves(scene: Scene, router: Router) -> Reachability | None:
     return None
 
 
-def _has_floating(scene: Scene, source: Port | None) -> bool:
-    return source is not None and any(
-        floating.port_id == source.id
-        and (floating.fixed_address or first_of(source, 4)) == scene.source_address
-        for floating in scene.floating_ips.values()
-    )
-
-
-def _is_private(address: str) -> bool:
+def is_private(address: str) -> bool:
+    """Tell whether nobody outside answers an address."""
     return any(
         version_of(cidr) == version_of(address) and ip_address(address) in ip_network(cidr)
         for cidr in _PRIVATE
@@ -313,7 +293,7 @@ def _comes_from_outside(scene: Scene) -> Reachability | None:
             "see who has which with 'unkai port list'",
             at("network", network),
         )
-    if target.network_id == network.id or not _is_private(scene.destination):
+    if target.network_id == network.id or not is_private(scene.destination):
         return None
     return _at_port(
         scene,
@@ -353,12 +333,19 @@ def _balancer_listens(scene: Scene) -> Reachability | None:
         return None
     listener = listener_of(scene)
     where = at("load_balancer", balancer)
+    if listener is None and not scene.question.port_number:
+        kinds = [f"{some.protocol.value} {some.port_number}" for some in balancer.listeners]
+        return blocked(
+            "NO_LISTENER",
+            f"load balancer {balancer.name} answers no ping",
+            f"ask about what it listens on: {', '.join(kinds) or 'nothing yet'}",
+            where,
+        )
     if listener is None:
         return blocked(
             "NO_LISTENER",
             f"load balancer {balancer.name} does not listen on {scene.question.service}",
-            f"unkai load-balancer add-listener {balancer.name} "
-            f"{scene.question.port_number or 'PORT'}",
+            f"unkai load-balancer add-listener {balancer.name} {scene.question.port_number}",
             where,
         )
     if not any(member.address for member in listener.members):
@@ -374,6 +361,7 @@ def _balancer_listens(scene: Scene) -> Reachability | None:
 _CHECKS: tuple[Callable[[Scene], Reachability | None], ...] = (
     _source_is_live,
     _source_has_address,
+    _metadata_listens,
     _way_off_the_network,
     _comes_from_outside,
     _floating_leads_somewhere,

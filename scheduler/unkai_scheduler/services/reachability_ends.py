@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from unkai_scheduler.domain.addresses import version_of
+from unkai_scheduler.domain.addresses import contains, version_of
 from unkai_scheduler.domain.networks import Network
 from unkai_scheduler.domain.ports import Port
 from unkai_scheduler.domain.reachability import Question
-from unkai_scheduler.domain.security_groups import Protocol
+from unkai_scheduler.domain.security_groups import Direction, Protocol
 from unkai_scheduler.ovn.trace_tree import End
-from unkai_scheduler.services.reachability_checks import Place, at
+from unkai_scheduler.services.reachability_checks import Place, at, is_private
 from unkai_scheduler.services.reachability_reading import Reading
+from unkai_scheduler.services.reachability_routes import Sending, hidden_as
+from unkai_scheduler.services.reachability_rules import nearest, said
+from unkai_scheduler.services.reachability_scene import Scene
 
 _NO_DHCP_SERVER = 2020
 """Flow priority of what forbids DHCP servers; `ovn/northbound/base.py`, with OVN's 1000 added."""
@@ -52,6 +55,69 @@ def leaves(reading: Reading) -> bool:
     if reading.way.end is End.FLOODED:
         return _floods_outside(reading)
     return reading.way.end is End.ARRIVED and reading.way.port_type == "localnet"
+
+
+def unanswerable(reading: Reading) -> Cause | None:
+    """Return why nobody outside can answer what leaves by a router; None: somebody can.
+
+    A store's look at the first router alone has found nothing: this is of one behind it.
+    """
+    router, source = reading.leaving_by, reading.last_source
+    if router is None or router.gateway is None or not is_private(source):
+        return None
+    if hidden_as(reading.scene, router, source):
+        return None
+    first = next(
+        (some for s in reading.way.steps if (some := reading.routers.get(s.datapath))), router
+    )
+    network = reading.scene.networks[router.gateway.network_id].name
+    return Cause(
+        "NO_NAT",
+        f"router {router.name} lets it out with the address {source}, to which nobody outside can "
+        "answer: it hides its own subnets alone",
+        f"unkai router set-gateway {first.name} {network}, or join the subnet itself to router "
+        f"{router.name} with 'unkai router add-subnet'",
+        at("router", router),
+    )
+
+
+def answer_hidden(reading: Reading, asked: str) -> Cause | None:
+    """Return that an answer leaves with another address than was asked; None: it does not."""
+    router = reading.leaving_by
+    if router is None or router.gateway is None:
+        return None
+    seen = hidden_as(reading.scene, router, asked)
+    if not seen:
+        return None
+    return Cause(
+        "ANSWER_HIDDEN",
+        f"router {router.name} gives it the address {seen} on the way out, and whoever asked "
+        f"{asked} waits for another",
+        "unkai floating-ip create, and ask for that address; or 'unkai router set-gateway "
+        f"{router.name} {reading.scene.networks[router.gateway.network_id].name} --no-snat'",
+        at("router", router),
+    )
+
+
+def other_port(scene: Scene, port: Port, by: Sending, source: str) -> Cause | None:
+    """Return that a guest answers by another port, which drops it; None: it does not."""
+    if by.port.id == port.id or not by.port.anti_spoofing or _may_send(by.port, source):
+        return None
+    near = [a.address for a in by.port.addresses if version_of(a.address) == version_of(source)]
+    return Cause(
+        "ANSWER_BY_OTHER_PORT",
+        f"it arrives, but {scene.called(port)} answers by its other port {by.port.name}, as its "
+        f"routes tell it, and from that {source} is dropped",
+        f"ask for its address there, {near[0]}, or let the guest answer from where it was asked "
+        f"(routes by source), or 'unkai port update {by.port.name} --allow {source}'",
+        at("port", by.port),
+    )
+
+
+def _may_send(port: Port, address: str) -> bool:
+    return any(some.address == address for some in port.addresses) or any(
+        contains(pair.cidr, address) for pair in port.pairs
+    )
 
 
 def _floods_outside(reading: Reading) -> bool:
@@ -169,12 +235,15 @@ def _no_rule(reading: Reading, port: Port | None, reason: str, way: str) -> Caus
         )
     names = " or ".join(some.name for some in known)
     service, other = service_at(asked, port, reading), _other_end(reading, way)
-    direction = "ingress" if way == "in" else "egress"
+    direction = Direction.INGRESS if way == "in" else Direction.EGRESS
     towards = "from" if way == "in" else "to"
+    seen = f" (as which {_source_called(reading)} is seen)" if _is_hidden(reading, way) else ""
+    close = nearest(known, direction, asked, _number_at(asked, port, reading), other)
+    beside = f"; rule {close.id} lets {said(close, scene)} {way}" if close else ""
     return Cause(
         reason,
-        f"no rule of group {names} lets {service} {towards} {other} {way}",
-        f"unkai security-group rule add {known[0].name} {direction} "
+        f"no rule of group {names} lets {service} {towards} {other}{seen} {way}{beside}",
+        f"unkai security-group rule add {known[0].name} {direction.value.lower()} "
         f"{words_of(asked, port, reading)} {towards} {_as_network(other)}",
         at("security_group", known[0]),
     )
@@ -184,6 +253,15 @@ def _other_end(reading: Reading, way: str) -> str:
     if way == "out":
         return reading.scene.destination
     return reading.seen_source or reading.scene.source_address
+
+
+def _is_hidden(reading: Reading, way: str) -> bool:
+    return way == "in" and bool(reading.seen_source)
+
+
+def _source_called(reading: Reading) -> str:
+    source = reading.scene.source
+    return reading.scene.called(source) if source else reading.scene.source_address
 
 
 def _as_network(address: str) -> str:
@@ -218,12 +296,28 @@ def _no_route(reading: Reading) -> Cause:
     place = reading.place_of(reading.last)
     to = reading.scene.source_address if reading.answer else reading.scene.destination
     return Cause(
-        "NO_ROUTE",
-        f"router {place.name} has no route to {to}",
-        f"unkai router add-route {place.name} {_as_network(to)}=NEXT-HOP, or add the subnet with "
-        f"'unkai router add-subnet {place.name} SUBNET'",
-        place,
+        "NO_ROUTE", f"router {place.name} has no route to {to}", _route_fix(reading, to), place
     )
+
+
+def _route_fix(reading: Reading, to: str) -> str:
+    """Say how a router would learn of an address, inside or out."""
+    scene, router = reading.scene, reading.routers.get(reading.last.datapath)
+    name = router.name if router else "ROUTER"
+    if router and router.gateway and scene.subnet_with(to) is None:
+        for subnet in scene.subnets_of(router.gateway.network_id):
+            if subnet.version == version_of(to) and not subnet.gateway_address:
+                return (
+                    f"unkai subnet update {subnet.name} --gateway ADDRESS, which tells its routers "
+                    "who leads on outside"
+                )
+    known = scene.subnet_with(to)
+    fix = f"unkai router add-route {name} {_as_network(to)}=NEXT-HOP"
+    fix += f", or add the subnet with 'unkai router add-subnet {name} "
+    fix += f"{known.name if known else 'SUBNET'}'"
+    if router and router.gateway is None and known is None:
+        fix += f", or a way out with 'unkai router set-gateway {name} NETWORK'"
+    return fix
 
 
 def _routers_own(reading: Reading) -> Cause:
@@ -238,11 +332,12 @@ def _routers_own(reading: Reading) -> Cause:
 
 
 def _unresolved(reading: Reading) -> Cause:
+    """Tell of a packet for an address that the router has for what it hides."""
     place = reading.place_of(reading.last)
     return Cause(
-        "NO_NAT",
-        f"router {place.name} hides others behind this address, and nothing that comes to it first "
-        "is let through",
+        "ROUTER_REFUSES",
+        f"{reading.scene.destination} is the address of router {place.name}, behind which it hides "
+        "others: it answers to ping alone, and lets nothing in that nobody inside has asked for",
         "give the instance a floating address with 'unkai floating-ip create'",
         place,
     )

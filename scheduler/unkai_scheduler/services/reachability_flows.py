@@ -8,25 +8,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from unkai_scheduler.domain.addresses import contains, version_of
+from unkai_scheduler.domain.addresses import version_of
 from unkai_scheduler.domain.load_balancers import Member
-from unkai_scheduler.domain.networks import NetworkType
 from unkai_scheduler.domain.ports import Port, PortOwner
 from unkai_scheduler.domain.security_groups import Protocol
-from unkai_scheduler.ovn.northbound.names import name_of
+from unkai_scheduler.ovn.northbound.names import metadata_mac, name_of
 from unkai_scheduler.ovn.trace import Tracking
-from unkai_scheduler.services.reachability_checks import (
+from unkai_scheduler.services.reachability_routes import (
+    Sending,
+    hidden_as,
     holder_of,
     is_on_link,
+    is_physical,
     next_hop,
     own_subnet,
     router_of,
 )
-from unkai_scheduler.services.reachability_scene import Scene, first_of
+from unkai_scheduler.services.reachability_scene import Scene
 
 _OWN_PORT = 52888
 """Port number of whoever connects; one that no rule would name."""
 _OUTSIDE_MAC = "02:00:5e:00:53:01"
+"""Of whoever is on the operator's network and is nobody of ours."""
 _SYN, _SYN_ACK = 2, 18
 _ECHO = {4: (8, 0), 6: (128, 129)}
 """ICMP's types of an echo's request and reply, by version."""
@@ -74,7 +77,9 @@ def there(scene: Scene) -> Packet | None:
     """Return the packet that the question is about; None: nothing has a place to send it to."""
     if scene.source is None:
         return _from_outside(scene)
-    mac = _mac_for_source(scene, scene.source)
+    mac = metadata_mac(scene.source.network_id)
+    if not scene.is_for_metadata:
+        mac = _mac_for_source(scene, scene.source)
     if not mac:
         return None
     return Packet(
@@ -87,23 +92,20 @@ def there(scene: Scene) -> Packet | None:
     )
 
 
-def back(scene: Scene, port: Port, to: str, number: int) -> Packet | None:
-    """Return a port's answer to whom it saw; None: the port knows no way there."""
-    own = next((a for a in port.addresses if version_of(a.address) == version_of(to)), None)
-    if port.id == (scene.end.id if scene.end else ""):
-        own = next((a for a in port.addresses if a.address == scene.end_address), own)
-    subnet = scene.subnets.get(own.subnet_id) if own else None
-    if own is None or subnet is None:
-        return None
-    hop = to if contains(subnet.cidr, to) else _told_hop(scene, port, to)
-    holder = holder_of(scene, port.network_id, hop) if hop else None
-    if holder is None:
+def back(scene: Scene, source: str, to: str, number: int, by: Sending) -> Packet | None:
+    """Return a guest's answer to whom it saw; None: nobody has the address that it sends to.
+
+    `source`: the address that was asked; `by`: how the guest sends there.
+    """
+    port = by.port
+    holder = holder_of(scene, port.network_id, by.hop or to)
+    if holder is None and not is_physical(scene, port.network_id):
         return None
     return Packet(
         inport=name_of(port.id),
         source_mac=port.mac_address,
-        destination_mac=holder.mac_address,
-        source=own.address,
+        destination_mac=holder.mac_address if holder else _OUTSIDE_MAC,
+        source=source,
         destination=to,
         tracking=Tracking.ANSWER,
         port_number=number,
@@ -142,7 +144,7 @@ def onward(scene: Scene, packet: Packet, out: Port, hop: str, to: str) -> Packet
     holder = holder_of(scene, out.network_id, hop)
     if holder is None:
         return None
-    mac = holder.mac_address
+    mac = scene.mac_of(holder)
     if floating := scene.floating_of(holder):
         mac = _gateway_mac(scene, floating.router_id)
     elif holder.owner is PortOwner.LOAD_BALANCER:
@@ -150,8 +152,9 @@ def onward(scene: Scene, packet: Packet, out: Port, hop: str, to: str) -> Packet
     if not mac:
         return None
     source = packet.source
-    if packet.tracking is Tracking.NEW and out.owner is PortOwner.GATEWAY:
-        source = _hidden_as(scene, out) or source
+    router = scene.routers.get(out.owner_id)
+    if packet.tracking is Tracking.NEW and out.owner is PortOwner.GATEWAY and router:
+        source = hidden_as(scene, router, source) or source
     return replace(
         packet,
         inport=name_of(out.id),
@@ -162,43 +165,22 @@ def onward(scene: Scene, packet: Packet, out: Port, hop: str, to: str) -> Packet
     )
 
 
-def _hidden_as(scene: Scene, gateway: Port) -> str:
-    """Return the address that a router gives what leaves by its gateway; empty: none."""
-    router = scene.routers.get(gateway.owner_id)
-    for floating in scene.floating_ips.values():
-        is_sources = scene.source is not None and floating.port_id == scene.source.id
-        if is_sources and router is not None and floating.router_id == router.id:
-            return floating.address
-    if scene.version == 6 or router is None or router.gateway is None or not router.gateway.snat:
-        return ""
-    return first_of(gateway, 4)
-
-
-def _told_hop(scene: Scene, port: Port, to: str) -> str:
-    """Return the router that a port's guest sends by."""
-    own = next((a for a in port.addresses if version_of(a.address) == version_of(to)), None)
-    subnet = scene.subnets.get(own.subnet_id) if own else None
-    for route in subnet.host_routes if subnet else ():
-        if version_of(route.destination) == version_of(to) and contains(route.destination, to):
-            return route.next_hop
-    return subnet.gateway_address if subnet else ""
-
-
 def _mac_for_source(scene: Scene, source: Port) -> str:
     subnet = own_subnet(scene)
     if subnet is None:
         return _any_router_mac(scene, source.network_id)
+    unknown = _OUTSIDE_MAC if is_physical(scene, source.network_id) else ""
     if not is_on_link(scene, subnet):
         holder = holder_of(scene, source.network_id, next_hop(scene, subnet))
-        return holder.mac_address if holder else ""
+        return holder.mac_address if holder else unknown
     target = scene.target
     if target is None:
-        return ""
+        return unknown
     if floating := scene.floating:
         return _gateway_mac(scene, floating.router_id)
     if target.owner is PortOwner.LOAD_BALANCER:
         return _any_router_mac(scene, target.network_id)
-    return target.mac_address
+    return scene.mac_of(target)
 
 
 def _any_router_mac(scene: Scene, network_id: str) -> str:
@@ -217,12 +199,12 @@ def _gateway_mac(scene: Scene, router_id: str) -> str:
 def _from_outside(scene: Scene) -> Packet | None:
     network = scene.networks[scene.question.source_network_id]
     target = scene.target
-    if target is None or network.type is NetworkType.OVERLAY:
+    if target is None or not is_physical(scene, network.id):
         return None
     if floating := scene.floating:
         mac = _gateway_mac(scene, floating.router_id)
     elif target.network_id == network.id:
-        mac = target.mac_address
+        mac = scene.mac_of(target)
     else:
         outward = [
             router

@@ -27,6 +27,7 @@ from unkai_scheduler.ovn.northbound.names import (
 from unkai_scheduler.ovn.northbound.security_groups import match
 from unkai_scheduler.ovn.trace_tree import Step, Way
 from unkai_scheduler.services.reachability_checks import Place, at
+from unkai_scheduler.services.reachability_rules import said
 from unkai_scheduler.services.reachability_scene import Scene
 
 _GROUP = re.compile(r"[io][nu]t?port == @(pg_[0-9a-f_]+)")
@@ -79,8 +80,12 @@ class Reading:
     @property
     def seen_source(self) -> str:
         """The address that the other end sees, where it is not the source's own; else empty."""
-        seen = self._changed("src") or self.source
-        return "" if seen == self.scene.source_address else seen
+        return "" if self.last_source == self.scene.source_address else self.last_source
+
+    @property
+    def last_source(self) -> str:
+        """The address that it comes from at the end."""
+        return self._changed("src") or self.source
 
     @property
     def seen_destination(self) -> str:
@@ -107,6 +112,14 @@ class Reading:
         return None
 
     @property
+    def leaving_by(self) -> Router | None:
+        """The router whose gateway it leaves by at the end."""
+        hop = self.next_hop
+        if hop is None or hop[0].owner is not PortOwner.GATEWAY:
+            return None
+        return self.scene.routers.get(hop[0].owner_id)
+
+    @property
     def has_entered_router(self) -> bool:
         """Whether a router has taken it."""
         return any(step.datapath in self.routers for step in self.way.steps)
@@ -119,9 +132,14 @@ class Reading:
             for step in self.way.steps
         )
 
-    def hops(self) -> Iterator[Hop]:
-        """Yield what the packet passed, where it is something of the user's."""
+    def hops(self, *, before: str = "") -> Iterator[Hop]:
+        """Yield what the packet passed, where it is something of the user's.
+
+        `before`: of which stages on not, by the beginning of the name.
+        """
         for step in self.way.steps:
+            if before and step.stage.startswith(before):
+                return
             found = self._hop(step)
             if step.stage == "lr_in_ip_input" and self.is_answered_by_router:
                 message = "answers the ping itself"
@@ -216,20 +234,3 @@ class Reading:
 def cookies_of(step: Step) -> tuple[int, ...]:
     """Return the cookie of the flows that a step is, on the hosts."""
     return (int(step.uuid, 16),) if step.uuid else ()
-
-
-def said(rule: Rule, scene: Scene) -> str:
-    """Say what a rule lets through."""
-    words = "everything"
-    if rule.protocol is not None:
-        words = rule.protocol.value
-        if rule.port_first:
-            last = rule.port_last or rule.port_first
-            words += f" {rule.port_first}" + (f"-{last}" if last != rule.port_first else "")
-    towards = "to" if rule.direction.value == "EGRESS" else "from"
-    if rule.remote_group_id:
-        group = scene.groups.get(rule.remote_group_id)
-        words += f" {towards} group {group.name if group else rule.remote_group_id}"
-    elif rule.remote_cidr:
-        words += f" {towards} {rule.remote_cidr}"
-    return words

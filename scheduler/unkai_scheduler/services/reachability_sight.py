@@ -7,25 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.load_balancers import Member
 from unkai_scheduler.domain.ports import Port, PortOwner
 from unkai_scheduler.domain.reachability import Reachability
 from unkai_scheduler.domain.routers import Router
 from unkai_scheduler.ovn.northbound.names import name_of, router_port_name
 from unkai_scheduler.ovn.trace import Sight
-from unkai_scheduler.services.reachability_checks import (
-    POWERED,
-    at,
-    blocked,
+from unkai_scheduler.services.reachability_checks import POWERED, Place, at, blocked, listener_of
+from unkai_scheduler.services.reachability_routes import (
     holder_of,
     is_on_link,
-    listener_of,
     next_hop,
     own_subnet,
     router_of,
 )
 from unkai_scheduler.services.reachability_scene import Scene
 
+MAX_GATEWAYS = 64
+"""Of a scene's routers; those that the packet surely passes come first."""
 _ILL = frozenset({"offline", "error"})
 
 
@@ -34,7 +34,8 @@ def names_to_look_at(scene: Scene) -> list[str]:
     ends = [port for port in (scene.source, scene.end) if port]
     ends += [scene.ports[member.port_id] for member in members(scene)]
     names = [name_of(port.id) for port in ends]
-    names += [name for router in gateways(scene) if (name := gateway_name(router))]
+    leading_out = sorted(scene.routers.values(), key=lambda some: some not in gateways(scene))
+    names += [name for some in leading_out[:MAX_GATEWAYS] if (name := gateway_name(some))]
     return list(dict.fromkeys(names))
 
 
@@ -99,17 +100,38 @@ def unseen(scene: Scene, sight: Sight) -> Reachability | None:
 def _obstacles(scene: Scene, sight: Sight) -> Iterator[Reachability]:
     yield from _down(scene, sight, [port for port in (scene.source, scene.end) if port])
     for router in gateways(scene):
-        binding = sight.bindings.get(gateway_name(router))
-        if binding is None or not binding.host:
-            yield blocked(
-                "NO_GATEWAY_HOST",
-                f"no host carries the gateway of router {router.name}",
-                "see that a host that reaches the external network is there and answers, with "
-                "'unkai host list'",
-                at("router", router),
-            )
+        if found := gateway_lost(scene, sight, router):
+            yield found
     if scene.balancer is not None:
         yield from _balancer(scene, sight)
+
+
+def gateway_lost(scene: Scene, sight: Sight, router: Router) -> Reachability | None:
+    """Return that no host, or a silent one, carries a router's gateway; None: one does."""
+    binding = sight.bindings.get(gateway_name(router))
+    if binding is None or not binding.host:
+        return blocked(
+            "NO_GATEWAY_HOST",
+            f"no host carries the gateway of router {router.name}",
+            "see that a host that reaches the external network is there and answers, with "
+            "'unkai host list'",
+            at("router", router),
+        )
+    return _silent(scene, binding.host, f"carries the gateway of router {router.name}")
+
+
+def _silent(scene: Scene, host_id: str, what: str) -> Reachability | None:
+    """Return that a host is silent; None: it is not."""
+    host = scene.hosts.get(host_id)
+    if host is None or host.state is not HostState.UNKNOWN:
+        return None
+    return blocked(
+        "HOST_SILENT",
+        f"host {host.name}, which {what}, is silent: it is down, or cut off (where its agent alone "
+        "is away, what runs there goes on and is reached)",
+        f"see what is with it: 'unkai host show {host.name}'",
+        Place("host", host.id, host.name),
+    )
 
 
 def _balancer(scene: Scene, sight: Sight) -> Iterator[Reachability]:
@@ -127,6 +149,8 @@ def _balancer(scene: Scene, sight: Sight) -> Iterator[Reachability]:
         port = scene.ports[member.port_id]
         instance = scene.instance_of(port)
         binding = sight.bindings.get(name_of(port.id))
+        if binding and (silent := _silent(scene, binding.host, f"has {scene.called(port)}")):
+            yield silent
         if instance is None or instance.state not in POWERED or not (binding and binding.up):
             yield blocked(
                 "MEMBER_DOWN",
@@ -152,6 +176,8 @@ def _down(scene: Scene, sight: Sight, ports: Iterable[Port]) -> Iterator[Reachab
                 at("port", port),
             )
         elif not binding.host or not binding.up:
+            if silent := _silent(scene, binding.host, f"has {called}"):
+                yield silent
             where = " on its host" if binding.host else ""
             yield blocked(
                 "PORT_DOWN",
@@ -160,3 +186,5 @@ def _down(scene: Scene, sight: Sight, ports: Iterable[Port]) -> Iterator[Reachab
                 "'unkai doctor'",
                 at("port", port),
             )
+        elif silent := _silent(scene, binding.host, f"has {called}"):
+            yield silent

@@ -26,7 +26,7 @@ from unkai_scheduler.services.context import ServiceContext
 from unkai_scheduler.services.reachability import ReachabilityExplained
 
 pytestmark = pytest.mark.real
-PARTS = 2
+PARTS = 4
 """Each question makes ovn-trace read a whole database, so not all situations are in one."""
 
 

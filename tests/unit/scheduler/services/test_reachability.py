@@ -15,6 +15,7 @@ from unkai.network.v1 import reachability_service_pb2, reachability_service_pb2_
 from unkai_scheduler.domain.instances import InstanceState
 from unkai_scheduler.domain.networks import HostRoute
 from unkai_scheduler.domain.reachability import EXTERNAL, Question, Reachability, Verdict
+from unkai_scheduler.domain.security_groups import Protocol
 from unkai_scheduler.services.context import ServiceContext
 from unkai_scheduler.services.reachability import ReachabilityExplained
 from unkai_wire.errors import FailedPrecondition, InvalidArgument, NotFound
@@ -180,6 +181,13 @@ async def test_the_store_names_what_stands_in_the_way(
     assert found.hops[-1].dropped
 
 
+async def test_the_metadata_service_takes_what_it_is_for_alone(tmp_path: Path) -> None:
+    town = two_networks()
+    found = await explained(tmp_path, town, town.asked("a", "169.254.169.254", "tcp/443"))
+    assert found.reason == "NO_LISTENER"
+    assert "tcp/80" in found.fix
+
+
 async def test_where_the_store_knows_no_obstacle_it_says_that_flows_cannot_be_read(
     tmp_path: Path,
 ) -> None:
@@ -200,6 +208,16 @@ async def test_where_the_store_knows_no_obstacle_it_says_that_flows_cannot_be_re
         ({"destination_address": "web"}, "destination_address"),
         ({"source_address": "fd00::1"}, "source_address"),
         ({"port_number": 7}, "port_number"),
+        ({"protocol": Protocol.TCP}, "port_number"),
+        ({"protocol": Protocol.UDP, "port_number": 65536}, "port_number"),
+        ({"destination_address": "127.0.0.1"}, "destination_address"),
+        ({"destination_address": "0.0.0.0"}, "destination_address"),
+        ({"destination_address": "224.0.0.1"}, "destination_address"),
+        ({"destination_address": "255.255.255.255"}, "destination_address"),
+        ({"destination_address": "fe80::1"}, "destination_address"),
+        ({"destination_address": "169.254.0.7"}, "destination_address"),
+        ({"destination_address": "::ffff:10.0.0.1"}, "destination_address"),
+        ({"source_address": "10.1.0.10/24"}, "source_address"),
     ],
 )
 async def test_a_question_that_makes_no_sense_is_refused_with_its_field(
@@ -209,6 +227,14 @@ async def test_a_question_that_makes_no_sense_is_refused_with_its_field(
     with pytest.raises(InvalidArgument) as caught:
         await explained(tmp_path, town, town.asked("a", "b", **changes))
     assert caught.value.metadata["field"] == field
+
+
+async def test_a_question_from_outside_to_outside_is_refused(tmp_path: Path) -> None:
+    town = two_networks()
+    town.outside()
+    with pytest.raises(InvalidArgument) as caught:
+        await explained(tmp_path, town, town.asked("outside", EXTERNAL))
+    assert caught.value.reason == "BOTH_OUTSIDE"
 
 
 async def test_a_port_that_is_not_there_is_not_found(tmp_path: Path) -> None:
