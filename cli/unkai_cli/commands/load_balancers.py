@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unkai_cli.commands.addresses import ADDRESS, LISTENER, NAMED_PORT
+from unkai_cli.commands.load_balancer_rows import columns, member_columns, member_rows
 from unkai_cli.commands.options import common, complete_names, listing, named
 from unkai_cli.commands.resources import (
     ALONE,
-    LAST,
-    NAME,
-    Columns,
     Names,
     changed,
     choosing,
@@ -34,7 +32,6 @@ from unkai_cli.commands.resources import (
 from unkai_cli.commands.settling import Waiting, settling
 from unkai_cli.commands.targets import chosen, port_of
 from unkai_cli.groups import Group
-from unkai_cli.output import Column, Record
 from unkai_wire.errors import AlreadyExists, NotFound
 
 if TYPE_CHECKING:
@@ -42,49 +39,6 @@ if TYPE_CHECKING:
 
 _PROTOCOLS = {"tcp": 1, "udp": 2}
 _MEMBERS = ("instance", "port")
-
-
-def _columns(names: Names) -> Columns:
-    return (
-        NAME,
-        Column("ADDRESS", lambda r: r["address"]),
-        Column("LISTENERS", lambda r: ",".join(_written(e) for e in r["listeners"])),
-        Column("MEMBERS", _well, right=True),
-        Column("SUBNET", lambda r: names.of("subnet", r["subnet_id"])),
-        *LAST,
-    )
-
-
-def _well(row: Record) -> str:
-    """Return how many members get connections, of how many."""
-    members = [member for listener in row["listeners"] for member in listener["members"]]
-    return f"{sum(member['health'] != 'DOWN' for member in members)}/{len(members)}"
-
-
-def _written(listener: Record) -> str:
-    return f"{listener['port_number']}/{listener['protocol'].lower()}"
-
-
-def _member_columns(names: Names) -> Columns:
-    return (
-        Column("LISTENER", lambda r: r["listener"]),
-        Column("MEMBER", lambda r: names.of("port", r["port_id"])),
-        Column("ADDRESS", lambda r: r["address"]),
-        Column("PORT", lambda r: str(r["port_number"]), right=True),
-        Column("HEALTH", lambda r: r["health"].replace("UNSPECIFIED", "")),
-    )
-
-
-def _member_rows(row: Record) -> list[Record]:
-    return [
-        {
-            **member,
-            "listener": _written(listener),
-            "port_number": member["port_number"] or listener["port_number"],
-        }
-        for listener in row["listeners"]
-        for member in listener["members"]
-    ]
 
 
 @click.group(cls=Group)
@@ -112,7 +66,7 @@ def list_load_balancers(
     listed(
         session,
         "load_balancer",
-        _columns(Names(session, many=True)),
+        columns(Names(session, many=True)),
         labels=labels,
         limit=limit,
         watch=watch,
@@ -130,11 +84,11 @@ def show(session: Session, load_balancer: str) -> None:
 
     now = found(session, "load_balancer", load_balancer)
     names = Names(session)
-    show_one(session, (*_columns(names), *ALONE), now)
-    members = _member_rows(record(now))
+    show_one(session, (*columns(names), *ALONE), now)
+    members = member_rows(record(now))
     if members and session.printer.form in ("table", "wide"):
         session.printer.line()
-        session.printer.table(members, _member_columns(names))
+        session.printer.table(members, member_columns(names))
 
 
 def _checking(function: Any) -> Any:
@@ -229,7 +183,7 @@ def create(
         labels=dict(labels),
     )
     new = made(session, "load_balancer", wanted, Waiting(wait, timeout))
-    show_rows(session, _columns(Names(session)), new)
+    show_rows(session, columns(Names(session)), new)
 
 
 @load_balancer.command("update")
@@ -251,7 +205,7 @@ def update(
     now = found(session, "load_balancer", load_balancer)
     fields = renamed(now, new_name, labels, removed)
     new = changed(session, "load_balancer", now, Waiting(wait, timeout), **fields)
-    show_rows(session, _columns(Names(session)), new)
+    show_rows(session, columns(Names(session)), new)
 
 
 def _edit(
@@ -262,7 +216,7 @@ def _edit(
     listeners = list(now.listeners)
     edit(now, listeners)
     new = changed(session, "load_balancer", now, waiting, listeners=listeners)
-    show_rows(session, _columns(Names(session)), new)
+    show_rows(session, columns(Names(session)), new)
 
 
 def _at(now: Any, listeners: Sequence[Any], where: tuple[str, int]) -> Any:
