@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 EMPTY: dict[str, Any] = {
-    "Open_vSwitch": [{"external_ids": {"system-id": "random"}, "ssl": []}],
+    "Open_vSwitch": [{"external_ids": {"system-id": "random"}, "ssl": [], "datapaths": {}}],
     "Bridge": [],
+    "Datapath": [],
     "Interface": [],
     "SSL": [],
     "calls": [],
@@ -63,6 +64,25 @@ class FakeSwitch:
         new = {"name": device, "ofport": 1, "error": [], "external_ids": said} | row
         self.change(Interface=[*self.state["Interface"], new])
 
+    def has_datapaths(self) -> None:
+        """Let OVN have asked for what each kind of datapath can, and the switch have answered."""
+        kinds = {
+            "system": "0d9c1e52-0000-4000-8000-000000000000",
+            "netdev": "d1b6c9aa-0000-4000-8000-000000000000",
+        }
+        [row] = self.state["Open_vSwitch"]
+        can = {"ct_zero_snat": "true", "ct_timeout": "true"}
+        self.change(
+            Open_vSwitch=[row | {"datapaths": kinds}],
+            Datapath=[{"_uuid": uuid, "capabilities": can} for uuid in kinds.values()],
+        )
+
+    def can(self) -> dict[str, dict[str, str]]:
+        """What OVN believes that each kind of datapath can."""
+        kinds = self.state["Open_vSwitch"][0]["datapaths"]
+        rows = {row["_uuid"]: row["capabilities"] for row in self.state["Datapath"]}
+        return {kind: rows[uuid] for kind, uuid in kinds.items()}
+
     def devices(self) -> list[str]:
         """Names of all interfaces."""
         return [row["name"] for row in self.state["Interface"]]
@@ -84,7 +104,7 @@ def _json(value: Any) -> Any:
 def _row(state: dict[str, Any], table: str, record: str) -> dict[str, Any]:
     if record == ".":
         return state[table][0]
-    found = [row for row in state[table] if row["name"] == record]
+    found = [row for row in state[table] if record in (row.get("name"), row.get("_uuid"))]
     if not found:
         sys.exit(f'ovs-vsctl: no row "{record}" in table {table}')
     return found[0]

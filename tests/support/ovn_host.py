@@ -92,6 +92,10 @@ class OvnHost:
         """Read the southbound database."""
         return _run("ovn-sbctl", "--timeout=20", f"--db=unix:{self._folder}/sb.sock", *arguments)
 
+    def appctl(self, socket: Path, *arguments: str) -> str:
+        """Ask a program by its control socket."""
+        return _run("ovs-appctl", "--timeout=20", "-t", str(socket), *arguments)
+
     def make_port(self, port: PortSpec) -> None:
         """Let OVN have the port, on its network."""
         addresses = " ".join([port.mac_address, *(each.address for each in port.addresses)])

@@ -36,6 +36,12 @@ _FIXED = {
 }
 """Keys of `Open_vSwitch.external_ids` that are the same on all hosts (ovn-controller(8))."""
 _MAPPINGS = "ovn-bridge-mappings"
+_NULL_SNAT = "ct_zero_snat"
+"""Key of a datapath's capabilities: OVN then commits every connection with a translation that
+changes nothing. In userspace, Open vSwitch before 3.1.3 (Debian 12 has 3.1.0) aborts when such a
+connection has ended and a packet of it comes before it is swept, within 20 s: any guest could end
+its host's switch. So OVN is told there that the datapath cannot. It may go when no release before
+3.1.3 is supported (fixed by Open vSwitch commit 1116459b3)."""
 
 
 class Switch:
@@ -48,7 +54,7 @@ class Switch:
 
     async def join(self, settings: JoinSettings) -> None:
         """Let the switch belong to OVN; what is so already is not written."""
-        [row] = await self._database.rows("Open_vSwitch", "external_ids", "ssl")
+        [row] = await self._database.rows("Open_vSwitch", "external_ids", "ssl", "datapaths")
         held: Mapping[str, str] = row["external_ids"]
         if held.get(_OWNER, settings.host_id) != settings.host_id:
             raise _joined_otherwise(held[_OWNER])
@@ -65,7 +71,19 @@ class Switch:
             files = [str(tls.key), str(tls.certificate), str(tls.ca)]
             if not row["ssl"] or await self._tls_files() != files:
                 commands.append(["set-ssl", *files])
+        if settings.datapath is Datapath.NETDEV:
+            commands += await self._without_null_snat(row["datapaths"])
         await self._database.write("join OVN", *commands)
+
+    async def _without_null_snat(self, datapaths: Mapping[str, str]) -> list[list[str]]:
+        """Return what takes the capability back, which the switch states anew at each start."""
+        rows = await self._database.rows("Datapath", "_uuid", "capabilities")
+        return [
+            set_map("Datapath", row["_uuid"], "capabilities", {_NULL_SNAT: "false"})
+            for row in rows
+            if row["_uuid"] == datapaths.get(Datapath.NETDEV.value)
+            and row["capabilities"].get(_NULL_SNAT) == "true"
+        ]
 
     async def _tls_files(self) -> list[str]:
         columns = ("private_key", "certificate", "ca_cert")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,26 @@ async def test_joining_again_writes_nothing(fake: FakeSwitch, switch: Switch) ->
     await switch.join(SETTINGS)
     await switch.join(SETTINGS)
     assert len(fake.writes) == 1
+
+
+async def test_in_userspace_ovn_is_told_of_no_translation_that_changes_nothing(
+    fake: FakeSwitch, switch: Switch
+) -> None:
+    fake.has_datapaths()
+    before = fake.can()
+
+    await switch.join(replace(SETTINGS, datapath=Datapath.SYSTEM))
+    assert fake.can() == before
+
+    await switch.join(SETTINGS)
+    assert fake.can() == before | {"netdev": {"ct_zero_snat": "false", "ct_timeout": "true"}}
+
+    # The switch states it anew when it starts.
+    fake.has_datapaths()
+    await switch.join(SETTINGS)
+    await switch.join(SETTINGS)
+    assert fake.can()["netdev"]["ct_zero_snat"] == "false"
+    assert len(fake.writes) == 3
 
 
 async def test_a_mapping_that_is_gone_is_removed(fake: FakeSwitch, switch: Switch) -> None:
