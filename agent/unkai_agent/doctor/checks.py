@@ -7,7 +7,7 @@ wrong with it; what several of them need is asked once, by the scene.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from unkai_agent.doctor.scene import Scene
@@ -28,16 +28,25 @@ _SLOW_CLOCKS = ("jiffies", "refined-jiffies", "acpi_pm", "pit", "hpet")
 # Certificates
 
 
-@CHECKS.add("certificate-files", "certificate, key and CA are there and hold PEM")
+def _both(scene: Scene) -> Iterator[certificates.Certificate]:
+    """Yield our own, and the switch's where it has others."""
+    yield scene.certificate
+    if scene.switch_certificate is not None:
+        yield scene.switch_certificate
+
+
+@CHECKS.add("certificate-files", "certificates, keys and CA are there and hold PEM")
 def certificate_files(scene: Scene) -> Iterable[Finding]:
     """Judge the files."""
-    return certificates.unreadable(scene.certificate)
+    found = [f for certificate in _both(scene) for f in certificates.unreadable(certificate)]
+    return {f.what: f for f in found}.values()  # some files may be the same
 
 
-@CHECKS.add("certificate-key", "the key is the certificate's")
+@CHECKS.add("certificate-key", "each key is its certificate's")
 def certificate_key(scene: Scene) -> Iterable[Finding]:
-    """Judge the pair."""
-    return certificates.other_key(scene.certificate)
+    """Judge the pairs."""
+    for certificate in _both(scene):
+        yield from certificates.other_key(certificate)
 
 
 @CHECKS.add("key-mode", "nobody but its owner may read the key")
@@ -52,10 +61,11 @@ def certificate_ca(scene: Scene) -> Iterable[Finding]:
     return certificates.other_ca(scene.certificate)
 
 
-@CHECKS.add("certificate-dates", "certificate and CA are valid today and for a month")
+@CHECKS.add("certificate-dates", "certificates and CAs are valid today and for a month")
 def certificate_dates(scene: Scene) -> Iterable[Finding]:
     """Judge the dates."""
-    return certificates.dates(scene.certificate, scene.now)
+    found = [f for certificate in _both(scene) for f in certificates.dates(certificate, scene.now)]
+    return {f.what: f for f in found}.values()
 
 
 @CHECKS.add("certificate-identity", "the certificate is a host's")

@@ -12,11 +12,11 @@ from unkai_agent.doctor import etcd_access
 from unkai_agent.doctor.switch_facts import SwitchFacts, look_at_switch
 from unkai_agent.domain.clock import Clock, system_clock
 from unkai_agent.domain.hosts import Accelerator
-from unkai_agent.settings import Settings
+from unkai_agent.settings import NetworkTlsSettings, Settings
 from unkai_wire.doctor import certificates, daemons, etcd
 from unkai_wire.doctor.findings import Probe
 from unkai_wire.errors import UnkaiError
-from unkai_wire.tls import Principal
+from unkai_wire.tls import Principal, TlsFiles
 
 EMULATOR = "qemu-system-x86_64"
 _ETCD_S = 6.0
@@ -71,6 +71,7 @@ class Scene:
             )
         then = "; copy new/* here, systemctl restart unkai-agent: guests run on"
         self.certificate = replace(found, renew=renew, then=then)
+        self.switch_certificate = _of_switch(settings, self.certificate)
         self.daemon = Probe(
             lambda: daemons.look("unkai-agent", settings.socket),
             within_s=daemons.ANSWER_S + 3,
@@ -115,6 +116,24 @@ class Scene:
         """Run a guest on KVM, as QEMU's user."""
         proof = prove_kvm(EMULATOR, self.settings.libvirt.qemu_user, deadline_s=PROOF_DEADLINE_S)
         return asyncio.run(proof)
+
+
+def _of_switch(
+    settings: Settings, own: certificates.Certificate
+) -> certificates.Certificate | None:
+    """Look at what the switch shows to OVN; None: nothing, or what the agent shows."""
+    network = settings.network
+    given = network.tls
+    by_tls = any(remote.startswith("ssl:") for remote in network.southbound)
+    if not by_tls or given == NetworkTlsSettings():
+        return None
+    files = TlsFiles(
+        given.ca or settings.tls.ca,
+        given.certificate or settings.tls.certificate,
+        given.key or settings.tls.key,
+    )
+    then = "; copy host.* over them; ovn-controller takes them by itself"
+    return certificates.look(files, own.renew, then)
 
 
 def _answer(uri: str) -> Answer:

@@ -27,27 +27,33 @@ def _both(scene: Scene) -> Iterator[certificates.Certificate]:
     yield scene.etcd_certificate
 
 
+def _all(scene: Scene) -> Iterator[certificates.Certificate]:
+    yield from _both(scene)
+    if scene.ovn_certificate is not None:
+        yield scene.ovn_certificate
+
+
 # Certificates
 
 
 @CHECKS.add("certificate-files", "certificates, keys and CA are there and hold PEM")
 def certificate_files(scene: Scene) -> Iterable[Finding]:
     """Judge the files."""
-    found = [f for certificate in _both(scene) for f in certificates.unreadable(certificate)]
+    found = [f for certificate in _all(scene) for f in certificates.unreadable(certificate)]
     return {f.what: f for f in found}.values()  # the CA's file is often the same
 
 
 @CHECKS.add("certificate-key", "each key is its certificate's")
 def certificate_key(scene: Scene) -> Iterable[Finding]:
     """Judge the pairs."""
-    for certificate in _both(scene):
+    for certificate in _all(scene):
         yield from certificates.other_key(certificate)
 
 
 @CHECKS.add("key-mode", "nobody but its owner may read a key, the CA's least of all")
 def key_mode(scene: Scene) -> Iterable[Finding]:
     """Judge the keys' permissions."""
-    for certificate in _both(scene):
+    for certificate in _all(scene):
         yield from certificates.exposed_key(certificate)
     key = scene.settings.tls.ca.with_name("ca.key")
     try:
@@ -70,10 +76,13 @@ def certificate_ca(scene: Scene) -> Iterable[Finding]:
         yield from certificates.other_ca(certificate)
 
 
-@CHECKS.add("certificate-dates", "all certificates in our folder are valid today and for a month")
+@CHECKS.add(
+    "certificate-dates",
+    "our certificates, and those in our folder, are valid today and for a month",
+)
 def certificate_dates(scene: Scene) -> Iterable[Finding]:
     """Judge the dates."""
-    looked_at = (*_both(scene), *scene.handed_out)
+    looked_at = (*_all(scene), *scene.handed_out)
     found = [f for certificate in looked_at for f in certificates.dates(certificate, scene.now)]
     return {f.what: f for f in found}.values()
 

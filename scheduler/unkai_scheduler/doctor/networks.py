@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable
 
-from unkai_scheduler.doctor.ovn_facts import NORTHBOUND, SOUTHBOUND, OvnFacts
+from unkai_scheduler.doctor.ovn_facts import NORTHBOUND, SOUTHBOUND, OvnFacts, Server
 from unkai_scheduler.doctor.scene import Scene
+from unkai_wire.doctor import certificates
 from unkai_wire.doctor.findings import Finding, Severity, finding
+from unkai_wire.setting_values import split_address
 
 PROBE_MS = 60_000
 _CTL = {NORTHBOUND: "ovn-nbctl", SOUTHBOUND: "ovn-sbctl"}
@@ -34,18 +36,50 @@ def reachable(scene: Scene) -> Iterable[Finding]:
 
 
 def trusted(scene: Scene) -> Iterable[Finding]:
-    """Judge the handshakes with OVN's databases."""
+    """Judge the handshakes with OVN's databases, and for how long they will succeed."""
     tls = scene.settings.network.tls
     for server in scene.ovn().servers:
-        if server.trust:
+        name = f"OVN's {_NAMES[server.database]} database at {server.remote}"
+        if server.trust and "expired" in server.trouble and not _has_ended(scene):
             yield finding(
                 Severity.FAIL,
-                f"OVN's {_NAMES[server.database]} database at {server.remote} and this scheduler "
-                f"do not trust each other: {server.trouble}",
+                f"the certificate of {name} has ended: {server.trouble}",
+                _LOST[server.database],
+                _renewed(server),
+            )
+        elif server.trust:
+            yield finding(
+                Severity.FAIL,
+                f"{name} and this scheduler do not trust each other: {server.trouble}",
                 _LOST[server.database],
                 f"openssl verify -CAfile {tls.ca} {tls.certificate}; its certificate must be of "
                 f"that CA and name its address; what it was given: {_CTL[server.database]} get-ssl",
             )
+        elif server.ends is not None and server.ends - scene.now < certificates.SOON:
+            days = (server.ends - scene.now).days
+            yield finding(
+                Severity.WARN,
+                f"the certificate of {name} ends {server.ends:%Y-%m-%d %H:%M} UTC, in {days} days",
+                f"then: {_LOST[server.database]}",
+                _renewed(server),
+            )
+
+
+def _has_ended(scene: Scene) -> bool:
+    """Tell whether it is our own certificate that has ended."""
+    found = scene.ovn_certificate
+    own = None if found is None else found.own
+    return own is not None and own.not_valid_after_utc <= scene.now
+
+
+def _renewed(server: Server) -> str:
+    kind, _, place = server.remote.partition(":")
+    address = split_address(place)[0] if kind == "ssl" else "ADDRESS"
+    return (
+        f"on the control machine: unkai-scheduler cert ovn NAME --address {address} --out new; "
+        "copy new/* over the old files there, systemctl restart 'ovn-ovsdb-server-*': "
+        "traffic flows on"
+    )
 
 
 def northd(scene: Scene) -> Iterable[Finding]:

@@ -6,6 +6,7 @@ lock that it holds: what is given at once nobody had; it is given back by hangin
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import socket
 import ssl
@@ -41,6 +42,8 @@ class Server:
     """Its listeners that stand in the database, each with its inactivity probe."""
     switches: frozenset[str] = frozenset()
     """UUIDs of the logical switches that it has, or has translated."""
+    ends: dt.datetime | None = None
+    """When its certificate ends; None: it showed none."""
     lock_free: bool = False
     """Nobody has northd's lock."""
 
@@ -154,8 +157,17 @@ def _read(database: str, remote: str, connection: socket.socket) -> Server:
         remote,
         probes_ms={row["target"]: _optional(row["inactivity_probe"]) for row in listeners["rows"]},
         switches=frozenset(filter(None, map(_switch_of, rows["rows"]))),
+        ends=_end_of(connection),
         lock_free=free,
     )
+
+
+def _end_of(connection: socket.socket) -> dt.datetime | None:
+    """Return when the certificate ends that the other side has shown."""
+    if not isinstance(connection, ssl.SSLSocket):
+        return None
+    shown = (connection.getpeercert() or {}).get("notAfter")
+    return dt.datetime.fromtimestamp(ssl.cert_time_to_seconds(str(shown)), dt.UTC)
 
 
 def _select(table: str, *columns: str) -> dict[str, Any]:

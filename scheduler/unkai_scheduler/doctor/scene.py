@@ -46,6 +46,7 @@ class Scene:
             f"move {settings.etcd.tls.certificate} and its key away, then: "
             f"unkai-scheduler init --name {settings.name}; systemctl restart unkai-scheduler",
         )
+        self.ovn_certificate = _towards_ovn(settings)
         self.handed_out = _handed_out(settings.tls.files())
         endpoints, tls = settings.etcd.endpoints, settings.etcd.tls.files()
         self.daemon = Probe(
@@ -105,6 +106,17 @@ class Scene:
         with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
             answers = dict(zip(asked, pool.map(trouble, asked), strict=True))
         return {address: why for address, why in answers.items() if why}
+
+
+def _towards_ovn(settings: Settings) -> certificates.Certificate | None:
+    """Look at what we show to OVN's databases; None: nothing."""
+    if not settings.network.uses_tls:
+        return None
+    return certificates.look(
+        settings.network.tls.files(),
+        f"on the control machine: unkai-scheduler cert ovn-client {settings.name} --out new",
+        "; copy new/* here, systemctl restart unkai-scheduler",
+    )
 
 
 def _handed_out(own: TlsFiles) -> list[certificates.Certificate]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,17 @@ import pytest
 from tests.support.etcd import Authority
 from tests.support.ovn import OvsdbServer
 from tests.support.ovn_databases import OvnDatabases
+from unkai_scheduler import certificates, ovn_certificates
 from unkai_scheduler.cluster.etcd_access import Access
 from unkai_scheduler.doctor import networks
+from unkai_scheduler.doctor.checks import certificate_dates
 from unkai_scheduler.doctor.scene import Scene
+from unkai_scheduler.domain.clock import system_clock
 from unkai_scheduler.network_settings import NetworkSettings, NetworkTlsSettings
 from unkai_scheduler.settings import Settings
 from unkai_wire.cluster_records import HostRecord
 from unkai_wire.doctor.findings import Finding, Severity
+from unkai_wire.tls import TlsFiles
 
 CHECKS = (networks.reachable, networks.trusted, networks.northd, networks.patience)
 
@@ -101,6 +106,48 @@ def test_who_does_not_trust_whom_is_told_apart_from_silence(tmp_path: Path, stra
         server.stop()
     (only,) = told
     assert "do not trust each other" in only.what
+
+
+@pytest.mark.parametrize(
+    ("whose", "begun_days", "severity", "said", "command"),
+    [
+        ("database", -350, Severity.WARN, "ends", "cert ovn NAME --address 127.0.0.1"),
+        ("database", -400, Severity.FAIL, "has ended", "cert ovn NAME --address 127.0.0.1"),
+        ("scheduler", -350, Severity.WARN, "ends", "cert ovn-client s1"),
+        ("scheduler", -400, Severity.FAIL, "ended", "cert ovn-client s1"),
+    ],
+)
+def test_certificates_that_end_are_told_with_what_makes_them_anew(
+    tmp_path: Path, whose: str, begun_days: int, severity: Severity, said: str, command: str
+) -> None:
+    now = system_clock()
+    cloud = certificates.init(tmp_path / "pki", clock=lambda: now - timedelta(days=500))
+    ovn_certificates.authority(cloud, tmp_path / "ovn", clock=lambda: now - timedelta(days=500))
+
+    def issuer(who: str) -> ovn_certificates.OvnAuthority:
+        days = begun_days if who == whose else 0
+        clock = lambda: now + timedelta(days=days)  # noqa: E731 - a clock that stands
+        return ovn_certificates.authority(cloud, tmp_path / "ovn", clock=clock)
+
+    servers, own = tmp_path / "c1", tmp_path / "s1"
+    certificates.write(issuer("database").issue_databases("c1", ["127.0.0.1"]), servers)
+    issuer("scheduler").issue_client("s1").write(own)
+    tls = NetworkTlsSettings(
+        ca=own / "ovn-ca.crt", certificate=own / "ovn-client.crt", key=own / "ovn-client.key"
+    )
+    files = TlsFiles(servers / "ovn-nb-ca.crt", servers / "ovn-nb.crt", servers / "ovn-nb.key")
+    server = OvsdbServer(servers, tls=files)
+    server.start()
+    try:
+        network = NetworkSettings(northbound=(server.remote,), tls=tls)
+        scene = Scene(Settings(name="s1", network=network))
+        told = [*networks.trusted(scene), *certificate_dates(scene)]
+    finally:
+        server.stop()
+    by_file = [each for each in told if str(tmp_path) in each.what or server.remote in each.what]
+    of_it = [each for each in by_file if command in each.fix]
+    assert [each.severity for each in of_it] == [severity], told
+    assert said in of_it[0].what
 
 
 def test_files_of_ours_that_are_missing_are_not_the_databases_fault(tmp_path: Path) -> None:

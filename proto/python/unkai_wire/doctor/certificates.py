@@ -36,6 +36,8 @@ class Certificate:
     public_key: bytes | None
     """Of the key file, in DER."""
     key_mode: int
+    other_cas: tuple[x509.Certificate, ...] = ()
+    """What follows the first in the CA's file."""
     problems: tuple[tuple[str, str], ...] = ()
     """Files that cannot be used, each with why."""
 
@@ -59,13 +61,27 @@ def look(files: TlsFiles, renew: str, then: str = "") -> Certificate:
         return None
 
     own = read(files.certificate, x509.load_pem_x509_certificate)
-    ca = read(files.ca, x509.load_pem_x509_certificate)
+    cas = _list(read(files.ca, x509.load_pem_x509_certificates))
     public_key = read(files.key, _public_key)
     try:
         mode = stat.S_IMODE(files.key.stat().st_mode)
     except OSError:
         mode = 0o600
-    return Certificate(files, renew, then, own, ca, public_key, mode, tuple(problems))  # type: ignore[arg-type]
+    return Certificate(
+        files,
+        renew,
+        then,
+        own,  # type: ignore[arg-type]
+        cas[0] if cas else None,
+        public_key,  # type: ignore[arg-type]
+        mode,
+        tuple(cas[1:]),
+        tuple(problems),
+    )
+
+
+def _list(found: object) -> list[x509.Certificate]:
+    return found if isinstance(found, list) else []
 
 
 def _public_key(pem: bytes) -> bytes:
@@ -131,7 +147,8 @@ def other_ca(found: Certificate) -> Iterable[Finding]:
 
 def dates(found: Certificate, now: dt.datetime) -> Iterable[Finding]:
     """Judge: certificates that have ended, end soon, or have not begun."""
-    named = ((found.files.certificate, found.own), (found.files.ca, found.ca))
+    cas = [(found.files.ca, ca) for ca in (found.ca, *found.other_cas)]
+    named = ((found.files.certificate, found.own), *cas)
     for path, certificate in named:
         if certificate is None:
             continue

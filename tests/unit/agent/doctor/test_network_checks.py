@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from unkai_agent.doctor import networks
+from unkai_agent.doctor.checks import certificate_dates
 from unkai_agent.doctor.scene import Paths, Scene
 from unkai_agent.doctor.switch_facts import SwitchFacts, look_at_switch
-from unkai_agent.settings import NetworkSettings, Settings
+from unkai_agent.domain.clock import system_clock
+from unkai_agent.settings import NetworkSettings, NetworkTlsSettings, Settings, TlsSettings
+from unkai_scheduler import certificates
 from unkai_wire.doctor.findings import Finding, Severity
 from unkai_wire.tls import Principal, Role
 
@@ -92,3 +96,27 @@ def test_a_name_that_the_start_script_would_give_back_is_told(tmp_path: Path) ->
 def test_a_switch_that_is_down_says_so(tmp_path: Path) -> None:
     facts = look_at_switch(f"unix:{tmp_path}/none")
     assert facts.trouble
+
+
+@pytest.mark.parametrize(
+    ("remote", "of_its_own", "told"),
+    [(REMOTE, True, True), (REMOTE, False, False), ("tcp:10.0.0.1:6642", True, False)],
+)
+def test_the_switchs_own_certificate_is_looked_at_where_it_has_one(
+    tmp_path: Path, remote: str, of_its_own: bool, told: bool
+) -> None:
+    now = system_clock()
+    older = lambda: now - timedelta(days=400)  # noqa: E731 - a clock that stands
+    authority = certificates.init(tmp_path / "ca", clock=older)
+    authority.issue_host("h1", ["10.0.0.3"]).write(tmp_path / "switch")
+    certificates.load(tmp_path / "ca").issue_host("h1", ["10.0.0.3"]).write(tmp_path)
+    own = TlsSettings(tmp_path / "ca.crt", tmp_path / "host.crt", tmp_path / "host.key")
+    folder = tmp_path / "switch"
+    given = NetworkTlsSettings(certificate=folder / "host.crt", key=folder / "host.key")
+    network = NetworkSettings(
+        southbound=(remote,), tls=given if of_its_own else NetworkTlsSettings()
+    )
+    scene = Scene(Settings(tls=own, network=network))
+    found = [each for each in certificate_dates(scene) if "ended" in each.what]
+    assert [str(folder / "host.crt") in each.what for each in found] == [True] * told
+    assert all("unkai-scheduler cert host" in each.fix for each in found)

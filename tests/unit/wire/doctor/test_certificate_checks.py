@@ -52,6 +52,15 @@ def test_dates_are_told_before_and_after(files: TlsFiles, when: dt.datetime, sai
     assert any(said in f.what for f in certificates.dates(looked(files), when))
 
 
+def test_every_ca_in_a_file_of_several_is_looked_at(files: TlsFiles, tmp_path: Path) -> None:
+    older = authority.init(tmp_path / "older", clock=lambda: NOW - dt.timedelta(days=3600))
+    files.ca.write_bytes(files.ca.read_bytes() + older.pem)
+    found = looked(files)
+    assert not list(certificates.other_ca(found)), "the first one counts there"
+    (ends,) = certificates.dates(found, NOW + dt.timedelta(days=40))
+    assert ends.what.startswith(f"{files.ca} end")
+
+
 def test_each_file_that_cannot_be_used_is_named(files: TlsFiles) -> None:
     files.key.unlink()
     files.certificate.write_text("no PEM")
