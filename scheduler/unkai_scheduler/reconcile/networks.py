@@ -110,6 +110,8 @@ class NetworkLoop:
 
     async def _round(self) -> None:
         self._is_waiting, self._mended = False, 0
+        if self._is_all_unknown:
+            await self._begin_anew()
         await self._bring()
         if self._touched:
             await self._compare_touched()
@@ -120,6 +122,17 @@ class NetworkLoop:
         await self._bring()
         if self._mended > MAX_EVENTS:
             await self._office.lead(partial(self._tell_rest, self._mended))
+
+    async def _begin_anew(self) -> None:
+        """Have the rows of the whole cloud made where OVN never had any: that mends nothing.
+
+        Before anything is brought, as afterwards they would look as if somebody had removed them.
+        """
+        if await self._northbound.inventory():
+            return
+        if not await self._office.uow.read(ovn_units.is_any_brought):
+            reasons = {BASE: "there is nothing of ours in OVN yet"}
+            await self._office.lead(partial(self._mark, reasons))
 
     # Bringing.
 
@@ -293,8 +306,6 @@ class NetworkLoop:
             for unit in derived.units
             if unit.key in differing
         }
-        if BASE in reasons and not inventory:
-            reasons[BASE] = "there is nothing of ours in OVN yet"
         await self._office.lead(partial(self._mark, reasons))
 
     async def _judge(self, keys: Iterable[str]) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, Connection, Table, or_, select
 
 from unkai_scheduler.domain.ports import PortOwner
-from unkai_scheduler.store import rows
+from unkai_scheduler.store import ovn_work, rows
 from unkai_scheduler.store import tables_networks as tables
 
 _TABLES: Mapping[str, Table] = {
@@ -57,6 +57,15 @@ def called(conn: Connection, keys: Iterable[str]) -> dict[str, Called]:
             for row in rows.some(conn, query, table, of_kind):
                 found[f"{kind}:{row.id}"] = Called(row.name, row.project_id)
     return found
+
+
+def is_any_brought(conn: Connection) -> bool:
+    """Tell whether OVN has been told of any unit there is: one that is not among the work."""
+    for kind, table in _TABLES.items():
+        waits = ovn_work.waits(kind, table.c.id)
+        if conn.execute(select(table.c.id).where(~waits, *_is_unit(kind)).limit(1)).first():
+            return True
+    return False
 
 
 def _is_unit(kind: str) -> list[ColumnElement[bool]]:

@@ -129,8 +129,13 @@ def count(conn: Connection) -> int:
 
 def pending(kind: str, ident: ColumnElement[str]) -> Label[bool]:
     """Return the column `reconciling` of a query: whether the unit of this id is among the work."""
+    return waits(kind, ident).label("reconciling")
+
+
+def waits(kind: str, ident: ColumnElement[str]) -> ColumnElement[bool]:
+    """Return a condition of a query: the unit of this id is among the work."""
     work = select(ovn_work.c.id).where(ovn_work.c.kind == kind, ovn_work.c.id == ident)
-    return work.exists().label("reconciling")
+    return work.exists()
 
 
 def entomb(conn: Connection, keys: Iterable[str], now: datetime) -> None:

@@ -64,6 +64,17 @@ class Wired:
     def port_row(self, ident: str) -> Any:
         return self.row("Logical_Switch_Port", uuid_of(ident))
 
+    def empty_ovn(self) -> None:
+        """Have the database lose all its rows while it is away."""
+        self.ovn.stop()
+        for table, rows in self.ovn.tables.rows.items():
+            if table != "NB_Global" and self.ovn.tables.schema[table].is_root:
+                for uuid in list(rows):
+                    if uuid in self.ovn.tables.rows[table]:
+                        self.ovn.delete(table, uuid)
+        assert not self.units
+        self.ovn.start()
+
     async def whole(self) -> bool:
         """Tell whether OVN is as the store says, in every unit."""
         keys = [key async for key in every_key(self.api)]
@@ -254,14 +265,7 @@ async def test_a_database_that_was_emptied_is_filled_and_one_event_says_of_how_m
     monkeypatch.setattr(loops, "MAX_EVENTS", 3)
     scene = await a_scene(cloud.api)
     await until_settled(cloud.api)
-    cloud.ovn.stop()
-    for table, rows in cloud.ovn.tables.rows.items():
-        if table != "NB_Global" and cloud.ovn.tables.schema[table].is_root:
-            for uuid in list(rows):
-                if uuid in cloud.ovn.tables.rows[table]:
-                    cloud.ovn.delete(table, uuid)
-    assert not cloud.units
-    cloud.ovn.start()
+    cloud.empty_ovn()
     await until(lambda: cloud.units >= scene.keys)
     await until_settled(cloud.api)
     assert await cloud.whole()
@@ -271,6 +275,31 @@ async def test_a_database_that_was_emptied_is_filled_and_one_event_says_of_how_m
 
     await until(is_told)
     assert len(await repairs(cloud.api)) == 3 + 1
+
+
+async def test_a_first_start_mends_nothing_though_the_store_has_networks_already(
+    tmp_path: Path,
+) -> None:
+    ovn = FakeOvn()
+    async with an_api(tmp_path / "a") as api:
+        scene = await a_scene(api)
+        async with leading(api, ovn.member()):
+            await until(lambda: set(ovn.tables.index.counts()) >= scene.keys)
+            await until_settled(api)
+        assert not await repairs(api)
+
+
+async def test_an_emptied_database_lacks_the_rows_of_the_whole_cloud_too_and_an_event_says_so(
+    cloud: Wired,
+) -> None:
+    await calls.a_network(cloud.api)
+    await until_settled(cloud.api)
+    cloud.empty_ovn()
+
+    async def is_told() -> bool:
+        return "cloud:base" in {event.attributes["unit"] for event in await repairs(cloud.api)}
+
+    await until(is_told)
 
 
 # Unwanted units.
