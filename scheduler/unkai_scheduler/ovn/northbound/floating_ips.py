@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from unkai_scheduler.domain.addresses import version_of
 from unkai_scheduler.domain.ports import PortOwner
 from unkai_scheduler.domain.routers import FloatingIp
-from unkai_scheduler.ovn.northbound.names import in_router, row_uuid
+from unkai_scheduler.ovn.northbound.names import row_uuid
+from unkai_scheduler.ovn.northbound.translations import translation
 from unkai_scheduler.ovn.northbound.view import View
 from unkai_scheduler.ovn.rows import Row
 
@@ -22,19 +23,8 @@ def rows(view: View, ident: str) -> Iterator[Row]:
     fixed = _target(view, floating) if floating else ""
     if floating is None or not fixed:
         return
-    yield Row(
-        "NAT",
-        row_uuid(ident, "nat"),
-        {
-            "type": "dnat_and_snat",
-            "external_ip": floating.address,
-            "logical_ip": fixed,
-            "external_port_range": "",
-            "external_mac": (),
-            "logical_port": (),
-            "gateway_port": (),
-        },
-        parent=in_router(floating.router_id, "nat"),
+    yield translation(
+        row_uuid(ident, "nat"), floating.router_id, "dnat_and_snat", floating.address, fixed
     )
 
 

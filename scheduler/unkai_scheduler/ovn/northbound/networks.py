@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 from unkai_scheduler.domain.networks import Network, NetworkType
 from unkai_scheduler.ovn.northbound.names import (
-    in_switch,
     metadata_mac,
     metadata_name,
     name_of,
     row_uuid,
     switch_uuid,
 )
+from unkai_scheduler.ovn.northbound.switch_ports import switch_port
 from unkai_scheduler.ovn.northbound.view import View
 from unkai_scheduler.ovn.rows import Row
 
@@ -31,26 +31,23 @@ def rows(view: View, ident: str) -> Iterator[Row]:
     yield Row("Logical_Switch", switch_uuid(ident), {"name": name_of(ident)})
     if network.type is not NetworkType.OVERLAY:
         yield _way_out(network)
-    yield Row(
-        "Logical_Switch_Port",
+    yield switch_port(
         row_uuid(ident, "metadata"),
+        ident,
         {
             "name": metadata_name(ident),
             "type": "localport",
             "addresses": frozenset([f"{metadata_mac(ident)} {METADATA_V4} {METADATA_V6}"]),
-            "port_security": (),
-            "enabled": True,
         },
-        parent=in_switch(ident, "ports"),
     )
 
 
 def _way_out(network: Network) -> Row:
     # ovn-northd copies a tag_request that is not 0 to tag, and never takes a tag away.
     tag = network.vlan_id if network.type is NetworkType.VLAN else ()
-    return Row(
-        "Logical_Switch_Port",
+    return switch_port(
         row_uuid(network.id, "localnet"),
+        network.id,
         {
             "name": f"phys-{name_of(network.id)}",
             "type": "localnet",
@@ -58,7 +55,5 @@ def _way_out(network: Network) -> Row:
             "options": {"network_name": network.physical_network},
             "tag_request": tag,
             "tag": tag,
-            "enabled": True,
         },
-        parent=in_switch(network.id, "ports"),
     )

@@ -27,6 +27,7 @@ from unkai_scheduler.ovn.northbound.names import (
     row_uuid,
 )
 from unkai_scheduler.ovn.northbound.subnets import has_dhcp
+from unkai_scheduler.ovn.northbound.switch_ports import switch_port
 from unkai_scheduler.ovn.northbound.view import View
 from unkai_scheduler.ovn.rows import Place, Row, Value
 from unkai_wire.ids import uuid_of
@@ -42,9 +43,9 @@ def rows(view: View, ident: str) -> Iterator[Row]:
     if port is None or not is_for_instances(port):
         return
     host = view.host_of(port)
-    yield Row(
-        "Logical_Switch_Port",
+    yield switch_port(
         uuid_of(ident),
+        port.network_id,
         {
             "name": name_of(ident),
             "type": "",
@@ -56,7 +57,6 @@ def rows(view: View, ident: str) -> Iterator[Row]:
             # Once it is taken out nothing passes, whatever the guest or its host does.
             "enabled": port.owner is PortOwner.INSTANCE,
         },
-        parent=in_switch(port.network_id, "ports"),
         member_of=_groups(port),
     )
     yield from _limits(port)

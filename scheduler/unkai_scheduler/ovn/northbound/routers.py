@@ -21,12 +21,13 @@ from unkai_scheduler.domain.ports import Port
 from unkai_scheduler.domain.routers import Gateway, Router
 from unkai_scheduler.ovn.northbound.names import (
     in_router,
-    in_switch,
     name_of,
     router_port_name,
     row_uuid,
 )
 from unkai_scheduler.ovn.northbound.networks import METADATA_V6
+from unkai_scheduler.ovn.northbound.switch_ports import switch_port
+from unkai_scheduler.ovn.northbound.translations import translation
 from unkai_scheduler.ovn.northbound.view import View
 from unkai_scheduler.ovn.rows import Place, Row, Value
 from unkai_wire.ids import uuid_of
@@ -120,18 +121,15 @@ def _router_port(
 
 
 def _peer(port: Port, **options: str) -> Row:
-    return Row(
-        "Logical_Switch_Port",
+    return switch_port(
         uuid_of(port.id),
+        port.network_id,
         {
             "name": name_of(port.id),
             "type": "router",
             "addresses": frozenset(["router"]),
-            "port_security": (),
-            "enabled": True,
             "options": {"router-port": router_port_name(port.id), **options},
         },
-        parent=in_switch(port.network_id, "ports"),
     )
 
 
@@ -246,17 +244,6 @@ def _hidden(view: View, router: Router, port: Port) -> Iterator[Row]:
     behind = [view.subnets.get(interface.subnet_id) for interface in router.interfaces]
     for subnet in behind if outside else []:
         if subnet and subnet.version == 4:
-            yield Row(
-                "NAT",
-                row_uuid(router.id, f"snat:{subnet.id}"),
-                {
-                    "type": "snat",
-                    "external_ip": outside[0],
-                    "logical_ip": subnet.cidr,
-                    "external_port_range": "",
-                    "external_mac": (),
-                    "logical_port": (),
-                    "gateway_port": (),
-                },
-                parent=in_router(router.id, "nat"),
+            yield translation(
+                row_uuid(router.id, f"snat:{subnet.id}"), router.id, "snat", outside[0], subnet.cidr
             )

@@ -17,10 +17,13 @@ from unkai_scheduler.ovn.northbound.affected import affected
 from unkai_scheduler.ovn.northbound.units import keys_of, unit_of_key
 from unkai_scheduler.ovn.northbound.view import View
 from unkai_scheduler.ovn.rows import Outcome, Row, Unit
+from unkai_scheduler.ovn.schema import OPEN_MAPS
 
 _SEEDS = st.integers(0, 2**32)
 """Of clouds: drawn choice by choice they would be too poor to show anything."""
 _SCHEMA = northbound_schema()
+_FOR_OTHERS = {"ACL": {"name", "log", "severity", "meter", "label"}}
+"""What passes does not depend on them: an operator may log what a rule meets."""
 
 
 def _grown(random: Random) -> World:
@@ -66,6 +69,18 @@ def test_no_two_rows_have_one_uuid_and_no_two_names_that_must_be_unique_are_equa
     names = Counter((row.table, row.columns["name"]) for row in rows if row.table in UNIQUE_NAMES)
     assert len({row.uuid for row in rows}) == len(rows)
     assert set(names.values()) <= {1}
+
+
+@settings(max_examples=25, deadline=None)
+@given(_SEEDS)
+def test_every_row_says_all_columns_but_those_that_are_for_others_to_say(seed: int) -> None:
+    for row in _rows(_grown(Random(seed)).view()):
+        columns = {
+            name
+            for name, column in _SCHEMA[row.table].columns.items()
+            if name not in OPEN_MAPS and not column.is_set_of_references
+        }
+        assert row.columns.keys() >= columns - _FOR_OTHERS.get(row.table, set()), row
 
 
 @settings(max_examples=25, deadline=None)
