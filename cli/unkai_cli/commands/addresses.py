@@ -197,7 +197,8 @@ def kind_and_name(text: str) -> tuple[str, str]:
 def endpoint(text: str) -> Endpoint:
     """Read the far end of a question: `[KIND/]NAME[:PORT[/PROTOCOL]]`, or an address for the name.
 
-    Without a port number it is ICMP, as `ping` sends; with one TCP, unless it says otherwise.
+    Without a port number it is ICMP, as `ping` sends; with one TCP, unless it says otherwise. The
+    protocol may stand first, `udp/53`, and `icmp` alone.
     An IPv6 address with a port number stands in brackets.
     """
     whole = text.strip()
@@ -207,7 +208,9 @@ def endpoint(text: str) -> Endpoint:
     kind, name = kind_and_name(name)
     if not name:
         raise ValueError(f"{text!r} names nothing; write NAME:PORT or ADDRESS:PORT")
-    if protocol not in PROTOCOLS or ((protocol == "icmp") != (not number)):
+    if protocol == "icmp" and number:
+        raise ValueError(f"{text!r}: icmp has no port numbers; write NAME for a ping")
+    if protocol not in PROTOCOLS or (protocol != "icmp" and not number):
         raise ValueError(f"{text!r} has no port of a protocol; write NAME:443 or NAME:53/udp")
     if is_address(name):
         name = address(name)
@@ -227,8 +230,10 @@ def _split(text: str) -> tuple[str, str, str]:
             raise ValueError(f"{text!r} is neither an address nor NAME:PORT; write [fd00::1]:443")
     if not colon:
         return name, "", "icmp"
-    number, slash, protocol = rest.partition("/")
-    return name, number, protocol.lower() if slash else "tcp"
+    number, slash, protocol = rest.lower().partition("/")
+    if number in PROTOCOLS:
+        return name, protocol, number
+    return name, number, protocol if slash else "tcp"
 
 
 class Written(click.ParamType[T]):

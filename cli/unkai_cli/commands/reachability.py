@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from unkai_cli.commands.addresses import Endpoint, is_address
 from unkai_cli.commands.resources import read, words
-from unkai_cli.commands.targets import addresses_of, chosen, of_kinds, port_of, ports_of
+from unkai_cli.commands.targets import addresses_of, chosen, of_kinds, ports_of
 from unkai_cli.output import EXIT_FAILED, Column, Printer, note
 from unkai_wire import deadlines
 from unkai_wire.errors import FailedPrecondition
@@ -54,27 +54,54 @@ def why(
         if source == EXTERNAL
         else _source_places(session, source, source_address)
     )
-    begin, end = ends(sources, _target_places(session, target))
+    targets = _target_places(session, target)
+    begin, end = ends(_nearest_first(session, sources, targets, source_address), targets)
     address = EXTERNAL if end.external else destination(begin, end, source_address, version)
     if confirm:
         note(f"looking for packets to {address} for some seconds: send some now")
+    asked = {
+        "source_port_id": begin.port_id,
+        "source_network_id": begin.network_id if begin.external else "",
+        "source_address": source_address,
+        "destination_address": address,
+    }
     answer = session.client.call(
         "ReachabilityService",
         "Explain",
         timeout_s=deadlines.DIAGNOSE_S,
-        source_port_id=begin.port_id,
-        source_network_id=begin.network_id if begin.external else "",
-        source_address=source_address,
-        destination_address=address,
+        **asked,
         protocol=f"PROTOCOL_{target.protocol.upper()}",
         port_number=target.port_number,
         confirm=confirm,
     )
     found = record(answer.reachability)
-    asked = f"{source} to {target.name}" + ("" if target.name == address else f" ({address})")
-    asked += f", {target.protocol}" + (f" {target.port_number}" if target.port_number else "")
-    _print(session.printer, asked, found)
+    service = {"protocol": target.protocol, "port_number": target.port_number}
+    found["asked"] = {"source": source, "destination": target.name, **asked, **service}
+    _print(session.printer, found)
     return EXIT_FAILED if found["verdict"] == "UNREACHABLE" else 0
+
+
+def _nearest_first(
+    session: Session, sources: Sequence[Place], targets: Sequence[Place], address: str
+) -> Sequence[Place]:
+    """Put first the port whose subnet has an address: the one it shall send from, or the far end's.
+
+    An address that is sent from is one of its network alone.
+    """
+    if len(sources) < 2:
+        return sources
+    far = [a for some in targets if not some.network_id for a in some.addresses]
+    known = [address] if address else far
+    nearest = sorted(sources, key=lambda place: not _has_subnet_of(session, place, known))
+    return nearest[:1] if address else nearest
+
+
+def _has_subnet_of(session: Session, place: Place, addresses: Sequence[str]) -> bool:
+    from ipaddress import ip_address, ip_network
+
+    subnets = session.client.pages("SubnetService", "ListSubnets", network_id=place.network_id)
+    networks = [ip_network(str(subnet.cidr)) for subnet in subnets]
+    return any(ip_address(address) in network for address in addresses for network in networks)
 
 
 def ends(sources: Sequence[Place], targets: Sequence[Place]) -> tuple[Place, Place]:
@@ -110,9 +137,10 @@ def _version(address: str) -> int:
 
 def _source_places(session: Session, text: str, address: str) -> list[Place]:
     kind, ident = chosen(session, text, SOURCES)
-    if kind == "instance" and not address:
-        return [_place(port) for port in ports_of(session, ident)]
-    return [_place(port_of(session, kind, ident, address=address))]
+    if kind == "port":
+        return [_place(read(session, kind, ident))]
+    places = [_place(port) for port in ports_of(session, ident)]
+    return [place for place in places if address and address in place.addresses] or places
 
 
 def _outside(session: Session, network: str) -> Place:
@@ -149,11 +177,18 @@ def _place(port: Any) -> Place:
     return Place(str(port.network_id), addresses_of(port), str(port.id))
 
 
-def _print(printer: Printer, asked: str, found: Mapping[str, Any]) -> None:
+def _words(asked: Mapping[str, Any]) -> str:
+    """Say what was asked."""
+    name, address = asked["destination"], asked["destination_address"]
+    words = f"{asked['source']} to {name}" + ("" if name == address else f" ({address})")
+    return f"{words}, {asked['protocol']} {asked['port_number'] or ''}".rstrip()
+
+
+def _print(printer: Printer, found: Mapping[str, Any]) -> None:
     verdict = found["verdict"].lower().replace("_", " ")
     match printer.form:
         case "table" | "wide":
-            printer.line(f"{asked}: {verdict}")
+            printer.line(f"{_words(found['asked'])}: {verdict}")
             printer.line(found["summary"])
             if found["hops"]:
                 printer.line()

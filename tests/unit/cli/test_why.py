@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -66,6 +67,9 @@ def test_ends_on_one_network_are_asked_about_first(cloud: FakeNetworks) -> None:
         (("db",), "10.2.0.6", 3, 0),
         (("db:53/udp",), "10.2.0.6", 2, 53),
         (("db:9/sctp", "-6"), "fd02::6", 4, 9),
+        (("db:udp/53",), "10.2.0.6", 2, 53),
+        (("db:icmp",), "10.2.0.6", 3, 0),
+        (("[fd02::6]:icmp",), "fd02::6", 3, 0),
         (("instance/db:80",), "10.2.0.6", 1, 80),
         (("[fd02::6]:80",), "fd02::6", 1, 80),
         (("198.51.100.7:443",), "198.51.100.7", 1, 443),
@@ -90,6 +94,32 @@ def test_an_address_of_the_source_chooses_its_port_and_the_kind(cloud: FakeNetwo
     request = asked(cloud)
     assert request.source_port_id != cloud.one("port", "web-1").id
     assert (request.source_address, request.destination_address) == ("fd01::5", "fd02::6")
+
+
+def test_the_port_on_the_subnet_of_an_address_is_asked_about(cloud: FakeNetworks) -> None:
+    for network, cidr in (("one", "10.1.0.0/24"), ("two", "10.2.0.0/24")):
+        cloud.add("subnet", name=network, network_id=cloud.one("network", network).id, cidr=cidr)
+    own = [port for port in cloud.all("port") if port.owner_id == cloud.one("instance", "web").id]
+    first, second = (port.id for port in sorted(own, key=lambda port: port.position))
+    for words, port in (
+        (("10.1.0.77:80",), first),
+        (("10.2.0.77:80",), second),
+        (("192.0.2.1:80",), first),
+        (("10.1.0.77:80", "--from", "10.2.0.99"), second),
+    ):
+        assert unkai("network", "why", "web", *words).code == 0
+        assert asked(cloud).source_port_id == port, words
+
+
+def test_what_was_asked_is_in_the_answer_for_programs(cloud: FakeNetworks) -> None:
+    outcome = unkai("network", "why", "web", "db:53/udp", "-o", "json")
+    told = json.loads(outcome.out)["asked"]
+    assert (told["source"], told["destination"]) == ("web", "db")
+    assert (told["destination_address"], told["source_port_id"]) == (
+        "10.2.0.6",
+        cloud.one("port", "web-1").id,
+    )
+    assert (told["protocol"], told["port_number"]) == ("udp", 53)
 
 
 def test_the_outside_is_an_end_too(cloud: FakeNetworks) -> None:
@@ -122,6 +152,20 @@ def test_confirming_says_to_send_packets_and_shows_what_was_counted(cloud: FakeN
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
+        (("web", "db:0"), 2, "write 1 to 65535"),
+        (("web", "db:65536"), 2, "write 1 to 65535"),
+        (("web", "db:-1"), 2, "write 1 to 65535"),
+        (("web", "db:https"), 2, "write 1 to 65535"),
+        (("web", "db:"), 2, "NAME:443"),
+        (("web", ":443"), 2, "NAME:PORT"),
+        (("web", "db:443/gre"), 2, "NAME:53/udp"),
+        (("web", "db:443/"), 2, "NAME:53/udp"),
+        (("web", "db:443/icmp"), 2, "icmp has no port"),
+        (("web", "db:tcp"), 2, "NAME:443"),
+        (("web", "fd02::6:80:x"), 2, "[fd00::1]:443"),
+        (("web", "[db]:443"), 2, "[fd00::1]:443"),
+        (("web", "volume/db:80"), 2, "is of no kind"),
+        (("web", "db:80", "--from", "10.0.0.300"), 2, "is not an address"),
         (("nothing", "db:80"), 3, "TARGET_NOT_FOUND"),
         (("web", "nothing:80"), 3, "TARGET_NOT_FOUND"),
         (("web", "load-balancer/db:80"), 3, "'unkai load-balancer list'"),
