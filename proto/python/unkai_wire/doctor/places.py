@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,16 +34,20 @@ def existing(path: Path) -> Path:
     return path
 
 
-def room(places: Iterable[Place]) -> Iterable[Finding]:
-    """Judge: file systems that are full, or nearly."""
+def _file_systems(places: Iterable[Place]) -> Iterator[tuple[Place, Path, os.statvfs_result]]:
+    """Yield each file system once: the first place on it, a folder there, and its figures."""
     seen: set[int] = set()
     for place in places:
         folder = existing(place.path)
         device = folder.stat().st_dev
-        if device in seen:
-            continue
-        seen.add(device)
-        found = os.statvfs(folder)
+        if device not in seen:
+            seen.add(device)
+            yield place, folder, os.statvfs(folder)
+
+
+def room(places: Iterable[Place]) -> Iterable[Finding]:
+    """Judge: file systems that are full, or nearly."""
+    for place, folder, found in _file_systems(places):
         free, size = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
         least = min(LEAST_BYTES, int(size * 0.1))
         if size and (free < least or free < size * LEAST_RATIO):
@@ -57,14 +61,7 @@ def room(places: Iterable[Place]) -> Iterable[Finding]:
 
 def inodes(places: Iterable[Place]) -> Iterable[Finding]:
     """Judge: file systems that have room but can take no more files."""
-    seen: set[int] = set()
-    for place in places:
-        folder = existing(place.path)
-        device = folder.stat().st_dev
-        if device in seen:
-            continue
-        seen.add(device)
-        found = os.statvfs(folder)
+    for place, folder, found in _file_systems(places):
         if found.f_files and found.f_favail < max(16, found.f_files * FEW_INODES_RATIO):
             yield finding(
                 Severity.FAIL,
