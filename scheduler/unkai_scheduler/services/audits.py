@@ -47,7 +47,7 @@ class AuditsService:
         def read(after: tuple[str, ...] | None, limit: int) -> list[Finding]:
             return [f for f in rows if after is None or tuple(_key(f)) > after][:limit]
 
-        return FindingsPage(page.read(read, revision=""), audited)
+        return FindingsPage(page.page(read, revision=""), audited)
 
 
 def _key(finding: Finding) -> list[str]:

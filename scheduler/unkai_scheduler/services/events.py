@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from unkai_scheduler.domain.events import Event, Revision
@@ -93,18 +94,14 @@ class EventsService:
         wanted.check()
         conditions = [wanted.project_id, sorted(set(wanted.kinds)), wanted.resource_id]
         page = plan(paging, "events", conditions, _key, key_length=1)
-        return await self._context.uow.read(
-            lambda conn: page.read(
-                lambda after, limit: events.list_page(
-                    conn,
-                    project_id=wanted.project_id or None,
-                    kinds=wanted.kinds or None,
-                    resource_id=wanted.resource_id or None,
-                    after=after,
-                    limit=limit,
-                ),
-                revision=str(events.newest(conn)),
-            )
+        return await page.read(
+            self._context.uow,
+            partial(
+                events.list_page,
+                project_id=wanted.project_id or None,
+                kinds=wanted.kinds or None,
+                resource_id=wanted.resource_id or None,
+            ),
         )
 
     async def watch(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from unkai_scheduler.domain import names
@@ -27,7 +28,7 @@ from unkai_scheduler.services.checks import (
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import Subject, mutate, record
-from unkai_scheduler.store import events, flavors, instances
+from unkai_scheduler.store import flavors, instances
 from unkai_wire.errors import FailedPrecondition
 from unkai_wire.ids import check_id
 
@@ -104,14 +105,7 @@ class FlavorsService:
         """Return flavors by name."""
         names.check_text(name, "name", names.MAX_FILTER)
         page = plan(paging, "flavors", [name], _key, key_length=2)
-        return await self._context.uow.read(
-            lambda conn: page.read(
-                lambda after, limit: flavors.list_page(
-                    conn, after=after, limit=limit, name=name or None
-                ),
-                revision=str(events.newest(conn)),
-            )
-        )
+        return await page.read(self._context.uow, partial(flavors.list_page, name=name or None))
 
     async def update(
         self, call: Call, flavor_id: str, draft: FlavorDraft, mask: Sequence[str], etag: str

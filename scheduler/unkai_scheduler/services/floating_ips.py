@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from unkai_scheduler.domain import names
@@ -26,7 +27,7 @@ from unkai_scheduler.services.networking import check_configured
 from unkai_scheduler.services.owned_ports import OwnedPorts, subnet_of, take_free
 from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.services.router_places import check_external
-from unkai_scheduler.store import addresses, events, floating_ips, networks, subnets
+from unkai_scheduler.store import addresses, floating_ips, networks, subnets
 from unkai_wire.errors import FailedPrecondition, InvalidArgument
 from unkai_wire.ids import check_id
 
@@ -129,19 +130,15 @@ class FloatingIpsService:
         """Return floating addresses by name."""
         wanted.check()
         page = plan(paging, "floating_ips", wanted.conditions(), _key, key_length=2)
-        return await self._context.uow.read(
-            lambda conn: page.read(
-                lambda after, limit: floating_ips.list_page(
-                    conn,
-                    after=after,
-                    limit=limit,
-                    project_id=wanted.project_id or None,
-                    name=wanted.name or None,
-                    port_id=wanted.port_id or None,
-                    instance_id=wanted.instance_id or None,
-                ),
-                revision=str(events.newest(conn)),
-            )
+        return await page.read(
+            self._context.uow,
+            partial(
+                floating_ips.list_page,
+                project_id=wanted.project_id or None,
+                name=wanted.name or None,
+                port_id=wanted.port_id or None,
+                instance_id=wanted.instance_id or None,
+            ),
         )
 
     async def update(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from unkai_scheduler.agents.port import UsageSample
@@ -16,7 +17,7 @@ from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.live import LiveView
 from unkai_scheduler.services.mutations import Subject, mutate, record
 from unkai_scheduler.settings import RatioSettings
-from unkai_scheduler.store import events, hosts
+from unkai_scheduler.store import hosts
 from unkai_wire.ids import check_id
 
 if TYPE_CHECKING:
@@ -56,14 +57,7 @@ class HostsService:
         """Return hosts by name."""
         check_text(name, "name", MAX_FILTER)
         page = plan(paging, "hosts", [name], _key, key_length=2)
-        rows = await self._context.uow.read(
-            lambda conn: page.read(
-                lambda after, limit: hosts.list_page(
-                    conn, after=after, limit=limit, name=name or None
-                ),
-                revision=str(events.newest(conn)),
-            )
-        )
+        rows = await page.read(self._context.uow, partial(hosts.list_page, name=name or None))
         return Page([self.view(row) for row in rows.rows], rows.next_token, rows.revision)
 
     async def cordon(self, call: Call, host_id: str, reason: str) -> HostView:

@@ -9,6 +9,7 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from unkai_scheduler.domain import names
@@ -24,7 +25,7 @@ from unkai_scheduler.services.mutations import Subject, mutate, record
 from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.services.uploading import Uploading, not_uploading
 from unkai_scheduler.settings import ImageSettings
-from unkai_scheduler.store import events, images, instances, operations
+from unkai_scheduler.store import images, instances, operations
 from unkai_wire.errors import (
     Conflict,
     Unavailable,
@@ -107,17 +108,9 @@ class ImagesService:
             check_id("project", project_id, "project_id")
         names.check_text(name, "name", names.MAX_FILTER)
         page = plan(paging, "images", [project_id, name], _key, key_length=2)
-        return await self._context.uow.read(
-            lambda conn: page.read(
-                lambda after, limit: images.list_page(
-                    conn,
-                    after=after,
-                    limit=limit,
-                    usable_by=project_id or None,
-                    name=name or None,
-                ),
-                revision=str(events.newest(conn)),
-            )
+        return await page.read(
+            self._context.uow,
+            partial(images.list_page, usable_by=project_id or None, name=name or None),
         )
 
     async def upload(

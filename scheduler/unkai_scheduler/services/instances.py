@@ -47,7 +47,7 @@ from unkai_scheduler.services.launch_ports import InterfaceDraft, LaunchPorts, c
 from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import mutate
 from unkai_scheduler.services.projects import resolve_project
-from unkai_scheduler.store import events, instances, operations
+from unkai_scheduler.store import instances, operations
 from unkai_wire.errors import InvalidArgument
 from unkai_wire.ids import check_id
 
@@ -170,25 +170,24 @@ class InstancesService:
         """Return instances by name, with the revision to watch from."""
         wanted.check()
         page = plan(paging, "instances", wanted.conditions(), _key, key_length=2)
-        return await self._context.uow.read(
-            lambda conn: page.read(
-                lambda after, limit: all_shown(
-                    conn,
-                    instances.list_page(
-                        conn,
-                        after=after,
-                        limit=limit,
-                        project_id=wanted.project_id or None,
-                        name=wanted.name or None,
-                        id_prefix=wanted.id_prefix or None,
-                        host_id=wanted.host_id or None,
-                        states=wanted.states or None,
-                        labels=wanted.labels or None,
-                    ),
-                ),
-                revision=str(events.newest(conn)),
+
+        def shown_page(
+            conn: Connection, *, after: Sequence[str] | None, limit: int
+        ) -> list[Instance]:
+            rows = instances.list_page(
+                conn,
+                after=after,
+                limit=limit,
+                project_id=wanted.project_id or None,
+                name=wanted.name or None,
+                id_prefix=wanted.id_prefix or None,
+                host_id=wanted.host_id or None,
+                states=wanted.states or None,
+                labels=wanted.labels or None,
             )
-        )
+            return all_shown(conn, rows)
+
+        return await page.read(self._context.uow, shown_page)
 
     async def update(
         self, call: Call, instance_id: str, draft: InstanceDraft, mask: Sequence[str], etag: str

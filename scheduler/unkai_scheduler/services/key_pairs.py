@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from unkai_scheduler.domain import names
@@ -15,7 +16,7 @@ from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import Subject, mutate, record
 from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.services.public_keys import parse_public_key
-from unkai_scheduler.store import events, instances, key_pairs
+from unkai_scheduler.store import instances, key_pairs
 from unkai_wire.errors import FailedPrecondition
 from unkai_wire.ids import check_id
 
@@ -79,17 +80,9 @@ class KeyPairsService:
             check_id("project", project_id, "project_id")
         names.check_text(name, "name", names.MAX_FILTER)
         page = plan(paging, "key_pairs", [project_id, name], _key, key_length=2)
-        return await self._context.uow.read(
-            lambda conn: page.read(
-                lambda after, limit: key_pairs.list_page(
-                    conn,
-                    after=after,
-                    limit=limit,
-                    project_id=project_id or None,
-                    name=name or None,
-                ),
-                revision=str(events.newest(conn)),
-            )
+        return await page.read(
+            self._context.uow,
+            partial(key_pairs.list_page, project_id=project_id or None, name=name or None),
         )
 
     async def delete(self, call: Call, key_pair_id: str, etag: str = "") -> None:

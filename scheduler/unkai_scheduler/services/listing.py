@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from unkai_scheduler.store import events
 from unkai_wire import page_tokens
 from unkai_wire.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from unkai_scheduler.store.unit_of_work import Connection, UnitOfWork
 
 T = TypeVar("T")
 
@@ -30,6 +34,13 @@ class Page(Generic[T]):
     revision: str
 
 
+class Fetch(Protocol[T]):
+    """Reads rows in order: those after a key, at most so many; a repository's `list_page`."""
+
+    def __call__(self, conn: Connection, *, after: tuple[str, ...] | None, limit: int) -> list[T]:
+        """Return the rows."""
+
+
 @dataclass(frozen=True, slots=True)
 class PagePlan(Generic[T]):
     """A checked request for a page, ready to be read in a transaction."""
@@ -39,13 +50,19 @@ class PagePlan(Generic[T]):
     size: int
     key: Callable[[T], Sequence[str]]
 
-    def read(
+    async def read(self, uow: UnitOfWork, fetch: Fetch[T]) -> Page[T]:
+        """Read the page on one snapshot."""
+
+        def work(conn: Connection) -> Page[T]:
+            revision = str(events.newest(conn))  # before the rows
+            return self.page(lambda after, limit: fetch(conn, after=after, limit=limit), revision)
+
+        return await uow.read(work)
+
+    def page(
         self, fetch: Callable[[tuple[str, ...] | None, int], list[T]], revision: str
     ) -> Page[T]:
-        """Read the page by `fetch(after, limit)`; one row more tells whether another follows.
-
-        `revision`: the newest event's, read before the rows.
-        """
+        """Make the page of `fetch(after, limit)`; one row more tells whether another follows."""
         rows = fetch(self.after, self.size + 1)
         more = len(rows) > self.size
         rows = rows[: self.size]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from unkai_scheduler.domain import names
@@ -21,7 +22,7 @@ from unkai_scheduler.services.load_balancer_drafts import (
 from unkai_scheduler.services.mutations import mutate
 from unkai_scheduler.services.networking import check_configured
 from unkai_scheduler.services.projects import resolve_project
-from unkai_scheduler.store import events, load_balancers
+from unkai_scheduler.store import load_balancers
 from unkai_wire.ids import check_id
 
 if TYPE_CHECKING:
@@ -79,18 +80,14 @@ class LoadBalancersService:
             with wrong.collect():
                 names.check_text(name, "name", names.MAX_FILTER)
         page = plan(paging, "load_balancers", [project_id, name, subnet_id], _key, key_length=2)
-        return await self._context.uow.read(
-            lambda conn: page.read(
-                lambda after, limit: load_balancers.list_page(
-                    conn,
-                    after=after,
-                    limit=limit,
-                    project_id=project_id or None,
-                    name=name or None,
-                    subnet_id=subnet_id or None,
-                ),
-                revision=str(events.newest(conn)),
-            )
+        return await page.read(
+            self._context.uow,
+            partial(
+                load_balancers.list_page,
+                project_id=project_id or None,
+                name=name or None,
+                subnet_id=subnet_id or None,
+            ),
         )
 
     async def update(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from unkai_scheduler.domain import names
@@ -20,7 +21,7 @@ from unkai_scheduler.services.networking import check_configured, record_change
 from unkai_scheduler.services.port_removals import remove_port
 from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.services.subnets import remove_subnet
-from unkai_scheduler.store import events, networks, ports, subnets
+from unkai_scheduler.store import networks, ports, subnets
 from unkai_wire.errors import FailedPrecondition, InvalidArgument
 from unkai_wire.ids import check_id
 
@@ -106,18 +107,14 @@ class NetworksService:
             check_id("project", project_id, "project_id")
         names.check_text(name, "name", names.MAX_FILTER)
         page = plan(paging, "networks", [project_id, name, external], _key, key_length=2)
-        return await self._context.uow.read(
-            lambda conn: page.read(
-                lambda after, limit: networks.list_page(
-                    conn,
-                    after=after,
-                    limit=limit,
-                    project_id=None if external else project_id or None,
-                    name=name or None,
-                    external=external or None,
-                ),
-                revision=str(events.newest(conn)),
-            )
+        return await page.read(
+            self._context.uow,
+            partial(
+                networks.list_page,
+                project_id=None if external else project_id or None,
+                name=name or None,
+                external=external or None,
+            ),
         )
 
     async def update(

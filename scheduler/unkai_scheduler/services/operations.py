@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from unkai_scheduler.domain.names import MAX_FILTER, check_text
@@ -17,7 +18,7 @@ from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.follower import Follower
 from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import mutate
-from unkai_scheduler.store import events, instances, operations
+from unkai_scheduler.store import instances, operations
 from unkai_wire import deadlines
 from unkai_wire.errors import FailedPrecondition, InvalidArgument
 from unkai_wire.ids import check_id
@@ -62,18 +63,14 @@ class OperationsService:
         check_text(resource_id, "resource_id", MAX_FILTER)
         conditions = [project_id, resource_id, active_only]
         page = plan(paging, "operations", conditions, _key, key_length=1)
-        return await self._context.uow.read(
-            lambda conn: page.read(
-                lambda after, limit: operations.list_page(
-                    conn,
-                    after=after,
-                    limit=limit,
-                    project_id=project_id or None,
-                    resource_id=resource_id or None,
-                    active_only=active_only,
-                ),
-                revision=str(events.newest(conn)),
-            )
+        return await page.read(
+            self._context.uow,
+            partial(
+                operations.list_page,
+                project_id=project_id or None,
+                resource_id=resource_id or None,
+                active_only=active_only,
+            ),
         )
 
     async def wait(

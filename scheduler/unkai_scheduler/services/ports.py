@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from unkai_scheduler.domain import names
@@ -36,7 +37,7 @@ from unkai_scheduler.services.port_drafts import (
 from unkai_scheduler.services.port_spoofing import check_identity
 from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.services.security_groups import ensure_default_group
-from unkai_scheduler.store import events, networks, ports, security_groups
+from unkai_scheduler.store import networks, ports, security_groups
 from unkai_wire.errors import FailedPrecondition, NotFound
 from unkai_wire.ids import check_id, uuid_of
 
@@ -112,20 +113,16 @@ class PortsService:
         names.check_text(owner_id, "owner_id", names.MAX_FILTER)
         conditions = [project_id, name, network_id, owner_id, security_group_id]
         page = plan(paging, "ports", conditions, _key, key_length=2)
-        return await self._context.uow.read(
-            lambda conn: page.read(
-                lambda after, limit: ports.list_page(
-                    conn,
-                    after=after,
-                    limit=limit,
-                    project_id=project_id or None,
-                    name=name or None,
-                    network_id=network_id or None,
-                    owner_id=owner_id or None,
-                    security_group_id=security_group_id or None,
-                ),
-                revision=str(events.newest(conn)),
-            )
+        return await page.read(
+            self._context.uow,
+            partial(
+                ports.list_page,
+                project_id=project_id or None,
+                name=name or None,
+                network_id=network_id or None,
+                owner_id=owner_id or None,
+                security_group_id=security_group_id or None,
+            ),
         )
 
     async def update(

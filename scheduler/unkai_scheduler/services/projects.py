@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from unkai_scheduler.domain import names
@@ -16,7 +17,6 @@ from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import Subject, mutate, record
 from unkai_scheduler.store import (
-    events,
     floating_ips,
     images,
     instances,
@@ -95,14 +95,7 @@ class ProjectsService:
         """Return projects by name."""
         names.check_text(name, "name", names.MAX_FILTER)
         page = plan(paging, "projects", [name], _key, key_length=2)
-        return await self._context.uow.read(
-            lambda conn: page.read(
-                lambda after, limit: projects.list_page(
-                    conn, after=after, limit=limit, name=name or None
-                ),
-                revision=str(events.newest(conn)),
-            )
-        )
+        return await page.read(self._context.uow, partial(projects.list_page, name=name or None))
 
     async def update(
         self, call: Call, project_id: str, draft: ProjectDraft, mask: Sequence[str], etag: str

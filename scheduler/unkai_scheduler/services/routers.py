@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from unkai_scheduler.domain import names
@@ -28,7 +29,7 @@ from unkai_scheduler.services.router_drafts import (
     check_interface,
     check_router,
 )
-from unkai_scheduler.store import events, floating_ips, routers
+from unkai_scheduler.store import floating_ips, routers
 from unkai_wire.errors import FailedPrecondition, NotFound
 from unkai_wire.ids import check_id
 
@@ -79,17 +80,9 @@ class RoutersService:
             check_id("project", project_id, "project_id")
         names.check_text(name, "name", names.MAX_FILTER)
         page = plan(paging, "routers", [project_id, name], _key, key_length=2)
-        return await self._context.uow.read(
-            lambda conn: page.read(
-                lambda after, limit: routers.list_page(
-                    conn,
-                    after=after,
-                    limit=limit,
-                    project_id=project_id or None,
-                    name=name or None,
-                ),
-                revision=str(events.newest(conn)),
-            )
+        return await page.read(
+            self._context.uow,
+            partial(routers.list_page, project_id=project_id or None, name=name or None),
         )
 
     async def update(

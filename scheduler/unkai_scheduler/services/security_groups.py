@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from unkai_scheduler.domain import names
@@ -27,7 +28,7 @@ from unkai_scheduler.services.security_rules import (
     make_rules,
     renewed,
 )
-from unkai_scheduler.store import events, networks, security_groups
+from unkai_scheduler.store import networks, security_groups
 from unkai_wire.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from unkai_wire.ids import check_id
 
@@ -147,17 +148,9 @@ class SecurityGroupsService:
             check_id("project", project_id, "project_id")
         names.check_text(name, "name", names.MAX_FILTER)
         page = plan(paging, "security_groups", [project_id, name], _key, key_length=2)
-        return await self._context.uow.read(
-            lambda conn: page.read(
-                lambda after, limit: security_groups.list_page(
-                    conn,
-                    after=after,
-                    limit=limit,
-                    project_id=project_id or None,
-                    name=name or None,
-                ),
-                revision=str(events.newest(conn)),
-            )
+        return await page.read(
+            self._context.uow,
+            partial(security_groups.list_page, project_id=project_id or None, name=name or None),
         )
 
     async def update(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from unkai_scheduler.domain import names
@@ -25,7 +26,7 @@ from unkai_scheduler.services.subnet_drafts import (
     check_told,
     check_words,
 )
-from unkai_scheduler.store import addresses, events, networks, subnets
+from unkai_scheduler.store import addresses, networks, subnets
 from unkai_wire.errors import FailedPrecondition, NotFound
 from unkai_wire.ids import check_id
 
@@ -93,18 +94,14 @@ class SubnetsService:
             check_id("network", network_id, "network_id")
         names.check_text(name, "name", names.MAX_FILTER)
         page = plan(paging, "subnets", [project_id, name, network_id], _key, key_length=2)
-        return await self._context.uow.read(
-            lambda conn: page.read(
-                lambda after, limit: subnets.list_page(
-                    conn,
-                    after=after,
-                    limit=limit,
-                    project_id=project_id or None,
-                    name=name or None,
-                    network_id=network_id or None,
-                ),
-                revision=str(events.newest(conn)),
-            )
+        return await page.read(
+            self._context.uow,
+            partial(
+                subnets.list_page,
+                project_id=project_id or None,
+                name=name or None,
+                network_id=network_id or None,
+            ),
         )
 
     async def update(
