@@ -10,7 +10,9 @@ import pytest
 
 from tests.support import ovsdb_look
 from tests.support.evidence import tables_of
-from tests.support.network_checker import Finding, HostSight, Sight, check
+from tests.support.network_check.findings import Finding
+from tests.support.network_check.sight import HostSight, Sight
+from tests.support.network_checker import check
 from unkai_lab.lab import Lab
 from unkai_lab.ovn import NORTHBOUND, SOUTHBOUND, ovn_socket
 from unkai_lab.spec import CONTROL, PHYSICAL_NETWORK

@@ -23,7 +23,8 @@ from tests.support.builders import NOON, a_claim, a_host, an_instance
 from tests.support.checker import uuid_of
 from tests.support.network_api import a_call, read, settled
 from tests.support.network_calls import a_group, a_network, a_port, a_rule, a_subnet
-from tests.support.network_checker import Finding, HostSight, Kind, Sight
+from tests.support.network_check.findings import Finding, Kind
+from tests.support.network_check.sight import HostSight, Sight
 from tests.support.ovn import applied, until_reached
 from tests.support.ovn_databases import OvnDatabases
 from tests.support.ovsdb_look import members
