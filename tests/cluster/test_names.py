@@ -102,6 +102,22 @@ async def test_a_change_is_told_as_a_change(cloud: Cloud) -> None:
     assert (dict(change.put), change.removed) == ({"three": (address(second),)}, {"two"})
 
 
+async def test_a_name_goes_with_its_instance(cloud: Cloud) -> None:
+    wired = await a_network(cloud)
+    one, two = await running(cloud, "one"), await running(cloud, "two")
+    first, second = [await plug(cloud, each, wired) for each in (one, two)]
+    ident = wired[0].id
+    await told(cloud, one.host_id, ident, {"one": address(first), "two": address(second)})
+
+    deleted = await cloud.delete(two.id)
+    await cloud.until_ended(deleted.id)
+
+    left = {"one": (address(first),)}
+    await until(
+        cloud, lambda: names(cloud, one.host_id, ident) == left, f"names are {left}", within_s=5
+    )
+
+
 async def test_what_lost_calls_did_is_made_good(cloud: Cloud) -> None:
     wired = await a_network(cloud)
     one = await running(cloud, "one")

@@ -21,7 +21,7 @@ from tests.support.guests import QEMU_USER, Guest
 from tests.support.images import ImageSource, an_image, built_tiny, open_folder
 from tests.support.ports import a_port, an_ipv4, an_ipv6
 from unkai_agent.domain.machines import DiskSpec, ImageFormat, SeedSpec
-from unkai_agent.domain.ports import HostRoute, PortSpec
+from unkai_agent.domain.ports import HostRoute, Ipv6Mode, PortSpec
 from unkai_agent.network.guests import Guests
 from unkai_agent.network.metadata.server import MetadataSite
 from unkai_agent.network.metadata.tokens import Tokens
@@ -194,6 +194,19 @@ async def test_what_the_seed_sets_needs_nobody_to_answer(ward: Ward) -> None:
         assert told in guest.text(), told
     for address in ("10.0.0.5", "fd00::5"):
         assert " 0% packet loss" in ward.network.inside("ping", "-c1", "-w20", address)
+
+
+async def test_with_ipv6_alone_names_are_asked_of_the_host(ward: Ward) -> None:
+    """A router's advertisements name it (RFC 8106), which this guest does not read."""
+    port = a_port(addresses=(an_ipv6("fd00::ff:fe00:1", Ipv6Mode.SLAAC),), dns_servers=())
+    script = b"#!/bin/sh\ncat /etc/resolv.conf; nslookup -type=aaaa db\n"
+    guest = await ward.boot(
+        SeedSpec("web-1", (), script), "fd00::1/64", "fe80::a9fe:a9fe/64", ports=(port,)
+    )
+    ward.network.serve("--dhcp-range=fd00::,ra-only", "--enable-ra", "--address=/db/fd00::9")
+    await guest.shows("unkai-tiny: user-data exit=0", within_s=WITHIN_S)
+    assert guest.text().count("nameserver fe80::a9fe:a9fe%eth0") == 1
+    assert "Address: fd00::9" in guest.text()
 
 
 async def test_a_network_where_nobody_answers_keeps_no_prompt_away(ward: Ward) -> None:

@@ -305,7 +305,12 @@ class Leader:
             office, self._cluster, changed=changed, observed=observed, sampled=placer.receive
         )
         states = PortStates(office, hosts)
-        loop = InstanceLoop(office, hosts, placer, rules, moved=self._wake_networks)
+
+        def moved() -> None:
+            names.wake()  # an instance that is gone has left its names
+            self._wake_networks()
+
+        loop = InstanceLoop(office, hosts, placer, rules, moved=moved)
         more = self._of_networks(office, states)
         audit, images = Audit(office, hosts, self._found_in_networks), ImageLoop(office)
         names = NamesLoop(office)
