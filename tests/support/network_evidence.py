@@ -27,11 +27,16 @@ def look(lab: Lab) -> Sight:
     ids = {row["name"]: row["id"] for row in tables["hosts"]}
     return Sight(
         tables,
-        _database(lab, "ovn-nbctl", ovn_socket(lab.paths, NORTHBOUND), ovsdb_look.NORTHBOUND),
+        northbound_of(lab),
         _database(lab, "ovn-sbctl", ovn_socket(lab.paths, SOUTHBOUND), ovsdb_look.SOUTHBOUND),
         [_host(lab, name, ids[name]) for name in lab.spec.host_names],
         {PHYSICAL_NETWORK: {ids[name] for name in lab.spec.gateway_hosts}},
     )
+
+
+def northbound_of(lab: Lab) -> ovsdb_look.Database:
+    """Return the rows of OVN's northbound database."""
+    return _database(lab, "ovn-nbctl", ovn_socket(lab.paths, NORTHBOUND), ovsdb_look.NORTHBOUND)
 
 
 def wait_agreed(lab: Lab, deadline_s: float = SETTLED_S) -> None:
