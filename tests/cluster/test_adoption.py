@@ -15,9 +15,9 @@ from tests.support.acceptance import Shows
 from tests.support.adopting import adopt, found, refusal, restore, starts
 from tests.support.api import an_ssh_key
 from tests.support.builders import a_key_pair, a_project, an_id, an_image, an_instance
-from tests.support.checker import Rules
 from tests.support.cloud import GIB, Cloud, a_cloud
 from tests.support.cloud_sight import wait_clean
+from tests.support.sights import Rules
 from unkai_scheduler.agents.port import HeldMachine, MachineOrder
 from unkai_scheduler.domain.findings import FindingKind
 from unkai_scheduler.domain.hosts import HostState

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tests.support.checker import Kind
 from tests.support.cloud import Cloud
 from tests.support.cloud_sight import findings, wait_clean
+from tests.support.findings import Kind
 from unkai_scheduler.domain.instances import InstanceState
 
 

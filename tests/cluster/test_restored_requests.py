@@ -18,9 +18,9 @@ from tests.support import adopting
 from tests.support.acceptance import Shows
 from tests.support.adopting import adopt, found, restore, starts
 from tests.support.builders import an_id
-from tests.support.checker import Rules
 from tests.support.cloud import Cloud, a_cloud
 from tests.support.cloud_sight import wait_clean
+from tests.support.sights import Rules
 from unkai_scheduler.agents.fake import FakeAgents
 from unkai_scheduler.agents.port import Endpoint
 from unkai_scheduler.domain.findings import FindingKind

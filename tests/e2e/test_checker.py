@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.checker import Kind, uuid_of
 from tests.support.evidence import findings, wait_clean
+from tests.support.findings import Kind
 from tests.support.lab import running_lab, skip_without_a_lab_machine, unique, wait_for
+from tests.support.sights import uuid_of
 from tests.support.user import User, tiny_image
 from unkai_lab.configuration import REAL_TRAIT, SIMULATED_TRAIT
 from unkai_lab.lab import Lab

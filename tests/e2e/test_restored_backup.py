@@ -22,9 +22,9 @@ import pytest
 
 from tests.support.acceptance import Shows
 from tests.support.api import an_ssh_key
-from tests.support.checker import Rules
 from tests.support.evidence import qemus, uuid_of, wait_clean
 from tests.support.lab import running_lab, skip_without_a_lab_machine, unique, wait_for
+from tests.support.sights import Rules
 from tests.support.user import SAY_HELLO, User, tiny_image
 from unkai.compute.v1 import key_pair_pb2
 from unkai_lab.configuration import REAL_TRAIT, SIMULATED_TRAIT

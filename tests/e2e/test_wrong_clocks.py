@@ -18,13 +18,14 @@ import pytest
 
 from tests.support import databases
 from tests.support.acceptance import Shows, count, seeded
-from tests.support.checker import Rules, Sight, check
+from tests.support.checker import check
 from tests.support.clocks import SteppedClock
 from tests.support.daemons import Cloud, Daemon, cloud_of_daemons, until
 from tests.support.evidence import as_rows, simulated_hosts
 from tests.support.faults import halted
 from tests.support.fire import Plan, Traffic, calling, upload
 from tests.support.raw_rows import read_by_settings
+from tests.support.sights import Rules, Sight
 from tests.support.user import tiny_image
 from unkai_lab.configuration import SIMULATED_TRAIT
 from unkai_lab.spec import POSTGRESQL

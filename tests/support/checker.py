@@ -10,133 +10,17 @@ The trap: a cloud at work is never without findings. Ask again until it is (`wai
 
 from __future__ import annotations
 
-import uuid
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from tests.support.raw_rows import Row, Tables
+from tests.support.findings import Finding, Kind
+from tests.support.raw_rows import Row
+from tests.support.sights import Held, HostSight, Rules, Sight, uuid_of
 
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _ENDED = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 KEYS = "/unkai/v1/"
-
-
-def uuid_of(ident: str) -> str:
-    """Decode the UUID in an id: 26 digits of Crockford's base32."""
-    number = 0
-    for digit in ident.partition("-")[2]:
-        number = number * 32 + _ALPHABET.index(digit)
-    return str(uuid.UUID(int=number))
-
-
-class Kind(Enum):
-    """What must not be."""
-
-    OPERATION_UNDER_WAY = "an operation that has not ended"
-    OPERATION_HALF_ENDED = "an operation with an end but no final state, or the reverse"
-    INSTANCE_UNSETTLED = "an instance in a state that does not last"
-    INSTANCE_WITHOUT_CLAIM = "an instance that lasts, on no host"
-    INSTANCE_GONE = "an instance made and never deleted, without a row"
-    INSTANCE_RISEN = "an instance deleted, with a row"
-    FAILED_HOLDS = "a failed create that still holds something"
-    POWER_AT_ODDS = "an instance that is on and shall be off, or the reverse"
-    CLAIM_WITHOUT_INSTANCE = "a claim on nothing"
-    CLAIM_ON_NO_HOST = "a claim of a host that is not"
-    CLAIM_AT_ODDS = "a claim whose figures are not its instance's"
-    CLAIM_WITHOUT_MACHINE = "a claim on a host that holds no such machine"
-    MACHINE_WITHOUT_INSTANCE = "something of a machine that is no instance's"
-    MACHINE_UNCLAIMED = "something of a machine on a host that does not claim it"
-    MACHINE_TWICE = "two hosts with one machine"
-    MACHINE_AT_ODDS = "a machine that its database row does not describe"
-    MACHINE_AND_TOMBSTONE = "a machine beside the tombstone of its removal"
-    QEMU_TWICE = "two processes for one instance"
-    QEMU_WITHOUT_INSTANCE = "a process that is no running instance's"
-    QEMU_MISSING = "a running instance without a process"
-    HALF_MADE_FILE = "a file that was left half-made"
-    LEDGER_CORRUPT = "a ledger's file put aside"
-    HOST_OVERSOLD = "a host whose claims exceed what it may hold"
-    HOST_NOT_UP = "a host that is not UP"
-    HOST_UNSEEN = "a host with claims that was not looked at"
-    EVENT_UNSTAMPED = "an event without a revision"
-    EVENT_NUMBERS = "a gap or a stray in the revisions of events"
-    ROW_DANGLING = "a row about something that is not"
-    REQUEST_TWICE = "two operations for one request"
-    REQUEST_UNKEPT = "a request answered with an operation that is not"
-    TOMBSTONE_AT_ODDS = "a tombstone of what its host holds by right"
-    KEY_OF_NOBODY = "a key in etcd that belongs to nobody"
-    KEY_MISSING = "a key that should be in etcd"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that must not be."""
-
-    kind: Kind
-    subject: str
-    text: str = ""
-
-    def __str__(self) -> str:
-        more = f": {self.text}" if self.text else ""
-        return f"{self.kind.name} {self.subject}{more}"
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What one witness says of a machine."""
-
-    generation: int = 0
-    run_epoch: int = 0
-    state: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class HostSight:
-    """What was seen on one host. None where this host has no such witness."""
-
-    name: str
-    ledger: Mapping[str, Held] | None = None
-    """The ledger's entries, by instance id."""
-    tombstones: Mapping[str, Held] = field(default_factory=dict)
-    reported: Mapping[str, Held] | None = None
-    """What the agent says, by instance id."""
-    folders: Collection[str] | None = None
-    """Folders of machines, by instance id."""
-    domains: Mapping[str, bool] | None = None
-    """Whether it is on, by the UUID of each domain that the hypervisor has."""
-    half_made: Collection[str] = ()
-    corrupt: Collection[str] = ()
-    unseen: str = ""
-    """Why it could not be looked at."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """All that was seen of a cloud."""
-
-    tables: Tables
-    hosts: Sequence[HostSight]
-    processes: Sequence[tuple[str, int]] | None = None
-    """UUID and pid of every QEMU; None: nobody looked."""
-    keys: Mapping[str, Any] | None = None
-    """Keys of etcd with their records; None: nobody looked."""
-    schedulers: int | None = 1
-    """How many schedulers there are; None: any number."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What is allowed."""
-
-    vcpus_ratio: float = 4.0
-    memory_ratio: float = 1.0
-    disk_ratio: float = 1.0
-    lasting: frozenset[str] = frozenset({"RUNNING", "STOPPED"})
-    """States in which an instance may stay."""
-    history: bool = True
-    """Whether the database remembers all that was: not so once it was restored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +39,10 @@ class _Cloud:
         return {i for i, claim in self.claims.items() if claim["host_id"] == host_id}
 
 
-def check(sight: Sight, rules: Rules = Rules()) -> list[Finding]:
+_USUAL = Rules()
+
+
+def check(sight: Sight, rules: Rules = _USUAL) -> list[Finding]:
     """Return all that must not be."""
     tables = sight.tables
     hosts = {row["id"]: row for row in tables["hosts"]}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 from tests.support import databases
-from tests.support.checker import Finding, Held, HostSight, Rules, Sight, check
+from tests.support.checker import check
 from tests.support.cloud import Cloud
+from tests.support.findings import Finding
 from tests.support.raw_rows import read_by_settings
+from tests.support.sights import Held, HostSight, Rules, Sight
 
 
 def look(cloud: Cloud) -> Sight:

@@ -24,8 +24,10 @@ from typing import Any
 
 import grpc
 
-from tests.support.checker import Finding, Held, HostSight, Rules, Sight, check, uuid_of
+from tests.support.checker import check
+from tests.support.findings import Finding
 from tests.support.raw_rows import Tables, read_tables
+from tests.support.sights import Held, HostSight, Rules, Sight, uuid_of
 from unkai.agent.v1 import machine_pb2, machine_service_pb2, machine_service_pb2_grpc
 from unkai_lab.client import open_channel
 from unkai_lab.configuration import etcdctl_command

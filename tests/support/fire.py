@@ -22,8 +22,8 @@ from typing import Any, Protocol, TypeVar
 import pytest
 from google.protobuf import duration_pb2
 
-from tests.support.checker import Rules
 from tests.support.evidence import Rows, TwinWatch, wait_settled
+from tests.support.sights import Rules
 from tests.support.user import User
 from unkai.operation.v1.operation_pb2 import Operation
 from unkai_cli.client import Client, Patience

@@ -20,7 +20,6 @@ from tests.support import network_checker, raw_rows
 from tests.support.acceptance import Shows
 from tests.support.api import Api, an_api
 from tests.support.builders import NOON, a_claim, a_host, an_instance
-from tests.support.checker import uuid_of
 from tests.support.network_api import a_call, read, settled
 from tests.support.network_calls import a_group, a_network, a_port, a_rule, a_subnet
 from tests.support.network_check.findings import Finding, Kind
@@ -29,6 +28,7 @@ from tests.support.ovn import applied, until_reached
 from tests.support.ovn_databases import OvnDatabases
 from tests.support.ovsdb_look import members
 from tests.support.routing_calls import a_floating_ip, a_load_balancer, a_way_out
+from tests.support.sights import uuid_of
 from tests.unit.scheduler.services.test_ovn_follows import the_view
 from unkai.network.v1 import port_pb2, security_group_pb2, subnet_pb2
 from unkai_scheduler.domain.instances import InstanceState

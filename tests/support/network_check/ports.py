@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv6Address
 
-from tests.support.checker import uuid_of
 from tests.support.network_check.findings import Finding, Kind
 from tests.support.network_check.sight import METADATA, Cloud, in_words, unit_of, version_of
 from tests.support.ovsdb_look import Row, members
+from tests.support.sights import uuid_of
 
 
 def check_ports(cloud: Cloud) -> Iterator[Finding]:

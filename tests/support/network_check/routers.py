@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_network
 
-from tests.support.checker import uuid_of
 from tests.support.network_check.findings import Finding, Kind
 from tests.support.network_check.sight import Cloud, address_of, in_words, version_of
 from tests.support.ovsdb_look import Row, members
+from tests.support.sights import uuid_of
 
 MOST_GATEWAY_HOSTS = 5
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from tests.support.checker import uuid_of
 from tests.support.network_check.findings import Finding, Kind
 from tests.support.network_check.sight import METADATA, Cloud, resources_of, unit_of
 from tests.support.ovsdb_look import members
+from tests.support.sights import uuid_of
 
 
 def check_units(cloud: Cloud) -> Iterator[Finding]:

@@ -23,9 +23,11 @@ from tests.support.builders import (
     an_instance,
     an_operation,
 )
-from tests.support.checker import Held, HostSight, Kind, Rules, Sight, check, uuid_of
+from tests.support.checker import check
 from tests.support.evidence import half_made, ledger_of
+from tests.support.findings import Kind
 from tests.support.raw_rows import read_tables
+from tests.support.sights import Held, HostSight, Rules, Sight, uuid_of
 from tests.support.store import a_store
 from unkai_agent.ledger import Ledger
 from unkai_scheduler.domain.instances import InstanceState, Power
