@@ -1,8 +1,10 @@
 """How many packets the switch's flows have counted, by cookie.
 
 OVN gives each OpenFlow flow the first 32 bits of its logical flow's UUID as cookie; one logical
-flow may be many. The switch's main process answers, at a socket beside the database's; counts are
-up to half a second old. ovs-ofctl(8), ovn-controller(8).
+flow may be many. Those of a port have its binding's: one of them hands packets to the port, and of
+such a cookie that one alone counts. The switch's main process answers, at a socket beside the
+database's; counts are up to half a second old. ovs-ofctl(8), ovn-controller(8),
+ovn-architecture(7).
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from unkai_agent.domain.ports import INTEGRATION_BRIDGE
 from unkai_wire.errors import Unavailable
 
 _DEADLINE_S = 8.0
-_PACKETS = re.compile(r"\bn_packets=(\d+)\b")
+_FLOW = re.compile(r"\btable=(\d+), .*?\bn_packets=(\d+)\b")
+_TO_PORTS = 65
+"""The table that hands packets to ports ("log to physical"); logical flows are in none above 64."""
 
 
 class FlowCounters:
@@ -40,9 +44,9 @@ class FlowCounters:
             try:
                 async with asyncio.timeout(_DEADLINE_S):
                     for cookie in sorted(set(cookies)):
-                        counts = [int(n) for n in _PACKETS.findall(await self._dump(cookie))]
-                        if counts:
-                            found[cookie] = sum(counts)
+                        count = _count(await self._dump(cookie))
+                        if count is not None:
+                            found[cookie] = count
             except TimeoutError as error:
                 raise _unavailable(f"no answer within {_DEADLINE_S:g} s") from error
         return found
@@ -68,6 +72,15 @@ class FlowCounters:
             said = errors.decode("utf-8", "replace").strip().splitlines()[-1:]
             raise _unavailable(said[0] if said else "it said nothing")
         return output.decode("utf-8", "replace")
+
+
+def _count(text: str) -> int | None:
+    """Return the packets of some flows; None: there are none."""
+    counts = [(int(table), int(packets)) for table, packets in _FLOW.findall(text)]
+    handed = [packets for table, packets in counts if table == _TO_PORTS]
+    if handed:
+        return sum(handed)
+    return sum(packets for _, packets in counts) if counts else None
 
 
 def _unavailable(why: str) -> Unavailable:

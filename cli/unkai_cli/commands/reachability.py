@@ -68,7 +68,7 @@ def why(
     answer = session.client.call(
         "ReachabilityService",
         "Explain",
-        timeout_s=deadlines.DIAGNOSE_S,
+        timeout_s=deadlines.EXPLAIN_S,
         **asked,
         protocol=f"PROTOCOL_{target.protocol.upper()}",
         port_number=target.port_number,

@@ -13,6 +13,8 @@ DESCRIBE_S = 1.0
 """Describe and AnnounceTerm while a leader takes office (architecture: the fence)."""
 DIAGNOSE_S = 25.0
 """Diagnose: checks take 10 s at most, their process its time to start."""
+EXPLAIN_S = 50.0
+"""Explain of reachability: a few traces, each of seconds, and with counters a window of some."""
 WAIT_MAX_S = 60.0
 """Longest single WaitOperation."""
 LONGEST_RPC_S = 60.0

@@ -157,6 +157,8 @@ class Agents(Protocol):
     async def count_flows(self, endpoint: Endpoint, cookies: Sequence[int]) -> Mapping[int, int]:
         """Return how many packets OVN's flows of these cookies have counted on the host.
 
+        Of a port's binding: how many were handed to the port.
+
         Cookies that it has no flow of are absent. `Unsupported` where the host has no switch.
         """
 

@@ -19,6 +19,8 @@ class Tracking(Enum):
 
     NEW = "new"
     """The first packet of a connection."""
+    LATER = "est"
+    """A later packet of a connection that passed."""
     ANSWER = "est,rpl"
     """The answer to one that passed."""
 
@@ -31,6 +33,8 @@ class Binding:
     """Name of the chassis; empty: on none."""
     up: bool
     """Whether that host has all flows for it."""
+    cookie: int = 0
+    """Of the flow that hands packets to it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,7 +100,7 @@ class OvnTracer:
             self._turns.release()
 
 
-_BINDING = ("logical_port", "chassis", "up")
+_BINDING = ("_uuid", "logical_port", "chassis", "up")
 _MONITOR = ("ip", "port", "status")
 
 
@@ -139,7 +139,11 @@ def _select(table: str, where: list[list[str]], *columns: str) -> dict[str, Any]
 
 def _binding(row: dict[str, Any], names: dict[str, str]) -> Binding:
     kind, value = row["chassis"]
-    return Binding(names.get(value, "") if kind == "uuid" else "", row["up"] is True)
+    return Binding(
+        host=names.get(value, "") if kind == "uuid" else "",
+        up=row["up"] is True,
+        cookie=int(row["_uuid"][1][:8], 16),
+    )
 
 
 def _optional(value: Any) -> str:

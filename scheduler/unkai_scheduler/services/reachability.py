@@ -14,7 +14,7 @@ from unkai_scheduler.ovn.trace_tree import End
 from unkai_scheduler.services.context import ServiceContext
 from unkai_scheduler.services.networking import check_configured
 from unkai_scheduler.services.reachability_checks import Named, at, obstacle
-from unkai_scheduler.services.reachability_counters import PathCounters
+from unkai_scheduler.services.reachability_counters import PathCounters, joined
 from unkai_scheduler.services.reachability_ends import (
     Cause,
     answer_hidden,
@@ -75,7 +75,9 @@ class ReachabilityExplained:
         ids = sorted({binding.host for binding in sight.bindings.values() if binding.host})
         known = await self._context.uow.read(lambda conn: hosts.list_some(conn, ids))
         scene = replace(scene, hosts={host.id: host for host in known})
-        found = unseen(scene, sight) or await _Walk(scene, sight, self._tracer).whole()
+        found = (
+            unseen(scene, sight) or await _Walk(scene, sight, self._tracer, counted=confirm).whole()
+        )
         if not confirm or self._counters is None:
             return found
         return replace(found, hops=await self._counters.counted(found.hops, ids))
@@ -84,7 +86,9 @@ class ReachabilityExplained:
 class _Walk:
     """One question put to OVN: the packet there, further members of a balancer, the answer."""
 
-    def __init__(self, scene: Scene, sight: Sight, tracer: Tracer) -> None:
+    def __init__(self, scene: Scene, sight: Sight, tracer: Tracer, *, counted: bool) -> None:
+        """`counted`: ask about later packets too; other flows let them through than the first."""
+        self._counted = counted
         self._scene = scene
         self._sight = sight
         self._tracer = tracer
@@ -227,15 +231,24 @@ class _Walk:
         reading = await self._trace(packet)
         instead = stand_ins(reading, packet)
         if instead is None:
-            self._hops += reading.hops()
+            self._hops += await self._with_later(packet, reading)
             return reading
         begun = await self._trace(instead.out_of_port)
         self._hops += begun.hops(before="ls_out")
         if not is_let_out(begun.way):
             return begun
         reading = await self._trace(instead.onward)
-        self._hops += reading.hops()
+        self._hops += await self._with_later(instead.onward, reading)
         return reading
+
+    async def _with_later(self, packet: Packet, reading: Reading) -> list[Hop]:
+        """Return a packet's hops, with the flows that a later packet of its connection passes."""
+        hops = list(reading.hops())
+        if not self._counted or packet.tracking is not Tracking.NEW:
+            return hops
+        later = await self._trace(replace(packet, tracking=Tracking.LATER))
+        self._outputs.pop()
+        return joined(hops, later.hops())
 
     async def _trace(self, packet: Packet) -> Reading:
         output = await self._tracer.trace(
@@ -244,7 +257,10 @@ class _Walk:
         self._outputs.append(output)
         is_answer = packet.tracking is Tracking.ANSWER
         way = trace_tree.read(output)
-        reading = Reading(self._scene, way, packet.source, packet.destination, answer=is_answer)
+        handing = {name: binding.cookie for name, binding in self._sight.bindings.items()}
+        reading = Reading(
+            self._scene, way, packet.source, packet.destination, answer=is_answer, handing=handing
+        )
         return delivered(reading)
 
     def _blocked(self, cause: Cause, reading: Reading | None = None) -> Reachability:

@@ -85,6 +85,22 @@ class PathCounters:
             return {}
 
 
+def joined(hops: Sequence[Hop], others: Iterable[Hop]) -> list[Hop]:
+    """Return hops with the flows of others that are the same of another packet."""
+    known: dict[tuple[str, ...], tuple[int, ...]] = {}
+    for other in others:
+        known[other.kind, other.id, other.message] = other.cookies
+    return [
+        replace(
+            hop,
+            cookies=tuple(
+                dict.fromkeys((*hop.cookies, *known.get((hop.kind, hop.id, hop.message), ())))
+            ),
+        )
+        for hop in hops
+    ]
+
+
 def _differences(before: Counts, after: Counts) -> dict[int, int]:
     """Return the packets between two looks by cookie, where both say so."""
     passed: dict[int, int] = {}

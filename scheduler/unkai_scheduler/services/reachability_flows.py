@@ -30,7 +30,8 @@ _OWN_PORT = 52888
 """Port number of whoever connects; one that no rule would name."""
 _OUTSIDE_MAC = "02:00:5e:00:53:01"
 """Of whoever is on the operator's network and is nobody of ours."""
-_SYN, _SYN_ACK = 2, 18
+_FLAGS = {Tracking.NEW: 2, Tracking.LATER: 16, Tracking.ANSWER: 18}
+"""SYN, ACK, SYN and ACK (RFC 9293)."""
 _ECHO = {4: (8, 0), 6: (128, 129)}
 """ICMP's types of an echo's request and reply, by version."""
 
@@ -69,7 +70,7 @@ class Packet:
             return [name, f"{name}.type == {_ECHO[version][answers]}", f"{name}.code == 0"]
         name = protocol.value.lower()
         ends = (self.port_number, _OWN_PORT) if answers else (_OWN_PORT, self.port_number)
-        flags = [f"tcp.flags == {_SYN_ACK if answers else _SYN}"] if name == "tcp" else []
+        flags = [f"tcp.flags == {_FLAGS[self.tracking]}"] if name == "tcp" else []
         return [name, f"{name}.src == {ends[0]}", f"{name}.dst == {ends[1]}", *flags]
 
 

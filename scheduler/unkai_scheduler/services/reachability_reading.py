@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from unkai_scheduler.domain.networks import Network
@@ -48,6 +48,8 @@ class Reading:
     """The packet's addresses as it began."""
     destination: str
     answer: bool = False
+    handing: Mapping[str, int] = field(default_factory=dict)
+    """Cookies of the flows that hand packets to ports, by the port's name in OVN."""
 
     @cached_property
     def networks(self) -> Mapping[str, Network]:
@@ -147,7 +149,13 @@ class Reading:
                 return
             if found is not None:
                 place, message = found
-                yield Hop(*place, message, answer=self.answer, cookies=cookies_of(step))
+                yield Hop(*place, message, answer=self.answer, cookies=self._cookies_of(step))
+
+    def _cookies_of(self, step: Step) -> tuple[int, ...]:
+        """Return the cookies of a step; what hands over is one flow of all ports in OVN's words."""
+        if step.stage.startswith("ls_out_") and step.stage != "ls_out_acl":
+            return (self.handing[step.outport],) if step.outport in self.handing else ()
+        return cookies_of(step)
 
     def place_of(self, step: Step) -> Place:
         """Return the network or router whose flow it is."""

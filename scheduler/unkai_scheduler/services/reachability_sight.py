@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.load_balancers import Member
+from unkai_scheduler.domain.networks import Network
 from unkai_scheduler.domain.ports import Port, PortOwner
 from unkai_scheduler.domain.reachability import Reachability
 from unkai_scheduler.domain.routers import Router
@@ -36,7 +37,13 @@ def names_to_look_at(scene: Scene) -> list[str]:
     names = [name_of(port.id) for port in ends]
     leading_out = sorted(scene.routers.values(), key=lambda some: some not in gateways(scene))
     names += [name for some in leading_out[:MAX_GATEWAYS] if (name := gateway_name(some))]
+    names += [physical_name(some) for some in scene.networks.values() if some.physical_network]
     return list(dict.fromkeys(names))
+
+
+def physical_name(network: Network) -> str:
+    """Return the name of a network's way to the operator's."""
+    return f"phys-{name_of(network.id)}"
 
 
 def gateway_name(router: Router) -> str:

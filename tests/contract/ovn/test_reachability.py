@@ -7,9 +7,9 @@ cloud of its own, also with equal addresses.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -18,7 +18,7 @@ from tests.support.builders import an_id
 from tests.support.ovn_central import Central
 from tests.support.reach_cases import CASES, Case
 from tests.support.store import noon, open_store
-from unkai_scheduler.domain.reachability import Reachability, Verdict
+from unkai_scheduler.domain.reachability import Hop, Reachability, Verdict
 from unkai_scheduler.ovn.northbound.names import name_of, router_port_name
 from unkai_scheduler.ovn.settings import OvnSettings
 from unkai_scheduler.ovn.trace_process import OvnTracer
@@ -40,6 +40,11 @@ class Ovn(NamedTuple):
 def _of_part(part: int) -> list[str]:
     """Return the names of a part of the situations."""
     return list(CASES)[part::PARTS]
+
+
+def _part_of(name: str) -> int:
+    """Return which part a situation is in."""
+    return next(part for part in range(PARTS) if name in _of_part(part))
 
 
 @pytest.fixture(scope="module")
@@ -97,14 +102,17 @@ def _places(case: Case) -> dict[str, str]:
     return found
 
 
-async def explained(folder: Path, central: Central, case: Case) -> Reachability:
-    """Ask."""
+async def explained(
+    folder: Path, central: Central, case: Case, counters: Any = None
+) -> Reachability:
+    """Ask; with counters, to be counted too."""
     uow = await open_store(folder)
     try:
         await case.town.plant(uow)
         tracer = OvnTracer(OvnSettings((central.southbound,)))
         context = ServiceContext(uow, noon, an_id, lambda ids: None)
-        return await ReachabilityExplained(context, NETWORKING, tracer).explain(case.question)
+        asked = ReachabilityExplained(context, NETWORKING, tracer, counters)
+        return await asked.explain(case.question, confirm=counters is not None)
     finally:
         await uow.close()
 
@@ -126,3 +134,22 @@ async def test_the_verdict_is_what_the_situation_is(tmp_path: Path, ovn: Ovn, na
     assert bool(found.fix) == bool(case.reason and (case.fix or found.fix))
     assert found.hops == () or found.hops[-1].dropped == bool(case.reason)
     assert any(case.said in hop.message for hop in found.hops), told
+
+
+class Counters:
+    """Counts nothing; says what it was asked to count."""
+
+    async def counted(self, hops: Sequence[Hop], host_ids: Iterable[str]) -> tuple[Hop, ...]:
+        return tuple(hops)
+
+
+@pytest.mark.parametrize("ovn", [_part_of("through_router")], indirect=True)
+async def test_what_is_counted_passes_first_and_later_packets(tmp_path: Path, ovn: Ovn) -> None:
+    case = ovn.cases["through_router"]
+    found = await explained(tmp_path, ovn.central, case, Counters())
+    way = [hop for hop in found.hops if not hop.answer]
+    assert [hop.kind for hop in way] == ["security_group", "router", "security_group", "port"]
+    assert [len(set(hop.cookies)) for hop in way] == [2, 1, 2, 1]
+    where = f"logical_port={name_of(case.town.ports['b'].id)}"
+    uuid = ovn.central.sbctl("--bare", "--columns=_uuid", "find", "Port_Binding", where)
+    assert way[-1].cookies == (int(uuid[:8], 16),)

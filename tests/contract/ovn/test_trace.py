@@ -38,7 +38,7 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         said = '# icmp\n\negress(dp="d")\n---------------\n    /* output to "p2", type "" */\n'
         fake = FakeTracer(
             {(PING, tracking): said for tracking in Tracking},
-            {"p1": Binding("h1", True), "p2": Binding("", False)},
+            {"p1": Binding("h1", True, 7), "p2": Binding("", False, 8)},
         )
         yield World(fake, FakeTracer(reachable=False))
         return
@@ -82,8 +82,10 @@ async def test_what_cannot_be_traced_is_no_answer(world: World, flow: str) -> No
 
 async def test_ports_are_where_they_are(world: World) -> None:
     sight = await world.tracer.look(["p1", "p2", "p9"])
-    assert sight.bindings["p1"] == Binding("h1", True)
-    assert sight.bindings["p2"].host == ""
+    first, second = sight.bindings["p1"], sight.bindings["p2"]
+    assert (first.host, first.up) == ("h1", True)
+    assert second.host == ""
+    assert 0 < first.cookie != second.cookie > 0
     assert "p9" not in sight.bindings
     assert sight.monitors == {}
 

@@ -163,16 +163,18 @@ async def test_a_host_without_a_switch_says_so(served: tuple[NetworkServicer, Ho
         await servicer.CountFlows(pb.CountFlowsRequest(host_id=HOST_ID, cookies=[1]), CONTEXT)
 
 
-async def test_flows_are_counted_by_their_cookies(
+async def test_flows_are_counted_by_their_cookies_and_a_ports_by_what_is_handed_to_it(
     served: tuple[NetworkServicer, Host], tmp_path: Path
 ) -> None:
-    said = " cookie=0x{0}, duration=1s, table=8, n_packets={1}, n_bytes=9, idle_age=1 actions=drop"
+    said = " cookie=0x{}, duration=1s, table={}, n_packets={}, n_bytes=9, idle_age=1 actions=drop"
     program = tmp_path / "ovs-ofctl"
     program.write_text(
         "#!/bin/sh\n"
         'case "$5" in\n'
-        f"cookie=0xffffffff/-1) echo '{said.format('ffffffff', 3)}'; "
-        f"echo '{said.format('ffffffff', 4)}';;\n"
+        f"cookie=0xffffffff/-1) echo '{said.format('ffffffff', 8, 3)}'; "
+        f"echo '{said.format('ffffffff', 8, 4)}';;\n"
+        f"cookie=0x7/-1) echo '{said.format('7', 0, 30)}'; "
+        f"echo '{said.format('7', 65, 5)}';;\n"
         "cookie=0x9/-1) echo 'connection refused' >&2; exit 1;;\n"
         "esac\n"
     )
@@ -183,8 +185,9 @@ async def test_flows_are_counted_by_their_cookies(
     def asked(*cookies: int) -> pb.CountFlowsRequest:
         return pb.CountFlowsRequest(host_id=HOST_ID, cookies=cookies)
 
-    answer = await servicer.CountFlows(asked(0xFFFFFFFF, 8), CONTEXT)
-    assert [(count.cookie, count.packet_count) for count in answer.counts] == [(0xFFFFFFFF, 7)]
+    answer = await servicer.CountFlows(asked(0xFFFFFFFF, 7, 8), CONTEXT)
+    counts = [(count.cookie, count.packet_count) for count in answer.counts]
+    assert counts == [(7, 5), (0xFFFFFFFF, 7)]
     with pytest.raises(Unavailable) as caught:
         await servicer.CountFlows(asked(9), CONTEXT)
     assert caught.value.reason == "SWITCH_UNAVAILABLE"

@@ -18,6 +18,7 @@ from unkai_scheduler.services.reachability_counters import (
     SETTLE_S,
     WINDOW_S,
     PathCounters,
+    joined,
 )
 from unkai_scheduler.store import hosts
 from unkai_wire.errors import Unavailable, UnkaiError
@@ -90,3 +91,8 @@ async def test_what_passed_between_two_looks_is_counted(
     assert [each.packet_count for each in found] == [counted, None]
     assert slept == [WINDOW_S + SETTLE_S]
     assert agents.asked == [[1]] * 4
+
+
+def test_hops_have_the_flows_of_a_later_packet_too() -> None:
+    other = Hop("router", "", "r", "sends it on", cookies=(4,))
+    assert joined([hop(1, 2), other], [hop(2, 3)]) == [hop(1, 2, 3), other]

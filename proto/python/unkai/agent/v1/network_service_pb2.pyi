@@ -235,7 +235,9 @@ class CountFlowsRequest(_message.Message):
     """Host addressed, by id."""
     @_builtins.property
     def cookies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Cookies: the first 32 bits of the UUIDs of OVN's logical flows. 1 to 64."""
+        """Cookies: the first 32 bits of the UUIDs of OVN's logical flows, or of bindings of ports; of the
+        latter counts what is handed to the port. 1 to 64.
+        """
 
     def __init__(
         self,
