@@ -23,12 +23,12 @@ from typing import Any
 import pytest
 
 from tests.support.acceptance import Shows, count, seeded
-from tests.support.checker import uuid_of
 from tests.support.evidence import leader_of
 from tests.support.faults import halted
 from tests.support.fire import Caller, calling
 from tests.support.lab import running_lab, skip_without_a_lab_machine, unique, wait_for
 from tests.support.network_evidence import northbound_of, wait_agreed
+from tests.support.sights import uuid_of
 from tests.support.user import User
 from unkai.network.v1 import network_pb2
 from unkai_lab.lab import Lab

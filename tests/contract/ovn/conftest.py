@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.ovn import FakeWorld, RealWorld, World
+from tests.support.ovn_worlds import FakeWorld, RealWorld, World
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.real)])

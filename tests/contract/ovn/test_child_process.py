@@ -20,21 +20,10 @@ from structlog.testing import capture_logs
 
 from tests.support.acceptance import count, seeded
 from tests.support.etcd import Authority
-from tests.support.ovn import (
-    PATIENCE_S,
-    OvsdbServer,
-    RealWorld,
-    applied,
-    gone,
-    group,
-    hearing,
-    mutation,
-    port,
-    program,
-    switch,
-    until_reached,
-    uuid_of,
-)
+from tests.support.ovn import PATIENCE_S, OvsdbServer, mutation, program
+from tests.support.ovn_members import applied, hearing, until_reached
+from tests.support.ovn_units import gone, group, port, switch, uuid_of
+from tests.support.ovn_worlds import RealWorld
 from unkai_scheduler.ovn.process import OvnNorthbound
 from unkai_scheduler.ovn.rows import Outcome, Place, Unit
 from unkai_scheduler.ovn.settings import OvnSettings

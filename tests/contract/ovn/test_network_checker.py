@@ -24,8 +24,8 @@ from tests.support.network_api import a_call, read, settled
 from tests.support.network_calls import a_group, a_network, a_port, a_rule, a_subnet
 from tests.support.network_check.findings import Finding, Kind
 from tests.support.network_check.sight import HostSight, Sight
-from tests.support.ovn import applied, until_reached
 from tests.support.ovn_databases import OvnDatabases
+from tests.support.ovn_members import applied, until_reached
 from tests.support.ovsdb_look import members
 from tests.support.routing_calls import a_floating_ip, a_load_balancer, a_way_out
 from tests.support.sights import uuid_of

@@ -23,8 +23,8 @@ from tests.support.network_loop import (
     until,
     until_settled,
 )
-from tests.support.ovn import until_reached
 from tests.support.ovn_daemons import OvnDaemons
+from tests.support.ovn_members import until_reached
 from unkai.network.v1 import network_service_pb2, port_service_pb2
 from unkai_scheduler.ovn.northbound.networks import METADATA_V4
 from unkai_scheduler.ovn.process import OvnNorthbound

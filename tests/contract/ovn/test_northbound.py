@@ -7,18 +7,9 @@ import asyncio
 import pytest
 
 from tests.support.acceptance import count
-from tests.support.ovn import (
-    World,
-    applied,
-    gone,
-    group,
-    hearing,
-    port,
-    switch,
-    until_lost,
-    until_reached,
-    uuid_of,
-)
+from tests.support.ovn_members import applied, hearing, until_lost, until_reached
+from tests.support.ovn_units import gone, group, port, switch, uuid_of
+from tests.support.ovn_worlds import World
 from unkai_scheduler.ovn.rows import KEYS, UNIT, Outcome, Place, Ref, Row, Unit
 from unkai_wire.errors import Conflict, Unavailable
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tests.support.acceptance import seeded
-from tests.support.ovn import gone, group, port, switch
+from tests.support.ovn_units import gone, group, port, switch
 from unkai_scheduler.ovn.chunks import MAX_ROWS, chunks, in_order
 from unkai_scheduler.ovn.encoding import refs_of
 from unkai_scheduler.ovn.rows import Unit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.ovn import port, switch
+from tests.support.ovn_units import port, switch
 from unkai_scheduler.ovn.fake import FakeOvn
 from unkai_scheduler.ovn.hearsay import MAX_UNITS, Hearsay
 from unkai_scheduler.ovn.port import Changed

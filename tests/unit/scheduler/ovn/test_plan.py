@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests.support.acceptance import count, seeded
-from tests.support.ovn import gone, group, port, switch, uuid_of
+from tests.support.ovn_units import gone, group, port, switch, uuid_of
 from unkai_scheduler.ovn.encoding import Piece
 from unkai_scheduler.ovn.fake_database import Refused, Tables
 from unkai_scheduler.ovn.index import Index
