@@ -13,10 +13,10 @@ from unkai_agent.converge import machines
 from unkai_agent.converge.account import Account
 from unkai_agent.converge.machines import Machinery
 from unkai_agent.converge.plugging import (
-    LOOK_S,
     PORTS_S,
     Plug,
     Plugging,
+    look_s,
     next_plug,
     not_installed,
     port_statuses,
@@ -24,6 +24,8 @@ from unkai_agent.converge.plugging import (
 from unkai_agent.domain.machines import LedgerEntry, MachineState
 
 _LOG = structlog.get_logger("unkai.agent.converge")
+_LOOK_MOST_S = 1.0
+"""A guest is kept waiting no longer than this for a look at its ports."""
 
 
 class PausedStart:
@@ -58,7 +60,7 @@ class PausedStart:
         sites_up = machinery.sites_up({port.network_id for port in entry.spec.ports})
         plug = next_plug(entry, wirings, sites_up=sites_up, waited_s=waited_s)
         if plug is Plug.WAIT:
-            return LOOK_S
+            return look_s(waited_s, _LOOK_MOST_S)
         if plug is Plug.GIVE_UP:
             await machines.remove(machinery, entry.spec.instance_id, self._account.step)
             await self._account.note(entry, plugging=False)

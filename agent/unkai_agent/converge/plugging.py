@@ -20,8 +20,15 @@ PORTS_S = 30.0
 """How long ports may take to be installed; in a sound cloud it is a fraction of a second."""
 SITES_S = 5.0
 """How long the metadata service of installed ports is waited for; images ask it more than once."""
-LOOK_S = 0.2
-"""Between looks at the ports."""
+LOOK_S = 0.05
+"""Between the first looks at the ports."""
+_SLOWER = 8.0
+"""Looks become rarer: one after each such part of the wait so far."""
+
+
+def look_s(waited_s: float, most_s: float) -> float:
+    """Return when to look again at ports that have been waited for so long; `most_s` at most."""
+    return min(most_s, max(LOOK_S, waited_s / _SLOWER))
 
 
 class Plug(Enum):

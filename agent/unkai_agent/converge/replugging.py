@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import structlog
 
 from unkai_agent.converge.machines import Machinery, domain_port, wirings
-from unkai_agent.converge.plugging import LOOK_S, port_status
+from unkai_agent.converge.plugging import look_s, port_status
 from unkai_agent.domain.machines import LedgerEntry
 from unkai_agent.domain.ports import PortStatus
 from unkai_agent.network.driver import NetworkDriver
@@ -26,8 +26,6 @@ _LOG = structlog.get_logger("unkai.agent.converge")
 ASK_AGAIN_S = 10.0
 """Between askings of a guest that does not let go of a port."""
 _LOOK_MOST_S = 30.0
-_SLOWER = 8.0
-"""Looks become rarer: after so many times the wait since the last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +143,7 @@ class Replugging:
             return None
         if self._since_s is None:
             self._since_s = now_s
-        return min(_LOOK_MOST_S, max(LOOK_S, (now_s - self._since_s) / _SLOWER))
+        return look_s(now_s - self._since_s, _LOOK_MOST_S)
 
     async def _tried(self, port_id: str, act: Awaitable[None]) -> bool:
         try:

@@ -17,6 +17,7 @@ from unkai_agent.converge.plugging import (
     PORTS_S,
     SITES_S,
     Plug,
+    look_s,
     next_plug,
     not_installed,
     port_statuses,
@@ -40,6 +41,15 @@ def decided(entry: LedgerEntry, state: DomainState, *, by_error: bool = False) -
 
 def an_entry(**changes: object) -> LedgerEntry:
     return LedgerEntry(SPEC, 1, **changes)  # type: ignore[arg-type]
+
+
+def test_a_port_is_seen_soon_after_it_is_installed_and_looks_stay_few() -> None:
+    waited_s, looks = 0.0, 0
+    while waited_s < PORTS_S:
+        again_s = look_s(waited_s, most_s=1.0)
+        assert again_s <= max(0.05, waited_s / 4)
+        waited_s, looks = waited_s + again_s, looks + 1
+    assert looks <= 60
 
 
 def test_a_paused_start_is_not_resumed_by_itself() -> None:
