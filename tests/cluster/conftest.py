@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from tests.support import acceptance, databases
 from tests.support.cloud import Cloud, a_cloud
 from tests.support.fast_loop import FastLoop
+from tests.support.lock_order import watched
 
 
 def pytest_asyncio_loop_factories(
@@ -23,6 +24,14 @@ def pytest_asyncio_loop_factories(
 def shows() -> acceptance.Shows:
     """Record what a line of the acceptance table showed, and on which database."""
     return lambda line, text: acceptance.show(f"{line}, {databases.kind()}", text)
+
+
+@pytest.fixture(autouse=True)
+def _lock_order(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail a test in which rows were locked out of order."""
+    with watched(monkeypatch) as order:
+        yield
+    assert not order.broken, "\n".join(order.broken)
 
 
 @pytest.fixture

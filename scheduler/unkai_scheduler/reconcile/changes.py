@@ -69,10 +69,15 @@ def differs(change: Change) -> bool:
     )
 
 
+def frees(change: Change) -> bool:
+    """Tell whether a change, once it is written, lets go of what its instance is plugged in by."""
+    return isinstance(change.action, Fail | Forget)
+
+
 def write(conn: Connection, change: Change, office: Office, now: datetime) -> bool:
     """Write one change; False when the rows are not what the decision was made on.
 
-    The caller has locked the instance.
+    The caller has locked the instance, and what it is plugged in by when the change `frees` that.
     """
     seen, action = change.seen, change.action
     stored = instances.get(conn, seen.instance.id)

@@ -293,6 +293,7 @@ class InstanceLoop:
 
         def work(conn: Connection) -> list[bool | None]:
             instances.lock(conn, *(change.seen.instance.id for change in batch))
+            office.plugs.lock(conn, [c.seen.instance.id for c in batch if changes.frees(c)])
             return [changes.write(conn, change, office, now) for change in batch]
 
         ids = [c.action.operation.id for c in batch if c.action.operation is not None]

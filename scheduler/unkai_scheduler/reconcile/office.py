@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -69,12 +69,18 @@ class Nobody:
 class Plugs(Protocol):
     """Whoever looks after the ports of instances."""
 
+    def lock(self, conn: Connection, instance_ids: Iterable[str]) -> None:
+        """Lock what shall be freed of several instances, at once; these are locked."""
+
     def free(self, conn: Connection, instance_id: str) -> None:
         """Free all that a locked instance is plugged in by; nothing is left of it on any host."""
 
 
 class NoPlugs:
     """What looks after ports where nothing is plugged in."""
+
+    def lock(self, conn: Connection, instance_ids: Iterable[str]) -> None:
+        """Let it be."""
 
     def free(self, conn: Connection, instance_id: str) -> None:
         """Let it be."""

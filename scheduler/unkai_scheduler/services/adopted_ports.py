@@ -44,6 +44,7 @@ class AdoptedPorts:
         if not told:
             return []
         resolve_project(self._conn, row.project_id)
+        self._lock(told)
         warnings: list[str] = []
         taken = {port.position for port in ports.of_owner(self._conn, row.id)}
         for order in told:
@@ -52,11 +53,18 @@ class AdoptedPorts:
                 warnings.append(f"its port {order.port_id[:64]!r} {problem}")
         return warnings
 
+    def _lock(self, told: Sequence[PortOrder]) -> None:
+        """Hold the networks that are told of, and lock their subnets and these ports, at once."""
+        on = {order.network_id for order in told if is_id("network", order.network_id)}
+        networks.lock(self._conn, locked=(), held=on)
+        subnets.lock_of(self._conn, *on)
+        ports.lock(self._conn, *[one.port_id for one in told if is_id("port", one.port_id)])
+
     def _plug(self, row: Instance, order: PortOrder, taken: set[int]) -> str:
         """Plug in one port; return what is wrong or new about it."""
         if not is_id("port", order.port_id):
             return "is none: it is left out"
-        known = ports.locked(self._conn, order.port_id)
+        known = ports.get(self._conn, order.port_id)
         if known is not None and known.owner_id == row.id:
             return ""
         if order.position in taken:
@@ -104,7 +112,7 @@ class AdoptedPorts:
         )
 
     def _network(self, row: Instance, network_id: str) -> Network | None:
-        network = networks.held(self._conn, network_id) if is_id("network", network_id) else None
+        network = networks.get(self._conn, network_id) if is_id("network", network_id) else None
         if network is None or not (network.shared or network.project_id == row.project_id):
             return None
         return network
@@ -112,7 +120,6 @@ class AdoptedPorts:
     def _take(self, port: Port, told: Sequence[AddressOrder]) -> list[str]:
         """Give a port its addresses back; return those that it cannot have."""
         there = subnets.of_network(self._conn, port.network_id)
-        subnets.lock(self._conn, *sorted(subnet.id for subnet in there))
         lost: list[str] = []
         for position, one in enumerate(told):
             subnet = _subnet_of(there, one.address)

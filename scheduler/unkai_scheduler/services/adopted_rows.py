@@ -164,7 +164,8 @@ def project_of(
     if project_id:
         return resolve_project(conn, project_id)
     remembered = held.order.instance.project_id
-    known = projects.locked(conn, remembered) if is_id("project", remembered) else None
+    seen = projects.get(conn, remembered) if is_id("project", remembered) else None
+    known = projects.locked(conn, seen.id) if seen is not None else None
     if known is not None:
         return known
     default = resolve_project(conn, "")

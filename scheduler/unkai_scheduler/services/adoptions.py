@@ -25,6 +25,7 @@ from unkai_scheduler.domain.instances import Claim, Instance, may_be_adopted
 from unkai_scheduler.domain.machines import Machine, MachineState
 from unkai_scheduler.domain.names import check_name
 from unkai_scheduler.domain.operations import OperationState, end
+from unkai_scheduler.domain.resources import Project
 from unkai_scheduler.images.port import ImageStore
 from unkai_scheduler.placement.allocation import AllocationRatios, claimable
 from unkai_scheduler.services import adopted_images, adopted_rows
@@ -34,6 +35,7 @@ from unkai_scheduler.services.checks import Violations, found
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.live import LeaderView, LiveView
 from unkai_scheduler.services.mutations import Subject, mutate, recalled, record
+from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.settings import RatioSettings
 from unkai_scheduler.store import claims, hosts, instances, operations, ports, tombstones
 from unkai_wire.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
@@ -154,13 +156,20 @@ class AdoptionsService:
         image_bytes: FoundBytes,
     ) -> Adopted:
         machine, now = held.machine, self._context.clock()
+        seen, warnings = _check_free(conn, draft.instance_id), list[str]()
+        if seen is None:
+            project = adopted_rows.project_of(conn, draft.project_id, held, warnings)
+        else:
+            project = resolve_project(conn, seen.project_id)
         instances.lock(conn, draft.instance_id)
         known = _check_free(conn, draft.instance_id)
         _check_not_buried(conn, machine)
         host = _known_host(conn, machine.host_id)
-        warnings = self._images.mend(conn, call, held.order.image, image_bytes)
+        warnings += self._images.mend(conn, call, held.order.image, image_bytes)
         if known is None:
-            row = self._insert(conn, draft, held, warnings, image_bytes=image_bytes)
+            row = self._insert(
+                conn, draft, held, warnings, project=project, image_bytes=image_bytes
+            )
         else:
             row = self._rejoin(conn, draft, known, held, warnings, image_bytes=image_bytes)
             self._end_create(conn, call, row)
@@ -189,11 +198,11 @@ class AdoptionsService:
         held: HeldMachine,
         warnings: list[str],
         *,
+        project: Project,
         image_bytes: FoundBytes,
     ) -> Instance:
         """Write an instance that the database does not know, with what it stands on."""
         now = self._context.clock()
-        project = adopted_rows.project_of(conn, draft.project_id, held, warnings)
         row = adopted_rows.instance_of(held, project.id, now, self._context.new_etag())
         name = adopted_rows.name_of(
             conn, row, draft.name, warnings, rename_if_taken=draft.rename_if_taken

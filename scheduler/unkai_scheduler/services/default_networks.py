@@ -11,7 +11,7 @@ gateway later. A launch never fails for want of one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from ipaddress import ip_network
 from itertools import count
@@ -52,6 +52,22 @@ _RANGES = 1 << 16
 """Subnets of 24 bits in 10.0.0.0/8, and of 64 bits in a prefix of 48."""
 
 
+def lock_for_default(conn: Connection, project: Project, *, besides: Iterable[str] = ()) -> None:
+    """Lock what `ensure_default_network` changes and takes from, and `besides`: networks to be on.
+
+    The project is locked. It takes all at once, in one order, whichever network is which.
+    """
+    known, named = networks.default_of(conn, project.id), None
+    held = set(besides)
+    if known is not None:
+        held.add(known.id)
+    else:
+        named = networks.find(conn, project.id, DEFAULT_NETWORK)
+        held |= {network.id for network in _only_outside(conn)}
+    networks.lock(conn, locked=[named.id] if named else (), held=held)
+    subnets.lock_of(conn, *held, *([named.id] if named else ()))
+
+
 def ensure_default_network(
     conn: Connection,
     context: ServiceContext,
@@ -62,8 +78,8 @@ def ensure_default_network(
 ) -> Network:
     """Return the project's default network; one that has none gets it now.
 
-    The project is locked (`resolve_project`). Raises `FailedPrecondition` /
-    NETWORKING_NOT_CONFIGURED where there are no networks.
+    The project is locked (`resolve_project`), and the rest (`lock_for_default`). Raises
+    `FailedPrecondition` / NETWORKING_NOT_CONFIGURED where there are no networks.
     """
     known = networks.default_of(conn, project.id)
     if known is not None:
@@ -216,17 +232,21 @@ def _join(
 
 def _way_out(conn: Connection) -> GatewayDraft | None:
     """Return the only external network there is, if it has an address left of each version."""
-    outside = networks.list_page(conn, after=None, limit=2, external=True)
-    if len(outside) != 1:
+    outside = _only_outside(conn)
+    if not outside:
         return None
-    networks.held(conn, outside[0].id)
-    subnets.lock(conn, *[subnet.id for subnet in subnets.of_network(conn, outside[0].id)])
     there = subnets.of_network(conn, outside[0].id)
     versions = {subnet.version for subnet in there}
     with_room = {
         subnet.version for subnet in there if subnet.used_address_count < count_of(subnet.ranges)
     }
     return GatewayDraft(outside[0].id) if versions and versions == with_room else None
+
+
+def _only_outside(conn: Connection) -> list[Network]:
+    """Return the only external network there is; none when there are several."""
+    outside = networks.list_page(conn, after=None, limit=2, external=True)
+    return outside if len(outside) == 1 else []
 
 
 def _free_name(name: str, find: Callable[[str], object]) -> str:

@@ -1,11 +1,12 @@
 """Where a floating address leads: which address of which port, and by which router.
 
-Within one transaction. The router is held before the port, and both before the floating address's
-row is locked: those who remove a port lock it first, and then what leads to it.
+Within one transaction. The router is held before the port is locked, and both before the floating
+address's row is: those who remove a port lock it first, and then what leads to it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,18 +35,27 @@ class Target:
 
 
 def find_target(
-    conn: Connection, project_id: str, outside: Network, port_id: str, address: str
+    conn: Connection,
+    project_id: str,
+    outside: Network,
+    port_id: str,
+    address: str,
+    *,
+    lock_between: Callable[[], None] = lambda: None,
 ) -> Target:
     """Return the way from an external network to an address of a port; an empty port: nowhere.
 
     `address`: empty means the port's first of IPv4. Locks the port, holds the router.
+    `lock_between`: locks what comes after the one and before the other.
     """
     if not port_id:
+        lock_between()
         return Target()
     port = _port(project_id, port_id, ports.get(conn, port_id))
     fixed = _fixed(port, address)
     router = _way(conn, port, fixed, outside)
     routers.held(conn, router.id)
+    lock_between()
     port = _port(project_id, port_id, ports.locked(conn, port_id))
     if fixed not in port.addresses or _way(conn, port, fixed, outside).id != router.id:
         raise Conflict(

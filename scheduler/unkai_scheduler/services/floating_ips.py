@@ -27,7 +27,7 @@ from unkai_scheduler.services.networking import check_configured
 from unkai_scheduler.services.owned_ports import OwnedPorts, subnet_of, take_free
 from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.services.router_places import check_external
-from unkai_scheduler.store import addresses, floating_ips, networks, subnets
+from unkai_scheduler.store import addresses, floating_ips, networks, ports, subnets
 from unkai_wire.errors import FailedPrecondition, InvalidArgument
 from unkai_wire.ids import check_id
 
@@ -94,8 +94,14 @@ class FloatingIpsService:
         def work(conn: Connection) -> FloatingIp:
             project = resolve_project(conn, project_id)
             network = _external(conn, draft.network_id)
-            target = find_target(conn, project.id, network, draft.port_id, draft.fixed_address)
-            network = found("network", network.id, networks.held(conn, network.id))
+            target = find_target(
+                conn,
+                project.id,
+                network,
+                draft.port_id,
+                draft.fixed_address,
+                lock_between=partial(_hold, conn, network),
+            )
             check_alone(conn, target, ident)
             holder = OwnedPorts(conn, self._context, call).make(
                 network, project.id, PortOwner.FLOATING_IP, ident
@@ -175,12 +181,14 @@ class FloatingIpsService:
         """Remove a floating address; its holder gives the address back."""
 
         def work(conn: Connection) -> FloatingIp:
-            row = fetch(
+            seen = fetch(
                 "floating_ip",
                 floating_ip_id,
                 "floating_ip_id",
-                lambda ident: floating_ips.locked(conn, ident),
+                lambda ident: floating_ips.get(conn, ident),
             )
+            ports.lock(conn, seen.holder_port_id)
+            row = found("floating_ip", seen.id, floating_ips.locked(conn, seen.id))
             check_etag("floating_ip", row.id, row.etag, etag)
             self._changes(conn, call).remove(row)
             return row
@@ -248,6 +256,12 @@ def _external(conn: Connection, network_id: str) -> Network:
     network = found("network", network_id, networks.get(conn, network_id))
     check_external(network)
     return network
+
+
+def _hold(conn: Connection, network: Network) -> None:
+    """Hold an external network and lock its subnets, of which an address is about to be taken."""
+    found("network", network.id, networks.held(conn, network.id))
+    subnets.lock_of(conn, network.id)
 
 
 def _no_only_one(several: Sequence[Network]) -> FailedPrecondition:

@@ -7,6 +7,7 @@ creation up: so no address outlives what it was for, and none is given out twice
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -36,15 +37,20 @@ class InstancePorts:
     scheduler: str
     """The leader's name, who is the actor of the events."""
 
+    def lock(self, conn: Connection, instance_ids: Iterable[str]) -> None:
+        """Lock what shall be freed of several instances, at once; these are locked."""
+        owned = ports.of_owners(conn, instance_ids)
+        port_removals.lock(conn, [port.id for some in owned.values() for port in some])
+
     def free(self, conn: Connection, instance_id: str) -> None:
-        """Free all that an instance is plugged in by; the instance is locked."""
-        idents = [port.id for port in ports.of_owner(conn, instance_id)]
-        if not idents:
+        """Free all that an instance is plugged in by; it is locked, and its ports (`lock`)."""
+        owned = ports.of_owner(conn, instance_id)
+        if not owned:
             return
+        idents = [port.id for port in owned]
         call = Call(Principal(Role.SCHEDULER, self.scheduler), "")
-        locked = port_removals.lock(conn, idents)
         FloatingIpChanges(conn, self.context, call).take_from(idents)
-        for port in locked:
+        for port in sorted(owned, key=lambda port: port.id):
             if port.delete_with_owner:
                 port_removals.remove_port(conn, self.context, call, port)
             else:

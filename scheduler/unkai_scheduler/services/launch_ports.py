@@ -18,12 +18,16 @@ from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.services import ovn_work
 from unkai_scheduler.services.checks import Violations, found
 from unkai_scheduler.services.context import Call, ServiceContext
-from unkai_scheduler.services.default_networks import ensure_default_network
+from unkai_scheduler.services.default_networks import (
+    ensure_default_network,
+    lock_for_default,
+)
 from unkai_scheduler.services.instance_ports import MAX_INTERFACES, free_port
 from unkai_scheduler.services.networking import check_configured, record_change
 from unkai_scheduler.services.port_drafts import Checked, PortDraft, check_changes
 from unkai_scheduler.services.ports import make_port
-from unkai_scheduler.store import networks, ports, subnets
+from unkai_scheduler.services.security_groups import ensure_default_group
+from unkai_scheduler.store import networks, ports, security_groups, subnets
 from unkai_wire.errors import InvalidArgument
 from unkai_wire.ids import check_id
 
@@ -94,13 +98,15 @@ class LaunchPorts:
         (`wanted`).
         """
         check_configured(self.settings)
-        drafts = self._with_networks(conn, call, project, drafts)
-        named = sorted({draft.network_id for draft in drafts if draft.network_id})
-        for ident in named:
-            networks.held(conn, ident)
-        there = subnets.of_networks(conn, named)
-        subnets.lock(conn, *sorted(subnet.id for some in there.values() for subnet in some))
-        ports.lock(conn, *sorted(draft.port_id for draft in drafts if draft.port_id))
+        named = {draft.network_id for draft in drafts if draft.network_id}
+        if _needs_default(drafts):
+            lock_for_default(conn, project, besides=named)
+            drafts = self._with_default(conn, call, project, drafts)
+        else:
+            networks.lock(conn, locked=(), held=named)
+            subnets.lock_of(conn, *named)
+        ports.lock(conn, *[draft.port_id for draft in drafts if draft.port_id])
+        drafts = self._in_groups(conn, call, project, drafts)
         plugged = []
         for number, draft in enumerate(drafts):
             if draft.port_id:
@@ -129,7 +135,7 @@ class LaunchPorts:
             return drafts
         return (InterfaceDraft(),)
 
-    def _with_networks(
+    def _with_default(
         self,
         conn: Connection,
         call: Call,
@@ -137,13 +143,28 @@ class LaunchPorts:
         drafts: Sequence[InterfaceDraft],
     ) -> list[InterfaceDraft]:
         """Return the drafts with the default network where they name neither that nor a port."""
-        if all(draft.port_id or draft.network_id for draft in drafts):
-            return list(drafts)
         network = ensure_default_network(conn, self.context, call, project, settings=self.settings)
         return [
             draft if draft.port_id or draft.network_id else replace(draft, network_id=network.id)
             for draft in drafts
         ]
+
+    def _in_groups(
+        self, conn: Connection, call: Call, project: Project, drafts: Sequence[InterfaceDraft]
+    ) -> list[InterfaceDraft]:
+        """Return the drafts with the default group where a port is made in none; all are held."""
+        grouped = list(drafts)
+        if any(not draft.port_id and not draft.security_group_ids for draft in drafts):
+            default = ensure_default_group(conn, self.context, call, project).id
+            grouped = [
+                draft
+                if draft.port_id or draft.security_group_ids
+                else replace(draft, security_group_ids=(default,))
+                for draft in drafts
+            ]
+        named = {ident for draft in grouped for ident in draft.security_group_ids}
+        security_groups.lock(conn, locked=(), held=named)
+        return grouped
 
     def _make(self, conn: Connection, call: Call, project: Project, draft: InterfaceDraft) -> Port:
         return make_port(
@@ -176,6 +197,10 @@ class LaunchPorts:
         ports.replace(conn, port, etag=None)
         ovn_work.touched(conn, self.context, "port", port.id, reason="plugged in")
         return found("port", port.id, ports.get(conn, port.id))
+
+
+def _needs_default(drafts: Sequence[InterfaceDraft]) -> bool:
+    return any(not draft.port_id and not draft.network_id for draft in drafts)
 
 
 def _checked(draft: InterfaceDraft, path: str, before: Sequence[InterfaceDraft]) -> InterfaceDraft:

@@ -1,11 +1,13 @@
 """Changes of load balancers within a transaction: members met, rows, units of OVN, the event.
 
-Subnets are locked first, then members' ports are held, then the load balancer's row is locked.
+What a member's health check needs may be on another project's network (`projects_beside`): projects
+are held first, then networks, subnets are locked, members' ports held, and at the end the load
+balancer's own row is locked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -29,6 +31,12 @@ if TYPE_CHECKING:
 _MEMBERS = {None, PortOwner.INSTANCE}
 
 
+def projects_beside(conn: Connection, listeners: Iterable[Listener]) -> set[str]:
+    """Return the projects in which an address for checks of these members may be made."""
+    on = {port.network_id for port in _members(conn, listeners)}
+    return {network.project_id for network in networks.list_some(conn, on)}
+
+
 class LoadBalancerChanges:
     """What one call does to load balancers."""
 
@@ -40,8 +48,10 @@ class LoadBalancerChanges:
 
     def make(self, row: LoadBalancer, address: str) -> LoadBalancer:
         """Insert a load balancer with a port for its address; empty `address`: one that is free."""
-        subnet = self._usable(row)
-        self._lock_subnets({subnet.id}, row.listeners, version=subnet.version)
+        subnet = found("subnet", row.subnet_id, subnets.get(self._conn, row.subnet_id))
+        members = self._lock(row.listeners, version=subnet.version, own=subnet)
+        self._check_usable(row, subnet)
+        _check_members(row, members, subnet.version)
         network = found("network", subnet.network_id, networks.get(self._conn, subnet.network_id))
         port = self._ports.make(network, row.project_id, PortOwner.LOAD_BALANCER, row.id)
         if address:
@@ -50,21 +60,21 @@ class LoadBalancerChanges:
         else:
             taken = take_free(self._conn, [subnet], port.id)
         row = replace(row, port_id=port.id, address=taken.address)
-        members = self._held(row)
         load_balancers.insert(self._conn, row)
-        probe_sources.keep(self._conn, self._ports, probe_sources.checked_subnets(row, members))
+        checked = probe_sources.checked_subnets(row, members.values())
+        probe_sources.keep(self._conn, self._ports, checked)
         return self._end(row, EventType.CREATED, "was made")
 
     def change(self, seen: LoadBalancer, new: LoadBalancer, etag: str) -> LoadBalancer:
         """Write a load balancer that was read as `seen`, which is not locked yet."""
-        version = version_of(seen.address)
-        self._lock_subnets(set(), (*seen.listeners, *new.listeners), version=version)
+        version, members = version_of(seen.address), dict[str, Port]()
         if new.listeners != seen.listeners:
-            self._held(new)
+            members = self._lock((*seen.listeners, *new.listeners), version=version)
+            _check_members(new, members, version)
         old = self._locked(seen, etag)
         new = replace(new, etag=self._context.new_etag(), update_time=self._context.clock())
-        needed = probe_sources.checked_subnets(new, self._ports_of(new.listeners))
-        before = probe_sources.checked_subnets(old, self._ports_of(old.listeners))
+        needed = probe_sources.checked_subnets(new, members.values())
+        before = probe_sources.checked_subnets(old, members.values())
         load_balancers.replace(self._conn, new, etag=old.etag)
         probe_sources.keep(self._conn, self._ports, needed)
         probe_sources.release(self._conn, self._ports, before - needed)
@@ -72,53 +82,50 @@ class LoadBalancerChanges:
 
     def remove(self, seen: LoadBalancer, etag: str) -> None:
         """Remove a load balancer that was read as `seen`; no floating address leads to it then."""
-        self._lock_subnets(set(), seen.listeners, version=version_of(seen.address))
-        ports.locked(self._conn, seen.port_id)
+        version = version_of(seen.address)
+        members = self._lock(seen.listeners, version=version, own_port_id=seen.port_id)
         FloatingIpChanges(self._conn, self._context, self._call).take_from([seen.port_id])
         row = self._locked(seen, etag)
-        before = probe_sources.checked_subnets(row, self._ports_of(row.listeners))
+        before = probe_sources.checked_subnets(row, members.values())
         load_balancers.delete(self._conn, row.id)
         self._ports.remove([row.port_id])
         probe_sources.release(self._conn, self._ports, before)
         ovn_work.removed(self._conn, self._context, "load_balancer", row.id)
         self._record(row, EventType.DELETED, "was removed")
 
-    def _usable(self, row: LoadBalancer) -> Subnet:
-        """Return the subnet of a new load balancer, which its project may use."""
-        subnet = found("subnet", row.subnet_id, subnets.get(self._conn, row.subnet_id))
-        network = networks.held(self._conn, subnet.network_id)
+    def _check_usable(self, row: LoadBalancer, subnet: Subnet) -> None:
+        """Raise `NotFound` unless a project may use the subnet of its new load balancer."""
+        network = networks.get(self._conn, subnet.network_id)
         if network is None or not (network.shared or network.project_id == row.project_id):
             raise NotFound.of("subnet", row.subnet_id)
-        return subnet
 
-    def _lock_subnets(
-        self, more: Iterable[str], listeners: Sequence[Listener], *, version: int
-    ) -> None:
-        """Lock the subnets of members, where an address for checks may come or go, and these."""
-        of_members = {
+    def _lock(
+        self,
+        listeners: Sequence[Listener],
+        *,
+        version: int,
+        own: Subnet | None = None,
+        own_port_id: str = "",
+    ) -> dict[str, Port]:
+        """Lock all but projects that goes with members, and return these as far as they are there.
+
+        Their ports are held; locked are the subnets that they are checked on, and what keeps the
+        addresses for that. `own`, `own_port_id`: what of the load balancer's own is locked too.
+        """
+        members = _members(self._conn, listeners)
+        on = {port.network_id for port in members} | ({own.network_id} if own else set())
+        networks.lock(self._conn, locked=(), held=on)
+        checked = {
             one.subnet_id
-            for port in self._ports_of(listeners)
+            for port in members
             for one in port.addresses
             if version_of(one.address) == version
         }
-        subnets.lock(self._conn, *sorted({*more, *of_members}))
-
-    def _ports_of(self, listeners: Sequence[Listener]) -> list[Port]:
-        named = {member.port_id for listener in listeners for member in listener.members}
-        return ports.list_some(self._conn, named)
-
-    def _held(self, row: LoadBalancer) -> list[Port]:
-        """Return the ports of all members, held; raise when one of them cannot be one."""
-        named = {member.port_id for listener in row.listeners for member in listener.members}
-        version = version_of(row.address)
-        members = []
-        for ident in sorted(named):
-            port = found("port", ident, ports.held(self._conn, ident))
-            if port.project_id != row.project_id:
-                raise NotFound.of("port", ident)
-            _check_member(port, version)
-            members.append(port)
-        return members
+        subnets.lock(self._conn, *checked, *([own.id] if own else []))
+        keeping = probe_sources.port_ids(self._conn, checked)
+        own_ports = [own_port_id] if own_port_id else []
+        ports.lock(self._conn, *keeping, *own_ports, held=[port.id for port in members])
+        return {port.id: port for port in _members(self._conn, listeners)}
 
     def _locked(self, seen: LoadBalancer, etag: str) -> LoadBalancer:
         row = found("load_balancer", seen.id, load_balancers.locked(self._conn, seen.id))
@@ -143,6 +150,21 @@ class LoadBalancerChanges:
             change=change,
             what=what,
         )
+
+
+def _members(conn: Connection, listeners: Iterable[Listener]) -> list[Port]:
+    named = {member.port_id for listener in listeners for member in listener.members}
+    return ports.list_some(conn, named)
+
+
+def _check_members(row: LoadBalancer, members: Mapping[str, Port], version: int) -> None:
+    """Raise when one of those that a load balancer names cannot be a member."""
+    named = {member.port_id for listener in row.listeners for member in listener.members}
+    for ident in sorted(named):
+        port = found("port", ident, members.get(ident))
+        if port.project_id != row.project_id:
+            raise NotFound.of("port", ident)
+        _check_member(port, version)
 
 
 def _check_member(port: Port, version: int) -> None:

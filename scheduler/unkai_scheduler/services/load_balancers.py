@@ -13,7 +13,7 @@ from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.services.checks import Violations, check_mask, fetch, found
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.listing import Page, Paging, plan
-from unkai_scheduler.services.load_balancer_changes import LoadBalancerChanges
+from unkai_scheduler.services.load_balancer_changes import LoadBalancerChanges, projects_beside
 from unkai_scheduler.services.load_balancer_drafts import (
     CHANGEABLE,
     LoadBalancerDraft,
@@ -43,7 +43,7 @@ class LoadBalancersService:
         ident = self._context.new_id("load_balancer")
 
         def work(conn: Connection) -> LoadBalancer:
-            project = resolve_project(conn, project_id)
+            project = resolve_project(conn, project_id, projects_beside(conn, draft.listeners))
             now = self._context.clock()
             row = LoadBalancer(
                 id=ident,
@@ -104,7 +104,9 @@ class LoadBalancersService:
 
         def work(conn: Connection) -> LoadBalancer:
             seen = _seen(conn, load_balancer_id, "load_balancer.id")
-            resolve_project(conn, seen.project_id)  # a port may be made, which refers to it
+            listeners = draft.listeners if "listeners" in fields else ()
+            beside = projects_beside(conn, (*seen.listeners, *listeners))
+            resolve_project(conn, seen.project_id, beside)
             seen = found("load_balancer", seen.id, load_balancers.get(conn, seen.id))
             new = replace(
                 seen,

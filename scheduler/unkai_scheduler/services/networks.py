@@ -152,7 +152,10 @@ class NetworksService:
         def work(conn: Connection) -> Network:
             row = _locked(conn, network_id, "network_id")
             check_etag("network", row.id, row.etag, etag)
-            _check_unused(conn, row)
+            _check_unused(conn, row)  # before thousands of ports are locked for nothing
+            subnets.lock_of(conn, row.id)
+            ports.lock(conn, *ports.ids_on_network(conn, row.id))
+            _check_unused(conn, row)  # one may have been plugged in meanwhile
             for port in ports.of_kind_on_network(conn, row.id, None):
                 remove_port(conn, self._context, call, port)
             for subnet in subnets.of_network(conn, row.id):

@@ -107,7 +107,7 @@ class Plugging:
         )
 
     def locked(
-        self, port_id: str, path: str, lock_between: Callable[[Port], None] = lambda _port: None
+        self, port_id: str, path: str, lock_between: Callable[[Port], object] = lambda _port: None
     ) -> tuple[Instance | None, Port]:
         """Return a port with the instance that it is plugged into, both locked.
 

@@ -1,6 +1,6 @@
 """Which addresses a port gets: what was asked for, matched with what it has and what is free.
 
-Subnets are locked in the order of their ids before any address is taken, so that two callers never
+All subnets of the network are locked at once before any address is taken, so that two callers never
 wait for each other. A port keeps what it has as far as that is what is asked for.
 """
 
@@ -45,11 +45,11 @@ def assign(
 ) -> tuple[FixedAddress, ...]:
     """Give a port what is asked for, and take the rest from it; return its addresses in order.
 
+    The network's subnets are locked (`subnets.lock_of`).
     `wanted`: empty for one of each version that the network has. Raises `InvalidArgument` for what
     cannot be had there, `AlreadyExists` / ADDRESS_IN_USE, `FailedPrecondition` / NO_FREE_ADDRESS,
     or PORT_HAS_FLOATING_IP when one leads to an address that would go.
     """
-    lock_subnets(conn, port.network_id)
     there = subnets.of_network(conn, port.network_id)
     wishes = _wishes(port, there, wanted)
     kept, left = _match(wishes, port.addresses)
@@ -64,13 +64,6 @@ def assign(
     if port.addresses:
         addresses.put_in_order(conn, port.id, [some.address for some in ordered])
     return ordered
-
-
-def lock_subnets(conn: Connection, network_id: str) -> None:
-    """Keep others from taking addresses on a network until the transaction ends."""
-    idents = [subnet.id for subnet in subnets.of_network(conn, network_id)]
-    if idents:
-        subnets.lock(conn, *idents)
 
 
 def _wishes(port: Port, there: Sequence[Subnet], wanted: Sequence[FixedAddress]) -> list[_Wish]:

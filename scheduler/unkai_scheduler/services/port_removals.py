@@ -1,6 +1,6 @@
 """How a port goes: out of load balancers, with its addresses, and with its unit of OVN.
 
-Subnets are locked before ports: `lock` takes those of which an address for health checks may go.
+`lock` takes what goes with it: an address for health checks, which is one of another port.
 """
 
 from __future__ import annotations
@@ -23,21 +23,20 @@ if TYPE_CHECKING:
 
 def lock(conn: Connection, port_ids: Sequence[str]) -> list[Port]:
     """Lock ports that shall be removed, and what goes with them; return those there are, by id."""
-    lock_subnets(conn, port_ids)
-    ports.lock(conn, *sorted(port_ids))
+    of_members = _subnets_of_members(conn, port_ids)
+    subnets.lock(conn, *of_members)
+    ports.lock(conn, *port_ids, *probe_sources.port_ids(conn, of_members))
     return sorted(ports.list_some(conn, port_ids), key=lambda port: port.id)
 
 
-def lock_subnets(conn: Connection, port_ids: Sequence[str]) -> None:
-    """Lock the subnets that an address for health checks may leave once these ports are gone."""
-    of_members = [
+def _subnets_of_members(conn: Connection, port_ids: Sequence[str]) -> set[str]:
+    """Return the subnets that an address for health checks may leave once these ports are gone."""
+    return {
         one.subnet_id
         for port in ports.list_some(conn, port_ids)
         if load_balancers.naming(conn, [port.id])
         for one in port.addresses
-    ]
-    if of_members:
-        subnets.lock(conn, *sorted(set(of_members)))
+    }
 
 
 def remove_port(conn: Connection, context: ServiceContext, call: Call, port: Port) -> None:

@@ -25,7 +25,7 @@ from unkai_scheduler.services.mutations import mutate
 from unkai_scheduler.services.networking import check_configured, record_change, usable_network
 from unkai_scheduler.services.owned_ports import OwnedPorts
 from unkai_scheduler.services.plugging import Plugged, Plugging
-from unkai_scheduler.services.port_addresses import assign, lock_subnets
+from unkai_scheduler.services.port_addresses import assign
 from unkai_scheduler.services.port_drafts import (
     CHANGEABLE,
     GROUP_FIELDS,
@@ -37,7 +37,7 @@ from unkai_scheduler.services.port_drafts import (
 from unkai_scheduler.services.port_spoofing import check_identity
 from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.services.security_groups import ensure_default_group
-from unkai_scheduler.store import networks, ports, security_groups
+from unkai_scheduler.store import networks, ports, projects, security_groups, subnets
 from unkai_wire.errors import FailedPrecondition, NotFound
 from unkai_wire.ids import check_id, uuid_of
 
@@ -133,26 +133,22 @@ class PortsService:
         checked = check_changes(draft, fields)
 
         def work(conn: Connection) -> Port:
-            known = fetch("port", port_id, "port.id", lambda ident: ports.get(conn, ident))
-            groups, plugging = None, Plugging(conn, self._context, call)
-            moves = "fixed_addresses" in fields
-            if moves or fields & GROUP_FIELDS:  # projects are locked before all else
-                project = resolve_project(conn, known.project_id)
-                known = found("port", port_id, ports.get(conn, port_id))
-                if fields & GROUP_FIELDS:
-                    groups = self._groups(conn, call, project, known, draft, fields=fields)
+            plugging, moves = Plugging(conn, self._context, call), "fixed_addresses" in fields
+            if moves or fields & GROUP_FIELDS:
+                self._lock_projects(conn, port_id, moves=moves)
             instance, old = plugging.locked(
                 port_id,
                 "port.id",
-                lambda port: lock_subnets(conn, port.network_id) if moves else None,
+                lambda port: _lock_moving(conn, port) if moves else None,
             )
             check_etag("port", old.id, old.etag, etag)
             _check_ours(old, fields)
+            groups = self._groups(conn, call, old, draft, fields)
             new = replace(
                 old,
                 name=draft.name if "name" in fields else old.name,
                 labels=dict(draft.labels) if "labels" in fields else old.labels,
-                security_group_ids=old.security_group_ids if groups is None else groups,
+                security_group_ids=groups,
                 pairs=checked.pairs if "allowed_address_pairs" in fields else old.pairs,
                 qos=draft.qos if "qos" in fields else old.qos,
                 etag=self._context.new_etag(),
@@ -184,7 +180,7 @@ class PortsService:
         def work(conn: Connection) -> Port:
             plugging = Plugging(conn, self._context, call)
             instance, row = plugging.locked(
-                port_id, "port_id", lambda port: port_removals.lock_subnets(conn, [port.id])
+                port_id, "port_id", lambda port: port_removals.lock(conn, [port.id])
             )
             check_etag("port", row.id, row.etag, etag)
             _check_ours(row, frozenset())
@@ -220,26 +216,32 @@ class PortsService:
 
         return await mutate(self._context, call, Plugged, work, wakes=[port_id])
 
+    @staticmethod
+    def _lock_projects(conn: Connection, port_id: str, *, moves: bool) -> None:
+        """Lock a port's project, in which a group may be made, before all else.
+
+        Where the port moves, hold its network's: an address for health checks may be made there.
+        """
+        port = fetch("port", port_id, "port.id", lambda ident: ports.get(conn, ident))
+        network = networks.get(conn, port.network_id) if moves else None
+        resolve_project(conn, port.project_id, held=[network.project_id] if network else [])
+
     def _groups(
-        self,
-        conn: Connection,
-        call: Call,
-        project: Project,
-        port: Port,
-        draft: PortDraft,
-        *,
-        fields: frozenset[str],
+        self, conn: Connection, call: Call, port: Port, draft: PortDraft, fields: frozenset[str]
     ) -> tuple[str, ...]:
-        """Return the groups that a port shall be in from now on."""
+        """Return the groups that a locked port shall be in from now on, held."""
+        if not fields & GROUP_FIELDS:
+            return port.security_group_ids
         said_ids = "security_group_ids" in fields
         said_none = "no_security_groups" in fields
         wants_none = draft.no_security_groups if said_none else not port.security_group_ids
         if said_ids and draft.security_group_ids:
-            return _own_groups(conn, project.id, draft.security_group_ids)
+            return _own_groups(conn, port.project_id, draft.security_group_ids)
         if wants_none:
             return ()
         if not said_ids and port.security_group_ids:
             return port.security_group_ids
+        project = found("project", port.project_id, projects.get(conn, port.project_id))
         return (ensure_default_group(conn, self._context, call, project).id,)
 
 
@@ -255,6 +257,7 @@ def make_port(
 ) -> Port:
     """Make a port in a project, which is locked, and give it addresses; return it as it is then."""
     network = usable_network(conn, project.id, draft.network_id, "port.network_id")
+    subnets.lock_of(conn, network.id)
     if draft.security_group_ids:
         groups = _own_groups(conn, project.id, draft.security_group_ids)
     elif draft.no_security_groups:
@@ -300,6 +303,14 @@ def _mac(
         if ports.by_mac(conn, network_id, mac) is None:
             return mac
         ident = context.new_id("port")
+
+
+def _lock_moving(conn: Connection, port: Port) -> None:
+    """Lock what changes when a port's addresses do, and the port."""
+    networks.held(conn, port.network_id)
+    subnets.lock_of(conn, port.network_id)
+    there = subnets.of_network(conn, port.network_id)
+    ports.lock(conn, port.id, *probe_sources.port_ids(conn, [subnet.id for subnet in there]))
 
 
 def _own_groups(conn: Connection, project_id: str, idents: Sequence[str]) -> tuple[str, ...]:

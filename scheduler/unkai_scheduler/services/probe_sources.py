@@ -4,7 +4,8 @@ OVN answers for it there, so nothing else may have it: it is one of a port of it
 is the subnet in the load balancers' stead. It is made with the first member that is checked, and
 goes when none is left.
 
-Whoever takes a member away, by its port too, calls `release`; the subnets are locked before ports.
+Whoever takes a member away, by its port too, calls `release`; the subnets are locked then, and the
+ports that may go (`port_ids`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ def is_probe(port: Port) -> bool:
     return port.owner is PortOwner.LOAD_BALANCER and port.owner_id.startswith("sub-")
 
 
+def port_ids(conn: Connection, subnet_ids: Iterable[str]) -> list[str]:
+    """Return the ids of the ports that keep the addresses for checks on these subnets."""
+    return [port.id for owned in ports.of_owners(conn, subnet_ids).values() for port in owned]
+
+
 def checked_subnets(row: LoadBalancer, members: Iterable[Port]) -> set[str]:
     """Return the ids of the subnets on which members of a load balancer are checked."""
     version = version_of(row.address)
@@ -47,7 +53,10 @@ def checked_subnets(row: LoadBalancer, members: Iterable[Port]) -> set[str]:
 
 
 def keep(conn: Connection, own_ports: OwnedPorts, subnet_ids: Iterable[str]) -> None:
-    """Give each of these subnets, which are locked, an address for checks if it has none."""
+    """Give each of these subnets, which are locked, an address for checks if it has none.
+
+    Their projects and networks are held.
+    """
     there = load_balancers.probe_sources(conn, subnet_ids)
     for subnet in subnets.list_some(conn, set(subnet_ids) - there.keys()):
         network = found("network", subnet.network_id, networks.get(conn, subnet.network_id))
@@ -65,7 +74,8 @@ def release(conn: Connection, own_ports: OwnedPorts, subnet_ids: Iterable[str]) 
 def follow(conn: Connection, own_ports: OwnedPorts, moved: Port) -> None:
     """Let the addresses for checks be where they are needed after a port's addresses changed.
 
-    `moved`: the port as it was. All subnets of its network are locked, and the project.
+    `moved`: the port as it was. All subnets of its network are locked, and what `keep` and
+    `release` need.
     """
     if load_balancers.naming(conn, [moved.id]):
         keep(conn, own_ports, sorted(_needing(conn, moved.network_id)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -48,14 +48,20 @@ class ProjectDraft:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-def resolve_project(conn: Connection, project_id: str) -> Project:
+def resolve_project(conn: Connection, project_id: str, held: Iterable[str] = ()) -> Project:
     """Return the project an empty or given id means, locked; raise `NotFound`.
 
     Called first in each change that makes something in a project: of those one at a time goes on.
+    `held`: ids of others, in which something may be made besides.
     """
+
+    def look(ident: str) -> Project | None:
+        projects.lock(conn, ident, held)
+        return projects.get(conn, ident)
+
     if not project_id:
         project_id = found("project", DEFAULT_PROJECT, projects.find(conn, DEFAULT_PROJECT)).id
-    return fetch("project", project_id, "project_id", lambda i: projects.locked(conn, i))
+    return fetch("project", project_id, "project_id", look)
 
 
 class ProjectsService:

@@ -30,6 +30,7 @@ def lead_out(
     """Return the router's way out as the draft says; the port on the same network is kept."""
     network = found("network", draft.network_id, networks.held(conn, draft.network_id))
     check_external(network)
+    subnets.lock_of(conn, network.id)
     outside = subnets.of_network(conn, network.id)
     _check_apart(router, _places(conn, router), outside)
     old = router.gateway

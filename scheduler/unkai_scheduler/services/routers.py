@@ -1,6 +1,6 @@
 """Routers: ways between subnets, and out.
 
-Each change holds the router's row first, then networks, subnets and ports, so that no two of them
+Each change locks the router's row first, then networks, subnets and ports, so that no two of them
 wait for each other. Before it goes the project, where a port may be made: the row of one refers to
 it, which on the servers is a lock too.
 """

@@ -129,6 +129,7 @@ class SecurityGroupsService:
                 update_time=now,
                 labels=dict(draft.labels),
             )
+            security_groups.lock(conn, [], _named(group, rules))
             _check_remotes(conn, group, rules)
             return insert_group(conn, self._context, call, group)
 
@@ -166,7 +167,7 @@ class SecurityGroupsService:
         rules = self._check(draft, fields)
 
         def work(conn: Connection) -> SecurityGroup:
-            old = _locked(conn, group_id, "security_group.id")
+            old = _locked(conn, group_id, "security_group.id", rules)
             if "name" in fields and draft.name != old.name:
                 _keep_default_name(old)
                 _check_not_reserved(draft.name)
@@ -186,7 +187,7 @@ class SecurityGroupsService:
         rule = make_rule(draft, "rule", self._context.new_id)
 
         def work(conn: Connection) -> AddedRule:
-            old = _locked(conn, group_id, "security_group_id")
+            old = _locked(conn, group_id, "security_group_id", [rule])
             _check_new(old, rule)
             new = replace(old, rules=(*old.rules, rule))
             what = f"has rule {rule.id}"
@@ -213,6 +214,7 @@ class SecurityGroupsService:
         """Remove a group that no port is in and no other group's rule names."""
 
         def work(conn: Connection) -> SecurityGroup:
+            self._lock_project_of_default(conn, group_id)
             row = _locked(conn, group_id, "security_group_id")
             check_etag("security_group", row.id, row.etag, etag)
             _check_unused(conn, row)
@@ -222,6 +224,18 @@ class SecurityGroupsService:
             return row
 
         await mutate(self._context, call, SecurityGroup, work, wakes=[group_id])
+
+    @staticmethod
+    def _lock_project_of_default(conn: Connection, group_id: str) -> None:
+        """Lock the project of a default group, as those have who find it by `ensure_default_group`.
+
+        They need not hold it then.
+        """
+        seen = fetch(
+            "security_group", group_id, "security_group_id", partial(security_groups.get, conn)
+        )
+        if seen.name == DEFAULT_GROUP:
+            resolve_project(conn, seen.project_id)
 
     def _check(self, draft: SecurityGroupDraft, fields: frozenset[str]) -> tuple[Rule, ...]:
         """Return the draft's rules; raise `InvalidArgument` for all that is wrong with it."""
@@ -274,17 +288,30 @@ def _key(group: SecurityGroup) -> Sequence[str]:
     return [group.name, group.id]
 
 
-def _locked(conn: Connection, group_id: str, path: str) -> SecurityGroup:
-    return fetch(
-        "security_group", group_id, path, lambda ident: security_groups.locked(conn, ident)
-    )
+def _locked(
+    conn: Connection, group_id: str, path: str, rules: Iterable[Rule] = ()
+) -> SecurityGroup:
+    """Return a group, locked; those that these rules name are held.
+
+    All are taken in one order: two groups may be given rules that name each other.
+    """
+
+    def look(ident: str) -> SecurityGroup | None:
+        security_groups.lock(conn, [ident], {rule.remote_group_id for rule in rules} - {""})
+        return security_groups.get(conn, ident)
+
+    return fetch("security_group", group_id, path, look)
+
+
+def _named(group: SecurityGroup, rules: Iterable[Rule]) -> list[str]:
+    """Return the ids of other groups that rules name, in order."""
+    return sorted({rule.remote_group_id for rule in rules} - {"", group.id})
 
 
 def _check_remotes(conn: Connection, group: SecurityGroup, rules: Iterable[Rule]) -> None:
-    """Raise `NotFound` unless the groups that rules name are the project's."""
-    named = {rule.remote_group_id for rule in rules} - {"", group.id}
-    for ident in sorted(named):
-        other = security_groups.held(conn, ident)
+    """Raise `NotFound` unless the groups that rules name, which are held, are the project's."""
+    for ident in _named(group, rules):
+        other = security_groups.get(conn, ident)
         if other is None or other.project_id != group.project_id:
             raise NotFound.of("security_group", ident)
 

@@ -7,7 +7,7 @@ address that was just given back comes last. It asks the database for counts of 
 (`domain.addresses.lowest_free`) and never reads the rows: nearly always one count of one address;
 in a subnet of 65,534 that is all but full, some twenty counts, of at most twice as many rows.
 
-Take from several subnets in the order of their ids, or two callers may wait for each other.
+Lock several subnets at once before taking from them, or two callers may wait for each other.
 """
 
 from __future__ import annotations

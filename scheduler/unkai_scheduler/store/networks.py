@@ -70,6 +70,11 @@ def held(conn: Connection, ident: str) -> Network | None:
     return get(conn, ident)
 
 
+def lock(conn: Connection, locked: Iterable[str], held: Iterable[str]) -> None:
+    """Lock networks that change and hold others, which are referred to; read them after."""
+    rows.lock_and_hold(conn, networks, locked, held)
+
+
 def find(conn: Connection, project_id: str, name: str) -> Network | None:
     """Return a project's own network by name."""
     return _optional(rows.find_row(conn, _QUERY, networks, name, project_id))

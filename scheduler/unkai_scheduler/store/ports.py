@@ -99,9 +99,12 @@ def locked(conn: Connection, ident: str) -> Port | None:
     return get(conn, ident)
 
 
-def lock(conn: Connection, *idents: str) -> None:
-    """Keep others from changing these ports until the transaction ends; read them after."""
-    rows.lock(conn, ports, *idents)
+def lock(conn: Connection, *idents: str, held: Iterable[str] = ()) -> None:
+    """Keep others from changing these ports until the transaction ends; read them after.
+
+    `held`: others, which are referred to.
+    """
+    rows.lock_and_hold(conn, ports, idents, held)
 
 
 def held(conn: Connection, ident: str) -> Port | None:

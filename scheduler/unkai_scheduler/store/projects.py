@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -29,6 +29,11 @@ def locked(conn: Connection, ident: str) -> Project | None:
     """Return a project that nobody else changes or refers to until the transaction ends."""
     rows.lock(conn, projects, ident)
     return get(conn, ident)
+
+
+def lock(conn: Connection, ident: str, held: Iterable[str]) -> None:
+    """Lock a project and hold others, in which rows are made too; read them after."""
+    rows.lock_and_hold(conn, projects, [ident], held)
 
 
 def find(conn: Connection, name: str) -> Project | None:

@@ -9,6 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import groupby
 from typing import Any, NoReturn
 
 from sqlalchemy import (
@@ -56,18 +57,33 @@ def portions(idents: Iterable[str]) -> Iterator[list[str]]:
 def lock(conn: Connection, table: Table, *idents: str) -> None:
     """Keep others from changing, holding or removing these rows until the transaction ends.
 
+    They are locked in the order of their ids, whatever order they are given in.
     What was read of them before may be old: read after. SQLite's writer is alone anyway.
     """
     if conn.dialect.name != "sqlite":
-        query = select(table.c.id).where(table.c.id.in_(idents)).order_by(table.c.id)
-        conn.execute(query.with_for_update()).all()
+        query = select(table.c.id).order_by(table.c.id).with_for_update()
+        for some in portions(idents):
+            conn.execute(query.where(table.c.id.in_(some))).all()
 
 
-def hold(conn: Connection, table: Table, ident: str) -> None:
-    """Keep others from changing or removing a row that is about to be referred to."""
+def hold(conn: Connection, table: Table, *idents: str) -> None:
+    """Keep others from changing or removing rows that are about to be referred to."""
     if conn.dialect.name != "sqlite":
-        query = select(table.c.id).where(table.c.id == ident)
-        conn.execute(query.with_for_update(read=True)).all()
+        query = select(table.c.id).order_by(table.c.id).with_for_update(read=True)
+        for some in portions(idents):
+            conn.execute(query.where(table.c.id.in_(some))).all()
+
+
+def lock_and_hold(
+    conn: Connection, table: Table, locked: Iterable[str], held: Iterable[str]
+) -> None:
+    """Lock some rows and hold others of one table, all in the order of their ids."""
+    alone = set(locked)
+    for is_alone, run in groupby(sorted(alone.union(held)), alone.__contains__):
+        if is_alone:
+            lock(conn, table, *run)
+        else:
+            hold(conn, table, *run)
 
 
 def find_row(

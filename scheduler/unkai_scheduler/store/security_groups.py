@@ -59,6 +59,11 @@ def held(conn: Connection, ident: str) -> SecurityGroup | None:
     return get(conn, ident)
 
 
+def lock(conn: Connection, locked: Iterable[str], held: Iterable[str]) -> None:
+    """Lock groups that change and hold others, which are referred to; read them after."""
+    rows.lock_and_hold(conn, security_groups, locked, held)
+
+
 def find(conn: Connection, project_id: str, name: str) -> SecurityGroup | None:
     """Return a project's group by name."""
     return _optional(conn, rows.find_row(conn, _QUERY, security_groups, name, project_id))

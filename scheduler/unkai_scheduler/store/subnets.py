@@ -74,6 +74,12 @@ def lock(conn: Connection, *idents: str) -> None:
     rows.lock(conn, subnets, *idents)
 
 
+def lock_of(conn: Connection, *network_ids: str) -> None:
+    """Keep others from changing the subnets of networks, and from taking addresses there."""
+    of_networks = subnets.c.network_id.in_(network_ids)
+    rows.lock(conn, subnets, *conn.execute(select(subnets.c.id).where(of_networks)).scalars())
+
+
 def held(conn: Connection, ident: str) -> Subnet | None:
     """Return a subnet that nobody changes or removes until the transaction ends."""
     rows.hold(conn, subnets, ident)

@@ -18,98 +18,30 @@ from tests.support import databases
 from tests.support.acceptance import Shows, count, seeded
 from tests.support.builders import an_id
 from tests.support.commit_proxy import Fault, a_commit_proxy
+from tests.support.network_replica import SETTINGS, Replica, together
 from tests.support.store import a_store, ids_with_default_project, noon
 from unkai_scheduler.database_settings import DatabaseSettings
 from unkai_scheduler.domain.load_balancers import BalancedProtocol, Listener, Member
-from unkai_scheduler.domain.networks import Network, NetworkType, Subnet
-from unkai_scheduler.domain.ports import FixedAddress, Port
+from unkai_scheduler.domain.networks import Network, Subnet
+from unkai_scheduler.domain.ports import FixedAddress
 from unkai_scheduler.domain.security_groups import Direction
-from unkai_scheduler.network_settings import NetworkSettings
-from unkai_scheduler.services.context import Call, ServiceContext
-from unkai_scheduler.services.default_networks import ensure_default_network
-from unkai_scheduler.services.floating_ips import FloatingIpDraft, FloatingIpsService
+from unkai_scheduler.services.default_networks import (
+    ensure_default_network,
+    lock_for_default,
+)
+from unkai_scheduler.services.floating_ips import FloatingIpDraft
 from unkai_scheduler.services.load_balancer_drafts import LoadBalancerDraft
-from unkai_scheduler.services.load_balancers import LoadBalancersService
-from unkai_scheduler.services.networks import NetworkDraft, NetworksService
-from unkai_scheduler.services.port_drafts import PortDraft
-from unkai_scheduler.services.ports import PortsService
 from unkai_scheduler.services.projects import (
-    ProjectDraft,
-    ProjectsService,
     resolve_project,
 )
-from unkai_scheduler.services.router_drafts import GatewayDraft, InterfaceDraft, RouterDraft
-from unkai_scheduler.services.routers import RoutersService
-from unkai_scheduler.services.security_groups import SecurityGroupDraft, SecurityGroupsService
+from unkai_scheduler.services.router_drafts import InterfaceDraft, RouterDraft
 from unkai_scheduler.services.security_rules import RuleDraft
-from unkai_scheduler.services.subnet_drafts import SubnetDraft
-from unkai_scheduler.services.subnets import SubnetsService
 from unkai_scheduler.store import networks, ovn_work, ports
 from unkai_scheduler.store.tables_networks import addresses as address_rows
-from unkai_scheduler.store.unit_of_work import Connection, UnitOfWork, open_unit_of_work
-from unkai_wire.errors import UnkaiError
-from unkai_wire.tls import Principal, Role
+from unkai_scheduler.store.unit_of_work import Connection, open_unit_of_work
 
 CROWD = 16
 ROUNDS = 8
-SETTINGS = NetworkSettings(
-    northbound=("unix:/run/ovn/nb.sock",), physical_networks={"public": 1500}
-)
-
-
-class Replica:
-    """One scheduler's services of networks on a unit of work of its own."""
-
-    def __init__(self, uow: UnitOfWork) -> None:
-        self.uow = uow
-        self.context = ServiceContext(uow, noon, an_id, lambda ids: None)
-        self.projects = ProjectsService(self.context)
-        self.networks = NetworksService(self.context, SETTINGS)
-        self.subnets = SubnetsService(self.context, SETTINGS)
-        self.ports = PortsService(self.context, SETTINGS)
-        self.groups = SecurityGroupsService(self.context, SETTINGS)
-        self.routers = RoutersService(self.context, SETTINGS)
-        self.floating_ips = FloatingIpsService(self.context, SETTINGS)
-        self.balancers = LoadBalancersService(self.context, SETTINGS)
-
-    def call(self, method: str = "/m", request_id: str = "") -> Call:
-        return Call(Principal(Role.CLIENT, "ada"), method, request_id, "digest")
-
-    async def network(self, cidr: str = "10.0.0.0/24", **draft: Any) -> tuple[Network, Subnet]:
-        draft = {"name": "n" + an_id("network")[4:]} | draft
-        network = await self.networks.create(self.call(), "", NetworkDraft(**draft))
-        return network, await self.subnet(network, cidr)
-
-    async def subnet(self, network: Network, cidr: str) -> Subnet:
-        draft = SubnetDraft(name="s" + an_id("subnet")[4:], network_id=network.id, cidr=cidr)
-        return await self.subnets.create(self.call(), "", draft)
-
-    async def outside(self, project_id: str = "") -> Network:
-        draft = NetworkDraft(
-            name="n" + an_id("network")[4:],
-            type=NetworkType.FLAT,
-            physical_network="public",
-            external=True,
-        )
-        network = await self.networks.create(self.call(), project_id, draft)
-        await self.subnet(network, "203.0.113.0/24")
-        return network
-
-    async def port(
-        self, network: Network, *, project_id: str = "", request_id: str = "", **draft: Any
-    ) -> Port:
-        wanted = PortDraft(network_id=network.id, **draft)
-        return await self.ports.create(self.call("CreatePort", request_id), project_id, wanted)
-
-    async def project(self) -> str:
-        name = "p" + an_id("project")[4:]
-        return (await self.projects.create(self.call(), ProjectDraft(name=name))).id
-
-    async def way_out(self, outside: Network, subnet: Subnet) -> Any:
-        draft = RouterDraft(name="r" + an_id("router")[4:], gateway=GatewayDraft(outside.id))
-        router = await self.routers.create(self.call(), "", draft)
-        joined = InterfaceDraft(subnet.id)
-        return await self.routers.add_interface(self.call(), router.id, joined)
 
 
 @pytest.fixture
@@ -117,20 +49,6 @@ async def replicas(tmp_path: Path) -> AsyncIterator[tuple[Replica, Replica]]:
     async with AsyncExitStack() as stack:
         one, two = [await stack.enter_async_context(a_store(tmp_path)) for _ in range(2)]
         yield Replica(one), Replica(two)
-
-
-async def outcome(act: Awaitable[Any]) -> Any:
-    try:
-        return await act
-    except UnkaiError as error:
-        return error
-
-
-async def together(*acts: Awaitable[Any]) -> tuple[list[Any], Counter[str]]:
-    """Do all at once; return what came of those that went well, and why the others did not."""
-    results = await asyncio.gather(*map(outcome, acts))
-    refused = Counter(some.reason for some in results if isinstance(some, UnkaiError))
-    return [some for some in results if not isinstance(some, UnkaiError)], refused
 
 
 def address_count(conn: Connection, network_id: str) -> int:
@@ -212,6 +130,7 @@ async def test_a_projects_default_network_is_made_once_by_all_who_are_first(
         def work(conn: Connection) -> Network:
             project = resolve_project(conn, "")
             call = replica.call()
+            lock_for_default(conn, project)
             return ensure_default_network(conn, replica.context, call, project, settings=SETTINGS)
 
         return replica.uow.write(work)
@@ -238,13 +157,13 @@ async def _port_and_its_subnet(one: Replica, two: Replica) -> Sequence[Awaitable
 
 async def _port_and_its_group(one: Replica, two: Replica) -> Sequence[Awaitable[Any]]:
     network, _ = await one.network()
-    group = await _a_group(one)
+    group = await one.group()
     made = one.port(network, security_group_ids=(group.id,))
     return [made, two.groups.delete(two.call(), group.id)]
 
 
 async def _rule_and_the_group_it_names(one: Replica, two: Replica) -> Sequence[Awaitable[Any]]:
-    naming, named = await _a_group(one), await _a_group(one)
+    naming, named = await one.group(), await one.group()
     rule = RuleDraft(direction=Direction.INGRESS, remote_group_id=named.id)
     return [
         one.groups.add_rule(one.call(), naming.id, rule),
@@ -304,11 +223,6 @@ async def _wired(one: Replica) -> tuple[Network, Network, Subnet]:
     )
     outside = known[0] if known else await one.outside()
     return outside, *(await one.network())
-
-
-async def _a_group(one: Replica) -> Any:
-    draft = SecurityGroupDraft(name="g" + an_id("security_group")[4:])
-    return await one.groups.create(one.call(), "", draft)
 
 
 @pytest.mark.parametrize(

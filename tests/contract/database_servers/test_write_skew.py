@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy.util.concurrency import await_
 
 from tests.support.acceptance import Shows
 from tests.support.builders import a_flavor, a_key_pair, an_id, an_image, an_instance
+from tests.support.pauses import pause_after
 from tests.support.store import a_store, noon
 from unkai_scheduler.domain.images import ImageState
 from unkai_scheduler.domain.instances import InstanceState
@@ -38,17 +38,13 @@ from unkai_scheduler.store import (
     key_pairs,
     operations,
     requests,
-    rows,
-    terms,
     turns,
 )
-from unkai_scheduler.store.tables import leader_term
 from unkai_scheduler.store.unit_of_work import Connection, UnitOfWork
 from unkai_wire.errors import UnkaiError
 from unkai_wire.tls import Principal, Role
 
 ROUNDS = 6
-PAUSE_S = 0.03
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA me"
 
 
@@ -79,34 +75,6 @@ async def replicas(tmp_path: Path) -> AsyncIterator[tuple[Replica, Replica]]:
     async with AsyncExitStack() as stack:
         one, two = [await stack.enter_async_context(a_store(tmp_path)) for _ in range(2)]
         yield Replica(one), Replica(two)
-
-
-@pytest.fixture(params=[True, False], ids=["locked", "unlocked"])
-def locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Take the locks away in every second run."""
-    if not request.param:
-        monkeypatch.setattr(rows, "lock", lambda *_: None)
-        monkeypatch.setattr(rows, "hold", lambda *_: None)
-        unlocked = terms.select(leader_term.c.term).where(leader_term.c.id == 1)
-        monkeypatch.setattr(terms, "LOCK", unlocked)
-    return bool(request.param)
-
-
-def pause_after(
-    monkeypatch: pytest.MonkeyPatch, module: Any, *names: str, pause_s: float = PAUSE_S
-) -> None:
-    """Let each call of these functions be followed by a pause inside its transaction."""
-
-    def paused(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **named: Any) -> Any:
-            result = function(*arguments, **named)
-            await_(asyncio.sleep(pause_s))
-            return result
-
-        return call
-
-    for name in names:
-        monkeypatch.setattr(module, name, paused(getattr(module, name)))
 
 
 async def outcome(act: Awaitable[Any], *, after_s: float = 0.0) -> Any:

@@ -263,6 +263,7 @@ async def free(api: Api, instance_id: str) -> None:
 
     def work(conn: Any) -> None:
         instances.lock(conn, instance_id)
+        plugs.lock(conn, [instance_id])
         plugs.free(conn, instance_id)
 
     await api.lead(work)
