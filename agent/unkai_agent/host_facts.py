@@ -128,6 +128,12 @@ def advertised_address(settings: Settings) -> str:
     return settings.advertise or _reachable(settings.listen, settings)
 
 
+def tunnel_address(settings: Settings) -> str:
+    """Return the address of this host that tunnels from other hosts end at."""
+    host, _ = split_address(advertised_address(settings))
+    return settings.network.encap_address or host.strip("[]")
+
+
 def advertised_metrics_address(settings: Settings) -> str:
     """Return `IP:PORT` of the metrics endpoint as others reach it; empty when there is none."""
     if not settings.metrics_listen:

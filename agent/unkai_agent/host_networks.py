@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import dataclass
 
 from unkai_agent.domain.hosts import HostIdentity
-from unkai_agent.host_facts import NETWORK_FEATURE, PORT_FEATURE, advertised_address
+from unkai_agent.host_facts import NETWORK_FEATURE, PORT_FEATURE, tunnel_address
 from unkai_agent.network.datapath import datapath_here
 from unkai_agent.network.driver import Datapath, JoinSettings, SwitchTls
 from unkai_agent.network.flows import FlowCounters
@@ -22,7 +22,6 @@ from unkai_agent.network.ovs_driver import OvsNetwork
 from unkai_agent.network.service import HostNetworks
 from unkai_agent.network.switch_programs import programs_beside
 from unkai_agent.settings import Settings
-from unkai_wire.setting_values import split_address
 
 FEATURES = (PORT_FEATURE, NETWORK_FEATURE)
 
@@ -43,7 +42,8 @@ async def make_network_parts(settings: Settings, identity: HostIdentity) -> Netw
     datapath = await asyncio.to_thread(datapath_here) if kind == "auto" else Datapath(kind)
     switch = settings.network.switch
     driver = OvsNetwork(
-        OvsDatabase(("ovs-vsctl", f"--db={switch}")), programs=programs_beside(switch)
+        OvsDatabase(("ovs-vsctl", f"--db={switch}")),
+        programs=programs_beside(switch, settings.network.controller_dir),
     )
     names = NameTables(settings.state_dir / "names")
     return NetworkParts(
@@ -68,13 +68,8 @@ def join_settings(settings: Settings, identity: HostIdentity, datapath: Datapath
         host_id=identity.host_id,
         host_name=identity.name,
         remotes=network.southbound,
-        encap_address=network.encap_address or _own_address(settings),
+        encap_address=tunnel_address(settings),
         datapath=datapath,
         bridge_mappings=network.bridge_mappings,
         tls=tls,
     )
-
-
-def _own_address(settings: Settings) -> str:
-    host, _ = split_address(advertised_address(settings))
-    return host.strip("[]")

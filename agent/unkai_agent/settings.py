@@ -165,7 +165,10 @@ class NetworkSettings:
     ] = field(default_factory=dict)
     """The operator's networks that this host is attached to: name to the bridge of Open vSwitch."""
     switch: Annotated[str, Checked(_switch)] = "unix:/run/openvswitch/db.sock"
-    """Database of this host's Open vSwitch."""
+    """Database of this host's Open vSwitch; ovs-vswitchd's pid file and control socket are beside
+    it."""
+    controller_dir: Path = Path("/run/ovn")
+    """Folder of ovn-controller's pid file and control socket."""
     tls: NetworkTlsSettings = NetworkTlsSettings()
     """Credentials of the switch."""
 

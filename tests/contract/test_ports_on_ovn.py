@@ -260,8 +260,7 @@ async def test_the_doctor_sees_a_controller_that_lost_its_database(
     host.await_bridge()
 
     async def look() -> SwitchFacts:
-        sockets = str(host.controller), str(host.forwarder)
-        return await asyncio.to_thread(look_at_switch, host.database, *sockets)
+        return await asyncio.to_thread(look_at_switch, host.database, host.controller_dir)
 
     async def says(word: str) -> bool:
         facts = await look()

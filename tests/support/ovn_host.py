@@ -22,7 +22,7 @@ from tests.support import libvirt
 from tests.support.libvirt import PrivateLibvirt, private_libvirt
 from unkai_agent.domain.ports import PortSpec
 from unkai_agent.network.driver import Datapath, JoinSettings
-from unkai_agent.network.switch_programs import Program, programs_beside
+from unkai_agent.network.switch_programs import Program, control_socket, programs_beside
 
 HOST_ID = "hst-00000000000000000000000001"
 ENCAP = "192.0.2.11"
@@ -153,12 +153,12 @@ class OvnHost:
     @property
     def controller(self) -> Path:
         """The control socket of ovn-controller."""
-        return _newest(self._folder, "ovn-controller.*.ctl")
+        return control_socket(self._folder, "ovn-controller")
 
     @property
-    def forwarder(self) -> Path:
-        """The control socket of ovs-vswitchd."""
-        return _newest(self.libvirt.root / "run/openvswitch", "ovs-vswitchd.*.ctl")
+    def controller_dir(self) -> Path:
+        """Folder of ovn-controller's pid file and control socket."""
+        return self._folder
 
     @property
     def programs(self) -> list[Program]:
@@ -187,10 +187,6 @@ class OvnHost:
     def external_ids(self, port: PortSpec) -> str:
         """Return what the switch's row of a port says; empty: there is none."""
         return self.vsctl("--if-exists", "get", "Interface", port.device, "external_ids").strip()
-
-
-def _newest(folder: Path, pattern: str) -> Path:
-    return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
 
 
 def _run(*command: str) -> str:

@@ -5,6 +5,8 @@ Where the settings name no southbound database there is nothing to find.
 
 from __future__ import annotations
 
+import errno
+import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -12,9 +14,12 @@ from unkai_agent.doctor.guests import CHECKS
 from unkai_agent.doctor.scene import Scene
 from unkai_agent.doctor.switch_facts import CONNECTED, SwitchFacts
 from unkai_agent.domain.ports import INTEGRATION_BRIDGE
+from unkai_agent.host_facts import tunnel_address
 from unkai_agent.network.datapath import datapath_here
 from unkai_agent.network.driver import Datapath
+from unkai_agent.network.ovs import mappings_text
 from unkai_wire.doctor.findings import Finding, Severity, finding
+from unkai_wire.errors import UnkaiError
 
 __all__ = ["CHECKS"]
 
@@ -61,16 +66,24 @@ def switch_joined(scene: Scene) -> Iterable[Finding]:
     facts = _facts(scene)
     if facts is None or scene.principal is None:
         return
+    network = scene.settings.network
+    unknown = "OVN does not know this host's ports"
     wanted = {
-        "system-id": scene.principal.host_id,
-        "ovn-remote": ",".join(scene.settings.network.southbound),
+        "system-id": (scene.principal.host_id, unknown),
+        "ovn-remote": (",".join(network.southbound), unknown),
+        "ovn-encap-ip": (_tunnel_address(scene), "other hosts' tunnels to this one lead elsewhere"),
+        "ovn-bridge-mappings": (
+            mappings_text(network.bridge_mappings),
+            "what leaves by the operator's networks is lost here",
+        ),
     }
-    for key, value in wanted.items():
-        if facts.said.get(key, "") != value:
+    for key, (value, why) in wanted.items():
+        held = facts.said.get(key, "")
+        if held != value:
             yield finding(
                 Severity.FAIL,
-                f"the switch has {key} {facts.said.get(key) or 'not set'}, and not {value}",
-                "OVN does not know this host's ports",
+                f"the switch has {key} {held or 'not set'}, and not {value or 'none'}",
+                why,
                 "systemctl restart unkai-agent, which joins it; its log says what hinders it",
             )
     kept = _kept_id(scene.paths.system_id)
@@ -82,6 +95,24 @@ def switch_joined(scene: Scene) -> Iterable[Finding]:
             "until the agent has joined it again OVN takes the host for another",
             f"echo {scene.principal.host_id} > {path}",
         )
+
+
+def _tunnel_address(scene: Scene) -> str:
+    try:
+        return tunnel_address(scene.settings)
+    except UnkaiError:
+        return ""  # another check's
+
+
+def _is_here(address: str) -> bool:
+    """Tell whether a device of this host has an address: else nothing can be bound to it."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as tried:
+        try:
+            tried.bind((address, 0))
+        except OSError as error:
+            return error.errno != errno.EADDRNOTAVAIL
+    return True
 
 
 def _kept_id(path: Path) -> str:
@@ -162,6 +193,15 @@ def tunnels(scene: Scene) -> Iterable[Finding]:
             yield finding(
                 Severity.FAIL if to else Severity.WARN, f"{what}: {problem}", why, _SWITCH_FIX
             )
+    address = _tunnel_address(scene)
+    if address and not _is_here(address):
+        yield finding(
+            Severity.FAIL,
+            f"no device of this host has {address}, at which tunnels from other hosts end",
+            "machines here and on other hosts do not reach each other",
+            f"ip address add {address}/PREFIX dev DEVICE, and in the host's network settings; "
+            "or name another address: network.encap_address",
+        )
     for network, bridge in sorted(scene.settings.network.bridge_mappings.items()):
         if bridge not in facts.bridges:
             yield finding(

@@ -100,9 +100,9 @@ class Scene:
             lambda: _facts(uri), within_s=_FACTS_S, late=None
         )
 
-        database = settings.network.switch
+        network = settings.network
         self.switch = Probe(
-            lambda: look_at_switch(database),
+            lambda: look_at_switch(network.switch, network.controller_dir),
             within_s=_SWITCH_S,
             late=SwitchFacts(f"no answer within {_SWITCH_S:g} s"),
         )

@@ -8,8 +8,10 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from unkai_agent.network.ovs_database import Row, rows_of
+from unkai_agent.network.switch_programs import control_socket
 
 _ASK_S = 4
 CONNECTED = "connected"
@@ -32,13 +34,8 @@ class SwitchFacts:
     """What ovn-controller says of its connection to the southbound database, or why nothing."""
 
 
-def look_at_switch(
-    database: str, controller: str = "ovn-controller", forwarder: str = "ovs-vswitchd"
-) -> SwitchFacts:
-    """Ask the switch's database, ovs-vswitchd and ovn-controller.
-
-    Those two by their names, or the paths of their control sockets.
-    """
+def look_at_switch(database: str, controller_dir: Path) -> SwitchFacts:
+    """Ask the switch's database, ovs-vswitchd beside it, and ovn-controller."""
     try:
         own = _rows(database, "Open_vSwitch", "external_ids")
         bridges = _rows(database, "Bridge", "name", "datapath_type")
@@ -50,25 +47,28 @@ def look_at_switch(
         said=own[0]["external_ids"] if own else {},
         bridges={row["name"]: row["datapath_type"] or "system" for row in bridges},
         interfaces=interfaces,
-        forwarder=_forwarder(forwarder),
-        controller=_controller(controller),
+        forwarder=_forwarder(Path(database.removeprefix("unix:")).parent),
+        controller=_controller(controller_dir),
     )
 
 
-def _forwarder(target: str) -> str:
+def _forwarder(folder: Path) -> str:
     try:
-        _run("ovs-appctl", f"--timeout={_ASK_S}", "-t", target, "version")
+        _ask("ovs-appctl", control_socket(folder, "ovs-vswitchd"), "version")
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         return _words(error)
     return ""
 
 
-def _controller(target: str) -> str:
+def _controller(folder: Path) -> str:
     try:
-        options = (f"--timeout={_ASK_S}", "-t", target)
-        return _run("ovn-appctl", *options, "connection-status").strip()
+        return _ask("ovn-appctl", control_socket(folder, "ovn-controller"), "connection-status")
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         return _words(error)
+
+
+def _ask(program: str, target: Path, question: str) -> str:
+    return _run(program, f"--timeout={_ASK_S}", "-t", str(target), question).strip()
 
 
 def _rows(database: str, table: str, *columns: str) -> list[Row]:
@@ -86,7 +86,8 @@ def _run(*command: str) -> str:
 
 def _words(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
-        return f"{error.filename} is not installed"
+        is_program = "/" not in str(error.filename)
+        return f"{error.filename} is not {'installed' if is_program else 'there'}"
     if isinstance(error, subprocess.TimeoutExpired):
         return f"no answer within {_ASK_S} s"
     return str(error)

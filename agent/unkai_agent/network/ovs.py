@@ -206,9 +206,13 @@ def _membership(settings: JoinSettings) -> dict[str, str]:
         "ovn-bridge-datapath-type": settings.datapath.value,
     }
     if settings.bridge_mappings:
-        pairs = sorted(settings.bridge_mappings.items())
-        wanted[_MAPPINGS] = ",".join(f"{network}:{bridge}" for network, bridge in pairs)
+        wanted[_MAPPINGS] = mappings_text(settings.bridge_mappings)
     return wanted
+
+
+def mappings_text(bridge_mappings: Mapping[str, str]) -> str:
+    """Write the bridges of the operator's networks as the switch's key has them."""
+    return ",".join(f"{network}:{bridge}" for network, bridge in sorted(bridge_mappings.items()))
 
 
 def _joined_otherwise(host_id: str) -> FailedPrecondition:

@@ -16,8 +16,6 @@ from pathlib import Path
 
 from unkai_wire.errors import Unavailable
 
-SWITCH_FOLDER = Path("/run/openvswitch")
-CONTROLLER_FOLDER = Path("/run/ovn")
 _ANSWER_S = 5.0
 """Main loops go round many times a second, also under load."""
 _ANSWER_BYTES = 65536
@@ -36,10 +34,9 @@ class Program:
     fix: str
 
 
-def programs_beside(database: str, controller_folder: Path = CONTROLLER_FOLDER) -> list[Program]:
+def programs_beside(database: str, controller_folder: Path) -> list[Program]:
     """Return the programs of the switch whose database is there, as `unix:/PATH`."""
-    kind, _, path = database.partition(":")
-    folder = Path(path).parent if kind == "unix" else SWITCH_FOLDER
+    folder = Path(database.removeprefix("unix:")).parent
     return [
         Program("ovs-vswitchd", folder, "forwards nothing", "systemctl restart openvswitch-switch"),
         Program(
@@ -49,6 +46,12 @@ def programs_beside(database: str, controller_folder: Path = CONTROLLER_FOLDER) 
             "systemctl restart ovn-controller",
         ),
     ]
+
+
+def control_socket(folder: Path, name: str) -> Path:
+    """Return a program's control socket. Raises OSError, ValueError when it tells of none."""
+    number = int((folder / f"{name}.pid").read_text())
+    return folder / f"{name}.{number}.ctl"
 
 
 async def see_alive(program: Program, within_s: float = _ANSWER_S) -> None:
@@ -79,8 +82,7 @@ async def see_alive(program: Program, within_s: float = _ANSWER_S) -> None:
 
 
 async def _ask(program: Program) -> None:
-    number = int((program.folder / f"{program.name}.pid").read_text())
-    path = program.folder / f"{program.name}.{number}.ctl"
+    path = control_socket(program.folder, program.name)
     made = socket.socket(socket.AF_UNIX)
     try:
         made.setblocking(False)

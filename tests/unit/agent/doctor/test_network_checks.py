@@ -29,11 +29,20 @@ REMOTE = "ssl:10.0.0.1:6642"
 OPEN = {"name": "tap1", "type": "", "ofport": 3, "error": (), "options": {}, "external_ids": {}}
 TUNNEL = OPEN | {"name": "ovn-h2-0", "type": "geneve", "options": {"remote_ip": "10.0.0.4"}}
 WELL = SwitchFacts(
-    said={"system-id": "hst-1", "ovn-remote": REMOTE},
+    said={
+        "system-id": "hst-1",
+        "ovn-remote": REMOTE,
+        "ovn-encap-ip": "127.0.0.1",
+        "ovn-bridge-mappings": "external:br-ex",
+    },
     bridges={"br-int": "netdev", "br-ex": "netdev"},
     interfaces=(OPEN, TUNNEL),
     controller="connected",
 )
+
+
+def _saying(key: str, value: str) -> SwitchFacts:
+    return replace(WELL, said={**WELL.said, key: value})
 
 
 def found(facts: SwitchFacts, tmp_path: Path, **network: object) -> list[Finding]:
@@ -41,6 +50,7 @@ def found(facts: SwitchFacts, tmp_path: Path, **network: object) -> list[Finding
         "southbound": (REMOTE,),
         "datapath": "netdev",
         "bridge_mappings": {"external": "br-ex"},
+        "encap_address": "127.0.0.1",
     } | network
     settings = Settings(network=NetworkSettings(**given))  # type: ignore[arg-type]
     scene = Scene(settings, paths=Paths(system_id=tmp_path / "system-id.conf"))
@@ -63,8 +73,10 @@ def test_a_host_without_networks_is_asked_nothing(tmp_path: Path) -> None:
         (SwitchFacts("ovs-vsctl is not installed"), "does not answer", "apt install"),
         (SwitchFacts("no answer within 4 s"), "no answer within 4 s", "systemctl restart"),
         (replace(WELL, forwarder="no such file"), "ovs-vswitchd, which forwards", "systemctl"),
-        (replace(WELL, said={"ovn-remote": REMOTE}), "system-id not set", "unkai-agent"),
-        (replace(WELL, said={**WELL.said, "ovn-remote": "ssl:1"}), "ovn-remote ssl:1", "unkai"),
+        (_saying("system-id", ""), "system-id not set", "unkai-agent"),
+        (_saying("ovn-remote", "ssl:1"), "ovn-remote ssl:1", "unkai-agent"),
+        (_saying("ovn-encap-ip", "10.0.0.9"), "ovn-encap-ip 10.0.0.9", "unkai-agent"),
+        (_saying("ovn-bridge-mappings", ""), "not external:br-ex", "unkai-agent"),
         (replace(WELL, controller="not connected"), "not connected", "certificate"),
         (replace(WELL, controller="cannot read pidfile"), "cannot read pidfile", "journalctl"),
         (replace(WELL, bridges={"br-ex": "netdev"}), "no bridge br-int", "ovn-controller"),
@@ -81,6 +93,12 @@ def test_each_thing_that_is_wrong_is_told_with_what_to_type(
     assert fix in only.fix
 
 
+def test_an_address_of_tunnels_that_no_device_has_is_told(tmp_path: Path) -> None:
+    (only,) = found(_saying("ovn-encap-ip", "192.0.2.9"), tmp_path, encap_address="192.0.2.9")
+    assert "no device of this host has 192.0.2.9" in only.what
+    assert "ip address add 192.0.2.9" in only.fix
+
+
 def test_another_datapath_than_the_settings_name_is_told(tmp_path: Path) -> None:
     (only,) = found(WELL, tmp_path, datapath="system")
     assert "datapath is netdev" in only.what
@@ -94,7 +112,7 @@ def test_a_name_that_the_start_script_would_give_back_is_told(tmp_path: Path) ->
 
 
 def test_a_switch_that_is_down_says_so(tmp_path: Path) -> None:
-    facts = look_at_switch(f"unix:{tmp_path}/none")
+    facts = look_at_switch(f"unix:{tmp_path}/none", tmp_path)
     assert facts.trouble
 
 
