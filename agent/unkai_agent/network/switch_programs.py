@@ -14,6 +14,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from unkai_wire.cluster_records import FORWARDS_NOTHING
 from unkai_wire.errors import Unavailable
 
 _ANSWER_S = 5.0
@@ -38,7 +39,7 @@ def programs_beside(database: str, controller_folder: Path) -> list[Program]:
     """Return the programs of the switch whose database is there, as `unix:/PATH`."""
     folder = Path(database.removeprefix("unix:")).parent
     return [
-        Program("ovs-vswitchd", folder, "forwards nothing", "systemctl restart openvswitch-switch"),
+        Program("ovs-vswitchd", folder, FORWARDS_NOTHING, "systemctl restart openvswitch-switch"),
         Program(
             "ovn-controller",
             controller_folder,

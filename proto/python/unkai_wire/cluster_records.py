@@ -33,6 +33,8 @@ _LONG = 4096
 """Characters of the longest text in a record."""
 _MANY = 1024
 """Most traits or features of a host."""
+FORWARDS_NOTHING = "forwards nothing"
+"""What a host says of its switch that is down."""
 T = TypeVar("T", "HostRecord", "SchedulerRecord")
 
 
@@ -77,7 +79,10 @@ class HostRecord:
     datapath: str = ""
     """What its switch forwards frames by, `system` or `netdev`; empty: it has no networks."""
     network_problem: str = ""
-    """Why its switch is not of OVN, or does not work; empty: all is well, or it has no networks."""
+    """Why its switch is not of OVN, or does not work; empty: all is well, or it has no networks.
+
+    It has `FORWARDS_NOTHING` in it while no packet passes.
+    """
 
     def to_json(self) -> str:
         """Return the record as JSON."""

@@ -34,6 +34,7 @@ from unkai_scheduler.services.reachability_sight import (
     gateway_lost,
     members,
     names_to_look_at,
+    troubles,
     unseen,
     well,
 )
@@ -279,6 +280,8 @@ class _Walk:
         scene = self._scene
         source = scene.called(scene.source) if scene.source else "outside"
         summary = f"{scene.question.service} from {source} to {scene.destination} {what}"
+        if troubled := troubles(scene, self._sight):
+            summary += f" ({troubled})"
         return Reachability(verdict, summary, hops=tuple(self._hops), trace=self._told())
 
     def _pending(self) -> str:

@@ -24,6 +24,7 @@ from unkai_scheduler.services.reachability_routes import (
     router_of,
 )
 from unkai_scheduler.services.reachability_scene import Scene
+from unkai_wire.cluster_records import FORWARDS_NOTHING
 
 MAX_GATEWAYS = 64
 """Of a scene's routers; those that the packet surely passes come first."""
@@ -97,6 +98,18 @@ def well(scene: Scene, sight: Sight) -> list[Member]:
     ]
 
 
+def troubles(scene: Scene, sight: Sight) -> str:
+    """Say which hosts of both ends do not learn of changes; empty: all do, as far as is known."""
+    names = [name_of(port.id) for port in (scene.source, scene.end) if port]
+    ids = dict.fromkeys(sight.bindings[name].host for name in names if name in sight.bindings)
+    known = [scene.hosts[ident] for ident in ids if ident in scene.hosts]
+    return "; ".join(
+        f"host {host.name} may lag behind: {host.network_problem}"
+        for host in known
+        if host.network_problem
+    )
+
+
 def unseen(scene: Scene, sight: Sight) -> Reachability | None:
     """Return what stands in the way by what OVN sees; None: nothing."""
     for found in _obstacles(scene, sight):
@@ -124,21 +137,31 @@ def gateway_lost(scene: Scene, sight: Sight, router: Router) -> Reachability | N
             "'unkai host list'",
             at("router", router),
         )
-    return _silent(scene, binding.host, f"carries the gateway of router {router.name}")
+    return _unfit(scene, binding.host, f"carries the gateway of router {router.name}")
 
 
-def _silent(scene: Scene, host_id: str, what: str) -> Reachability | None:
-    """Return that a host is silent; None: it is not."""
+def _unfit(scene: Scene, host_id: str, what: str) -> Reachability | None:
+    """Return that a host is silent, or its switch forwards nothing; None: neither is known."""
     host = scene.hosts.get(host_id)
-    if host is None or host.state is not HostState.UNKNOWN:
+    if host is None:
         return None
-    return blocked(
-        "HOST_SILENT",
-        f"host {host.name}, which {what}, is silent: it is down, or cut off (where its agent alone "
-        "is away, what runs there goes on and is reached)",
-        f"see what is with it: 'unkai host show {host.name}'",
-        Place("host", host.id, host.name),
-    )
+    where = Place("host", host.id, host.name)
+    if host.state is HostState.UNKNOWN:
+        return blocked(
+            "HOST_SILENT",
+            f"host {host.name}, which {what}, is silent: it is down, or cut off (where its agent "
+            "alone is away, what runs there goes on and is reached)",
+            f"see what is with it: 'unkai host show {host.name}'",
+            where,
+        )
+    if FORWARDS_NOTHING in host.network_problem:
+        return blocked(
+            "SWITCH_DOWN",
+            f"on host {host.name}, which {what}: {host.network_problem}",
+            "restart openvswitch-switch there; 'unkai doctor' on that host says more",
+            where,
+        )
+    return None
 
 
 def _balancer(scene: Scene, sight: Sight) -> Iterator[Reachability]:
@@ -156,8 +179,8 @@ def _balancer(scene: Scene, sight: Sight) -> Iterator[Reachability]:
         port = scene.ports[member.port_id]
         instance = scene.instance_of(port)
         binding = sight.bindings.get(name_of(port.id))
-        if binding and (silent := _silent(scene, binding.host, f"has {scene.called(port)}")):
-            yield silent
+        if binding and (unfit := _unfit(scene, binding.host, f"has {scene.called(port)}")):
+            yield unfit
         if instance is None or instance.state not in POWERED or not (binding and binding.up):
             yield blocked(
                 "MEMBER_DOWN",
@@ -183,8 +206,8 @@ def _down(scene: Scene, sight: Sight, ports: Iterable[Port]) -> Iterator[Reachab
                 at("port", port),
             )
         elif not binding.host or not binding.up:
-            if silent := _silent(scene, binding.host, f"has {called}"):
-                yield silent
+            if unfit := _unfit(scene, binding.host, f"has {called}"):
+                yield unfit
             where = " on its host" if binding.host else ""
             yield blocked(
                 "PORT_DOWN",
@@ -193,5 +216,5 @@ def _down(scene: Scene, sight: Sight, ports: Iterable[Port]) -> Iterator[Reachab
                 "'unkai doctor'",
                 at("port", port),
             )
-        elif silent := _silent(scene, binding.host, f"has {called}"):
-            yield silent
+        elif unfit := _unfit(scene, binding.host, f"has {called}"):
+            yield unfit

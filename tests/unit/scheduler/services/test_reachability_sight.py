@@ -14,10 +14,12 @@ from tests.support.store import noon, open_store
 from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.reachability import EXTERNAL, Question, Reachability
 from unkai_scheduler.ovn.northbound.names import name_of, router_port_name
-from unkai_scheduler.ovn.trace import Binding
+from unkai_scheduler.ovn.trace import Binding, Sight
 from unkai_scheduler.ovn.trace_fake import FakeTracer
 from unkai_scheduler.services.context import ServiceContext
 from unkai_scheduler.services.reachability import ReachabilityExplained
+from unkai_scheduler.services.reachability_scene import Scene
+from unkai_scheduler.services.reachability_sight import troubles
 
 
 def a_town() -> Town:
@@ -35,6 +37,13 @@ def silence(town: Town, number: int) -> None:
     for name, (instance, host) in town.instances.items():
         if host.id == silent.id:
             town.instances[name] = (instance, silent)
+
+
+def trouble(town: Town, number: int, problem: str) -> None:
+    town.hosts[number] = replace(town.hosts[number], network_problem=problem)
+    for name, (instance, host) in town.instances.items():
+        if host.id == town.hosts[number].id:
+            town.instances[name] = (instance, town.hosts[number])
 
 
 def bindings(town: Town) -> dict[str, Binding]:
@@ -70,3 +79,30 @@ async def test_a_silent_host_on_the_way_is_named(
     assert found.reason == "HOST_SILENT"
     assert f"host {town.hosts[silent].name}, which {what}, is silent" in found.summary
     assert found.fix.endswith(f"'unkai host show {town.hosts[silent].name}'")
+
+
+async def test_a_switch_that_forwards_nothing_is_named(tmp_path: Path) -> None:
+    town = a_town()
+    problem = "the host's switch forwards nothing: ovs-vswitchd does not run"
+    trouble(town, 1, problem)
+    found = await explained(tmp_path, town, town.asked("a", "b"))
+    assert found.reason == "SWITCH_DOWN"
+    assert problem in found.summary
+
+
+def test_a_host_that_learns_nothing_new_is_told_beside_the_answer() -> None:
+    town = a_town()
+    scene = Scene(
+        question=town.asked("a", "b"),
+        source=town.ports["a"],
+        source_address="10.1.0.10",
+        destination="10.1.0.11",
+        ports={port.id: port for port in town.ports.values()},
+        hosts={host.id: host for host in town.hosts},
+        target=town.ports["b"],
+    )
+    sight = Sight(bindings(town))
+    assert troubles(scene, sight) == ""
+    slow = replace(town.hosts[1], network_problem="ovn-controller does not run")
+    scene = replace(scene, hosts={**scene.hosts, slow.id: slow})
+    assert troubles(scene, sight) == f"host {slow.name} may lag behind: ovn-controller does not run"
