@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import structlog
@@ -62,6 +63,10 @@ class NetworkKeeper:
         """The ports that are served; None: look whatever they are."""
         self._failures = 0
         self._look_s = LOOK_S
+        self._sure_s = 0.0
+        """When to make sure again, by the loop's clock; however often something changes."""
+        self._damage_s = 0.0
+        """When to look for damage again."""
 
     async def run(self) -> None:
         """Keep them until cancelled; then close the sockets. Namespaces stay."""
@@ -78,29 +83,25 @@ class NetworkKeeper:
                 self._woken.set()
 
     async def _keep(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
-            wait_s = await self._look()
-            if not await self._is_woken(wait_s):
-                self._held = None
-            self._woken.clear()
-
-    async def _is_woken(self, within_s: float) -> bool:
-        """Wait for a change; False: none came in time, or something is damaged."""
-        looks_s = 0.0
-        while looks_s < within_s:
-            pause_s = min(self._look_s, within_s - looks_s)
-            try:
+            await self._look_for_damage()
+            await self._hold()
+            pause_s = max(0.0, min(self._sure_s, self._damage_s) - loop.time())
+            with suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await self._woken.wait()
-            except TimeoutError:
-                looks_s += pause_s
-            else:
-                return True
-            if self._failures == 0 and not await self._are_whole():
-                self._look_s = min(SURE_S, 2 * self._look_s)
-                return False
+
+    async def _look_for_damage(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._damage_s:
+            return
+        if await self._are_whole():
             self._look_s = LOOK_S
-        return False
+        else:
+            self._held = None
+            self._look_s = min(SURE_S, 2 * self._look_s)
+        self._damage_s = loop.time() + self._look_s
 
     async def _are_whole(self) -> bool:
         try:
@@ -112,13 +113,15 @@ class NetworkKeeper:
             _LOG.warning("networks_damaged")
         return whole
 
-    async def _look(self) -> float:
-        """Bring the networks about where ports have changed; return when to make sure again."""
+    async def _hold(self) -> None:
+        """Bring the networks about where ports have changed, or it is time to make sure."""
+        loop = asyncio.get_running_loop()
+        self._woken.clear()
         specs = [entry.spec for entry in self._entries()]
         ports = [spec.ports for spec in specs if spec.ports]
-        if ports == self._held:
+        if ports == self._held and loop.time() < self._sure_s:
             self._networks.know(specs)
-            return SURE_S
+            return
         try:
             await self._networks.hold(specs)
         except Exception as error:  # noqa: BLE001 - machines go on without; it is tried again
@@ -127,7 +130,9 @@ class NetworkKeeper:
             self._failures += 1
             if self._failures == 1:
                 _LOG.warning("networks_failed", reason=failure.reason, error=failure.message)
-            return min(SURE_S, RETRY_S * 2.0 ** min(self._failures - 1, 10))
+            again_s = min(SURE_S, RETRY_S * 2.0 ** min(self._failures - 1, 10))
+            self._sure_s = loop.time() + again_s
+            return
         self._held = ports
         self._failures = 0
-        return SURE_S
+        self._sure_s = loop.time() + SURE_S

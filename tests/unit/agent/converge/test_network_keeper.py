@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.agent import SimulatedAgent, a_running_agent, a_spec, an_instance_id, run
 from tests.support.ports import a_port
+from unkai_agent.converge.feed import Change, Synced
 from unkai_agent.converge.networks import LOOK_S, RETRY_S, SURE_S, NetworkKeeper
 from unkai_agent.domain.machines import Fence, MachineSpec, MachineState, Power
 from unkai_wire.errors import Unavailable
@@ -136,6 +137,26 @@ def test_damage_that_nothing_mends_is_looked_at_less_and_less_often(
             networks.whole, networks.bug, before = False, bug, networks.holds
             await asyncio.sleep(10 * SURE_S)
             assert 10 <= networks.holds - before <= 15
+
+    run(story())
+
+
+def test_a_host_on_which_something_changes_all_the_time_is_looked_at_as_often() -> None:
+    async def busy() -> AsyncIterator[Change]:
+        while True:
+            await asyncio.sleep(1)
+            yield Synced()
+
+    async def story() -> None:
+        networks = Noted()
+        keeper = asyncio.ensure_future(NetworkKeeper(networks, list, busy).run())
+        await asyncio.sleep(10 * SURE_S)
+        assert 9 <= networks.holds <= 12
+        before, networks.whole = networks.holds, False
+        await asyncio.sleep(LOOK_S + 1)
+        assert networks.holds > before
+        keeper.cancel()
+        await asyncio.gather(keeper, return_exceptions=True)
 
     run(story())
 
