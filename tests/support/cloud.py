@@ -9,25 +9,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.support.builders import NOON, an_id, an_image, an_instance, an_operation
+from tests.support.builders import NOON, an_id, an_image
+from tests.support.cloud_users import Users
 from tests.support.fast_loop import AwaitedStore
+from tests.support.memory_images import MemoryImages
 from tests.support.store import open_store
 from unkai_scheduler.agents.fake import FakeAgents
 from unkai_scheduler.agents.limits import Limits
 from unkai_scheduler.agents.port import MACHINE_SPECS, Agents, Alive
 from unkai_scheduler.cluster.fake import FakeCluster, FakeEtcd
 from unkai_scheduler.domain.clock import Clock
-from unkai_scheduler.domain.events import Event
-from unkai_scheduler.domain.hosts import Host
 from unkai_scheduler.domain.images import Image
-from unkai_scheduler.domain.instances import Claim, Instance, InstanceState, Power
+from unkai_scheduler.domain.instances import Instance, InstanceState
 from unkai_scheduler.domain.machines import MachineState
-from unkai_scheduler.domain.operations import Operation, Verb
+from unkai_scheduler.domain.operations import Operation
 from unkai_scheduler.domain.port_orders import NETWORKS, PORTS
 from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.reconcile.leader import Leader
@@ -35,44 +35,13 @@ from unkai_scheduler.reconcile.live import LiveState
 from unkai_scheduler.services.context import ServiceContext
 from unkai_scheduler.services.instance_ports import InstancePorts
 from unkai_scheduler.settings import ImageSettings, ReconcileSettings, RetentionSettings, Settings
-from unkai_scheduler.store import claims, events, hosts, images, instances, operations, tombstones
+from unkai_scheduler.store import events, images
 from unkai_scheduler.store.unit_of_work import UnitOfWork
 from unkai_wire.cluster_records import HostRecord, SchedulerRecord
-from unkai_wire.errors import NotFound, UnkaiError
 
 GIB = 1 << 30
 _TICK_S = 0.1
 _SAMPLE_S = 2.0
-
-
-class MemoryImages:
-    """Image bytes in a dictionary, with an error to raise, for all keys or for some."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, bytes] = {}
-        self.error: UnkaiError | None = None
-        self.error_of: dict[str, UnkaiError] = {}
-
-    async def put(self, key: str, chunks: AsyncIterator[bytes]) -> int:
-        self.kept[key] = b"".join([chunk async for chunk in chunks])
-        return len(self.kept[key])
-
-    async def get(self, key: str, offset_bytes: int = 0) -> AsyncIterator[bytes]:
-        if key not in self.kept:
-            raise NotFound.of("image", key)
-        yield self.kept[key][offset_bytes:]
-
-    async def size(self, key: str) -> int:
-        return len(self.kept[key])
-
-    async def delete(self, key: str) -> None:
-        error = self.error_of.get(key, self.error)
-        if error is not None:
-            raise error
-        self.kept.pop(key, None)
-
-    async def list(self) -> list[str]:
-        return sorted(self.kept)
 
 
 @dataclass
@@ -102,7 +71,7 @@ class Audience:
         self.operation_ids.update(operation_ids)
 
 
-class Cloud:
+class Cloud(Users):
     """The parts, and the acts of users, operators and fate."""
 
     def __init__(self, folder: Path, settings: Settings, converge_s: float) -> None:
@@ -118,7 +87,6 @@ class Cloud:
         self.audience = Audience()
         self.host_ids: list[str] = []
         self.physical_networks: dict[str, tuple[str, ...]] = {}
-        self.uow: UnitOfWork
         self.reached: Clock = self.clock
         """What leaders delete by: the same until a story gives them another."""
 
@@ -224,155 +192,7 @@ class Cloud:
         for scheduler in self.schedulers.values():
             scheduler.leader.wake()
 
-    # What users do, as the services write it.
-
-    async def create(
-        self,
-        name: str = "",
-        *,
-        capacity_wait_s: float = 0.0,
-        deadline_s: float = 600.0,
-        **spec: Any,
-    ) -> Instance:
-        """Accept an instance."""
-        now = self.clock()
-        operation = an_operation(
-            create_time=now,
-            update_time=now,
-            deadline_time=now + timedelta(seconds=deadline_s),
-            capacity_deadline_time=now + timedelta(seconds=capacity_wait_s),
-        )
-        if name:
-            spec["name"] = name
-        spec.setdefault("image_id", self.image.id)
-        instance = an_instance(
-            operation_id=operation.id,
-            due_time=now,
-            create_time=now,
-            update_time=now,
-            **spec,
-        )
-        operation = replace(operation, resource_id=instance.id)
-
-        def work(conn: Any) -> None:
-            instances.insert(conn, instance)
-            operations.insert(conn, operation)
-
-        await self.uow.write(work)
-        self.wake()
-        return instance
-
-    async def change(
-        self, ident: str, verb: Verb, *, deadline_s: float = 600.0, **desired: Any
-    ) -> Operation:
-        """Accept a change of an instance: generation raised, operation begun."""
-        now = self.clock()
-        operation = an_operation(
-            verb=verb,
-            resource_id=ident,
-            create_time=now,
-            update_time=now,
-            deadline_time=now + timedelta(seconds=deadline_s),
-        )
-
-        def work(conn: Any) -> None:
-            row = instances.get(conn, ident)
-            assert row is not None
-            changed = replace(
-                row,
-                generation=row.generation + 1,
-                operation_id=operation.id,
-                due_time=now,
-                attempt=0,
-                etag=f"etag{operation.id[3:]}",
-                **desired,
-            )
-            instances.replace(conn, changed, etag=None)
-            operations.insert(conn, operation)
-
-        await self.uow.write(work)
-        self.wake()
-        return operation
-
-    async def delete(self, ident: str, **more: Any) -> Operation:
-        """Accept a deletion."""
-        desired = {"delete_requested": True, "state": InstanceState.DELETING}
-        return await self.change(ident, Verb.DELETE, **desired, **more)
-
-    async def stop(self, ident: str, **more: Any) -> Operation:
-        """Accept a stop."""
-        return await self.change(ident, Verb.STOP, desired_power=Power.OFF, **more)
-
-    async def begin(self, ident: str, **more: Any) -> Operation:
-        """Accept a start."""
-        return await self.change(ident, Verb.START, desired_power=Power.ON, **more)
-
-    async def reboot(self, ident: str) -> Operation:
-        """Accept a reboot."""
-        serial = (await self.instance(ident)).reboot_serial + 1
-        return await self.change(ident, Verb.REBOOT, reboot_serial=serial)
-
-    async def cancel(self, operation_id: str) -> None:
-        """Ask for an operation to be given up."""
-        now = self.clock()
-
-        def work(conn: Any) -> None:
-            row = operations.get(conn, operation_id)
-            assert row is not None
-            operations.replace(conn, replace(row, cancel_requested_time=now))
-            instance = instances.get(conn, row.resource_id)
-            assert instance is not None
-            instances.replace(conn, replace(instance, due_time=now), etag=None)
-
-        await self.uow.write(work)
-        self.wake()
-
     # What is.
-
-    async def instance(self, ident: str) -> Instance:
-        """Return an instance that exists."""
-        row = await self.find(ident)
-        assert row is not None, f"instance {ident} is gone"
-        return row
-
-    async def find(self, ident: str) -> Instance | None:
-        """Return an instance, None when it is gone."""
-        return await self.uow.read(lambda conn: instances.get(conn, ident))
-
-    async def operation(self, ident: str) -> Operation:
-        """Return an operation."""
-        row = await self.uow.read(lambda conn: operations.get(conn, ident))
-        assert row is not None
-        return row
-
-    async def active_operations(self) -> list[Operation]:
-        """Return the operations that have not ended."""
-        return await self.uow.read(
-            lambda conn: operations.list_page(conn, after=None, limit=1000, active_only=True)
-        )
-
-    async def instances(self) -> list[Instance]:
-        """Return all instances."""
-        return await self.uow.read(lambda conn: instances.list_page(conn, after=None, limit=1000))
-
-    async def claims(self) -> list[Claim]:
-        """Return all claims."""
-        return await self.uow.read(claims.list_all)
-
-    async def hosts(self) -> dict[str, Host]:
-        """Return the hosts' rows by id."""
-        return {row.id: row for row in await self.uow.read(hosts.list_all)}
-
-    async def events(self, resource_id: str | None = None) -> list[Event]:
-        """Return stamped events, oldest first."""
-        page = await self.uow.read(
-            lambda conn: events.list_page(conn, resource_id=resource_id, after=None, limit=10_000)
-        )
-        return page[::-1]
-
-    async def tombstones(self, ident: str) -> list[Any]:
-        """Return the store's tombstones of an instance."""
-        return await self.uow.read(lambda conn: tombstones.of_instance(conn, ident))
 
     def machines(self) -> dict[str, list[str]]:
         """Return, by instance, the hosts that hold a machine of it."""
