@@ -45,7 +45,7 @@ from unkai.network.v1 import (
 from unkai.operation.v1 import operation_service_pb2_grpc
 from unkai.storage.v1 import image_pb2, image_service_pb2, image_service_pb2_grpc
 from unkai_scheduler import certificates
-from unkai_scheduler.agents.port import Agents, Endpoint, ForwardTarget
+from unkai_scheduler.agents.port import Endpoint, ForwardTarget
 from unkai_scheduler.api.peers import LeaderRoute
 from unkai_scheduler.api.rpc_metrics import RpcMetrics
 from unkai_scheduler.api.server import ApiServer, Services
@@ -334,13 +334,12 @@ async def an_api(
             images=ImageSettings(url=f"file://{folder / 'images'}", max_size_bytes=MAX_IMAGE_BYTES),
             network=network,
         )
-        stated: Agents = agents
         services = build_services(
             context=ServiceContext(uow, noon, an_id, lambda ids: leading.wake()),
             follower=follower,
             leader=leading,
             live=live,
-            agents=stated,
+            agents=agents,
             images=open_image_store(settings.images.url),
             settings=settings,
             examine=_healthy,
