@@ -23,14 +23,13 @@ from unkai_scheduler.services.checks import (
     check_mask,
     check_size,
     fetch,
-    found,
 )
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import Subject, mutate, record
+from unkai_scheduler.services.reading import read_row
 from unkai_scheduler.store import flavors, instances
 from unkai_wire.errors import FailedPrecondition
-from unkai_wire.ids import check_id
 
 if TYPE_CHECKING:
     from unkai_scheduler.store.unit_of_work import Connection
@@ -97,9 +96,7 @@ class FlavorsService:
 
     async def get(self, flavor_id: str) -> Flavor:
         """Return one flavor."""
-        check_id("flavor", flavor_id, "flavor_id")
-        row = await self._context.uow.read(lambda conn: flavors.get(conn, flavor_id))
-        return found("flavor", flavor_id, row)
+        return await read_row(self._context.uow, "flavor", flavor_id, flavors.get)
 
     async def list(self, paging: Paging, *, name: str = "") -> Page[Flavor]:
         """Return flavors by name."""

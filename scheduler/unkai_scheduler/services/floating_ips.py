@@ -26,6 +26,7 @@ from unkai_scheduler.services.mutations import mutate
 from unkai_scheduler.services.networking import check_configured
 from unkai_scheduler.services.owned_ports import OwnedPorts, subnet_of, take_free
 from unkai_scheduler.services.projects import resolve_project
+from unkai_scheduler.services.reading import read_row
 from unkai_scheduler.services.router_places import check_external
 from unkai_scheduler.store import addresses, floating_ips, networks, ports, subnets
 from unkai_wire.errors import FailedPrecondition, InvalidArgument
@@ -128,9 +129,7 @@ class FloatingIpsService:
 
     async def get(self, floating_ip_id: str) -> FloatingIp:
         """Return one floating address."""
-        check_id("floating_ip", floating_ip_id, "floating_ip_id")
-        row = await self._context.uow.read(lambda conn: floating_ips.get(conn, floating_ip_id))
-        return found("floating_ip", floating_ip_id, row)
+        return await read_row(self._context.uow, "floating_ip", floating_ip_id, floating_ips.get)
 
     async def list(self, paging: Paging, wanted: FloatingIpFilter) -> Page[FloatingIp]:
         """Return floating addresses by name."""

@@ -11,11 +11,12 @@ from unkai_scheduler.agents.port import UsageSample
 from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.hosts import Host, HostUsage
 from unkai_scheduler.domain.names import MAX_FILTER, check_text
-from unkai_scheduler.services.checks import Violations, fetch, found
+from unkai_scheduler.services.checks import Violations, fetch
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.live import LiveView
 from unkai_scheduler.services.mutations import Subject, mutate, record
+from unkai_scheduler.services.reading import read_row
 from unkai_scheduler.settings import RatioSettings
 from unkai_scheduler.store import hosts
 from unkai_wire.ids import check_id
@@ -49,9 +50,7 @@ class HostsService:
 
     async def get(self, host_id: str) -> HostView:
         """Return one host."""
-        check_id("host", host_id, "host_id")
-        row = await self._context.uow.read(lambda conn: hosts.get(conn, host_id))
-        return self.view(found("host", host_id, row))
+        return self.view(await read_row(self._context.uow, "host", host_id, hosts.get))
 
     async def list(self, paging: Paging, *, name: str = "") -> Page[HostView]:
         """Return hosts by name."""

@@ -17,12 +17,13 @@ from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.images import Image, ImageFormat, ImageState, Visibility
 from unkai_scheduler.domain.operations import Operation, OperationState, Verb
 from unkai_scheduler.images.port import ImageStore
-from unkai_scheduler.services.checks import Violations, check_etag, fetch, found
+from unkai_scheduler.services.checks import Violations, check_etag, fetch
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.instance_drafts import not_ready
 from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import Subject, mutate, record
 from unkai_scheduler.services.projects import resolve_project
+from unkai_scheduler.services.reading import read_row
 from unkai_scheduler.services.uploading import Uploading, not_uploading
 from unkai_scheduler.settings import ImageSettings
 from unkai_scheduler.store import images, instances, operations
@@ -98,9 +99,7 @@ class ImagesService:
 
     async def get(self, image_id: str) -> Image:
         """Return one image."""
-        check_id("image", image_id, "image_id")
-        row = await self._context.uow.read(lambda conn: images.get(conn, image_id))
-        return found("image", image_id, row)
+        return await read_row(self._context.uow, "image", image_id, images.get)
 
     async def list(self, paging: Paging, *, project_id: str = "", name: str = "") -> Page[Image]:
         """Return images by name; with a project, those that it may use."""

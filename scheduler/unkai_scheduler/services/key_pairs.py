@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from unkai_scheduler.domain import names
 from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.resources import KeyPair
-from unkai_scheduler.services.checks import Violations, check_etag, fetch, found
+from unkai_scheduler.services.checks import Violations, check_etag, fetch
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import Subject, mutate, record
 from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.services.public_keys import parse_public_key
+from unkai_scheduler.services.reading import read_row
 from unkai_scheduler.store import instances, key_pairs
 from unkai_wire.errors import FailedPrecondition
 from unkai_wire.ids import check_id
@@ -70,9 +71,7 @@ class KeyPairsService:
 
     async def get(self, key_pair_id: str) -> KeyPair:
         """Return one key pair."""
-        check_id("key_pair", key_pair_id, "key_pair_id")
-        row = await self._context.uow.read(lambda conn: key_pairs.get(conn, key_pair_id))
-        return found("key_pair", key_pair_id, row)
+        return await read_row(self._context.uow, "key_pair", key_pair_id, key_pairs.get)
 
     async def list(self, paging: Paging, *, project_id: str = "", name: str = "") -> Page[KeyPair]:
         """Return key pairs by name."""

@@ -22,6 +22,7 @@ from unkai_scheduler.services.load_balancer_drafts import (
 from unkai_scheduler.services.mutations import mutate
 from unkai_scheduler.services.networking import check_configured
 from unkai_scheduler.services.projects import resolve_project
+from unkai_scheduler.services.reading import read_row
 from unkai_scheduler.store import load_balancers
 from unkai_wire.ids import check_id
 
@@ -64,9 +65,9 @@ class LoadBalancersService:
 
     async def get(self, load_balancer_id: str) -> LoadBalancer:
         """Return one load balancer."""
-        check_id("load_balancer", load_balancer_id, "load_balancer_id")
-        row = await self._context.uow.read(lambda conn: load_balancers.get(conn, load_balancer_id))
-        return found("load_balancer", load_balancer_id, row)
+        return await read_row(
+            self._context.uow, "load_balancer", load_balancer_id, load_balancers.get
+        )
 
     async def list(
         self, paging: Paging, *, project_id: str = "", name: str = "", subnet_id: str = ""

@@ -13,13 +13,14 @@ from unkai_scheduler.domain.networks import Network, NetworkType
 from unkai_scheduler.domain.ports import PortOwner
 from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.services import ovn_work
-from unkai_scheduler.services.checks import Violations, check_etag, check_mask, fetch, found
+from unkai_scheduler.services.checks import Violations, check_etag, check_mask, fetch
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import mutate
 from unkai_scheduler.services.networking import check_configured, record_change
 from unkai_scheduler.services.port_removals import remove_port
 from unkai_scheduler.services.projects import resolve_project
+from unkai_scheduler.services.reading import read_row
 from unkai_scheduler.services.subnets import remove_subnet
 from unkai_scheduler.store import networks, ports, subnets
 from unkai_wire.errors import FailedPrecondition, InvalidArgument
@@ -95,9 +96,7 @@ class NetworksService:
 
     async def get(self, network_id: str) -> Network:
         """Return one network."""
-        check_id("network", network_id, "network_id")
-        row = await self._context.uow.read(lambda conn: networks.get(conn, network_id))
-        return found("network", network_id, row)
+        return await read_row(self._context.uow, "network", network_id, networks.get)
 
     async def list(
         self, paging: Paging, *, project_id: str = "", name: str = "", external: bool = False

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from unkai_scheduler.domain.names import MAX_FILTER, check_text
 from unkai_scheduler.domain.operations import CANCELLABLE, Operation
-from unkai_scheduler.services.checks import Violations, fetch, found
+from unkai_scheduler.services.checks import Violations, fetch
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.follower import Follower
 from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import mutate
+from unkai_scheduler.services.reading import read_row
 from unkai_scheduler.store import instances, operations
 from unkai_wire import deadlines
 from unkai_wire.errors import FailedPrecondition, InvalidArgument
@@ -45,9 +46,7 @@ class OperationsService:
 
     async def get(self, operation_id: str) -> Operation:
         """Return one operation."""
-        check_id("operation", operation_id, "operation_id")
-        row = await self._context.uow.read(lambda conn: operations.get(conn, operation_id))
-        return found("operation", operation_id, row)
+        return await read_row(self._context.uow, "operation", operation_id, operations.get)
 
     async def list(
         self,

@@ -36,6 +36,7 @@ from unkai_scheduler.services.port_drafts import (
 )
 from unkai_scheduler.services.port_spoofing import check_identity
 from unkai_scheduler.services.projects import resolve_project
+from unkai_scheduler.services.reading import read_row
 from unkai_scheduler.services.security_groups import ensure_default_group
 from unkai_scheduler.store import networks, ports, projects, security_groups, subnets
 from unkai_wire.errors import FailedPrecondition, NotFound
@@ -87,9 +88,7 @@ class PortsService:
 
     async def get(self, port_id: str) -> Port:
         """Return one port."""
-        check_id("port", port_id, "port_id")
-        row = await self._context.uow.read(lambda conn: ports.get(conn, port_id))
-        return found("port", port_id, row)
+        return await read_row(self._context.uow, "port", port_id, ports.get)
 
     async def list(
         self,

@@ -16,6 +16,7 @@ from unkai_scheduler.services.checks import Violations, check_etag, check_mask, 
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import Subject, mutate, record
+from unkai_scheduler.services.reading import read_row
 from unkai_scheduler.store import (
     floating_ips,
     images,
@@ -30,7 +31,6 @@ from unkai_scheduler.store import (
     subnets,
 )
 from unkai_wire.errors import FailedPrecondition
-from unkai_wire.ids import check_id
 
 if TYPE_CHECKING:
     from unkai_scheduler.store.unit_of_work import Connection
@@ -93,9 +93,7 @@ class ProjectsService:
 
     async def get(self, project_id: str) -> Project:
         """Return one project."""
-        check_id("project", project_id, "project_id")
-        row = await self._context.uow.read(lambda conn: projects.get(conn, project_id))
-        return found("project", project_id, row)
+        return await read_row(self._context.uow, "project", project_id, projects.get)
 
     async def list(self, paging: Paging, *, name: str = "") -> Page[Project]:
         """Return projects by name."""

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 from unkai_scheduler.domain import names
 from unkai_scheduler.domain.routers import FloatingIp, Router
 from unkai_scheduler.network_settings import NetworkSettings
-from unkai_scheduler.services.checks import Violations, check_etag, check_mask, fetch, found
+from unkai_scheduler.services.checks import Violations, check_etag, check_mask, fetch
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import mutate
 from unkai_scheduler.services.networking import check_configured
 from unkai_scheduler.services.projects import resolve_project
+from unkai_scheduler.services.reading import read_row
 from unkai_scheduler.services.router_changes import RouterChanges
 from unkai_scheduler.services.router_drafts import (
     CHANGEABLE,
@@ -70,9 +71,7 @@ class RoutersService:
 
     async def get(self, router_id: str) -> Router:
         """Return one router."""
-        check_id("router", router_id, "router_id")
-        row = await self._context.uow.read(lambda conn: routers.get(conn, router_id))
-        return found("router", router_id, row)
+        return await read_row(self._context.uow, "router", router_id, routers.get)
 
     async def list(self, paging: Paging, *, project_id: str = "", name: str = "") -> Page[Router]:
         """Return routers by name."""

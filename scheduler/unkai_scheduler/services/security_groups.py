@@ -19,6 +19,7 @@ from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import mutate
 from unkai_scheduler.services.networking import check_configured, record_change
 from unkai_scheduler.services.projects import resolve_project
+from unkai_scheduler.services.reading import read_row
 from unkai_scheduler.services.security_rules import (
     MAX_DESCRIPTION,
     MAX_RULES,
@@ -137,9 +138,7 @@ class SecurityGroupsService:
 
     async def get(self, group_id: str) -> SecurityGroup:
         """Return one security group."""
-        check_id("security_group", group_id, "security_group_id")
-        row = await self._context.uow.read(lambda conn: security_groups.get(conn, group_id))
-        return found("security_group", group_id, row)
+        return await read_row(self._context.uow, "security_group", group_id, security_groups.get)
 
     async def list(
         self, paging: Paging, *, project_id: str = "", name: str = ""

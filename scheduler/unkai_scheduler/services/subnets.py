@@ -19,6 +19,7 @@ from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import mutate
 from unkai_scheduler.services.networking import check_configured, record_change
 from unkai_scheduler.services.projects import resolve_project
+from unkai_scheduler.services.reading import read_row
 from unkai_scheduler.services.subnet_drafts import (
     Plan,
     SubnetDraft,
@@ -80,9 +81,7 @@ class SubnetsService:
 
     async def get(self, subnet_id: str) -> Subnet:
         """Return one subnet."""
-        check_id("subnet", subnet_id, "subnet_id")
-        row = await self._context.uow.read(lambda conn: subnets.get(conn, subnet_id))
-        return found("subnet", subnet_id, row)
+        return await read_row(self._context.uow, "subnet", subnet_id, subnets.get)
 
     async def list(
         self, paging: Paging, *, project_id: str = "", name: str = "", network_id: str = ""
