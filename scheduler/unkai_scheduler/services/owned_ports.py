@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from unkai_scheduler.domain.addresses import check_usable, contains, make_mac, version_of
+from unkai_scheduler.domain.addresses import check_usable, contains, version_of
 from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.networks import Network, Subnet
 from unkai_scheduler.domain.ports import FixedAddress, Port, PortOwner
 from unkai_scheduler.services.context import Call, ServiceContext
+from unkai_scheduler.services.mac_addresses import free_mac
 from unkai_scheduler.services.networking import record_change
 from unkai_scheduler.store import addresses, ports
 from unkai_wire.errors import FailedPrecondition, InvalidArgument
-from unkai_wire.ids import uuid_of
 
 if TYPE_CHECKING:
     from unkai_scheduler.store.unit_of_work import Connection
@@ -40,7 +40,7 @@ class OwnedPorts:
             project_id=project_id,
             network_id=network.id,
             name=f"port-{ident.partition('-')[2]}",
-            mac_address=self._free_mac(network.id, ident),
+            mac_address=free_mac(self._conn, self._context, network.id, ident),
             etag=self._context.new_etag(),
             create_time=now,
             update_time=now,
@@ -57,14 +57,6 @@ class OwnedPorts:
         for port in ports.list_some(self._conn, idents):
             ports.delete(self._conn, port.id)
             self._record(port, EventType.DELETED, "was removed")
-
-    def _free_mac(self, network_id: str, ident: str) -> str:
-        while True:
-            chance = uuid_of(ident).int  # the low bits of a UUIDv7 are random
-            mac = make_mac(lambda bits, chance=chance: chance & (1 << bits) - 1)  # type: ignore[misc]
-            if ports.by_mac(self._conn, network_id, mac) is None:
-                return mac
-            ident = self._context.new_id("port")
 
     def _record(self, port: Port, change: EventType, what: str) -> None:
         record_change(

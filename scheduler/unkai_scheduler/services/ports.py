@@ -12,7 +12,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from unkai_scheduler.domain import names
-from unkai_scheduler.domain.addresses import make_mac
 from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.ports import Port, PortOwner
 from unkai_scheduler.domain.resources import Project
@@ -21,6 +20,7 @@ from unkai_scheduler.services import ovn_work, port_removals, probe_sources
 from unkai_scheduler.services.checks import Violations, check_etag, check_mask, fetch, found
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.listing import Page, Paging, plan
+from unkai_scheduler.services.mac_addresses import free_mac
 from unkai_scheduler.services.mutations import mutate
 from unkai_scheduler.services.networking import check_configured, record_change, usable_network
 from unkai_scheduler.services.owned_ports import OwnedPorts
@@ -40,7 +40,7 @@ from unkai_scheduler.services.reading import read_row
 from unkai_scheduler.services.security_groups import ensure_default_group
 from unkai_scheduler.store import networks, ports, projects, security_groups, subnets
 from unkai_wire.errors import FailedPrecondition, NotFound
-from unkai_wire.ids import check_id, uuid_of
+from unkai_wire.ids import check_id
 
 if TYPE_CHECKING:
     from unkai_scheduler.store.unit_of_work import Connection
@@ -290,18 +290,13 @@ def make_port(
 def _mac(
     conn: Connection, context: ServiceContext, network_id: str, wanted: str, ident: str
 ) -> str:
-    """Return a MAC address that no port of the network has: the wanted, or one of random bits."""
-    if wanted:
-        holder = ports.by_mac(conn, network_id, wanted)
-        if holder is not None:
-            raise ports.mac_address_in_use(network_id, wanted, holder.id)
-        return wanted
-    while True:
-        chance = uuid_of(ident).int  # the low bits of a UUIDv7 are random
-        mac = make_mac(lambda bits, chance=chance: chance & (1 << bits) - 1)  # type: ignore[misc]
-        if ports.by_mac(conn, network_id, mac) is None:
-            return mac
-        ident = context.new_id("port")
+    """Return the MAC address of a new port: the wanted one, which no other may have, or a free."""
+    if not wanted:
+        return free_mac(conn, context, network_id, ident)
+    holder = ports.by_mac(conn, network_id, wanted)
+    if holder is not None:
+        raise ports.mac_address_in_use(network_id, wanted, holder.id)
+    return wanted
 
 
 def _lock_moving(conn: Connection, port: Port) -> None:

@@ -1,6 +1,6 @@
-"""Column types that mean the same on SQLite, PostgreSQL and MariaDB.
+"""Column types that mean the same on SQLite, PostgreSQL and MariaDB, and columns that tables share.
 
-Migrations use them too: change none in a way that alters what a migration once made.
+Migrations use the types too: change none in a way that alters what a migration once made.
 """
 
 from __future__ import annotations
@@ -8,8 +8,20 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, DateTime, Dialect, Integer, String
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    UniqueConstraint,
+)
 from sqlalchemy.dialects import mysql
+from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import TypeDecorator
 
 SHORT = 32
@@ -38,6 +50,32 @@ class UtcTime(TypeDecorator[datetime]):
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:
         return None if value is None else value.replace(tzinfo=UTC)
+
+
+def versioned() -> tuple[Column[Any], ...]:
+    """Make the columns of what people change and label: etag, times, labels."""
+    return (
+        Column("etag", Short, nullable=False),
+        Column("create_time", UtcTime, nullable=False),
+        Column("update_time", UtcTime, nullable=False),
+        Column("labels", JSON, nullable=False),
+    )
+
+
+def of_project(*own: SchemaItem) -> tuple[SchemaItem, ...]:
+    """Make what the table of a project's resource has, around its own columns and constraints.
+
+    A name is one resource's of a project; people look for it in all projects, too.
+    """
+    return (
+        Column("id", Short, primary_key=True),
+        Column("project_id", Short, ForeignKey("projects.id"), nullable=False),
+        Column("name", Name, nullable=False),
+        *own,
+        *versioned(),
+        UniqueConstraint("project_id", "name"),
+        Index(None, "name"),
+    )
 
 
 def shortened(text: str, length: int) -> str:

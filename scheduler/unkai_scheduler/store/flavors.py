@@ -37,11 +37,6 @@ def held(conn: Connection, ident: str) -> Flavor | None:
     return get(conn, ident)
 
 
-def find(conn: Connection, name: str) -> Flavor | None:
-    """Return a flavor by name."""
-    return _optional(rows.find_row(conn, _QUERY, flavors, name))
-
-
 def list_page(
     conn: Connection, *, after: Sequence[str] | None, limit: int, name: str | None = None
 ) -> list[Flavor]:

@@ -84,17 +84,6 @@ def locked(conn: Connection, ident: str) -> FloatingIp | None:
     return get(conn, ident)
 
 
-def held(conn: Connection, ident: str) -> FloatingIp | None:
-    """Return a floating address that nobody changes or removes until the transaction ends."""
-    rows.hold(conn, floating_ips, ident)
-    return get(conn, ident)
-
-
-def find(conn: Connection, project_id: str, name: str) -> FloatingIp | None:
-    """Return a project's floating address by name."""
-    return _optional(rows.find_row(conn, _QUERY, floating_ips, name, project_id))
-
-
 def list_page(
     conn: Connection,
     *,
@@ -121,11 +110,6 @@ def list_page(
 def count_by_project(conn: Connection, project_id: str) -> int:
     """Return how many floating addresses a project owns."""
     return rows.count_where(conn, floating_ips, floating_ips.c.project_id == project_id)
-
-
-def count_by_router(conn: Connection, router_id: str) -> int:
-    """Return how many floating addresses pass by a router."""
-    return rows.count_where(conn, floating_ips, floating_ips.c.router_id == router_id)
 
 
 def replace(conn: Connection, row: FloatingIp, *, etag: str | None) -> None:

@@ -64,11 +64,6 @@ def count_by_project(conn: Connection, project_id: str) -> int:
     return conn.execute(query).scalar_one()
 
 
-def replace(conn: Connection, row: KeyPair, *, etag: str | None) -> None:
-    """Write all changeable columns, if the stored etag is `etag` (None: whatever it is)."""
-    rows.replace_row(conn, key_pairs, _KIND, _values(row), etag)
-
-
 def delete(conn: Connection, ident: str) -> None:
     """Delete a key pair; guests keep what was given to them."""
     rows.delete_row(conn, key_pairs, ident)

@@ -87,17 +87,6 @@ def locked(conn: Connection, ident: str) -> LoadBalancer | None:
     return get(conn, ident)
 
 
-def held(conn: Connection, ident: str) -> LoadBalancer | None:
-    """Return a load balancer that nobody changes or removes until the transaction ends."""
-    rows.hold(conn, load_balancers, ident)
-    return get(conn, ident)
-
-
-def find(conn: Connection, project_id: str, name: str) -> LoadBalancer | None:
-    """Return a project's load balancer by name."""
-    return _optional(conn, rows.find_row(conn, _QUERY, load_balancers, name, project_id))
-
-
 def list_page(
     conn: Connection,
     *,

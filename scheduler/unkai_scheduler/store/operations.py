@@ -113,11 +113,6 @@ def tallied(ended: list[Operation]) -> Iterator[None]:
         _tally.reset(token)
 
 
-def delete(conn: Connection, ident: str) -> None:
-    """Delete an operation."""
-    rows.delete_row(conn, operations, ident)
-
-
 def prune(conn: Connection, before: datetime, limit: int) -> int:
     """Delete up to `limit` operations that ended before this time; return how many."""
     return rows.delete_oldest(conn, operations, operations.c.end_time, before, limit)

@@ -170,22 +170,11 @@ def of_kind_on_network(conn: Connection, network_id: str, owner: PortOwner | Non
     return _ports(conn, conn.execute(query).all())
 
 
-def ids_in_group(conn: Connection, group_id: str) -> list[str]:
-    """Return the ids of all ports in a security group."""
-    return list(conn.execute(_in_group(group_id)).scalars())
-
-
 def count_by_owner(conn: Connection, network_id: str) -> dict[PortOwner | None, int]:
     """Return how many ports each kind of owner has on a network; None: those without one."""
     query = select(ports.c.owner_kind, func.count()).where(ports.c.network_id == network_id)
     counts = conn.execute(query.group_by(ports.c.owner_kind))
     return {kind and PortOwner(kind): count for kind, count in counts}
-
-
-def count_by_group(conn: Connection, group_id: str) -> int:
-    """Return how many ports are in a security group."""
-    in_group = port_security_groups.c.group_id == group_id
-    return rows.count_where(conn, port_security_groups, in_group)
 
 
 def count_by_project(conn: Connection, project_id: str) -> int:

@@ -80,12 +80,6 @@ def lock_of(conn: Connection, *network_ids: str) -> None:
     rows.lock(conn, subnets, *conn.execute(select(subnets.c.id).where(of_networks)).scalars())
 
 
-def held(conn: Connection, ident: str) -> Subnet | None:
-    """Return a subnet that nobody changes or removes until the transaction ends."""
-    rows.hold(conn, subnets, ident)
-    return get(conn, ident)
-
-
 def find(conn: Connection, project_id: str, name: str) -> Subnet | None:
     """Return a project's subnet by name."""
     return _optional(rows.find_row(conn, _QUERY, subnets, name, project_id))

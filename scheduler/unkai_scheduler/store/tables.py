@@ -31,6 +31,8 @@ from unkai_scheduler.store.columns import (
     Short,
     Text,
     UtcTime,
+    of_project,
+    versioned,
 )
 from unkai_scheduler.store.metadata import MARIADB
 from unkai_scheduler.store.metadata import metadata as metadata  # noqa: PLC0414 - with all tables
@@ -61,10 +63,7 @@ projects = Table(
     Column("id", Short, primary_key=True),
     Column("name", Name, nullable=False),
     Column("description", LongText, nullable=False),
-    Column("etag", Short, nullable=False),
-    Column("create_time", UtcTime, nullable=False),
-    Column("update_time", UtcTime, nullable=False),
-    Column("labels", JSON, nullable=False),
+    *versioned(),
     UniqueConstraint("name"),
     **MARIADB,
 )
@@ -77,10 +76,7 @@ flavors = Table(
     Column("vcpus", Int64, nullable=False),
     Column("memory_bytes", Int64, nullable=False),
     Column("disk_bytes", Int64, nullable=False),
-    Column("etag", Short, nullable=False),
-    Column("create_time", UtcTime, nullable=False),
-    Column("update_time", UtcTime, nullable=False),
-    Column("labels", JSON, nullable=False),
+    *versioned(),
     UniqueConstraint("name"),
     **MARIADB,
 )
@@ -103,23 +99,16 @@ key_pairs = Table(
 images = Table(
     "images",
     metadata,
-    Column("id", Short, primary_key=True),
-    Column("project_id", Short, ForeignKey("projects.id"), nullable=False),
-    Column("name", Name, nullable=False),
-    Column("visibility", Short, nullable=False),
-    Column("state", Short, nullable=False),
-    Column("format", Short),
-    Column("size_bytes", Int64, nullable=False),
-    Column("virtual_size_bytes", Int64, nullable=False),
-    Column("sha256", Text, nullable=False),
-    Column("bytes_key", Name, nullable=False),
-    Column("state_reason", JSON(none_as_null=True)),
-    Column("etag", Short, nullable=False),
-    Column("create_time", UtcTime, nullable=False),
-    Column("update_time", UtcTime, nullable=False),
-    Column("labels", JSON, nullable=False),
-    UniqueConstraint("project_id", "name"),
-    Index(None, "name"),
+    *of_project(
+        Column("visibility", Short, nullable=False),
+        Column("state", Short, nullable=False),
+        Column("format", Short),
+        Column("size_bytes", Int64, nullable=False),
+        Column("virtual_size_bytes", Int64, nullable=False),
+        Column("sha256", Text, nullable=False),
+        Column("bytes_key", Name, nullable=False),
+        Column("state_reason", JSON(none_as_null=True)),
+    ),
     **MARIADB,
 )
 

@@ -12,31 +12,24 @@ from __future__ import annotations
 
 from sqlalchemy import JSON, Boolean, Column, ForeignKey, Index, Table, UniqueConstraint
 
-from unkai_scheduler.store.columns import Int64, Name, Short, Text, UtcTime
+from unkai_scheduler.store.columns import Int64, Name, Short, Text, UtcTime, of_project
 from unkai_scheduler.store.metadata import MARIADB, metadata
 
 networks = Table(
     "networks",
     metadata,
-    Column("id", Short, primary_key=True),
-    Column("project_id", Short, ForeignKey("projects.id"), nullable=False),
-    Column("name", Name, nullable=False),
-    Column("type", Short, nullable=False),
-    Column("mtu", Int64, nullable=False),
-    Column("dns_domain", Text, nullable=False),
-    Column("physical_network", Name),
-    Column("vlan_id", Int64, nullable=False),
-    Column("external", Boolean, nullable=False),
-    Column("shared", Boolean, nullable=False),
-    Column("default_of", Short),
-    Column("etag", Short, nullable=False),
-    Column("create_time", UtcTime, nullable=False),
-    Column("update_time", UtcTime, nullable=False),
-    Column("labels", JSON, nullable=False),
-    UniqueConstraint("project_id", "name"),
+    *of_project(
+        Column("type", Short, nullable=False),
+        Column("mtu", Int64, nullable=False),
+        Column("dns_domain", Text, nullable=False),
+        Column("physical_network", Name),
+        Column("vlan_id", Int64, nullable=False),
+        Column("external", Boolean, nullable=False),
+        Column("shared", Boolean, nullable=False),
+        Column("default_of", Short),
+    ),
     UniqueConstraint("default_of"),
     UniqueConstraint("physical_network", "vlan_id"),
-    Index(None, "name"),
     **MARIADB,
 )
 """`default_of`: the project, where it is that one's default network, else NULL. A unique column may
@@ -116,16 +109,9 @@ addresses = Table(
 security_groups = Table(
     "security_groups",
     metadata,
-    Column("id", Short, primary_key=True),
-    Column("project_id", Short, ForeignKey("projects.id"), nullable=False),
-    Column("name", Name, nullable=False),
-    Column("description", Text, nullable=False),
-    Column("etag", Short, nullable=False),
-    Column("create_time", UtcTime, nullable=False),
-    Column("update_time", UtcTime, nullable=False),
-    Column("labels", JSON, nullable=False),
-    UniqueConstraint("project_id", "name"),
-    Index(None, "name"),
+    *of_project(
+        Column("description", Text, nullable=False),
+    ),
     **MARIADB,
 )
 
@@ -163,19 +149,12 @@ port_security_groups = Table(
 routers = Table(
     "routers",
     metadata,
-    Column("id", Short, primary_key=True),
-    Column("project_id", Short, ForeignKey("projects.id"), nullable=False),
-    Column("name", Name, nullable=False),
-    Column("gateway_port_id", Short, ForeignKey("ports.id")),
-    Column("snat", Boolean, nullable=False),
-    Column("routes", JSON, nullable=False),
-    Column("etag", Short, nullable=False),
-    Column("create_time", UtcTime, nullable=False),
-    Column("update_time", UtcTime, nullable=False),
-    Column("labels", JSON, nullable=False),
-    UniqueConstraint("project_id", "name"),
+    *of_project(
+        Column("gateway_port_id", Short, ForeignKey("ports.id")),
+        Column("snat", Boolean, nullable=False),
+        Column("routes", JSON, nullable=False),
+    ),
     UniqueConstraint("gateway_port_id"),
-    Index(None, "name"),
     **MARIADB,
 )
 """Where its gateway is, and with which addresses, the gateway's port says."""
@@ -195,21 +174,14 @@ router_interfaces = Table(
 floating_ips = Table(
     "floating_ips",
     metadata,
-    Column("id", Short, primary_key=True),
-    Column("project_id", Short, ForeignKey("projects.id"), nullable=False),
-    Column("name", Name, nullable=False),
-    Column("holder_port_id", Short, ForeignKey("ports.id"), nullable=False),
-    Column("port_id", Short, ForeignKey("ports.id")),
-    Column("fixed_address", Short, nullable=False),
-    Column("router_id", Short, ForeignKey("routers.id")),
-    Column("etag", Short, nullable=False),
-    Column("create_time", UtcTime, nullable=False),
-    Column("update_time", UtcTime, nullable=False),
-    Column("labels", JSON, nullable=False),
-    UniqueConstraint("project_id", "name"),
+    *of_project(
+        Column("holder_port_id", Short, ForeignKey("ports.id"), nullable=False),
+        Column("port_id", Short, ForeignKey("ports.id")),
+        Column("fixed_address", Short, nullable=False),
+        Column("router_id", Short, ForeignKey("routers.id")),
+    ),
     UniqueConstraint("holder_port_id"),
     UniqueConstraint("port_id", "fixed_address"),
-    Index(None, "name"),
     Index(None, "router_id"),
     **MARIADB,
 )
@@ -218,19 +190,12 @@ floating_ips = Table(
 load_balancers = Table(
     "load_balancers",
     metadata,
-    Column("id", Short, primary_key=True),
-    Column("project_id", Short, ForeignKey("projects.id"), nullable=False),
-    Column("name", Name, nullable=False),
-    Column("subnet_id", Short, ForeignKey("subnets.id"), nullable=False, index=True),
-    Column("port_id", Short, ForeignKey("ports.id"), nullable=False),
-    Column("listeners", JSON, nullable=False),
-    Column("etag", Short, nullable=False),
-    Column("create_time", UtcTime, nullable=False),
-    Column("update_time", UtcTime, nullable=False),
-    Column("labels", JSON, nullable=False),
-    UniqueConstraint("project_id", "name"),
+    *of_project(
+        Column("subnet_id", Short, ForeignKey("subnets.id"), nullable=False, index=True),
+        Column("port_id", Short, ForeignKey("ports.id"), nullable=False),
+        Column("listeners", JSON, nullable=False),
+    ),
     UniqueConstraint("port_id"),
-    Index(None, "name"),
     **MARIADB,
 )
 """Listeners without their members, which are rows."""

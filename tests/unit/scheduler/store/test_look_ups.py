@@ -73,9 +73,8 @@ LOOK_UPS: dict[str, Callable[[Connection], object]] = {
     ),
     "a port": lambda c: ports.get(c, "prt-1"),
     "an instance's ports": lambda c: ports.of_owner(c, "ins-1"),
-    "a group's ports": lambda c: (
-        ports.ids_in_group(c, "sgp-1"),
-        ports.count_by_group(c, "sgp-1"),
+    "a group's ports": lambda c: ports.list_page(
+        c, after=None, limit=100, security_group_id="sgp-1"
     ),
     "a network's ports": lambda c: (
         ports.ids_on_network(c, "net-1"),

@@ -109,8 +109,9 @@ async def test_a_new_database_holds_the_default_project_and_five_flavors(uow: Un
 async def test_reopening_keeps_all_and_brings_no_deleted_flavor_back(tmp_path: Path) -> None:
     own = a_flavor(name="own")
     async with a_store(tmp_path) as uow:
-        nano = await uow.read(lambda conn: flavors.find(conn, "nano"))
-        assert nano is not None
+        (nano,) = await uow.read(
+            lambda conn: flavors.list_page(conn, after=None, limit=9, name="nano")
+        )
         await uow.write(lambda conn: flavors.delete(conn, nano.id))
         await uow.write(lambda conn: flavors.insert(conn, own))
 
