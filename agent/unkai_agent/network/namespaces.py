@@ -124,9 +124,14 @@ class Namespaces:
         self._made.pop(network_id, None)
         if await _link(device_of(network_id)) is not None:
             await _ip("link", "del", device_of(network_id))
-        if self._path(network_id).exists():
-            await _run("umount", str(self._path(network_id)))
-            self._path(network_id).unlink()
+        path = self._path(network_id)
+        # After a crash it may be a bare file, or have what a process of then mounted besides.
+        while self._is_mounted(path):
+            await _run("umount", str(path))
+        path.unlink(missing_ok=True)
+
+    def _is_mounted(self, path: Path) -> bool:
+        return path.exists() and path.stat().st_dev != self._root.stat().st_dev
 
     def _path(self, network_id: str) -> Path:
         return self._root / namespace_of(network_id)

@@ -141,6 +141,19 @@ async def test_a_removed_network_leaves_nothing(
     assert not (Path("/sys/class/net") / device_of(site.network_id)).exists()
 
 
+@pytest.mark.parametrize("mounts", [0, 2], ids=["not mounted", "mounted twice"])
+async def test_what_a_crash_left_half_made_or_half_removed_is_removed(
+    namespaces: Namespaces, tmp_path: Path, site: NetworkSite, mounts: int
+) -> None:
+    path = tmp_path / namespace_of(site.network_id)
+    path.touch()
+    for _ in range(mounts):
+        run("unshare", f"--net={path}", "true")
+    assert namespaces.found() == [site.network_id]
+    await namespaces.remove(site.network_id)
+    assert namespaces.found() == []
+
+
 async def test_a_socket_stays_where_it_was_made(
     namespaces: Namespaces, tmp_path: Path, site: NetworkSite
 ) -> None:
