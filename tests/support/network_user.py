@@ -91,6 +91,11 @@ class NetworkUser:
                 _has_address(shell, address)
         return self._shells[name]
 
+    def leave(self, name: str) -> None:
+        """Leave a guest's shell, if it is open: before the guest ends."""
+        if shell := self._shells.pop(name, None):
+            shell.close()
+
     def close(self) -> None:
         """Leave all shells and the connection."""
         for shell in self._shells.values():

@@ -1,9 +1,9 @@
 """How many packets the switch's flows have counted, by cookie.
 
 OVN gives each OpenFlow flow the first 32 bits of its logical flow's UUID as cookie; one logical
-flow may be many. Those of a port have its binding's: one of them hands packets to the port, and of
-such a cookie that one alone counts. The switch's main process answers, at a socket beside the
-database's; counts are up to half a second old. ovs-ofctl(8), ovn-controller(8),
+flow may be many. Those of a port have its binding's: of such a cookie the one alone counts that
+hands packets to the port, on the host that has it. The switch's main process answers, at a socket
+beside the database's; counts are up to half a second old. ovs-ofctl(8), ovn-controller(8),
 ovn-architecture(7).
 """
 
@@ -20,7 +20,9 @@ from unkai_wire.errors import Unavailable
 _DEADLINE_S = 8.0
 _FLOW = re.compile(r"\btable=(\d+), .*?\bn_packets=(\d+)\b")
 _TO_PORTS = 65
-"""The table that hands packets to ports ("log to physical"); logical flows are in none above 64."""
+"""The table that hands packets to ports here ("log to physical")."""
+_OF_PORTS = frozenset({0, *range(37, 42), 64, _TO_PORTS})
+"""Tables between ports, tunnels and pipelines; logical flows are in none of them. OVN 23.03."""
 
 
 class FlowCounters:
@@ -77,9 +79,8 @@ class FlowCounters:
 def _count(text: str) -> int | None:
     """Return the packets of some flows; None: there are none."""
     counts = [(int(table), int(packets)) for table, packets in _FLOW.findall(text)]
-    handed = [packets for table, packets in counts if table == _TO_PORTS]
-    if handed:
-        return sum(handed)
+    if any(table in _OF_PORTS for table, _ in counts):
+        counts = [(table, packets) for table, packets in counts if table == _TO_PORTS]
     return sum(packets for _, packets in counts) if counts else None
 
 

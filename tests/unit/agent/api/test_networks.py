@@ -175,6 +175,7 @@ async def test_flows_are_counted_by_their_cookies_and_a_ports_by_what_is_handed_
         f"echo '{said.format('ffffffff', 8, 4)}';;\n"
         f"cookie=0x7/-1) echo '{said.format('7', 0, 30)}'; "
         f"echo '{said.format('7', 65, 5)}';;\n"
+        f"cookie=0x6/-1) echo '{said.format('6', 39, 30)}';;\n"
         "cookie=0x9/-1) echo 'connection refused' >&2; exit 1;;\n"
         "esac\n"
     )
@@ -185,7 +186,7 @@ async def test_flows_are_counted_by_their_cookies_and_a_ports_by_what_is_handed_
     def asked(*cookies: int) -> pb.CountFlowsRequest:
         return pb.CountFlowsRequest(host_id=HOST_ID, cookies=cookies)
 
-    answer = await servicer.CountFlows(asked(0xFFFFFFFF, 7, 8), CONTEXT)
+    answer = await servicer.CountFlows(asked(0xFFFFFFFF, 6, 7, 8), CONTEXT)
     counts = [(count.cookie, count.packet_count) for count in answer.counts]
     assert counts == [(7, 5), (0xFFFFFFFF, 7)]
     with pytest.raises(Unavailable) as caught:
