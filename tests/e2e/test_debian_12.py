@@ -1,7 +1,8 @@
 """Story: Debian with real cloud-init, from its recipe to nothing left.
 
-1. It is launched with a key pair and user-data. 2. cloud-init does what was asked, and says on the
-console that it is done. 3. Nobody could log in with a password. 4. Deleted, nothing is left.
+1. It is launched with a key pair and user-data, on a network with another guest. 2. cloud-init does
+what was asked, and says on the console that it is done. 3. The other guest is found by its short
+name. 4. Nobody could log in with a password. 5. Deleted, nothing is left.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import pytest
 
 from tests.support.acceptance import Shows
 from tests.support.evidence import wait_clean
-from tests.support.images import built_debian_12
+from tests.support.images import built_debian_12, built_tiny
 from tests.support.lab import running_lab, skip_without_a_lab_machine, unique, wait_for
 from tests.support.user import User
 from unkai.compute.v1 import key_pair_pb2
@@ -42,6 +43,7 @@ runcmd:
   - echo "shown user=$(id -un ada) $(cat /home/ada/.ssh/authorized_keys)"
   - echo "shown user=$(id -un debian) $(cat /home/debian/.ssh/authorized_keys)"
   - echo "shown hostname=$(hostname)"
+  - echo "shown peer=$(getent ahostsv4 peer | head -n 1 | cut -d' ' -f1)"
   - echo "shown disk=$(df -B1 --output=size / | tail -n 1)"
   - echo "shown passwords=$(passwd -S root | cut -d' ' -f2)$(passwd -S ada | cut -d' ' -f2)"
   - echo "shown $(sshd -T | grep -x 'passwordauthentication .*')"
@@ -51,9 +53,9 @@ runcmd:
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    """One host."""
-    skip_without_a_lab_machine()
-    with running_lab(unique(LabSpec(name="deb", hosts=1))) as made:
+    """One host, with networks."""
+    skip_without_a_lab_machine(networks=True)
+    with running_lab(unique(LabSpec(name="deb", hosts=1, networks=True))) as made:
         yield made
 
 
@@ -73,6 +75,9 @@ def test_cloud_init_makes_what_the_user_data_says(lab: Lab, public_key: str, sho
         user.upload("debian-12", image)
         pair = key_pair_pb2.KeyPair(name="ada", public_key=public_key)
         key = user.client.call("KeyPairService", "CreateKeyPair", key_pair=pair).key_pair
+        user.upload("tiny", built_tiny())
+        peer = user.launch("peer")
+        (address, _) = peer.interfaces[0].fixed_addresses
         begun = time.monotonic()
         made = user.launch(
             "deb-1",
@@ -86,15 +91,16 @@ def test_cloud_init_makes_what_the_user_data_says(lab: Lab, public_key: str, sho
         log = user.log(made.id)
         shown = [line.partition("shown ")[2] for line in log.splitlines() if "]: shown " in line]
         print("\n".join(shown))
-        size = int(shown[4].partition("=")[2])
-        assert shown[:4] == [
+        size = int(shown[5].partition("=")[2])
+        assert shown[:5] == [
             "file=640 hello from user-data",
             f"user=ada {public_key}",
             f"user=debian {public_key}",
             "hostname=deb-1",
+            f"peer={address.address}",
         ]
         assert 9.5 * GIB < size < 10 * GIB, "the root file system has grown to the flavor's disk"
-        assert shown[5:] == ["passwords=LL", "passwordauthentication no", "failed=0"]
+        assert shown[6:] == ["passwords=LL", "passwordauthentication no", "failed=0"]
         (done,) = [line for line in log.splitlines() if " finished at " in line]
         assert "Datasource DataSourceNoCloud" in done
         assert "WARNING" not in log
@@ -105,12 +111,14 @@ def test_cloud_init_makes_what_the_user_data_says(lab: Lab, public_key: str, sho
         assert folder.exists()
         user.act("Delete", made.id)
         assert not folder.exists()
+        user.act("Delete", peer.id)
         assert lab.virsh("h1", "list", "--all", "--name").split() == []
         wait_for(lambda: not lab.qemu_pids("h1"), "no QEMU is left", 5)
         wait_clean(lab)
     shows(
         "solid 8 debian-12",
         f"{image.stat().st_size >> 20} MiB, built in {built_s:.0f} s; file, user, key and host "
-        f"name as asked, disk grown to {size / GIB:.1f} GiB; '{done.partition('Cloud-init')[2]}'"
-        f" on the console {took_s:.0f} s after the order; deleted, nothing left",
+        f"name as asked, another guest found by name, disk grown to {size / GIB:.1f} GiB; "
+        f"'{done.partition('Cloud-init')[2]}' on the console {took_s:.0f} s after the order; "
+        "deleted, nothing left",
     )

@@ -8,9 +8,10 @@ advertisements say (SLAAC, and the route of DHCPv6) is left to them. All else is
 found by their MAC address and keep the guest's names.
 
 What cloud-init 22.4 makes of it decides the form (cloudinit/net, Debian 12): only the renderer for
-netplan sees all of it; the others (networkd, eni) know of routes `to` and `via` alone, and eni
-fails at a route without `via`. Default routes are `gateway4` and `gateway6`, since eni would add
-others by a program that Debian 12 does not install.
+netplan, which Debian's own images have, sees all of it. The others (networkd, eni) know of routes
+`to` and `via` alone, and eni fails at a route without `via`; that for networkd leaves out what
+overrides a lease where a card is found by its MAC address. Default routes are `gateway4` and
+`gateway6`, since eni would add others by a program that Debian 12 does not install.
 
 Source: cloud-init's documentation, "Networking config version 2".
 """
