@@ -190,7 +190,8 @@ class InstanceServiceServicer:
         """Forward connects the caller to a TCP port of the instance, from inside one of its networks:
         to the instance the connection comes from 169.254.169.254 (fe80::a9fe:a9fe over IPv6), and
         its security groups apply. The first request opens it, later ones carry bytes. Each side may
-        end its own direction while the other goes on.
+        end its own direction while the other goes on. The connection ends with the call, and with
+        FORWARD_IDLE after an hour in which nothing passes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -69,7 +69,8 @@ class InstanceServiceStub:
     """Forward connects the caller to a TCP port of the instance, from inside one of its networks:
     to the instance the connection comes from 169.254.169.254 (fe80::a9fe:a9fe over IPv6), and
     its security groups apply. The first request opens it, later ones carry bytes. Each side may
-    end its own direction while the other goes on.
+    end its own direction while the other goes on. The connection ends with the call, and with
+    FORWARD_IDLE after an hour in which nothing passes.
     """
 
 @_typing.type_check_only
@@ -113,7 +114,8 @@ class InstanceServiceAsyncStub(InstanceServiceStub):
     """Forward connects the caller to a TCP port of the instance, from inside one of its networks:
     to the instance the connection comes from 169.254.169.254 (fe80::a9fe:a9fe over IPv6), and
     its security groups apply. The first request opens it, later ones carry bytes. Each side may
-    end its own direction while the other goes on.
+    end its own direction while the other goes on. The connection ends with the call, and with
+    FORWARD_IDLE after an hour in which nothing passes.
     """
 
 class InstanceServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -226,7 +228,8 @@ class InstanceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Forward connects the caller to a TCP port of the instance, from inside one of its networks:
         to the instance the connection comes from 169.254.169.254 (fe80::a9fe:a9fe over IPv6), and
         its security groups apply. The first request opens it, later ones carry bytes. Each side may
-        end its own direction while the other goes on.
+        end its own direction while the other goes on. The connection ends with the call, and with
+        FORWARD_IDLE after an hour in which nothing passes.
         """
 
 def add_InstanceServiceServicer_to_server(servicer: InstanceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
