@@ -67,6 +67,7 @@ class NetworkUser:
         network: str = "",
         addresses: Sequence[str] = (),
         groups: Sequence[str] = (),
+        keys: Sequence[str] = (),
     ) -> Any:
         """Make a guest with one port, on a host; return the instance."""
         interface = instance_pb2.Instance.Interface(
@@ -75,7 +76,8 @@ class NetworkUser:
             fixed_addresses=[port_pb2.FixedAddress(address=each) for each in addresses],
         )
         with self._only(host):
-            return self.api.launch(name, interfaces=[interface])
+            known = [self.id_of("key", each) for each in keys]
+            return self.api.launch(name, interfaces=[interface], key_pair_ids=known)
 
     def addresses(self, name: str) -> dict[int, str]:
         """Return the addresses of a guest's first port by version."""
