@@ -1,18 +1,20 @@
 """`make demo`: the main job before your eyes, then everything taken away again.
 
 Brings a lab of three hosts up, uploads an image, launches four instances of two flavors at once,
-and shows where they went and why. Then their network: an SSH into one from the internet, a ping
-from there to one on another host, and why a port is closed. Everything is done by the `unkai`
-command, as a user would.
+and shows where they went and why. Then their network: an SSH into one by its host, pings from there
+to one on another host by its name, an SSH from the internet, and why a port is closed. Everything
+is done by the `unkai` command, as a user would.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,10 @@ echo "hello from $(hostname), $(nproc) CPU, user-data ran at $(date -u +%T)"
 CONSOLE_DEADLINE_S = 60.0
 READY_MARK = "unkai-tiny: ready"
 SSH_DEADLINE_S = 60.0
+QUIET_SSH = (
+    *("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"),
+    *("-o", "LogLevel=ERROR", "-o", "BatchMode=yes", "-o", "ConnectTimeout=3"),
+)
 OUTSIDE = "internet"
 
 
@@ -60,6 +66,7 @@ class Demo:
         self._environment = {
             **os.environ,
             "UNKAI_SOCKET": str(lab.socket()),
+            "XDG_STATE_HOME": str(lab.paths.folder),  # instances' host keys go with the lab
             "NO_COLOR": "1",
         }
 
@@ -120,16 +127,17 @@ class Demo:
         near = launched[0]
         far = next((each for each in launched[::-1] if each.host != near.host), launched[-1])
         self.unkai("network", "topology")
-        self.unkai("floating-ip", "create", "front", "--to", near.name, "--wait")
         self.unkai("security-group", "rule", "add", "default", "ingress", "tcp", "22", "--wait")
+        say(f"\ninto {near.name} on {near.host}, and from there to {far.name} on {far.host}:")
+        pings = f"hostname && ping -4 -c 2 {far.name} && ping6 -c 2 {far.name}"
+        words = ["ssh", "-i", str(key), near.name, "--", pings]
+        self._log_in(["unkai", *words], lambda: self._ask(words))
+        self.unkai("floating-ip", "create", "front", "--to", near.name, "--wait")
         floating = self._value("floating-ip", "show", "front", "-o", "value=address")
-        address = next(
-            each["address"]
-            for each in self._port(far.name)["fixed_addresses"]
-            if ":" not in each["address"]
-        )
-        say(f"\nfrom the internet into {near.name} on {near.host}; {far.name} is on {far.host}:")
-        say(self._ssh(key, floating, f"hostname; ping -c 3 -W 2 {address}"))
+        say("\nfrom the internet, by the floating address:")
+        ssh = ["ssh", "-i", str(key), *QUIET_SSH, f"root@{floating}", "hostname"]
+        shown = ["unkai", "lab", "exec", EXTERNAL, "--", "ssh", ssh[-2], ssh[-1]]
+        self._log_in(shown, lambda: self._lab.run(EXTERNAL, ssh, timeout_s=30, check=False))
         rule = "ingress tcp 5432 from group default"
         self.unkai("security-group", "create", "db", "--rule", rule)
         port = self._port(far.name)["id"]
@@ -145,29 +153,28 @@ class Demo:
     def _value(self, *arguments: str) -> str:
         return self.unkai(*arguments, shown=False).strip()
 
-    def _ssh(self, key: Path, address: str, command: str) -> str:
-        """Run a command in a guest, by SSH from the lab's internet, as soon as it answers."""
-        ssh = [
-            *("ssh", "-i", str(key), "-o", "StrictHostKeyChecking=no", "-o", "LogLevel=ERROR"),
-            *(
-                "-o",
-                "UserKnownHostsFile=/dev/null",
-                "-o",
-                "BatchMode=yes",
-                "-o",
-                "ConnectTimeout=3",
-            ),
-            *(f"root@{address}", command),
-        ]
-        say(f"\n$ unkai lab exec external -- ssh root@{address} '{command}'")
+    def _ask(self, words: list[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self._unkai, *words],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def _log_in(
+        self, shown: list[str], attempt: Callable[[], subprocess.CompletedProcess[str]]
+    ) -> None:
+        """Print what a command in a guest says, as soon as its SSH server answers."""
+        say(f"\n$ {shlex.join(shown)}")
         end = time.monotonic() + SSH_DEADLINE_S
-        while True:
-            done = self._lab.run(EXTERNAL, ssh, timeout_s=30, check=False)
-            if not done.returncode:
-                return done.stdout.rstrip()
+        while (done := attempt()).returncode:
             if time.monotonic() > end:
-                raise click.ClickException(f"no SSH into {address}: {done.stdout}{done.stderr}")
+                raise click.ClickException(f"no SSH: {done.stdout}{done.stderr}")
             time.sleep(0.5)
+        say(done.stdout.rstrip())
 
     def _launch(self, user_data: Path) -> list[Launched]:
         say(f"\n$ unkai launch tiny web-1 --flavor nano --key demo --user-data {user_data}   (x 4)")
