@@ -121,7 +121,8 @@ def floating_blocked_by_group() -> Case:
     town, _, b = routed(lets_in(TCP, 80), lets_out(), out=True)
     address = town.floating("f", town.networks["outside"], b, town.routers["r"])
     question = town.asked("outside", address, "tcp/22")
-    return Case(town, question, "NO_INGRESS_RULE", "ingress tcp 22 from 198.51.100.1/32")
+    said = "lets tcp/22 from anywhere outside in"
+    return Case(town, question, "NO_INGRESS_RULE", "rule add web ingress tcp 22", said=said)
 
 
 def hidden_source_is_not_the_group() -> Case:

@@ -23,7 +23,8 @@ def _provider(*rules: object) -> Town:
 def provider_address_without_a_rule() -> Case:
     town = _provider(lets_in(TCP, 80), lets_out())
     question = town.asked("outside", "a", "tcp/22")
-    return Case(town, question, "NO_INGRESS_RULE", "ingress tcp 22 from 198.51.100.1/32")
+    said = "lets tcp/22 from anywhere outside in"
+    return Case(town, question, "NO_INGRESS_RULE", "rule add web ingress tcp 22", said=said)
 
 
 def gateway_of_a_router_takes_no_connections() -> Case:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from tests.support.reach_case import ICMP, TCP, UDP, Case, pair, routed
 from tests.support.reaching import Town, lets_in, lets_out
 from unkai_scheduler.domain.ports import AddressPair
+from unkai_scheduler.domain.reachability import EXTERNAL
 
 
 def rule_for_ipv6_alone() -> Case:
@@ -32,6 +33,13 @@ def rule_out_for_other_addresses() -> Case:
     town, _, _ = pair(lets_in(), lets_out(remote_cidr="10.9.0.0/16"))
     said = "lets everything to 10.9.0.0/16 out"
     return Case(town, town.asked("a", "b", "tcp/80"), "NO_EGRESS_RULE", "egress tcp 80", said=said)
+
+
+def no_rule_out_to_the_internet() -> Case:
+    town, _, _ = routed(lets_out(UDP), out=True)
+    said = "lets tcp/80 to anywhere outside out"
+    fix = "unkai security-group rule add web egress tcp 80"
+    return Case(town, town.asked("a", EXTERNAL, "tcp/80"), "NO_EGRESS_RULE", fix, said=said)
 
 
 def not_in_the_group() -> Case:
@@ -136,6 +144,7 @@ BLOCKED: tuple[Callable[[], Case], ...] = (
     rule_for_another_icmp_type,
     number_beside_the_range,
     rule_out_for_other_addresses,
+    no_rule_out_to_the_internet,
     not_in_the_group,
     pair_is_not_in_the_group,
     members_behind_snat_are_not_seen,

@@ -279,7 +279,7 @@ class _Walk:
     def _end(self, verdict: Verdict, what: str) -> Reachability:
         scene = self._scene
         source = scene.called(scene.source) if scene.source else "outside"
-        summary = f"{scene.question.service} from {source} to {scene.destination} {what}"
+        summary = f"{scene.question.service} from {source} to {scene.destination_said} {what}"
         if troubled := troubles(scene, self._sight):
             summary += f" ({troubled})"
         return Reachability(verdict, summary, hops=tuple(self._hops), trace=self._told())

@@ -150,7 +150,7 @@ def _way_off_the_network(scene: Scene) -> Reachability | None:
         return blocked(
             "NO_GATEWAY_ADDRESS",
             f"subnet {subnet.name} tells its instances of no router, so {scene.called(port)} "
-            f"sends nothing to {scene.destination}",
+            f"sends nothing to {scene.destination_said}",
             f"unkai subnet update {subnet.name} --gateway ADDRESS",
             at("subnet", subnet),
         )
@@ -234,7 +234,7 @@ def _leaves(scene: Scene, router: Router) -> Reachability | None:
     if gateway is None:
         return blocked(
             "NO_GATEWAY",
-            f"router {router.name} has no way out to {scene.destination}: it has no gateway",
+            f"router {router.name} has no way out to {scene.destination_said}: it has no gateway",
             f"unkai router set-gateway {router.name} NETWORK",
             at("router", router),
         )

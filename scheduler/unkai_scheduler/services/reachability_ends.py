@@ -15,7 +15,7 @@ from unkai_scheduler.services.reachability_checks import Place, at, is_private
 from unkai_scheduler.services.reachability_reading import Reading
 from unkai_scheduler.services.reachability_routes import Sending, hidden_as
 from unkai_scheduler.services.reachability_rules import nearest, said
-from unkai_scheduler.services.reachability_scene import Scene
+from unkai_scheduler.services.reachability_scene import ANYWHERE, Scene
 
 _NO_DHCP_SERVER = 2020
 """Flow priority of what forbids DHCP servers; `ovn/northbound/base.py`, with OVN's 1000 added."""
@@ -186,21 +186,19 @@ def _spoofed(reading: Reading) -> Cause:
     name, called = (port.name, scene.called(port)) if port else ("PORT", "the port")
     return Cause(
         "ANTI_SPOOFING",
-        f"{scene.source_address} is not an address of {called}: what it sends with another is "
-        "dropped",
-        f"unkai port update {name} --allow {scene.source_address}",
+        f"{reading.source} is not an address of {called}: what it sends with another is dropped",
+        f"unkai port update {name} --allow {reading.source}",
         at("port", port) if port else reading.place_of(reading.last),
     )
 
 
 def _not_taken(reading: Reading) -> Cause:
-    port = reading.ports.get(reading.last.outport)
-    scene = reading.scene
+    port, to = reading.ports.get(reading.last.outport), reading.seen_destination
     name = port.name if port else "PORT"
     return Cause(
         "ANTI_SPOOFING",
-        f"{scene.destination} is not an address of port {name}, which takes nothing else",
-        f"unkai port update {name} --allow {scene.destination}",
+        f"{to} is not an address of port {name}, which takes nothing else",
+        f"unkai port update {name} --allow {to}",
         at("port", port) if port else reading.place_of(reading.last),
     )
 
@@ -237,14 +235,18 @@ def _no_rule(reading: Reading, port: Port | None, reason: str, way: str) -> Caus
     service, other = service_at(asked, port, reading), _other_end(reading, way)
     direction = Direction.INGRESS if way == "in" else Direction.EGRESS
     towards = "from" if way == "in" else "to"
-    seen = f" (as which {_source_called(reading)} is seen)" if _is_hidden(reading, way) else ""
+    anywhere = scene.is_from_anywhere if way == "in" else scene.is_to_anywhere
+    whom = f"{towards} {ANYWHERE if anywhere else other}"
+    if way == "in" and reading.seen_source:
+        whom += f" (as which {_source_called(reading)} is seen)"
     close = nearest(known, direction, asked, _number_at(asked, port, reading), other)
     beside = f"; rule {close.id} lets {said(close, scene)} {way}" if close else ""
+    allowed = "" if anywhere else f" {towards} {_as_network(other)}"
     return Cause(
         reason,
-        f"no rule of group {names} lets {service} {towards} {other}{seen} {way}{beside}",
+        f"no rule of group {names} lets {service} {whom} {way}{beside}",
         f"unkai security-group rule add {known[0].name} {direction.value.lower()} "
-        f"{words_of(asked, port, reading)} {towards} {_as_network(other)}",
+        f"{words_of(asked, port, reading)}{allowed}",
         at("security_group", known[0]),
     )
 
@@ -253,10 +255,6 @@ def _other_end(reading: Reading, way: str) -> str:
     if way == "out":
         return reading.scene.destination
     return reading.seen_source or reading.scene.source_address
-
-
-def _is_hidden(reading: Reading, way: str) -> bool:
-    return way == "in" and bool(reading.seen_source)
 
 
 def _source_called(reading: Reading) -> str:
@@ -294,30 +292,37 @@ def words_of(asked: Question, port: Port, reading: Reading) -> str:
 
 def _no_route(reading: Reading) -> Cause:
     place = reading.place_of(reading.last)
-    to = reading.scene.source_address if reading.answer else reading.scene.destination
+    scene = reading.scene
+    to = scene.source_address if reading.answer else scene.destination
+    anywhere = scene.is_from_anywhere if reading.answer else scene.is_to_anywhere
     return Cause(
-        "NO_ROUTE", f"router {place.name} has no route to {to}", _route_fix(reading, to), place
+        "NO_ROUTE",
+        f"router {place.name} has no route to {ANYWHERE if anywhere else to}",
+        _route_fix(reading, to, anywhere=anywhere),
+        place,
     )
 
 
-def _route_fix(reading: Reading, to: str) -> str:
+def _route_fix(reading: Reading, to: str, *, anywhere: bool) -> str:
     """Say how a router would learn of an address, inside or out."""
     scene, router = reading.scene, reading.routers.get(reading.last.datapath)
     name = router.name if router else "ROUTER"
-    if router and router.gateway and scene.subnet_with(to) is None:
+    known = scene.subnet_with(to)
+    if router and router.gateway and known is None:
         for subnet in scene.subnets_of(router.gateway.network_id):
             if subnet.version == version_of(to) and not subnet.gateway_address:
                 return (
                     f"unkai subnet update {subnet.name} --gateway ADDRESS, which tells its routers "
                     "who leads on outside"
                 )
-    known = scene.subnet_with(to)
-    fix = f"unkai router add-route {name} {_as_network(to)}=NEXT-HOP"
-    fix += f", or add the subnet with 'unkai router add-subnet {name} "
-    fix += f"{known.name if known else 'SUBNET'}'"
-    if router and router.gateway is None and known is None:
-        fix += f", or a way out with 'unkai router set-gateway {name} NETWORK'"
-    return fix
+    way_out = f"'unkai router set-gateway {name} NETWORK'"
+    where = ("0.0.0.0/0" if version_of(to) == 4 else "::/0") if anywhere else _as_network(to)
+    route = f"unkai router add-route {name} {where}=NEXT-HOP"
+    if anywhere:
+        return f"{route}, or give it a way out with {way_out}"
+    subnet_name = known.name if known else "SUBNET"
+    fix = f"{route}, or add the subnet with 'unkai router add-subnet {name} {subnet_name}'"
+    return fix if known or (router and router.gateway) else f"{fix}, or a way out with {way_out}"
 
 
 def _routers_own(reading: Reading) -> Cause:

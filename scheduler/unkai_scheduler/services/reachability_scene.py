@@ -14,10 +14,12 @@ from unkai_scheduler.domain.instances import Instance
 from unkai_scheduler.domain.load_balancers import LoadBalancer
 from unkai_scheduler.domain.networks import Network, Subnet
 from unkai_scheduler.domain.ports import Port, PortOwner
-from unkai_scheduler.domain.reachability import Question
+from unkai_scheduler.domain.reachability import EXTERNAL, Question
 from unkai_scheduler.domain.routers import FloatingIp, Router
 from unkai_scheduler.domain.security_groups import SecurityGroup
 from unkai_scheduler.ovn.northbound.networks import METADATA_V4, METADATA_V6
+
+ANYWHERE = "anywhere outside"
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,21 @@ class Scene:
     def version(self) -> int:
         """4 or 6."""
         return version_of(self.destination)
+
+    @property
+    def is_to_anywhere(self) -> bool:
+        """Whether the destination stands for all that is outside."""
+        return self.question.destination_address == EXTERNAL
+
+    @property
+    def is_from_anywhere(self) -> bool:
+        """Whether the source stands for all that is outside."""
+        return self.source is None and not self.question.source_address
+
+    @property
+    def destination_said(self) -> str:
+        """The destination in words."""
+        return ANYWHERE if self.is_to_anywhere else self.destination
 
     @property
     def is_own(self) -> bool:
