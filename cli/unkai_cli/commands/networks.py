@@ -258,7 +258,7 @@ def topology(session: Session, ports: bool, all_projects: bool) -> None:
     type=ENDPOINT,
     shell_complete=complete_names("instance", "load_balancer", "floating_ip", "port"),
 )
-@click.option("--from", "source_address", type=ADDRESS, help="Which of A's addresses.")
+@click.option("--from", "source_address", type=ADDRESS, help="From this address, A's or another.")
 @click.option(
     "--network",
     "by_network",
