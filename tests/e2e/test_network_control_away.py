@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
 RATE = 100
 """Packets a second."""
 SENT_IN_TIME = 0.95
+"""Of the packets of a minute; of six seconds it is 0.8, for the sender's start is among them."""
 MORE_ALLOWED = 2
 _OUT_ECHOS = (
     'awk \'/^Icmp:/ {if (!n++) {for (i = 1; i <= NF; i++) if ($i == "OutEchos") c = i}'
@@ -113,6 +114,7 @@ def test_running_guests_lose_nothing_while_the_control_plane_is_killed(
         f" {kills[0]} SIGKILLs of ovn-northd, both databases and the scheduler: {run.lost} lost;"
         f" {controls} runs without kills sent {in_time} in time and lost {lost}",
     )
-    assert min(run.in_time, *in_time) >= SENT_IN_TIME * seconds * RATE
+    share = SENT_IN_TIME if full_counts() else 0.8
+    assert min(run.in_time, *in_time) >= share * seconds * RATE
     assert run.lost <= max(lost) + MORE_ALLOWED
     wait_agreed(lab)

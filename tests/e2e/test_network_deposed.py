@@ -149,7 +149,10 @@ def _all_halted(lab: Lab, scheduler: str) -> Iterator[None]:
 
 def _family(pid: int) -> list[int]:
     """Return a process and all its descendants."""
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return []  # it has ended
     return [pid, *(one for child in text.split() for one in _family(int(child)))]
 
 

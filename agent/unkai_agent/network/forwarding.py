@@ -8,6 +8,8 @@ connection is one from outside.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -23,6 +25,8 @@ from unkai_wire.errors import FailedPrecondition, Unavailable
 PIECE_BYTES = 64 << 10
 CONNECTIONS = 128
 """At once, of a host. Each holds up to some 300 KiB: pieces on their way, and gRPC's windows."""
+CONNECTIONS_OF_NETWORK = 64
+"""At once, of a network: whoever has many machines on a host leaves room for others', too."""
 CONNECTIONS_EACH = 32
 """At once, of a port, so that one machine's callers leave room for others'; as many as one
 `unkai forward` opens."""
@@ -44,6 +48,7 @@ class Forwarder:
         self._driver = driver
         self._sources = sources
         self._open: Counter[str] = Counter()
+        """By network, and by port."""
 
     async def talk(
         self, port: PortSpec, number: int, incoming: AsyncIterator[bytes]
@@ -52,23 +57,26 @@ class Forwarder:
 
         The first item is empty and says that the connection is open; None says that the machine
         sends no more. Raises `FailedPrecondition` / FORWARD_REFUSED, FORWARD_TIMED_OUT;
-        `Unavailable` / FORWARDS_FULL, FORWARD_RESET, FORWARD_IDLE; `NotFound` / NETWORK_NOT_HERE.
+        `Unavailable` / FORWARDS_FULL, FORWARD_RESET, FORWARD_BROKEN, FORWARD_IDLE; `NotFound` /
+        NETWORK_NOT_HERE.
         """
         self._check_room(port)
-        self._open[port.port_id] += 1
+        held = (port.network_id, port.port_id)
+        self._open.update(held)
         try:
             connection = await self._connect(port, number)
             async with aclosing(_Talk().pieces(connection, incoming)) as pieces:
                 async for piece in pieces:
                     yield piece
         finally:
-            self._open[port.port_id] -= 1
+            self._open.subtract(held)
             self._open += Counter()  # forgets who has none
 
     def _check_room(self, port: PortSpec) -> None:
         for count, most, what in (
             (self._open[port.port_id], CONNECTIONS_EACH, "to this port"),
-            (self._open.total(), CONNECTIONS, "in all"),
+            (self._open[port.network_id], CONNECTIONS_OF_NETWORK, "to this network"),
+            (self._open.total() // 2, CONNECTIONS, "in all"),
         ):
             if count >= most:
                 raise Unavailable(
@@ -123,8 +131,8 @@ class _Talk:
                 sending.result()
             yield None
             await self._finish(sending)
-        except ConnectionError as error:
-            raise _reset() from error
+        except OSError as error:
+            raise _broken(error) from error
         finally:
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
@@ -133,9 +141,11 @@ class _Talk:
     async def _read(self, reader: asyncio.StreamReader) -> bytes:
         while True:
             try:
-                async with asyncio.timeout_at(self._last_s + IDLE_S):
+                async with asyncio.timeout_at(self._last_s + IDLE_S) as idle:
                     piece = await reader.read(PIECE_BYTES)
             except TimeoutError:
+                if not idle.expired():
+                    raise  # the kernel's: the machine has acknowledged nothing for minutes
                 self._check_idle()
             else:
                 self._last_s = self._loop.time()
@@ -150,11 +160,14 @@ class _Talk:
 
     async def _send(self, writer: asyncio.StreamWriter, incoming: AsyncIterator[bytes]) -> None:
         try:
-            with suppress(ConnectionError):  # it reads no more: who reads sees how it ended
-                async for piece in incoming:
-                    self._last_s = self._loop.time()
+            async for piece in incoming:
+                self._last_s = self._loop.time()
+                try:
                     writer.write(piece)
                     await writer.drain()
+                except OSError:
+                    return  # it reads no more: who reads sees how it ended
+            with suppress(OSError):
                 writer.write_eof()
         except BaseException:
             writer.transport.abort()  # the caller went away, or said nonsense: who reads ends, too
@@ -170,11 +183,17 @@ class _Talk:
             )
 
 
-def _reset() -> Unavailable:
+def _broken(failure: OSError) -> Unavailable:
+    if isinstance(failure, ConnectionError):
+        return Unavailable(
+            "the machine has reset the connection",
+            reason="FORWARD_RESET",
+            fix="see that what listens there is well, then connect again",
+        )
     return Unavailable(
-        "the machine has reset the connection",
-        reason="FORWARD_RESET",
-        fix="see that what listens there is well, then connect again",
+        f"the machine no longer answers: {os.strerror(failure.errno or errno.ETIMEDOUT)}",
+        reason="FORWARD_BROKEN",
+        fix="see with 'unkai instance show' and its console that it is well, then connect again",
     )
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -199,10 +202,10 @@ async def test_one_ports_callers_leave_room_for_anothers(monkeypatch: pytest.Mon
 
 async def test_a_connection_ends_over_which_nothing_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether the machine could still send or has ended."""
-    monkeypatch.setattr(forwarding, "IDLE_S", 0.5)
     forwarder, machine = await a_forwarder(), a_machine()
     with machine:
         for ends_first in (False, True):
+            monkeypatch.setattr(forwarding, "IDLE_S", 60.0)
             talk = forwarder.talk(PORT, machine.getsockname()[1], Caller().pieces())
             async with asyncio.timeout(20):
                 await anext(talk)
@@ -210,6 +213,7 @@ async def test_a_connection_ends_over_which_nothing_passes(monkeypatch: pytest.M
                 if ends_first:
                     writer.write_eof()
                     assert await anext(talk) is None
+                monkeypatch.setattr(forwarding, "IDLE_S", 0.5)
                 with pytest.raises(Unavailable) as caught:
                     await anext(talk)
                 assert caught.value.reason == "FORWARD_IDLE"
@@ -251,6 +255,64 @@ async def test_a_connection_that_the_machine_resets_is_told_so() -> None:
             with pytest.raises(Unavailable) as caught:
                 await anext(talk)
     assert caught.value.reason == "FORWARD_RESET"
+
+
+@pytest.mark.parametrize("code", [errno.ETIMEDOUT, errno.EHOSTUNREACH])
+async def test_a_machine_that_acknowledges_nothing_any_more_ends_it(
+    monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """What the kernel says after minutes of keepalives is no idle time; others are served on."""
+    monkeypatch.setattr(forwarding, "IDLE_S", 5.0)
+    readers: list[asyncio.StreamReader] = []
+
+    async def opened(
+        *args: Any, **kwargs: Any
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        made = await open_connection(*args, **kwargs)
+        readers.append(made[0])
+        return made
+
+    open_connection = asyncio.open_connection
+    monkeypatch.setattr(asyncio, "open_connection", opened)
+    forwarder, machine = await a_forwarder(), a_machine()
+    with machine:
+        talk = forwarder.talk(PORT, machine.getsockname()[1], Caller().pieces())
+        assert await anext(talk) == b""
+        readers[0].set_exception(OSError(code, os.strerror(code)))
+        with pytest.raises(Unavailable, match=os.strerror(code)) as caught:
+            await anext(talk)
+    assert caught.value.reason == "FORWARD_BROKEN"
+
+
+async def test_a_caller_that_ends_after_a_reset_is_told_of_the_reset() -> None:
+    forwarder, machine = await a_forwarder(), a_machine()
+    with machine:
+        for _ in range(20):
+            caller = Caller()
+            talk = forwarder.talk(PORT, machine.getsockname()[1], caller.pieces())
+            async with asyncio.timeout(20):
+                await anext(talk)
+                connection, _ = await asyncio.to_thread(machine.accept)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.close()
+                caller.send(None)
+                with pytest.raises(Unavailable) as caught:
+                    async for _ in talk:
+                        pass
+            assert caught.value.reason == "FORWARD_RESET"
+
+
+async def test_a_network_leaves_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forwarding, "CONNECTIONS_OF_NETWORK", 1)
+    forwarder, machine = await a_forwarder(), a_machine()
+    with machine:
+        number = machine.getsockname()[1]
+        one, other = (a_port(n, addresses=(an_ipv4("127.0.0.1"),)) for n in (1, 2))
+        held = forwarder.talk(one, number, Caller().pieces())
+        assert await anext(held) == b""
+        with pytest.raises(Unavailable, match="1 connections to this network"):
+            await anext(forwarder.talk(other, number, Caller().pieces()))
+        await held.aclose()
 
 
 async def _ends(reader: asyncio.StreamReader) -> bool:
