@@ -14,7 +14,7 @@ from unkai_scheduler.ovn.trace_tree import End
 from unkai_scheduler.services.reachability_checks import Place, at, is_private
 from unkai_scheduler.services.reachability_reading import Reading
 from unkai_scheduler.services.reachability_routes import Sending, hidden_as
-from unkai_scheduler.services.reachability_rules import nearest, said
+from unkai_scheduler.services.reachability_rules import OtherEnd, nearest, said
 from unkai_scheduler.services.reachability_scene import ANYWHERE, Scene
 
 _NO_DHCP_SERVER = 2020
@@ -239,7 +239,8 @@ def _no_rule(reading: Reading, port: Port | None, reason: str, way: str) -> Caus
     whom = f"{towards} {ANYWHERE if anywhere else other}"
     if way == "in" and reading.seen_source:
         whom += f" (as which {_source_called(reading)} is seen)"
-    close = nearest(known, direction, asked, _number_at(asked, port, reading), other)
+    seen = OtherEnd(other, _groups_of(reading, way, other))
+    close = nearest(known, direction, asked, _number_at(asked, port, reading), seen)
     beside = f"; rule {close.id} lets {said(close, scene)} {way}" if close else ""
     allowed = "" if anywhere else f" {towards} {_as_network(other)}"
     return Cause(
@@ -255,6 +256,14 @@ def _other_end(reading: Reading, way: str) -> str:
     if way == "out":
         return reading.scene.destination
     return reading.seen_source or reading.scene.source_address
+
+
+def _groups_of(reading: Reading, way: str, address: str) -> frozenset[str]:
+    """Return the groups of the other end, if it is known there by its own address."""
+    port = reading.scene.source if way == "in" else reading.scene.end
+    if port is None or all(fixed.address != address for fixed in port.addresses):
+        return frozenset()
+    return frozenset(port.security_group_ids)
 
 
 def _source_called(reading: Reading) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from unkai_scheduler.domain.addresses import contains, version_of
 from unkai_scheduler.domain.reachability import Question
@@ -11,6 +12,14 @@ from unkai_scheduler.services.reachability_scene import Scene
 
 _ECHO_TYPES = {4: 8, 6: 128}
 """Of a ping (RFC 792, RFC 4443)."""
+
+
+class OtherEnd(NamedTuple):
+    """Whom a port's rules see at the other end."""
+
+    address: str
+    group_ids: frozenset[str] = frozenset()
+    """Groups that have this address among their members'."""
 
 
 def said(rule: Rule, scene: Scene) -> str:
@@ -36,11 +45,15 @@ def said(rule: Rule, scene: Scene) -> str:
 
 
 def nearest(
-    groups: Iterable[SecurityGroup], direction: Direction, asked: Question, number: int, other: str
+    groups: Iterable[SecurityGroup],
+    direction: Direction,
+    asked: Question,
+    number: int,
+    other: OtherEnd,
 ) -> Rule | None:
     """Return a rule that fails to let a packet through for one reason alone; None: there is none.
 
-    `number`: the port that is asked for there; `other`: the address of the other end.
+    `number`: the port that is asked for there.
     """
     for group in groups:
         for rule in group.rules:
@@ -49,14 +62,16 @@ def nearest(
     return None
 
 
-def _lacks(rule: Rule, asked: Question, number: int, other: str) -> Iterator[str]:
-    """Yield what of a rule does not fit; a group as the other end is taken not to fit."""
-    version = version_of(other)
+def _lacks(rule: Rule, asked: Question, number: int, other: OtherEnd) -> Iterator[str]:
+    """Yield what of a rule does not fit."""
+    version = version_of(other.address)
     versions = {rule.ip_version, version_of(rule.remote_cidr) if rule.remote_cidr else 0}
     if versions - {0, version}:
         yield "version"
-    elif rule.remote_group_id or (rule.remote_cidr and not contains(rule.remote_cidr, other)):
+    elif rule.remote_cidr and not contains(rule.remote_cidr, other.address):
         yield "other end"
+    if rule.remote_group_id and rule.remote_group_id not in other.group_ids:
+        yield "group"
     if rule.protocol not in {None, asked.protocol}:
         yield "protocol"
     elif asked.protocol is not Protocol.ICMP:
