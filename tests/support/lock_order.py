@@ -36,8 +36,8 @@ ORDER = (
     "subnets",
     "ports",
     "security_groups",
-    "floating_ips",
     "load_balancers",
+    "floating_ips",
     "operations",
 )
 """As CONTRIBUTING.md has it."""

@@ -7,7 +7,7 @@ balancer's own row is locked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -65,13 +65,20 @@ class LoadBalancerChanges:
         probe_sources.keep(self._conn, self._ports, checked)
         return self._end(row, EventType.CREATED, "was made")
 
-    def change(self, seen: LoadBalancer, new: LoadBalancer, etag: str) -> LoadBalancer:
-        """Write a load balancer that was read as `seen`, which is not locked yet."""
+    def change(
+        self, seen: LoadBalancer, alter: Callable[[LoadBalancer], LoadBalancer], etag: str
+    ) -> LoadBalancer:
+        """Write a load balancer that was read as `seen`, after its project was locked.
+
+        It may have lost members since, whose ports were removed, and nothing else.
+        """
         version, members = version_of(seen.address), dict[str, Port]()
-        if new.listeners != seen.listeners:
-            members = self._lock((*seen.listeners, *new.listeners), version=version)
-            _check_members(new, members, version)
-        old = self._locked(seen, etag)
+        wanted = alter(seen)
+        if wanted.listeners != seen.listeners:
+            members = self._lock((*seen.listeners, *wanted.listeners), version=version)
+            _check_members(wanted, members, version)
+        old = self._locked(seen.id, etag)
+        new = alter(old)
         new = replace(new, etag=self._context.new_etag(), update_time=self._context.clock())
         needed = probe_sources.checked_subnets(new, members.values())
         before = probe_sources.checked_subnets(old, members.values())
@@ -81,11 +88,11 @@ class LoadBalancerChanges:
         return self._end(new, EventType.UPDATED, "was changed")
 
     def remove(self, seen: LoadBalancer, etag: str) -> None:
-        """Remove a load balancer that was read as `seen`; no floating address leads to it then."""
+        """Remove one that was read as `seen`, as `change`; no floating address leads to it then."""
         version = version_of(seen.address)
         members = self._lock(seen.listeners, version=version, own_port_id=seen.port_id)
-        FloatingIpChanges(self._conn, self._context, self._call).take_from([seen.port_id])
-        row = self._locked(seen, etag)
+        row = self._locked(seen.id, etag)
+        FloatingIpChanges(self._conn, self._context, self._call).take_from([row.port_id])
         before = probe_sources.checked_subnets(row, members.values())
         load_balancers.delete(self._conn, row.id)
         self._ports.remove([row.port_id])
@@ -127,10 +134,8 @@ class LoadBalancerChanges:
         ports.lock(self._conn, *keeping, *own_ports, held=[port.id for port in members])
         return {port.id: port for port in _members(self._conn, listeners)}
 
-    def _locked(self, seen: LoadBalancer, etag: str) -> LoadBalancer:
-        row = found("load_balancer", seen.id, load_balancers.locked(self._conn, seen.id))
-        # What was locked for it was looked up from the row as it was seen.
-        check_etag("load_balancer", row.id, row.etag, seen.etag)
+    def _locked(self, ident: str, etag: str) -> LoadBalancer:
+        row = found("load_balancer", ident, load_balancers.locked(self._conn, ident))
         check_etag("load_balancer", row.id, row.etag, etag)
         return row
 

@@ -109,13 +109,16 @@ class LoadBalancersService:
             beside = projects_beside(conn, (*seen.listeners, *listeners))
             resolve_project(conn, seen.project_id, beside)
             seen = found("load_balancer", seen.id, load_balancers.get(conn, seen.id))
-            new = replace(
-                seen,
-                name=draft.name if "name" in fields else seen.name,
-                labels=dict(draft.labels) if "labels" in fields else seen.labels,
-                listeners=draft.listeners if "listeners" in fields else seen.listeners,
-            )
-            return self._changes(conn, call).change(seen, new, etag)
+
+            def alter(row: LoadBalancer) -> LoadBalancer:
+                return replace(
+                    row,
+                    name=draft.name if "name" in fields else row.name,
+                    labels=dict(draft.labels) if "labels" in fields else row.labels,
+                    listeners=draft.listeners if "listeners" in fields else row.listeners,
+                )
+
+            return self._changes(conn, call).change(seen, alter, etag)
 
         return await mutate(self._context, call, LoadBalancer, work, wakes=[load_balancer_id])
 
@@ -124,6 +127,8 @@ class LoadBalancersService:
 
         def work(conn: Connection) -> LoadBalancer:
             seen = _seen(conn, load_balancer_id, "load_balancer_id")
+            resolve_project(conn, seen.project_id)
+            seen = found("load_balancer", seen.id, load_balancers.get(conn, seen.id))
             self._changes(conn, call).remove(seen, etag)
             return seen
 

@@ -18,7 +18,7 @@ from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import mutate
 from unkai_scheduler.services.networking import check_configured, record_change
-from unkai_scheduler.services.port_removals import remove_port
+from unkai_scheduler.services.port_removals import lock_balancers, remove_port
 from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.services.reading import read_row
 from unkai_scheduler.services.subnets import remove_subnet
@@ -153,7 +153,9 @@ class NetworksService:
             check_etag("network", row.id, row.etag, etag)
             _check_unused(conn, row)  # before thousands of ports are locked for nothing
             subnets.lock_of(conn, row.id)
-            ports.lock(conn, *ports.ids_on_network(conn, row.id))
+            port_ids = ports.ids_on_network(conn, row.id)
+            ports.lock(conn, *port_ids)
+            lock_balancers(conn, port_ids)
             _check_unused(conn, row)  # one may have been plugged in meanwhile
             for port in ports.of_kind_on_network(conn, row.id, None):
                 remove_port(conn, self._context, call, port)

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from unkai_scheduler.domain.events import EventType
+from unkai_scheduler.domain.load_balancers import LoadBalancer
 from unkai_scheduler.domain.ports import Port
 from unkai_scheduler.services import ovn_work, probe_sources
 from unkai_scheduler.services.context import Call, ServiceContext
@@ -22,11 +24,17 @@ if TYPE_CHECKING:
 
 
 def lock(conn: Connection, port_ids: Sequence[str]) -> list[Port]:
-    """Lock ports that shall be removed, and what goes with them; return those there are, by id."""
+    """Lock ports that shall be removed, and what changes with them; return those there are."""
     of_members = _subnets_of_members(conn, port_ids)
     subnets.lock(conn, *of_members)
     ports.lock(conn, *port_ids, *probe_sources.port_ids(conn, of_members))
+    lock_balancers(conn, port_ids)
     return sorted(ports.list_some(conn, port_ids), key=lambda port: port.id)
+
+
+def lock_balancers(conn: Connection, port_ids: Sequence[str]) -> None:
+    """Lock the load balancers that have one of these ports, which are locked, as a member."""
+    load_balancers.lock(conn, *load_balancers.naming(conn, port_ids))
 
 
 def _subnets_of_members(conn: Connection, port_ids: Sequence[str]) -> set[str]:
@@ -51,6 +59,8 @@ def remove_port(conn: Connection, context: ServiceContext, call: Call, port: Por
     ovn_work.touched(conn, context, "port", port.id, reason="port removed")
     named = load_balancers.drop_members(conn, port.id)
     ports.delete(conn, port.id)
+    for row in load_balancers.list_some(conn, named):
+        _lost_member(conn, context, call, row, port)
     if named:
         subnet_ids = {one.subnet_id for one in port.addresses}
         probe_sources.release(conn, OwnedPorts(conn, context, call), subnet_ids)
@@ -65,6 +75,23 @@ def remove_port(conn: Connection, context: ServiceContext, call: Call, port: Por
         change=EventType.DELETED,
         what="was removed",
         state=port.state.value,
+    )
+
+
+def _lost_member(
+    conn: Connection, context: ServiceContext, call: Call, row: LoadBalancer, port: Port
+) -> None:
+    """Write a load balancer, locked, that a port was taken out of."""
+    row = replace(row, etag=context.new_etag(), update_time=context.clock())
+    load_balancers.replace(conn, row, etag=None)
+    record_change(
+        conn,
+        context,
+        call,
+        kind="load_balancer",
+        row=row,
+        change=EventType.UPDATED,
+        what=f"lost its member port {port.name}",
     )
 
 

@@ -87,6 +87,11 @@ def locked(conn: Connection, ident: str) -> LoadBalancer | None:
     return get(conn, ident)
 
 
+def lock(conn: Connection, *idents: str) -> None:
+    """Keep others from changing load balancers until the transaction ends; read them after."""
+    rows.lock(conn, load_balancers, *idents)
+
+
 def list_page(
     conn: Connection,
     *,

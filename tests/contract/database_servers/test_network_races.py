@@ -19,6 +19,7 @@ from tests.support.acceptance import Shows, count, seeded
 from tests.support.builders import an_id
 from tests.support.commit_proxy import Fault, a_commit_proxy
 from tests.support.network_replica import SETTINGS, Replica, together
+from tests.support.pauses import pause_after
 from tests.support.store import a_store, ids_with_default_project, noon
 from unkai_scheduler.database_settings import DatabaseSettings
 from unkai_scheduler.domain.load_balancers import BalancedProtocol, Listener, Member
@@ -36,7 +37,7 @@ from unkai_scheduler.services.projects import (
 )
 from unkai_scheduler.services.router_drafts import InterfaceDraft, RouterDraft
 from unkai_scheduler.services.security_rules import RuleDraft
-from unkai_scheduler.store import networks, ovn_work, ports
+from unkai_scheduler.store import load_balancers, networks, ovn_work, ports
 from unkai_scheduler.store.tables_networks import addresses as address_rows
 from unkai_scheduler.store.unit_of_work import Connection, open_unit_of_work
 
@@ -225,6 +226,21 @@ async def _wired(one: Replica) -> tuple[Network, Network, Subnet]:
     return outside, *(await one.network())
 
 
+async def _label_and_a_members_port(one: Replica, two: Replica) -> Sequence[Awaitable[Any]]:
+    network, subnet = await one.network()
+    port = await one.port(network)
+    listener = Listener(BalancedProtocol.TCP, 80, (Member(port.id, 80),))
+    draft = LoadBalancerDraft(
+        name="l" + an_id("load_balancer")[4:], subnet_id=subnet.id, listeners=(listener,)
+    )
+    balancer = await one.balancers.create(one.call(), "", draft)
+    labelled = LoadBalancerDraft(labels={"tier": "web"})
+    return [
+        one.balancers.update(one.call(), balancer.id, labelled, ["labels"], ""),
+        two.ports.delete(two.call(), port.id),
+    ]
+
+
 @pytest.mark.parametrize(
     ("race", "reasons"),
     [
@@ -239,12 +255,17 @@ async def _wired(one: Replica) -> tuple[Network, Network, Subnet]:
         ),
         (_interface_and_its_subnet, {"SUBNET_IN_USE", "SUBNET_NOT_FOUND"}),
         (_member_and_its_port, {"PORT_NOT_FOUND", ""}),
+        (_label_and_a_members_port, {""}),
     ],
 )
 async def test_of_use_and_removal_at_once_each_is_done_whole_or_refused_with_its_reason(
-    replicas: tuple[Replica, Replica], race: Race, reasons: set[str]
+    replicas: tuple[Replica, Replica],
+    race: Race,
+    reasons: set[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An empty reason: both may come to pass, one after the other."""
+    pause_after(monkeypatch, load_balancers, "get")
     heard: Counter[str] = Counter()
     for number in range(ROUNDS):
         one, two = replicas if number % 2 else reversed(replicas)

@@ -24,11 +24,12 @@ from unkai.network.v1 import (
     floating_ip_service_pb2,
     load_balancer_pb2,
     load_balancer_service_pb2,
+    port_service_pb2,
     router_pb2,
     router_service_pb2,
 )
 from unkai_scheduler.domain.ports import PortOwner
-from unkai_scheduler.store import addresses, load_balancers, ports, projects
+from unkai_scheduler.store import addresses, events, load_balancers, ports, projects
 from unkai_wire.errors import (
     AlreadyExists,
     Conflict,
@@ -182,6 +183,21 @@ async def test_members_are_ports_of_instances_with_an_address_of_its_version(api
         caught = await refused(a_balancer(api, wired, listeners=[listener(80, port)]))
         assert (type(caught), caught.reason) == (kind, reason)
     assert not await read(api, lambda conn: ports.find(conn, "", "web"))
+
+
+async def test_a_member_whose_port_is_removed_is_a_change_that_is_told(api: Api) -> None:
+    wired = await a_wired_network(api)
+    gone, stays = await a_plugged_port(api, wired), await a_member(api, wired)
+    balancer = await a_balancer(api, wired, listeners=[listener(80, gone, stays)])
+    await api.ports.DeletePort(port_service_pb2.DeletePortRequest(port_id=gone.id))
+
+    asked = pb.GetLoadBalancerRequest(load_balancer_id=balancer.id)
+    now = (await api.load_balancers.GetLoadBalancer(asked)).load_balancer
+    assert [member.port_id for member in now.listeners[0].members] == [stays.id]
+    assert now.etag != balancer.etag
+    await api.stamp()
+    told = await read(api, lambda conn: events.list_page(conn, after=None, limit=1000))
+    assert f"load balancer web lost its member port {gone.name}" in [one.message for one in told]
 
 
 async def test_its_subnet_is_one_that_the_project_may_use(api: Api) -> None:
