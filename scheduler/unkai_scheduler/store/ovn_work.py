@@ -93,13 +93,14 @@ def due(conn: Connection, now: datetime, limit: int) -> list[Work]:
 
 def settle(conn: Connection, done: Iterable[tuple[str, int]]) -> None:
     """Take away what OVN has: units by key and number; one that was marked since stays."""
-    gone = [_at(key, number) for key, number in sorted(done)]
+    gone = [_at(key, number) for key, number in _unlocked(conn, done)]
     if gone:
         conn.execute(delete(ovn_work).where(*_OF_UNIT, _OF_NUMBER), gone)
 
 
 def postpone(conn: Connection, later: Iterable[Work]) -> None:
     """Write anew when work is due, its attempt and reason; what was marked since stays due."""
+    known = {(work.key, work.number): work for work in later}
     statement = (
         sql_update(ovn_work)
         .where(*_OF_UNIT, _OF_NUMBER)
@@ -116,7 +117,7 @@ def postpone(conn: Connection, later: Iterable[Work]) -> None:
             "new_attempt": work.attempt,
             "new_reason": shortened(work.reason, TEXT),
         }
-        for work in sorted(later, key=lambda work: work.key)
+        for work in (known[at] for at in _unlocked(conn, known))
     ]
     if values:
         conn.execute(statement, values)
@@ -170,6 +171,30 @@ def _named_in(conn: Connection, table: Table, keys: Iterable[str]) -> set[str]:
             query = select(table.c.id).where(table.c.kind == kind, table.c.id.in_(some))
             found |= {f"{kind}:{ident}" for ident in conn.execute(query).scalars()}
     return found
+
+
+def _unlocked(conn: Connection, units: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Return those of these units, by key and number, that nobody marks anew just now, in order.
+
+    They are locked. Who marks several does so one after the other, in any order: to wait for one of
+    them, with others locked, would be to be waited for. What they mark is not to be settled anyway.
+    """
+    if conn.dialect.name == "sqlite":
+        return sorted(units)
+    numbers: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for key, number in units:
+        named = _named(key)
+        numbers[named["kind"]][named["id"]] = number
+    found: list[tuple[str, int]] = []
+    for kind, of_kind in sorted(numbers.items()):
+        for some in rows.portions(of_kind):
+            query = select(ovn_work.c.id, ovn_work.c.number).where(
+                ovn_work.c.kind == kind, ovn_work.c.id.in_(some)
+            )
+            for ident, number in conn.execute(query.with_for_update(skip_locked=True)):
+                if number == of_kind[ident]:
+                    found.append((f"{kind}:{ident}", number))
+    return sorted(found)
 
 
 def _upsert(

@@ -6,6 +6,7 @@ that again: outcomes are right then, and late. So what is counted is what was tr
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.util.concurrency import await_
 
 from tests.support.acceptance import Shows
-from tests.support.builders import an_id
+from tests.support.builders import NOON, an_id
 from tests.support.network_replica import Replica, together
 from tests.support.pauses import pause_after
 from tests.support.store import a_store
@@ -25,7 +27,8 @@ from unkai_scheduler.domain.security_groups import Direction
 from unkai_scheduler.services.load_balancer_drafts import LoadBalancerDraft
 from unkai_scheduler.services.router_drafts import GatewayDraft, RouterDraft
 from unkai_scheduler.services.security_rules import RuleDraft
-from unkai_scheduler.store import networks, ports, rows
+from unkai_scheduler.store import networks, ovn_work, ports, rows
+from unkai_scheduler.store.unit_of_work import Connection
 
 ROUNDS = 4
 Acts = Sequence[Awaitable[Any]]
@@ -134,6 +137,38 @@ async def test_nobody_waits_for_who_waits_for_them(
     assert set(heard) <= reasons, heard
     assert not given_up
     shows(f"networks 5 lock order {database}", f"{race.__name__[1:]}: none given up")
+
+
+async def test_the_leader_waits_for_nobody_who_marks_what_it_settles(
+    replicas: tuple[Replica, Replica], given_up: list[int]
+) -> None:
+    """Else the whole reign would stand still, as long as a database takes to notice."""
+    user, leader = replicas
+    term = await leader.uow.take_term(0)
+    units = ["network:net-1", "port:prt-1", "subnet:sub-1"]
+    await user.uow.write(lambda conn: ovn_work.mark(conn, units, NOON, "made"))
+    due = await leader.uow.read(lambda conn: ovn_work.due(conn, NOON, 9))
+    is_marked = asyncio.Event()
+
+    def mark_again(conn: Connection) -> None:
+        ovn_work.mark(conn, ["port:prt-1"], NOON, "removed")
+        is_marked.set()
+        await_(asyncio.sleep(0.5))
+        ovn_work.mark(conn, ["network:net-1"], NOON, "removed")
+
+    async def settle() -> None:
+        await is_marked.wait()
+        done = [(work.key, work.number) for work in due]
+        await leader.uow.lead(term, lambda conn: ovn_work.settle(conn, done))
+
+    await asyncio.gather(user.uow.write(mark_again), settle())
+
+    left = await leader.uow.read(lambda conn: ovn_work.due(conn, NOON, 9))
+    assert {(work.key, work.reason) for work in left} == {
+        ("network:net-1", "removed"),
+        ("port:prt-1", "removed"),
+    }
+    assert not given_up
 
 
 async def test_a_free_port_is_plugged_in_or_goes_with_its_network(
