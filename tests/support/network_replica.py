@@ -16,6 +16,7 @@ from unkai_scheduler.domain.ports import Port
 from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.floating_ips import FloatingIpsService
+from unkai_scheduler.services.instance_ports import InstancePorts
 from unkai_scheduler.services.load_balancers import LoadBalancersService
 from unkai_scheduler.services.networks import NetworkDraft, NetworksService
 from unkai_scheduler.services.port_drafts import PortDraft
@@ -108,6 +109,17 @@ class Replica:
 
         await self.uow.write(work)
         return row
+
+    async def free(self, instance_id: str) -> None:
+        """Let go of what an instance is plugged in by, as the leader does once it is gone."""
+        plugs = InstancePorts(self.context, "s1")
+
+        def work(conn: Connection) -> None:
+            instances.lock(conn, instance_id)
+            plugs.lock(conn, [instance_id])
+            plugs.free(conn, instance_id)
+
+        await self.uow.write(work)
 
     async def settle(self, instance_id: str) -> None:
         """End what is under way on an instance, as the leader does."""

@@ -63,7 +63,10 @@ class FloatingIpChanges:
 
     def take_from(self, port_ids: Iterable[str]) -> None:
         """Let no floating address lead to these ports, which are locked and about to go."""
-        for old in floating_ips.of_ports(self._conn, port_ids):
+        ports = list(port_ids)
+        seen = floating_ips.of_ports(self._conn, ports)
+        floating_ips.lock(self._conn, *[one.id for one in seen])
+        for old in floating_ips.of_ports(self._conn, ports):
             self.change(old, old, Target())
 
     def _end(self, row: FloatingIp, change: EventType, what: str) -> FloatingIp:

@@ -163,9 +163,11 @@ class FloatingIpsService:
             seen = found("floating_ip", floating_ip_id, floating_ips.get(conn, floating_ip_id))
             target = _new_target(conn, seen, draft, fields)
             old = found("floating_ip", seen.id, floating_ips.locked(conn, seen.id))
-            # Where it leads was looked up from the row as it was seen.
-            check_etag("floating_ip", old.id, old.etag, seen.etag)
             check_etag("floating_ip", old.id, old.etag, etag)
+            if target is None:
+                target = Target(old.port_id, old.fixed_address, old.router_id)
+            elif old.port_id != seen.port_id:  # it may be that whose address was looked up
+                check_etag("floating_ip", old.id, old.etag, seen.etag)
             check_alone(conn, target, old.id)
             new = replace(
                 old,
@@ -297,10 +299,10 @@ def _take(conn: Connection, network: Network, holder_id: str, address: str) -> s
 
 def _new_target(
     conn: Connection, seen: FloatingIp, draft: FloatingIpDraft, fields: frozenset[str]
-) -> Target:
-    """Return where a floating address shall lead after an update."""
+) -> Target | None:
+    """Return where a floating address shall lead after an update; None: where it leads already."""
     if not fields & {"port_id", "fixed_address"}:
-        return Target(seen.port_id, seen.fixed_address, seen.router_id)
+        return None
     port_id = draft.port_id if "port_id" in fields else seen.port_id
     address = draft.fixed_address if "fixed_address" in fields else ""
     if address and not port_id:

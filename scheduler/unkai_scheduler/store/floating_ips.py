@@ -84,6 +84,11 @@ def locked(conn: Connection, ident: str) -> FloatingIp | None:
     return get(conn, ident)
 
 
+def lock(conn: Connection, *idents: str) -> None:
+    """Keep others from changing floating addresses until the transaction ends; read them after."""
+    rows.lock(conn, floating_ips, *idents)
+
+
 def list_page(
     conn: Connection,
     *,

@@ -37,7 +37,7 @@ from unkai_scheduler.services.projects import (
 )
 from unkai_scheduler.services.router_drafts import InterfaceDraft, RouterDraft
 from unkai_scheduler.services.security_rules import RuleDraft
-from unkai_scheduler.store import load_balancers, networks, ovn_work, ports
+from unkai_scheduler.store import floating_ips, load_balancers, networks, ovn_work, ports
 from unkai_scheduler.store.tables_networks import addresses as address_rows
 from unkai_scheduler.store.unit_of_work import Connection, open_unit_of_work
 
@@ -241,6 +241,20 @@ async def _label_and_a_members_port(one: Replica, two: Replica) -> Sequence[Awai
     ]
 
 
+async def _name_and_the_instance_behind(one: Replica, two: Replica) -> Sequence[Awaitable[Any]]:
+    outside, network, subnet = await _wired(one)
+    await one.way_out(outside, subnet)
+    port, instance = await one.port(network), await one.running()
+    await one.ports.attach(one.call(), port.id, instance.id)
+    draft = FloatingIpDraft(network_id=outside.id, port_id=port.id)
+    floating = await one.floating_ips.create(one.call(), "", draft)
+    renamed = FloatingIpDraft(name="f" + an_id("floating_ip")[4:])
+    return [
+        one.floating_ips.update(one.call(), floating.id, renamed, ["name"], ""),
+        two.free(instance.id),
+    ]
+
+
 @pytest.mark.parametrize(
     ("race", "reasons"),
     [
@@ -256,6 +270,7 @@ async def _label_and_a_members_port(one: Replica, two: Replica) -> Sequence[Awai
         (_interface_and_its_subnet, {"SUBNET_IN_USE", "SUBNET_NOT_FOUND"}),
         (_member_and_its_port, {"PORT_NOT_FOUND", ""}),
         (_label_and_a_members_port, {""}),
+        (_name_and_the_instance_behind, {""}),
     ],
 )
 async def test_of_use_and_removal_at_once_each_is_done_whole_or_refused_with_its_reason(
@@ -266,6 +281,7 @@ async def test_of_use_and_removal_at_once_each_is_done_whole_or_refused_with_its
 ) -> None:
     """An empty reason: both may come to pass, one after the other."""
     pause_after(monkeypatch, load_balancers, "get")
+    pause_after(monkeypatch, floating_ips, "get", "of_ports")
     heard: Counter[str] = Counter()
     for number in range(ROUNDS):
         one, two = replicas if number % 2 else reversed(replicas)
