@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
@@ -23,13 +24,13 @@ from tests.support.ports import a_port
 from unkai_agent.domain.ports import PortSpec
 from unkai_agent.network.driver import (
     Datapath,
-    Ensured,
     JoinSettings,
     NetworkDriver,
     NetworkSite,
+    SiteIdentity,
 )
 from unkai_agent.network.fake import FakeNetwork
-from unkai_agent.network.namespaces import Namespaces, namespace_of
+from unkai_agent.network.namespaces import Namespaces, device_of, namespace_of
 from unkai_agent.network.ovs_database import OvsDatabase
 from unkai_agent.network.ovs_driver import OvsNetwork
 from unkai_agent.network.switch_programs import programs_beside
@@ -37,6 +38,15 @@ from unkai_wire.errors import FailedPrecondition, NotFound, Unavailable
 from unkai_wire.ids import new_id, uuid_of
 
 INSTANCE = an_instance_id()
+
+
+class Damage(Enum):
+    """What becomes of a namespace."""
+
+    DELETED = "deleted"
+    UNMOUNTED = "unmounted"
+    BARE_FILE = "bare file"
+    """As an agent leaves it that is killed before it mounts one."""
 
 
 class Harness(Protocol):
@@ -54,8 +64,8 @@ class Harness(Protocol):
     def hanging(self, program: str) -> AbstractContextManager[None]:
         """Let a program of the switch stand still meanwhile."""
 
-    def damage(self, network_id: str) -> None:
-        """Delete a network's namespace, as somebody may do by hand."""
+    def damage(self, network_id: str, kind: Damage) -> None:
+        """Do to a network's namespace what somebody may do by hand."""
 
     def trouble(self, network_id: str) -> AbstractContextManager[None]:
         """Let nobody make a network's namespace meanwhile."""
@@ -78,7 +88,7 @@ class _Fake:
         yield
         self.driver.faults.away = None
 
-    def damage(self, network_id: str) -> None:
+    def damage(self, network_id: str, kind: Damage) -> None:
         self.driver.damage(network_id)
 
     @contextmanager
@@ -93,10 +103,13 @@ class _Namespaces:
 
     _root: Path
 
-    def damage(self, network_id: str) -> None:
+    def damage(self, network_id: str, kind: Damage) -> None:
         path = self._root / namespace_of(network_id)
         run("umount", str(path))
-        path.unlink()
+        if kind is Damage.DELETED:
+            path.unlink()
+        if kind is Damage.BARE_FILE:
+            run("ip", "link", "del", device_of(network_id))
 
     @contextmanager
     def trouble(self, network_id: str) -> Iterator[None]:
@@ -191,6 +204,10 @@ def listener() -> socket.socket:
     return socket.create_server(("127.0.0.1", 0))
 
 
+async def identities(harness: Harness, sites: list[NetworkSite]) -> list[SiteIdentity | None]:
+    return [await harness.driver.site_identity(site.network_id) for site in sites]
+
+
 async def test_a_host_belongs_to_ovn_under_one_name(harness: Harness) -> None:
     await harness.driver.join(settings(HOST_ID))
     await harness.driver.join(settings(HOST_ID))
@@ -225,10 +242,12 @@ async def test_sockets_are_made_in_networks_that_are_served(
     harness: Harness, sites: list[NetworkSite]
 ) -> None:
     first, second = sites
-    assert await harness.driver.ensure_sites(sites) == Ensured(
-        {first.network_id, second.network_id}
-    )
-    assert await harness.driver.ensure_sites(sites) == Ensured(set())
+    assert await identities(harness, sites) == [None, None]
+    assert await harness.driver.ensure_sites(sites) == {}
+    made = await identities(harness, sites)
+    assert None not in made
+    assert await harness.driver.ensure_sites(sites) == {}
+    assert await identities(harness, sites) == made
     for site in sites:
         (await harness.driver.open_socket(site.network_id, listener)).close()
     await harness.driver.ensure_sites([second])
@@ -241,20 +260,24 @@ async def test_sockets_are_made_in_networks_that_are_served(
         await harness.driver.open_socket(second.network_id, listener)
 
 
+@pytest.mark.parametrize("kind", Damage)
 async def test_a_namespace_that_is_taken_away_is_seen_and_made_again(
-    harness: Harness, sites: list[NetworkSite]
+    harness: Harness, sites: list[NetworkSite], kind: Damage
 ) -> None:
     first, second = sites
     await harness.driver.ensure_sites(sites)
-    assert await harness.driver.damaged_sites() == set()
-    harness.damage(first.network_id)
-    assert await harness.driver.damaged_sites() == {first.network_id}
-    assert await harness.driver.ensure_sites(sites) == Ensured({first.network_id})
-    assert await harness.driver.damaged_sites() == set()
+    before = await identities(harness, sites)
+    with await harness.driver.open_socket(first.network_id, listener):  # it keeps its namespace
+        harness.damage(first.network_id, kind)
+        assert await identities(harness, sites) == [None, before[1]]
+        assert await harness.driver.ensure_sites(sites) == {}
+        anew = await identities(harness, sites)
+    assert anew[0] not in {None, before[0]}
+    assert anew[1] == before[1]
     for site in (first, second):
         (await harness.driver.open_socket(site.network_id, listener)).close()
     await harness.driver.ensure_sites([])
-    assert await harness.driver.damaged_sites() == set()
+    assert await identities(harness, sites) == [None, None]
 
 
 async def test_one_networks_trouble_leaves_others_whole(
@@ -262,11 +285,15 @@ async def test_one_networks_trouble_leaves_others_whole(
 ) -> None:
     first, second = sites
     with harness.trouble(first.network_id):
-        ensured = await harness.driver.ensure_sites(sites)
-        assert ensured.anew == {second.network_id}
-        assert ensured.failed.keys() == {first.network_id}
+        failed = await harness.driver.ensure_sites(sites)
+        assert failed.keys() == {first.network_id}
+        none, stands = await identities(harness, sites)
+        assert none is None
         (await harness.driver.open_socket(second.network_id, listener)).close()
-    assert await harness.driver.ensure_sites(sites) == Ensured({first.network_id})
+    assert await harness.driver.ensure_sites(sites) == {}
+    made, other = await identities(harness, sites)
+    assert made is not None
+    assert other == stands
     await harness.driver.ensure_sites([])
 
 

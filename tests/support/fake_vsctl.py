@@ -22,6 +22,7 @@ EMPTY: dict[str, Any] = {
     "calls": [],
     "hang_s": 0,
     "fail": "",
+    "fail_at": None,
 }
 
 
@@ -111,6 +112,8 @@ def _row(state: dict[str, Any], table: str, record: str) -> dict[str, Any]:
 
 
 def _do(state: dict[str, Any], command: list[str]) -> None:
+    if state["fail_at"] in command:
+        sys.exit("ovs-vsctl: connection closed")
     match command:
         case ["--may-exist", "add-port", "br-int", device]:
             if device not in [row["name"] for row in state["Interface"]]:

@@ -118,14 +118,9 @@ class PortCounters:
     sent_dropped: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ensured:
-    """What became of networks' namespaces."""
-
-    anew: Set[str] = frozenset()
-    """Networks whose namespace is a new one: sockets made before are of no use."""
-    failed: Mapping[str, UnkaiError] = field(default_factory=dict)
-    """What hindered networks, by id."""
+SiteIdentity = tuple[int, ...]
+"""Which namespace a network has, and which way into it; another one is never equal to one in which
+sockets are still open."""
 
 
 class NetworkDriver(Protocol):
@@ -161,17 +156,19 @@ class NetworkDriver(Protocol):
         `running`: ids of the instances whose machines are on. Returns names of devices.
         """
 
-    async def ensure_sites(self, sites: Sequence[NetworkSite]) -> Ensured:
+    async def ensure_sites(self, sites: Sequence[NetworkSite]) -> Mapping[str, UnkaiError]:
         """Have a namespace for each of these networks, as given, and none of others.
 
-        One network's trouble is told of it alone; the switch's is raised. Close the sockets of a
-        network before it goes: they would keep its namespace.
+        Returns what hindered networks, by id: one's trouble is told of it alone; the switch's is
+        raised. Whatever the outcome, namespaces may have been made anew: see `site_identity`.
+        Close the sockets of a network before it goes: they would keep its namespace.
         """
 
-    async def damaged_sites(self) -> Set[str]:
-        """Return the networks whose namespace is no more what was made: look again.
+    async def site_identity(self, network_id: str) -> SiteIdentity | None:
+        """Tell which namespace a network has now; None: none, or no way into it.
 
-        Costs next to nothing, and does not see all that may be wrong.
+        Sockets that were made when it was another are open, and of no use. Costs next to nothing,
+        and does not see all that may be wrong.
         """
 
     async def open_socket(

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 from unkai_agent.domain.ports import PortSpec, device_of
 from unkai_agent.network.driver import (
-    Ensured,
     JoinSettings,
     NetworkSite,
     PortCounters,
+    SiteIdentity,
     Wiring,
 )
 from unkai_wire.errors import FailedPrecondition, NotFound, UnkaiError
@@ -45,7 +45,9 @@ class FakeNetwork:
         self._plugged: dict[str, tuple[str, int]] = {}
         """Instance and moment of plugging, by device."""
         self._clock_ms = 0
-        self._damaged: set[str] = set()
+        self._identities: dict[str, SiteIdentity] = {}
+        self._made = 0
+        """How many namespaces there have been."""
 
     # The port.
 
@@ -84,7 +86,7 @@ class FakeNetwork:
             del self._plugged[device]
         return gone
 
-    async def ensure_sites(self, sites: Sequence[NetworkSite]) -> Ensured:
+    async def ensure_sites(self, sites: Sequence[NetworkSite]) -> Mapping[str, UnkaiError]:
         """Note the networks."""
         self._fail()
         failed = {
@@ -94,12 +96,14 @@ class FakeNetwork:
         }
         before = self.sites
         self.sites = {site.network_id: site for site in sites if site.network_id not in failed}
-        self._damaged &= failed.keys()
-        return Ensured(self.sites.keys() - before.keys(), failed)
+        for network_id in self.sites.keys() - before.keys():
+            self._made += 1
+            self._identities[network_id] = (self._made,)
+        return failed
 
-    async def damaged_sites(self) -> Set[str]:
-        """Return those that `damage` took away and nobody has made again."""
-        return set(self._damaged)
+    async def site_identity(self, network_id: str) -> SiteIdentity | None:
+        """Tell which of all namespaces that there have been it is."""
+        return self._identities[network_id] if network_id in self.sites else None
 
     async def open_socket(
         self, network_id: str, make: Callable[[], socket.socket]
@@ -125,7 +129,6 @@ class FakeNetwork:
     def damage(self, network_id: str) -> None:
         """Take a network's namespace away, as somebody may do by hand."""
         del self.sites[network_id]
-        self._damaged.add(network_id)
 
     def plug(self, instance_id: str, device: str, on: bool) -> None:
         """Let a machine's device come, which OVN installs at once, or go: as a start and an end do.

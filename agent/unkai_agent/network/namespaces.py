@@ -24,14 +24,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from unkai_agent.domain.ports import METADATA_ADDRESS
-from unkai_agent.network.driver import NetworkSite
+from unkai_agent.network.driver import NetworkSite, SiteIdentity
 from unkai_agent.network.setns import call_inside
 from unkai_wire.errors import NotFound, Unavailable
 from unkai_wire.ids import is_id
 
 T = TypeVar("T")
-_Identity = tuple[int, int, int]
-"""Which namespace, and which outer end: device and inode numbers, and the end's index."""
 ADDRESS_V4 = METADATA_ADDRESS
 ADDRESS_V6 = "fe80::a9fe:a9fe"
 """The same for IPv6, as OpenStack has it."""
@@ -72,8 +70,6 @@ class Namespaces:
     def __init__(self, root: Path = _ROOT) -> None:
         """`root`: where they are; no two hosts share it."""
         self._root = root
-        self._made: dict[str, _Identity] = {}
-        """What `ensure` left, by network."""
 
     def found(self) -> list[str]:
         """Return the networks that have a namespace here."""
@@ -96,24 +92,23 @@ class Namespaces:
         await self._ensure_namespace(site.network_id)
         made = await self._ensure_pair(site)
         await self._ensure_addresses(site)
-        self._made[site.network_id] = self._identity(site.network_id)
         return made
 
-    def damaged(self) -> Set[str]:
-        """Return the networks of which the namespace or an end of the pair is another, or gone."""
-        return {ident for ident, made in self._made.items() if self._identity(ident) != made}
-
-    def _identity(self, network_id: str) -> _Identity:
+    def identity(self, network_id: str) -> SiteIdentity | None:
+        """Tell which namespace it is and which outer end; None: one of them is not there."""
+        path = self._path(network_id)
         try:
-            # What is mounted there: another namespace, or the bare file, has another number.
-            found = self._path(network_id).stat()
-            return (found.st_dev, found.st_ino, socket.if_nametoindex(device_of(network_id)))
+            if not self._is_mounted(path):
+                return None
+            # The kernel gives a namespace's number to no other while a socket in it is open, and
+            # an index to no other device until it has counted through all.
+            return (path.stat().st_ino, socket.if_nametoindex(device_of(network_id)))
         except OSError:
-            return (0, 0, 0)
+            return None
 
     async def must_be_made(self, network_id: str) -> bool:
         """Tell whether `ensure` would make the ends anew."""
-        if network_id not in self.found():
+        if not self._is_mounted(self._path(network_id)):
             return True
         outer = await _link(device_of(network_id))
         inner = await self._inner(network_id)
@@ -121,7 +116,6 @@ class Namespaces:
 
     async def remove(self, network_id: str) -> None:
         """Remove a namespace and its ends; the outer one must be unplugged."""
-        self._made.pop(network_id, None)
         if await _link(device_of(network_id)) is not None:
             await _ip("link", "del", device_of(network_id))
         path = self._path(network_id)

@@ -12,10 +12,10 @@ import structlog
 from unkai_agent.domain.ports import PortSpec
 from unkai_agent.network.device_counters import counters
 from unkai_agent.network.driver import (
-    Ensured,
     JoinSettings,
     NetworkSite,
     PortCounters,
+    SiteIdentity,
     Wiring,
 )
 from unkai_agent.network.namespaces import Namespaces, device_of
@@ -68,35 +68,32 @@ class OvsNetwork:
         """Remove ports of machines that are gone."""
         return await self._switch.sweep(running)
 
-    async def ensure_sites(self, sites: Sequence[NetworkSite]) -> Ensured:
+    async def ensure_sites(self, sites: Sequence[NetworkSite]) -> Mapping[str, UnkaiError]:
         """Have a namespace for each of these networks, and none of others."""
-        anew: set[str] = set()
         failed: dict[str, UnkaiError] = {}
         async with self._settling:
             await self._remove_others({site.network_id for site in sites})
             for site in sites:
                 try:
-                    if await self._ensure_site(site):
-                        anew.add(site.network_id)
+                    await self._ensure_site(site)
                 except (UnkaiError, OSError) as error:
                     if isinstance(error, UnkaiError) and error.reason == "SWITCH_UNAVAILABLE":
                         raise  # the others' trouble, too: each would wait for as long
                     made = error if isinstance(error, UnkaiError) else internal_error(error)
                     failed[site.network_id] = made
-        return Ensured(anew, failed)
+        return failed
 
-    async def _ensure_site(self, site: NetworkSite) -> bool:
+    async def _ensure_site(self, site: NetworkSite) -> None:
         device = device_of(site.network_id)
         if await self._namespaces.must_be_made(site.network_id):
             # The switch does not see that a device went and came again by its name.
             await self._switch.unplug_sites([device])
-        made = await self._namespaces.ensure(site)
+        await self._namespaces.ensure(site)
         await self._switch.plug_site(site, device)
-        return made
 
-    async def damaged_sites(self) -> Set[str]:
-        """Return the networks whose namespace is no more what was made."""
-        return self._namespaces.damaged()
+    async def site_identity(self, network_id: str) -> SiteIdentity | None:
+        """Tell which namespace a network has now."""
+        return self._namespaces.identity(network_id)
 
     async def open_socket(
         self, network_id: str, make: Callable[[], socket.socket]

@@ -16,7 +16,7 @@ from ipaddress import ip_interface
 import structlog
 
 from unkai_agent.domain.machines import MachineSpec
-from unkai_agent.network.driver import NetworkDriver, NetworkSite, sites_of
+from unkai_agent.network.driver import NetworkDriver, NetworkSite, SiteIdentity, sites_of
 from unkai_agent.network.guests import Guests
 from unkai_agent.network.metadata.server import MetadataSite
 from unkai_agent.network.metadata.tokens import Tokens
@@ -36,6 +36,8 @@ class _Served:
     """One network, served."""
 
     site: NetworkSite
+    identity: SiteIdentity | None
+    """Of the namespace that its sockets were made in."""
     metadata: MetadataSite
     names: NameSite
     closing: AsyncExitStack
@@ -83,19 +85,25 @@ class HostNetworks:
             # Before anything is awaited: a machine that comes meanwhile has its names told.
             self.names.keep_only(site.network_id for site in sites)
             await self._close_others(sites)
-            ensured = await self.driver.ensure_sites(sites)
+            try:
+                failed = await self.driver.ensure_sites(sites)
+            finally:
+                # Also after a failure: what was made anew before it is not served by old sockets.
+                await self._close_others(sites)
             for site in sites:
-                self._note(site.network_id, ensured.failed.get(site.network_id))
-            well = [site for site in sites if site.network_id not in ensured.failed]
-            tried = [await self._serve(site, anew=site.network_id in ensured.anew) for site in well]
-        failures = [*ensured.failed.values(), *(each for each in tried if each is not None)]
+                self._note(site.network_id, failed.get(site.network_id))
+            well = [site for site in sites if site.network_id not in failed]
+            tried = [await self._serve(site) for site in well]
+        failures = [*failed.values(), *(each for each in tried if each is not None)]
         if failures:
             raise failures[0]
 
     async def are_whole(self) -> bool:
         """Tell whether all that is served still stands, as far as a cheap look shows."""
-        served = all(each.is_whole for each in self._served.values())
-        return served and not await self.driver.damaged_sites()
+        for served in [*self._served.values()]:
+            if not served.is_whole or await self._is_lost(served):
+                return False
+        return True
 
     async def close(self) -> None:
         """Close all sockets. Namespaces stay, and are found again."""
@@ -103,24 +111,31 @@ class HostNetworks:
             await self._close_others(())
 
     async def _close_others(self, sites: Sequence[NetworkSite]) -> None:
-        """End what is served of networks that go, or that have become others."""
-        for network_id in [*self._served]:
-            if self._served[network_id].site not in sites:
+        """End what is served of networks that go, that have become others, or that were lost."""
+        for network_id, served in [*self._served.items()]:
+            if served.site not in sites or await self._is_lost(served):
                 await self._end(network_id)
 
-    async def _serve(self, site: NetworkSite, *, anew: bool) -> UnkaiError | None:
+    async def _is_lost(self, served: _Served) -> bool:
+        """Tell whether its sockets are in a namespace that nobody reaches any more."""
+        now = await self.driver.site_identity(served.site.network_id)
+        return now is None or now != served.identity
+
+    async def _serve(self, site: NetworkSite) -> UnkaiError | None:
         """Serve one network; return what kept it from being served."""
         served = self._served.get(site.network_id)
-        if served is not None and (anew or not served.is_whole):
+        if served is not None and not served.is_whole:
             await self._end(site.network_id)
         if site.network_id in self._served:
             return None
         failure = None
+        # Before its sockets: were it replaced meanwhile, they would count as lost.
+        identity = await self.driver.site_identity(site.network_id)
         try:
             async with AsyncExitStack() as closing:
                 metadata, names = await self._open(site, closing)
                 kept = closing.pop_all()
-            self._served[site.network_id] = _Served(site, metadata, names, kept)
+            self._served[site.network_id] = _Served(site, identity, metadata, names, kept)
         except (UnkaiError, OSError) as error:
             failure = error if isinstance(error, UnkaiError) else _not_served(site, error)
         self._note(site.network_id, failure)

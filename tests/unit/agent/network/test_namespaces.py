@@ -126,6 +126,7 @@ async def test_a_file_that_is_no_namespace_is_replaced(
     namespaces: Namespaces, tmp_path: Path, site: NetworkSite
 ) -> None:
     (tmp_path / namespace_of(site.network_id)).write_text("")
+    assert await namespaces.must_be_made(site.network_id)
     assert await namespaces.ensure(site)
     assert "169.254.169.254/32" in addresses(tmp_path, site)
 

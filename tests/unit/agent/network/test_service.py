@@ -22,6 +22,7 @@ from tests.support.namespaces import Guest, cleaned, needs_namespaces, run
 from tests.support.ports import a_port, an_ipv4, an_ipv6
 from unkai_agent.domain.machines import MachineSpec
 from unkai_agent.domain.ports import MetadataPort, PortAddress, PortSpec
+from unkai_agent.network import namespaces
 from unkai_agent.network.forwarding import Forwarder
 from unkai_agent.network.metadata.tokens import Tokens
 from unkai_agent.network.names.table import NameChanges, NameTables
@@ -231,22 +232,104 @@ async def test_a_server_that_ended_is_seen_and_started_again(
     await _answers(host, machine, 1)
 
 
-@pytest.mark.parametrize("taken", ["namespace", "device"])
+def _take_device(host: Host) -> None:
+    run("ip", "link", "del", device_of(host.ids[0]))
+
+
+def _take_mount(host: Host) -> None:
+    run("umount", str(host.root / namespace_of(host.ids[0])))
+
+
+def _take_namespace(host: Host) -> None:
+    _take_mount(host)  # `ip netns delete`, in a folder of its own
+    (host.root / namespace_of(host.ids[0])).unlink()
+
+
+def _leave_the_file(host: Host) -> None:
+    _take_mount(host)
+    _take_device(host)
+
+
+damages = pytest.mark.parametrize(
+    "damage", [_take_device, _take_mount, _take_namespace, _leave_the_file]
+)
+Damage = Callable[[Host], None]
+
+
+@damages
 async def test_what_somebody_takes_away_by_hand_is_seen_and_made_again(
-    host: Host, taken: str
+    host: Host, damage: Damage
 ) -> None:
     machine = host.machine(1)
     await host.networks.hold([machine])
     assert await host.networks.are_whole()
-    if taken == "device":
-        run("ip", "link", "del", device_of(host.ids[0]))
-    else:
-        path = host.root / namespace_of(host.ids[0])
-        run("umount", str(path))  # `ip netns delete`, in a folder of its own
-        path.unlink()
+    damage(host)
     assert not await host.networks.are_whole()
     await host.networks.hold([machine])
     assert await host.networks.are_whole()
+    await _answers(host, machine, 1)
+
+
+@damages
+async def test_a_network_made_anew_while_the_switch_failed_is_served_anew(
+    host: Host, damage: Damage
+) -> None:
+    """Its old sockets are open, in a namespace that nobody reaches any more."""
+    machine = host.machine(1)
+    await host.networks.hold([machine])
+    damage(host)
+    host.switch.change(fail_at="add-port")
+    with pytest.raises(UnkaiError, match="switch"):
+        await host.networks.hold([machine])
+    assert Namespaces(host.root).found() == [host.ids[0]]
+    assert not host.networks.are_up([host.ids[0]])
+    host.switch.change(fail_at=None)
+    await host.networks.hold([machine])
+    assert host.networks.are_up([host.ids[0]])
+    await _answers(host, machine, 1)
+
+
+async def test_a_network_made_anew_that_has_no_addresses_yet_is_served_anew(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = host.machine(1)
+    await host.networks.hold([machine])
+    _take_namespace(host)
+    with monkeypatch.context() as broken:
+        broken.setattr(namespaces, "_prepare", _fails)
+        with pytest.raises(UnkaiError):
+            await host.networks.hold([machine])
+    await host.networks.hold([machine])
+    await _answers(host, machine, 1)
+
+
+def _fails() -> None:
+    raise OSError("no memory")
+
+
+async def test_a_network_that_cannot_be_made_again_is_not_up(host: Host) -> None:
+    """So that no guest that waits for it goes on without it; one that stands stays served."""
+    first, second = host.machine(1), host.machine(2)
+    await host.networks.hold([first, second])
+    _take_namespace(host)
+    in_the_way = host.root / namespace_of(host.ids[0])
+    in_the_way.mkdir()
+    with pytest.raises(UnkaiError):
+        await host.networks.hold([first, second])
+    assert not host.networks.are_up([host.ids[0]])
+    assert host.networks.are_up([host.ids[1]])
+    in_the_way.rmdir()
+    await host.networks.hold([first, second])
+    await _answers(host, first, 1)
+
+
+async def test_what_an_agent_left_that_was_killed_before_it_mounted_is_replaced(
+    host: Host,
+) -> None:
+    machine = host.machine(1)
+    host.root.mkdir()
+    (host.root / namespace_of(host.ids[0])).touch()
+    await host.networks.hold([machine])
     await _answers(host, machine, 1)
 
 
