@@ -301,12 +301,13 @@ async def test_one_networks_trouble_leaves_others_whole(
 async def test_a_program_that_stands_still_is_told_until_it_goes_on(
     harness: Harness, program: str
 ) -> None:
-    await harness.driver.see_alive()
+    processes = await harness.driver.see_alive()
+    assert processes
     with harness.hanging(program):
         with pytest.raises(Unavailable, match=program) as caught:
             await harness.driver.see_alive()
         assert caught.value.reason == "SWITCH_PROGRAM_HANGS"
-    await harness.driver.see_alive()
+    assert await harness.driver.see_alive() == processes
 
 
 async def test_counters_are_told(harness: Harness) -> None:

@@ -2,14 +2,16 @@
 
 The switch may be down when the agent starts, may lose its database, or be given another name by its
 own start script: so joining is done again and again, which writes nothing where all is well. Its
-programs may die or hang while its database answers: so they are asked, too. What keeps the switch
-from its work is told once, and again when it changes; machines without ports never notice.
+programs may die or hang while its database answers: so they are asked, too. Another process states
+anew what it can do, part of which joining takes back (`ovs.py`): so it is joined at once. What
+keeps the switch from its work is told once, and again when it changes; machines without ports never
+notice.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Set
+from collections.abc import Awaitable, Callable, Sequence, Set
 
 import structlog
 
@@ -20,8 +22,11 @@ from unkai_wire.rpc_errors import internal_error
 _LOG = structlog.get_logger("unkai.agent.converge")
 LOOK_S = 15.0
 """Between looks at a switch that is as it shall be."""
-ALIVE_S = 5.0
+ALIVE_S = 1.0
 """Between questions to its programs, which cost next to nothing."""
+YOUNG_S = 10.0
+"""After another process was first seen it is joined at each question: it answers before it has read
+its database and stated what it can do, and nothing tells when it has."""
 RETRY_S = 2.0
 """Between tries while it is not: it is likely being started."""
 _AWAY = "switch_program_away"
@@ -52,6 +57,9 @@ class SwitchKeeper:
         self.problem: UnkaiError | None = None
         """What keeps the switch from its work; None: nothing, or it was not tried yet."""
         self._told: str | None = None
+        self._processes: Sequence[int] = ()
+        self._young_until_s = 0.0
+        """By the loop's clock."""
 
     async def run(self) -> None:
         """Keep it until cancelled; a host that leaves stays a member, for its guests."""
@@ -67,7 +75,7 @@ class SwitchKeeper:
             await (self._rest() if is_well else asyncio.sleep(self._retry_s))
 
     async def _rest(self) -> None:
-        """Wait for the next look, or until a program is away."""
+        """Wait for the next look, or until a program is away or another process."""
         rested_s = 0.0
         while rested_s < self._look_s:
             pause_s = min(self._alive_s, self._look_s - rested_s)
@@ -76,16 +84,27 @@ class SwitchKeeper:
             if away := await self._away():
                 self._told_of(away, _AWAY)
                 return
+            if asyncio.get_running_loop().time() < self._young_until_s:
+                return
 
     async def _away(self) -> UnkaiError | None:
         """Return which program of the switch is away; not one that only crashed.
 
-        Its monitor has started another by the second question.
+        Its monitor has started another within `retry_s`.
         """
-        if await self._tried(self._driver.see_alive) is None:
-            return None
-        await asyncio.sleep(self._retry_s)
-        return await self._tried(self._driver.see_alive)
+        loop = asyncio.get_running_loop()
+        problem = await self._tried(self._see)
+        until_s = loop.time() + self._retry_s
+        while problem is not None and loop.time() < until_s:
+            await asyncio.sleep(min(self._alive_s, self._retry_s))
+            problem = await self._tried(self._see)
+        return problem
+
+    async def _see(self) -> None:
+        processes = await self._driver.see_alive()
+        if processes != self._processes:
+            self._processes = processes
+            self._young_until_s = asyncio.get_running_loop().time() + YOUNG_S
 
     async def _join(self) -> None:
         await self._driver.join(self._membership)

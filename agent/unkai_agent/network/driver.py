@@ -133,10 +133,11 @@ class NetworkDriver(Protocol):
         DATAPATH_IN_USE when the datapath would have to change while guests use it.
         """
 
-    async def see_alive(self) -> None:
-        """Return once the programs that carry and steer packets have answered.
+    async def see_alive(self) -> Sequence[int]:
+        """Return the processes of the programs that carry and steer packets, which have answered.
 
-        The switch's database may answer all else without them. Raises `Unavailable`:
+        In the same order each time: another number is another process. The switch's database may
+        answer all else without them. Raises `Unavailable`:
         SWITCH_PROGRAM_DOWN, SWITCH_PROGRAM_HANGS.
         """
 

@@ -46,6 +46,7 @@ class FakeNetwork:
         """Instance and moment of plugging, by device."""
         self._clock_ms = 0
         self._identities: dict[str, SiteIdentity] = {}
+        self._process = 1
         self._made = 0
         """How many namespaces there have been."""
 
@@ -62,10 +63,11 @@ class FakeNetwork:
             )
         self.settings = settings
 
-    async def see_alive(self) -> None:
+    async def see_alive(self) -> Sequence[int]:
         """Say what is away, if anything is."""
         if self.faults.away is not None:
             raise self.faults.away
+        return [self._process]
 
     async def clear(self, port_ids: Iterable[str]) -> None:
         """Forget that ports are plugged."""
@@ -129,6 +131,10 @@ class FakeNetwork:
     def damage(self, network_id: str) -> None:
         """Take a network's namespace away, as somebody may do by hand."""
         del self.sites[network_id]
+
+    def restart(self) -> None:
+        """Let another process be the switch, as its monitor does after a crash."""
+        self._process += 1
 
     def plug(self, instance_id: str, device: str, on: bool) -> None:
         """Let a machine's device come, which OVN installs at once, or go: as a start and an end do.

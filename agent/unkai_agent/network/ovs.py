@@ -40,8 +40,10 @@ _NULL_SNAT = "ct_zero_snat"
 """Key of a datapath's capabilities: OVN then commits every connection with a translation that
 changes nothing. In userspace, Open vSwitch before 3.1.3 (Debian 12 has 3.1.0) aborts when such a
 connection has ended and a packet of it comes before it is swept, within 20 s: any guest could end
-its host's switch. So OVN is told there that the datapath cannot. It may go when no release before
-3.1.3 is supported (fixed by Open vSwitch commit 1116459b3)."""
+its host's switch. So OVN is told there that the datapath cannot. What remains: each start of the
+switch states it anew, and `SwitchKeeper` takes it back a second or two later; a connection that
+begins meanwhile may end the switch once more. It may go when no release before 3.1.3 is supported
+(fixed by Open vSwitch commit 1116459b3)."""
 
 
 class Switch:

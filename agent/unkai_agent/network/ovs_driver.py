@@ -51,10 +51,9 @@ class OvsNetwork:
         """Let this host belong to OVN."""
         await self._switch.join(settings)
 
-    async def see_alive(self) -> None:
-        """Return once the programs that carry and steer packets have answered."""
-        for program in self._programs:
-            await see_alive(program)
+    async def see_alive(self) -> Sequence[int]:
+        """Return the processes of the programs that carry and steer packets."""
+        return [await see_alive(program) for program in self._programs]
 
     async def clear(self, port_ids: Iterable[str]) -> None:
         """Remove what the switch has of ports."""

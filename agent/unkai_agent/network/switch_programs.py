@@ -51,18 +51,27 @@ def programs_beside(database: str, controller_folder: Path) -> list[Program]:
 
 def control_socket(folder: Path, name: str) -> Path:
     """Return a program's control socket. Raises OSError, ValueError when it tells of none."""
-    number = int((folder / f"{name}.pid").read_text())
-    return folder / f"{name}.{number}.ctl"
+    return _socket_of(folder, name, _process_of(folder, name))
 
 
-async def see_alive(program: Program, within_s: float = _ANSWER_S) -> None:
-    """Return once the program has answered.
+def _process_of(folder: Path, name: str) -> int:
+    return int((folder / f"{name}.pid").read_text())
+
+
+def _socket_of(folder: Path, name: str, process: int) -> Path:
+    return folder / f"{name}.{process}.ctl"
+
+
+async def see_alive(program: Program, within_s: float = _ANSWER_S) -> int:
+    """Return the id of the program's process, which has answered.
 
     Raises `Unavailable` / SWITCH_PROGRAM_DOWN or SWITCH_PROGRAM_HANGS.
     """
     try:
         async with asyncio.timeout(within_s):
-            await _ask(program)
+            process = _process_of(program.folder, program.name)
+            await _ask(_socket_of(program.folder, program.name, process))
+            return process
     except (TimeoutError, BlockingIOError) as error:
         said = f"{program.name} has not answered for {within_s:g} s"
         raise Unavailable(
@@ -82,8 +91,7 @@ async def see_alive(program: Program, within_s: float = _ANSWER_S) -> None:
         ) from error
 
 
-async def _ask(program: Program) -> None:
-    path = control_socket(program.folder, program.name)
+async def _ask(path: Path) -> None:
     made = socket.socket(socket.AF_UNIX)
     try:
         made.setblocking(False)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.support.agent import an_instance_id, run
 from tests.support.ports import a_port
-from unkai_agent.converge.switch import ALIVE_S, LOOK_S, RETRY_S, SwitchKeeper
+from unkai_agent.converge.switch import ALIVE_S, LOOK_S, RETRY_S, YOUNG_S, SwitchKeeper
 from unkai_agent.network.driver import Datapath, JoinSettings
 from unkai_agent.network.fake import FakeNetwork
 from unkai_wire.errors import Unavailable, UnkaiError
@@ -107,6 +107,28 @@ def test_a_program_that_is_away_while_the_database_answers_is_told_until_it_is_b
             await asyncio.sleep(2 * RETRY_S + 1)
             assert host.told == ["", "SWITCH_PROGRAM_DOWN", ""]
             assert host.keeper.problem is None
+
+    run(story())
+
+
+def test_a_switch_that_another_process_serves_is_joined_before_the_next_look() -> None:
+    """It states anew what it can do, also some time after it first answers."""
+
+    async def story() -> None:
+        host = _Host()
+        async with kept(host):
+            await asyncio.sleep(YOUNG_S + LOOK_S)
+            # Between two looks.
+            host.driver.settings = None
+            await asyncio.sleep(ALIVE_S + 0.1)
+            quiet = host.driver.settings is None
+            host.driver.settings = None
+            host.driver.restart()
+            for _ in range(int(YOUNG_S / 2)):
+                await asyncio.sleep(2 * ALIVE_S)
+                assert host.driver.settings == MEMBERSHIP
+                host.driver.settings = None
+            assert quiet, "a switch that is as it was is not joined at each question"
 
     run(story())
 

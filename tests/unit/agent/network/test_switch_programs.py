@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ async def reason(folder: Path) -> str:
 
 async def test_it_is_alive_while_it_answers_and_again_afterwards(tmp_path: Path) -> None:
     fake = FakeProgram(tmp_path, NAME)
-    await see_alive(program(tmp_path))
+    assert await see_alive(program(tmp_path)) == os.getpid()
     fake.die()
     assert await reason(tmp_path) == "SWITCH_PROGRAM_DOWN"
     fake.run()
