@@ -96,7 +96,8 @@ class PortStates:
         for instance_id, own in plugged.items():
             moved |= self._moved(own, instance_id, on.get(instance_id, ""))
         if moved:
-            await self._office.lead(lambda conn: ports.set_states(conn, moved), tells=False)
+            owners = {port.id: port.owner_id for own in plugged.values() for port in own}
+            await self._office.lead(lambda conn: ports.set_states(conn, moved, owners), tells=False)
 
     def _moved(
         self, own: Iterable[Port], instance_id: str, host_id: str

@@ -49,7 +49,7 @@ class LoadBalancerChanges:
     def make(self, row: LoadBalancer, address: str) -> LoadBalancer:
         """Insert a load balancer with a port for its address; empty `address`: one that is free."""
         subnet = found("subnet", row.subnet_id, subnets.get(self._conn, row.subnet_id))
-        members = self._lock(row.listeners, version=subnet.version, own=subnet)
+        members = self._lock(row, row.listeners, version=subnet.version, own=subnet)
         self._check_usable(row, subnet)
         _check_members(row, members, subnet.version)
         network = found("network", subnet.network_id, networks.get(self._conn, subnet.network_id))
@@ -75,7 +75,7 @@ class LoadBalancerChanges:
         version, members = version_of(seen.address), dict[str, Port]()
         wanted = alter(seen)
         if wanted.listeners != seen.listeners:
-            members = self._lock((*seen.listeners, *wanted.listeners), version=version)
+            members = self._lock(seen, (*seen.listeners, *wanted.listeners), version=version)
             _check_members(wanted, members, version)
         old = self._locked(seen.id, etag)
         new = alter(old)
@@ -90,7 +90,7 @@ class LoadBalancerChanges:
     def remove(self, seen: LoadBalancer, etag: str) -> None:
         """Remove one that was read as `seen`, as `change`; no floating address leads to it then."""
         version = version_of(seen.address)
-        members = self._lock(seen.listeners, version=version, own_port_id=seen.port_id)
+        members = self._lock(seen, seen.listeners, version=version, own_port_id=seen.port_id)
         row = self._locked(seen.id, etag)
         FloatingIpChanges(self._conn, self._context, self._call).take_from([row.port_id])
         before = probe_sources.checked_subnets(row, members.values())
@@ -108,18 +108,19 @@ class LoadBalancerChanges:
 
     def _lock(
         self,
+        row: LoadBalancer,
         listeners: Sequence[Listener],
         *,
         version: int,
         own: Subnet | None = None,
         own_port_id: str = "",
     ) -> dict[str, Port]:
-        """Lock all but projects that goes with members, and return these as far as they are there.
+        """Lock all but projects that goes with members, and return those that the project has.
 
         Their ports are held; locked are the subnets that they are checked on, and what keeps the
         addresses for that. `own`, `own_port_id`: what of the load balancer's own is locked too.
         """
-        members = _members(self._conn, listeners)
+        members = _members(self._conn, listeners, row.project_id)
         on = {port.network_id for port in members} | ({own.network_id} if own else set())
         networks.lock(self._conn, locked=(), held=on)
         checked = {
@@ -132,7 +133,7 @@ class LoadBalancerChanges:
         keeping = probe_sources.port_ids(self._conn, checked)
         own_ports = [own_port_id] if own_port_id else []
         ports.lock(self._conn, *keeping, *own_ports, held=[port.id for port in members])
-        return {port.id: port for port in _members(self._conn, listeners)}
+        return {port.id: port for port in _members(self._conn, listeners, row.project_id)}
 
     def _locked(self, ident: str, etag: str) -> LoadBalancer:
         row = found("load_balancer", ident, load_balancers.locked(self._conn, ident))
@@ -157,19 +158,17 @@ class LoadBalancerChanges:
         )
 
 
-def _members(conn: Connection, listeners: Iterable[Listener]) -> list[Port]:
+def _members(conn: Connection, listeners: Iterable[Listener], project_id: str = "") -> list[Port]:
+    """Return the ports that are named, or those of them that a project has."""
     named = {member.port_id for listener in listeners for member in listener.members}
-    return ports.list_some(conn, named)
+    return [port for port in ports.list_some(conn, named) if project_id in {"", port.project_id}]
 
 
 def _check_members(row: LoadBalancer, members: Mapping[str, Port], version: int) -> None:
     """Raise when one of those that a load balancer names cannot be a member."""
     named = {member.port_id for listener in row.listeners for member in listener.members}
     for ident in sorted(named):
-        port = found("port", ident, members.get(ident))
-        if port.project_id != row.project_id:
-            raise NotFound.of("port", ident)
-        _check_member(port, version)
+        _check_member(found("port", ident, members.get(ident)), version)
 
 
 def _check_member(port: Port, version: int) -> None:

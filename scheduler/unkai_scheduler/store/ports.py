@@ -188,10 +188,19 @@ def replace(conn: Connection, row: Port, *, etag: str | None) -> None:
     _make_groups(conn, row)
 
 
-def set_states(conn: Connection, states: Mapping[str, PortState]) -> None:
-    """Write what was seen of ports, in a few statements; those that are gone are passed over."""
+def set_states(
+    conn: Connection, states: Mapping[str, PortState], owner_ids: Mapping[str, str]
+) -> None:
+    """Write what was seen of ports, in a few statements.
+
+    `owner_ids`: whose each was then. Those that are another's since, or gone, are passed over.
+    """
+    rows.lock(conn, ports, *states)
+    query = select(ports.c.id, ports.c.owner_id)
+    found = rows.some(conn, query, ports, states)
+    same = {row.id for row in found if row.owner_id == owner_ids[row.id]}
     for state in sorted(set(states.values()), key=lambda state: state.value):
-        of_state = [ident for ident, seen in states.items() if seen is state]
+        of_state = [ident for ident in same if states[ident] is state]
         for some in rows.portions(of_state):
             statement = sql_update(ports).where(ports.c.id.in_(some))
             conn.execute(statement.values(state=state.value))

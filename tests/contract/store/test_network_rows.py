@@ -537,8 +537,9 @@ async def test_what_was_seen_of_ports_is_written_without_their_etags(uow: UnitOf
     for row in rows:
         await uow.write(lambda conn, row=row: ports.insert(conn, row))
     seen = {rows[0].id: PortState.ACTIVE, rows[1].id: PortState.UNKNOWN, "prt-x": PortState.DOWN}
+    owners = dict.fromkeys(seen, "")
 
-    await uow.write(lambda conn: ports.set_states(conn, seen))
+    await uow.write(lambda conn: ports.set_states(conn, seen, owners))
 
     found = [await uow.read(lambda conn, row=row: ports.get(conn, row.id)) for row in rows]
     assert found == [
@@ -546,6 +547,19 @@ async def test_what_was_seen_of_ports_is_written_without_their_etags(uow: UnitOf
         replace(rows[1], state=PortState.UNKNOWN),
         rows[2],
     ]
+
+
+async def test_what_was_seen_of_a_port_is_not_written_once_it_is_somebody_elses(
+    uow: UnitOfWork,
+) -> None:
+    """A port that was taken out is DOWN for good: nobody looks at it any more."""
+    port = await uow.write(planted_port)
+    await uow.write(lambda conn: ports.insert(conn, port))
+    states, owners = {port.id: PortState.ACTIVE}, {port.id: an_id("instance")}
+
+    await uow.write(lambda conn: ports.set_states(conn, states, owners))
+
+    assert await uow.read(lambda conn: ports.get(conn, port.id)) == port
 
 
 async def test_a_subnet_counts_the_addresses_in_use_and_is_found_by_its_network(
