@@ -1,10 +1,12 @@
 """Certificates of OVN's databases and of those that write them: who gets in where.
 
 The southbound database knows roles. A host shows its own certificate of the cloud's CA, whose
-common name is its chassis' name, and may write what is that chassis' alone (role ovn-controller;
-ovn-architecture(7), "Role-Based Access Controls for the Southbound DB"). The northbound one knows
-none: whoever it lets in may write all of it. So it trusts a CA of its own, of which schedulers
-alone hold a certificate, and a host's is refused there. That CA is made at its first use.
+common name is its chassis' name. The role ovn-controller lets it write its own chassis and tunnel
+ends, but also where any port is, and what all chassis learn together (MAC_Binding, FDB, IGMP_Group;
+ovn-architecture(7), "Role-Based Access Controls for the Southbound DB"). So a stolen certificate
+harms other hosts' traffic: docs/explanation/security.md says how. The northbound one knows none:
+whoever it lets in may write all of it. So it trusts a CA of its own, of which schedulers alone
+hold a certificate, and a host's is refused there. That CA is made at its first use.
 """
 
 from __future__ import annotations
