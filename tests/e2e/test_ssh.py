@@ -3,7 +3,7 @@
 1. Guests on different hosts find each other by name, over IPv4 and IPv6; a name follows its
    instance. 2. `unkai ssh` goes by the instance's host, over IPv4 and over IPv6 alone, and by its
    floating address; what no rule lets in is refused with the rule to add. 3. `unkai forward` leads
-   to a port; a connection ends with who opened it.
+   to a port; a connection ends with who opened it, and says which host went away under it.
 """
 
 from __future__ import annotations
@@ -197,6 +197,23 @@ def test_forward_leads_to_a_port_and_ends_with_who_opened_it(user: Desk, shows: 
         process.kill()
         wait_for(lambda: _echoes(shell) == 0, "the guest's end is closed", 30)
     shows("networks forward", "port 80 read; the command killed: closed in the guest")
+
+
+def test_a_host_that_goes_away_under_a_connection_is_named(
+    lab: Lab, user: Desk, shows: Shows
+) -> None:
+    _let_in(user, ECHO)
+    user.leave("six")  # its console would end, too
+    with forwarding(user, "six", f"0:{ECHO}") as (process, local), talking(local) as say:
+        assert say("hello") == "hello"
+        lab.kill_agent("h3")
+        assert process.stderr is not None
+        said = process.stderr.readline().strip()
+        assert say("and now?") == ""
+    lab.start_agent("h3")
+    assert "host h3 went away" in said
+    assert "unkai host show h3" in said
+    shows("networks forward lost", said)
 
 
 def _let_in(user: Desk, *ports: int) -> None:
