@@ -321,6 +321,7 @@ def _check_new(group: SecurityGroup, rule: Rule) -> None:
         raise AlreadyExists(
             f"security group {group.name} has a rule that says the same, {same.id}",
             reason="SECURITY_GROUP_RULE_EXISTS",
+            fix="nothing is to do: it is in force",
             metadata={"security_group_id": group.id, "rule_id": same.id},
             resource_kind="security_group_rule",
             resource=same.id,
