@@ -16,15 +16,17 @@ from typing import Any
 import pytest
 from sqlalchemy.util.concurrency import await_
 
-from tests.support.acceptance import Shows
+from tests.support.acceptance import Shows, count
 from tests.support.builders import NOON, an_id
 from tests.support.network_replica import Replica, together
 from tests.support.pauses import pause_after
-from tests.support.store import a_store
+from tests.support.store import a_store, noon
 from unkai_scheduler.domain.load_balancers import BalancedProtocol, HealthCheck, Listener, Member
 from unkai_scheduler.domain.ports import PortOwner
 from unkai_scheduler.domain.security_groups import Direction
+from unkai_scheduler.services.floating_ips import FloatingIpDraft
 from unkai_scheduler.services.load_balancer_drafts import LoadBalancerDraft
+from unkai_scheduler.services.port_drafts import PortDraft
 from unkai_scheduler.services.router_drafts import GatewayDraft, RouterDraft
 from unkai_scheduler.services.security_rules import RuleDraft
 from unkai_scheduler.store import networks, ovn_work, ports, rows
@@ -43,14 +45,11 @@ async def replicas(tmp_path: Path) -> AsyncIterator[tuple[Replica, Replica]]:
 
 
 async def _groups_whose_rules_name_each_other(one: Replica, two: Replica) -> AsyncIterator[Acts]:
-    def naming(group_id: str) -> RuleDraft:
-        return RuleDraft(direction=Direction.INGRESS, remote_group_id=group_id)
-
     for _ in range(ROUNDS):
         first, second = (await one.group()).id, (await one.group()).id
         yield [
-            one.groups.add_rule(one.call(), first, naming(second)),
-            two.groups.add_rule(two.call(), second, naming(first)),
+            one.groups.add_rule(one.call(), first, _naming(second)),
+            two.groups.add_rule(two.call(), second, _naming(first)),
         ]
 
 
@@ -100,6 +99,10 @@ async def _a_checked_member_and_who_shares_its_network(
         ]
 
 
+def _naming(group_id: str) -> RuleDraft:
+    return RuleDraft(direction=Direction.INGRESS, remote_group_id=group_id)
+
+
 def _balancer(subnet_id: str, member_port_id: str) -> LoadBalancerDraft:
     member = Member(member_port_id, 80)
     listener = Listener(BalancedProtocol.TCP, 80, (member,), HealthCheck())
@@ -137,6 +140,63 @@ async def test_nobody_waits_for_who_waits_for_them(
     assert set(heard) <= reasons, heard
     assert not given_up
     shows(f"networks 5 lock order {database}", f"{race.__name__[1:]}: none given up")
+
+
+async def test_projects_that_share_a_network_keep_out_of_each_others_way(
+    replicas: tuple[Replica, Replica], given_up: list[int], database: str, shows: Shows
+) -> None:
+    """All that a project can have there, made and removed, while the leader settles the work."""
+    one, two = replicas
+    outside = await one.outside()
+    await one.subnet(outside, "198.51.100.0/24")
+    network, subnet = await one.network(shared=True)
+    await one.subnet(network, "10.0.1.0/24")
+    await one.way_out(outside, subnet)
+    projects = [await one.project() for _ in range(4)]
+
+    async def life(replica: Replica, project_id: str) -> None:
+        call = replica.call()
+        for _ in range(count(12, least=3)):
+            port = await replica.port(network, project_id=project_id)
+            floating = await replica.floating_ips.create(
+                call, project_id, FloatingIpDraft(network_id=outside.id, port_id=port.id)
+            )
+            balancer = await replica.balancers.create(
+                call, project_id, _balancer(subnet.id, port.id)
+            )
+            router = await replica.routers.create(
+                call,
+                project_id,
+                RouterDraft(name="r" + an_id("router")[4:], gateway=GatewayDraft(outside.id)),
+            )
+            groups = [await replica.group(project_id) for _ in range(2)]
+            first, second = (group.id for group in groups)
+            await asyncio.gather(
+                replica.groups.add_rule(call, first, _naming(second)),
+                replica.groups.add_rule(call, second, _naming(first)),
+            )
+            await replica.ports.update(
+                call, port.id, PortDraft(security_group_ids=(first,)), ["security_group_ids"], ""
+            )
+            await replica.floating_ips.delete(call, floating.id)
+            await replica.ports.delete(call, port.id)
+            await replica.routers.delete(call, router.id)
+            await replica.balancers.delete(call, balancer.id)
+
+    async def settle_all(term: int) -> None:
+        while True:
+            due = await two.uow.read(lambda conn: ovn_work.due(conn, noon(), 200))
+            done = [(work.key, work.number) for work in due]
+            await two.uow.lead(term, lambda conn, d=done: ovn_work.settle(conn, d))  # type: ignore[misc]
+            await asyncio.sleep(0.01)
+
+    leading = asyncio.create_task(settle_all(await two.uow.take_term(0)))
+    await asyncio.gather(*(life(replicas[n % 2], projects[n // 2]) for n in range(8)))
+    assert not leading.done()
+    leading.cancel()
+
+    assert not given_up
+    shows(f"networks 5 sharing {database}", "8 lives in 4 projects at once: none given up")
 
 
 async def test_the_leader_waits_for_nobody_who_marks_what_it_settles(

@@ -294,7 +294,7 @@ async def test_of_use_and_removal_at_once_each_is_done_whole_or_refused_with_its
 
 
 async def test_everything_at_once_ends_without_a_lock_that_was_given_up(
-    replicas: tuple[Replica, Replica], database: str, shows: Shows
+    replicas: tuple[Replica, Replica], given_up: list[int], database: str, shows: Shows
 ) -> None:
     """Whoever takes locks out of order makes two callers wait for each other, and is retried."""
     one, two = replicas
@@ -319,6 +319,7 @@ async def test_everything_at_once_ends_without_a_lock_that_was_given_up(
 
     left = await two.uow.read(lambda conn: ports.list_page(conn, after=None, limit=99))
     assert {port.owner_id for port in left} == {router.id}
+    assert not given_up
     work = await two.uow.read(ovn_work.count)
     shows(f"networks 5 crowd {database}", f"8 lives at once, no refusal; {work} units marked")
 
