@@ -13,13 +13,17 @@ from unkai_lab.lab import Lab
 from unkai_lab.spec import LabSpec
 
 _HERE = Path(__file__).parent
+_PATIENCE_S = 600
+"""For a story's test that says nothing of it; a lab and its guests come up within its first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark everything in this folder as e2e: it needs root and real engines."""
+    """Mark everything in this folder as e2e: it needs root and real engines, and takes its time."""
     for item in items:
         if _HERE in item.path.parents:
             item.add_marker(pytest.mark.e2e)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(_PATIENCE_S))
 
 
 @pytest.fixture(scope="module")

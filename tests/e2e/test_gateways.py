@@ -75,7 +75,7 @@ def test_a_floating_address_leads_in_and_out_and_is_moved(
     sent = re.search(r"(\d+) packets transmitted", printed)
     assert sent
     lost = int(sent[1]) - len(set(numbers))
-    assert max(numbers) > 120
+    assert max(numbers) > int(sent[1]) - 30  # they come again, and to the end
     assert lost <= _MOVE_S / 0.1
     shows(
         "networks 3 floating address",
