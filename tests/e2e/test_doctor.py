@@ -13,14 +13,14 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.support.acceptance import Shows
 from tests.support.lab import running_lab, skip_without_a_lab_machine, unique, wait_for
+from tests.support.planted import Fault, Planted, is_healthy
 from tests.support.ward import HOST, Visit, Ward, shifted_clock, without_program
 from unkai_lab import configuration
 from unkai_lab.lab import Lab
@@ -29,8 +29,6 @@ from unkai_wire.cluster_records import HOSTS_PREFIX, SCHEDULERS_PREFIX
 
 pytestmark = pytest.mark.timeout(300)
 DAY = dt.timedelta(days=1)
-SEEN: list[str] = []
-"""Faults that were named with their fix in this run."""
 
 
 @pytest.fixture(scope="module")
@@ -52,29 +50,8 @@ def ward(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Ward:
 
 # Each fault: break it, let a doctor look, mend it.
 
-Break = Callable[[Ward], AbstractContextManager[Visit]]
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """What is broken; the check that names it, and a word of its fix."""
-
-    name: str
-    check: str
-    fix: str
-    examine: Break
-
-
-FAULTS: list[Fault] = []
-
-
-def fault(name: str, check: str, fix: str) -> Callable[[Callable[[Ward], Iterator[Visit]]], None]:
-    """Add a fault."""
-
-    def take(function: Callable[[Ward], Iterator[Visit]]) -> None:
-        FAULTS.append(Fault(name, check, fix, contextmanager(function)))
-
-    return take
+PLANTED = Planted()
+fault = PLANTED.fault
 
 
 def in_settings(name: str, check: str, fix: str, key: str, value: object) -> None:
@@ -619,31 +596,23 @@ def _(ward: Ward) -> Iterator[Visit]:
 # The claims
 
 
-def _healthy(visit: Visit) -> bool:
-    return (visit.findings, visit.exit_code) == ([], 0)
-
-
 def test_a_healthy_lab_has_nothing(ward: Ward) -> None:
-    wait_for(lambda: _healthy(ward.from_afar()), "all have settled", 60)
+    wait_for(lambda: is_healthy(ward.from_afar()), "all have settled", 60)
     for visit in (ward.on_host(), ward.on_control(), ward.from_afar()):
         assert visit.findings == []
         assert visit.exit_code == 0
         assert "nothing found" in visit.words
 
 
-@pytest.mark.parametrize("broken", [pytest.param(each, id=each.name) for each in FAULTS])
+@pytest.mark.parametrize("broken", [pytest.param(each, id=each.name) for each in PLANTED.faults])
 def test_a_fault_is_named_with_its_fix(broken: Fault, ward: Ward) -> None:
-    with ExitStack() as mending:
-        visit = mending.enter_context(broken.examine(ward))
-    named = [f for f in visit.findings if f["check"] in broken.check.split("|")]
-    assert named, visit.findings
-    assert any(word in f["fix"] for f in named for word in broken.fix.split("|")), named
-    assert visit.exit_code == (2 if any(f["severity"] == "FAIL" for f in visit.findings) else 1)
-    SEEN.append(broken.name)
+    PLANTED.is_named(broken, ward)
 
 
 def test_the_lab_that_was_mended_has_nothing(ward: Ward, shows: Shows) -> None:
-    wait_for(lambda: _healthy(ward.from_afar()), "all have settled", 60)
+    wait_for(lambda: is_healthy(ward.from_afar()), "all have settled", 60)
     assert ward.on_host().findings == ward.on_control().findings == []
-    assert len(SEEN) >= 25
-    shows("solid 9 doctor", f"{len(SEEN)} faults named with their fix, healthy lab: nothing")
+    assert len(PLANTED.seen) >= 25
+    shows(
+        "solid 9 doctor", f"{len(PLANTED.seen)} faults named with their fix, healthy lab: nothing"
+    )

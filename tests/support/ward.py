@@ -17,9 +17,10 @@ from typing import Any
 from tests.support.lab import wait_for
 from unkai_lab import configuration
 from unkai_lab.lab import Lab
+from unkai_lab.ovn import ovn_folder
 from unkai_lab.site import installed
 from unkai_lab.spec import CONTROL
-from unkai_scheduler import certificates
+from unkai_scheduler import certificates, ovn_certificates
 
 HOST = "h1"
 _FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
@@ -140,6 +141,12 @@ class Ward:
         addresses = [address or self.lab.spec.address(HOST)]
         authority.issue_host(HOST, addresses, host_id or self.host_id()).write(folder)
         return folder
+
+    def ovn_of(self, begun: dt.timedelta) -> ovn_certificates.OvnAuthority:
+        """Return the CAs of the lab's OVN, at another time."""
+        clock = lambda: dt.datetime.now(dt.UTC) + begun  # noqa: E731 - a clock that is wrong
+        cloud = certificates.load(self.lab.paths.pki, clock=clock)
+        return ovn_certificates.authority(cloud, ovn_folder(self.lab.paths) / "ca", clock=clock)
 
     # Blows
 
