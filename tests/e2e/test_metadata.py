@@ -1,13 +1,15 @@
 """Story: with no seed disk the metadata service says to each guest who it is, and to no other.
 
 Two projects have one range, and in it a guest of one address each, on one host. 1. Each takes its
-own host name, key and user-data. 2. Neither reads the other's, whatever headers it makes up, nor by
-a token that the other was given. 3. Debian's cloud-init does as much (with full counts: its boot
-takes minutes without KVM).
+own host name, key and user-data. 2. EC2's and OpenStack's documents are read at the IPv4 and at the
+IPv6 address, EC2's by a token. 3. Neither guest reads the other's, whatever headers it makes up,
+nor by a token that the other was given. 4. Debian's cloud-init takes all, and finds others by their
+short names (with full counts: its boot takes minutes without KVM).
 """
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -24,7 +26,9 @@ from unkai_lab.spec import LabSpec
 
 pytestmark = pytest.mark.timeout(2400)
 SERVICE = "169.254.169.254"
+SERVICE_V6 = "fe80::a9fe:a9fe"
 ADDRESS = "10.77.0.11"
+TOKEN = "X-aws-ec2-metadata-token"
 TTL = "X-aws-ec2-metadata-token-ttl-seconds: 60"
 BOOT_S = 900.0
 """Of two guests with Debian at once on a busy machine without KVM."""
@@ -33,6 +37,7 @@ echo "shown hostname=$(hostname)"
 echo "shown keys=$(cat /home/debian/.ssh/authorized_keys)"
 echo "shown mtu=$(cat /sys/class/net/e*/mtu)"
 echo "shown default=$(ip route show default | head -n 1 | cut -d' ' -f1-3)"
+echo "shown tiny=$(getent ahostsv4 tiny | head -n 1 | cut -d' ' -f1)"
 echo "shown disks=$(ls /sys/block | grep -c '^vd')"
 echo "shown secret={secret}"
 """
@@ -59,11 +64,12 @@ class Tenant:
         self.user("launch", image, name, *figures, *words, "--user-data", str(file))
         return self.user.id_of("instance", name)
 
-    def ask(self, request: str, *headers: str) -> tuple[int, str]:
-        """Send a request from the guest `tiny`; return status and body."""
-        lines = (f"{request} HTTP/1.1", f"Host: {SERVICE}", "Connection: close", *headers, "", "")
+    def ask(self, request: str, *headers: str, version: int = 4) -> tuple[int, str]:
+        """Send a request from the guest `tiny`, by IPv4 or IPv6; return status and body."""
+        host, at = (SERVICE, SERVICE) if version == 4 else (f"[{SERVICE_V6}]", f"{SERVICE_V6}%eth0")
+        lines = (f"{request} HTTP/1.1", f"Host: {host}", "Connection: close", *headers, "", "")
         text = "\\r\\n".join(lines)
-        answer = self.user.shell("tiny").run(f"printf '{text}' | nc.openbsd -w 10 {SERVICE} 80")
+        answer = self.user.shell("tiny").run(f"printf '{text}' | nc.openbsd -w 10 {at} 80")
         head, _, body = answer.partition("\n\n")
         found = re.search(r"HTTP/1\.1 (\d+)", head)
         assert found, answer
@@ -110,6 +116,38 @@ def test_each_guest_takes_its_own_key_and_user_data(
     shows("networks 9 metadata", f"{ADDRESS} in two projects: each its own key and user-data")
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_clouds_tell_is_read_at_both_addresses(
+    tenants: tuple[Tenant, Tenant], version: int, shows: Shows
+) -> None:
+    tenant = tenants[0]
+    instance = tenant.user.id_of("instance", "tiny")
+
+    def read(path: str, *headers: str) -> str:
+        status, body = tenant.ask(f"GET {path}", *headers, version=version)
+        assert status == 200, (path, body)
+        return body
+
+    assert tenant.ask("GET /latest/user-data", version=version)[0] == 401
+    assert tenant.ask("PUT /latest/api/token", version=version)[0] == 400
+    status, token = tenant.ask("PUT /latest/api/token", TTL, version=version)
+    assert status == 200
+    shown = f"{TOKEN}: {token.strip()}"
+    assert "secret-of-left" in read("/latest/user-data", shown)
+    assert read("/latest/meta-data/instance-id", shown).strip() == instance
+    assert read("/latest/meta-data/public-keys/0/openssh-key", shown).strip() == tenant.key
+
+    openstack = "/openstack/latest"
+    told = json.loads(read(f"{openstack}/meta_data.json"))
+    assert (told["name"], list(told["public_keys"].values())) == ("tiny", [tenant.key])
+    (link,) = json.loads(read(f"{openstack}/network_data.json"))["links"]
+    (card,) = tenant.user.show("instance", "show", "tiny")["interfaces"]
+    assert link["ethernet_mac_address"] == card["mac_address"]
+    assert "secret-of-left" in read(f"{openstack}/user_data")
+    assert json.loads(read(f"{openstack}/vendor_data.json")) == {}
+    shows(f"networks 9 paths IPv{version}", "EC2's by a token (401, 400 without), OpenStack's")
+
+
 def test_no_guest_reads_what_is_anothers(tenants: tuple[Tenant, Tenant], shows: Shows) -> None:
     refused, unmoved = 0, 0
     tokens = [each.ask("PUT /latest/api/token", TTL)[1].strip() for each in tenants]
@@ -134,9 +172,8 @@ def test_no_guest_reads_what_is_anothers(tenants: tuple[Tenant, Tenant], shows: 
             assert secret in body
             assert other.name not in body
             unmoved += 1
-        token = "X-aws-ec2-metadata-token"
-        assert each.ask("GET /latest/user-data", f"{token}: {foreign}")[0] == 401
-        status, body = each.ask("GET /latest/user-data", f"{token}: {own}")
+        assert each.ask("GET /latest/user-data", f"{TOKEN}: {foreign}")[0] == 401
+        status, body = each.ask("GET /latest/user-data", f"{TOKEN}: {own}")
         assert status == 200
         assert secret in body
     shows(
@@ -164,6 +201,7 @@ def test_cloud_init_takes_all_from_the_service(
             f"keys={each.key}",
             "mtu=1442",
             "default=default via 10.77.0.1",
+            f"tiny={ADDRESS}",
             "disks=1",
             f"secret=secret-of-{each.name}",
         ]
@@ -174,5 +212,5 @@ def test_cloud_init_takes_all_from_the_service(
     shows(
         "networks 9 debian-12",
         "10.77.0.12 in two projects, no seed disk: host name, key and user-data its own, from "
-        "DataSourceOpenStack",
+        "DataSourceOpenStack; another is found by its short name",
     )

@@ -1,17 +1,18 @@
 """The file network-config of a seed disk: how cloud-init sets up a guest's network cards. Pure.
 
 Version 2, written as JSON, which is YAML too. What the network tells guests is asked of it: by
-DHCP the first IPv4 address with its routes, name servers and domain, which so follow what changes;
-the host answers, also while OVN's centre is away. By DHCP comes the route to 169.254.169.254, which
-is on the link: version 2 has no words for that which all renderers know. What a router's
-advertisements say (SLAAC, and the route of DHCPv6) is left to them. All else is set. Cards are
-found by their MAC address and keep the guest's names.
+DHCP the first IPv4 address with its routes and name servers, which so follow what changes; the host
+answers, also while OVN's centre is away. The domain is told besides: systemd-networkd would not
+look for short names in the one that a lease names, and cloud-init takes a domain with name servers
+alone, of which the first, the host's own, is always right. By DHCP comes the route to
+169.254.169.254, which is on the link: version 2 has no words for that which all renderers know.
+What a router's advertisements say (SLAAC, and the route of DHCPv6) is left to them. All else is
+set. Cards are found by their MAC address and keep the guest's names.
 
 What cloud-init 22.4 makes of it decides the form (cloudinit/net, Debian 12): only the renderer for
-netplan, which Debian's own images have, sees all of it. The others (networkd, eni) know of routes
-`to` and `via` alone, and eni fails at a route without `via`; that for networkd leaves out what
-overrides a lease where a card is found by its MAC address. Default routes are `gateway4` and
-`gateway6`, since eni would add others by a program that Debian 12 does not install.
+netplan sees all of it; the others (networkd, eni) know of routes `to` and `via` alone, that for
+networkd of no override of a lease, and eni fails at a route without `via`. Default routes are
+`gateway4` and `gateway6`, since eni would add others by a program that Debian 12 does not install.
 
 Source: cloud-init's documentation, "Networking config version 2".
 """
@@ -48,10 +49,8 @@ def _card(port: PortSpec, routed: set[int], *, optional: bool) -> dict[str, Any]
     own = [each for each in port.addresses if each not in told and each is not leased]
     if leased:
         card["dhcp4"] = True
-        # systemd-networkd would not look for short names in the domain that a lease names.
-        card["dhcp4-overrides"] = {"use-domains": True}
         if 4 in routed:
-            card["dhcp4-overrides"]["route-metric"] = _SECOND_METRIC * (1 + port.position)
+            card["dhcp4-overrides"] = {"route-metric": _SECOND_METRIC * (1 + port.position)}
         routed.add(4)
     if told:
         card["accept-ra"] = True
@@ -66,7 +65,7 @@ def _card(port: PortSpec, routed: set[int], *, optional: bool) -> dict[str, Any]
     routes = [*_host_routes(port, leased), *_metadata_routes(port, own)]
     if routes:
         card["routes"] = routes
-    if port.dns_servers and not leased:
+    if port.dns_servers:
         card["nameservers"] = _nameservers(port)
     return card
 

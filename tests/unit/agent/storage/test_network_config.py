@@ -61,7 +61,7 @@ def test_it_is_yaml_and_every_route_has_a_next_hop(case: str) -> None:
 
 def test_one_port_alone_has_the_default_route_of_a_kind() -> None:
     cards = yaml.safe_load(network_config(_CASES["two"]))["ethernets"]
-    assert "route-metric" not in cards["port0"]["dhcp4-overrides"]
+    assert "dhcp4-overrides" not in cards["port0"]
     assert cards["port1"]["dhcp4-overrides"]["route-metric"] == 400
     assert cards["port1"]["gateway6"] == "fd00::1"
     assert cards["port1"]["optional"]
@@ -71,7 +71,17 @@ def test_one_port_alone_has_the_default_route_of_a_kind() -> None:
 def test_what_a_lease_tells_is_not_set_besides() -> None:
     card = yaml.safe_load(network_config((a_port(),)))["ethernets"]["port0"]
     assert card["dhcp4"]
-    assert not card.keys() & {"addresses", "gateway4", "routes", "nameservers"}
+    assert not card.keys() & {"addresses", "gateway4", "routes"}
+
+
+def test_a_guest_with_a_lease_is_told_the_domain_with_name_servers() -> None:
+    port = a_port()
+    card = yaml.safe_load(network_config((port,)))["ethernets"]["port0"]
+    # cloud-init 22.4 drops `search` without `addresses`, and overrides of a lease for networkd.
+    assert card["nameservers"] == {
+        "addresses": list(port.dns_servers),
+        "search": [port.dns_domain],
+    }
 
 
 def test_the_metadata_service_is_reached_by_its_address_on_the_guests_own_subnet() -> None:
