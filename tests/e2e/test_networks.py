@@ -81,7 +81,7 @@ def test_rules_hold_in_both_directions_and_a_change_cuts_in_time(
     _talk(left, server[4], ECHO, cut)
     user("security-group", "create", "other", "-r", "ingress tcp 9999")
     _put_in(user, "server", "served", "other")
-    shell.run("( while :; do nc -l -p 9999 -e cat; done ) >/dev/null 2>&1 & true")
+    shell.begin("while :; do nc -l -p 9999 -e cat; done")
     time.sleep(1)
     _talk(left, server[4], 9999, kept)
     time.sleep(2)
@@ -176,7 +176,7 @@ def _connects(shell: GuestShell, address: str, port: int) -> bool:
 def _talk(shell: GuestShell, address: str, port: int, file: str) -> None:
     """Let a guest send its uptime each 0.1 s on one connection, and write down what comes back."""
     loop = f"while cat /proc/uptime; do usleep 100000; done | nc {address} {port} >{file} 2>&1"
-    shell.run(f"( {loop} ) & true")
+    shell.begin(loop)
 
 
 def _uptime(shell: GuestShell) -> float:

@@ -76,8 +76,7 @@ def test_guests_reach_each_other_again_after_a_crash(
     wait_for(lambda: _ports(user, "on-h1") == ["ACTIVE"], "its port stands", 60)
     ident, address = user.id_of("instance", "on-h1"), user.addresses("on-h1")[4]
     with GuestShell(lab, "on-h2") as shell:
-        # It ends by itself: nothing more is asked of a console that was idle meanwhile.
-        shell.run(f"ping -c 200 -i 0.2 {address} >/dev/null 2>&1 </dev/null &")
+        shell.begin(f"ping -c 200 -i 0.2 {address}")
     wait_for(lambda: _received_per_s(user, ident) > 1, "its port counts", 30)
 
 

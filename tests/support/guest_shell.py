@@ -82,6 +82,13 @@ class GuestShell:
         """Run a command; tell whether it ended well."""
         return self.ask(command, within_s)[0] == 0
 
+    def begin(self, command: str) -> None:
+        """Let a command run beside the shell, not as its child.
+
+        busybox's ash ends at the next key once a child of it has ended while it waited for keys.
+        """
+        self.run(f"( ( {command} ) </dev/null >/dev/null 2>&1 & )")
+
     def close(self) -> None:
         """Log out, and leave the console."""
         self._terminal.shown = b""
