@@ -61,6 +61,11 @@ NAMED: list[tuple[ModuleType, Any]] = [
     (instances, an_instance),
 ]
 NOUNS = [*NAMED, (operations, an_operation)]
+CHANGED = [each for each in NOUNS if each[0] is not key_pairs]
+"""A key pair is made and removed, never changed."""
+REMOVED = [each for each in NOUNS if each[0] is not operations]
+"""Operations go all at once, by their age."""
+FOUND = [each for each in NAMED if each[0] is not flavors]
 
 FULL_ROWS = [
     (projects, a_project(description="for tests", labels={"team": "cloud"})),
@@ -133,7 +138,11 @@ async def test_a_row_comes_back_as_it_went(uow: UnitOfWork, noun: ModuleType, ro
     assert await uow.read(lambda conn: noun.get(conn, row.id)) == row
 
 
-@pytest.mark.parametrize(("noun", "row"), FULL_ROWS, ids=lambda value: getattr(value, "id", ""))
+@pytest.mark.parametrize(
+    ("noun", "row"),
+    [each for each in FULL_ROWS if each[0] in dict(CHANGED)],
+    ids=lambda value: getattr(value, "id", ""),
+)
 async def test_replace_writes_every_changeable_column(
     uow: UnitOfWork, noun: ModuleType, row: Any
 ) -> None:
@@ -146,7 +155,7 @@ async def test_replace_writes_every_changeable_column(
     assert await uow.read(lambda conn: noun.get(conn, row.id)) == row
 
 
-@pytest.mark.parametrize(("noun", "build"), NOUNS)
+@pytest.mark.parametrize(("noun", "build"), REMOVED)
 async def test_what_is_deleted_is_gone_and_deleting_twice_is_fine(
     uow: UnitOfWork, noun: ModuleType, build: Any
 ) -> None:
@@ -167,16 +176,18 @@ async def test_a_taken_name_is_refused_also_when_renaming(
     await uow.write(lambda conn: noun.insert(conn, first))
     await uow.write(lambda conn: noun.insert(conn, second))
 
-    with pytest.raises(AlreadyExists) as inserting:
+    with pytest.raises(AlreadyExists) as caught:
         await uow.write_grouped(lambda conn: noun.insert(conn, build(name="taken")))
-    renamed = build(id=second.id, name="taken")
-    with pytest.raises(AlreadyExists) as renaming:
-        await uow.write(lambda conn: noun.replace(conn, renamed, etag=None))
+    assert caught.value.resource == "taken"
 
-    assert inserting.value.resource == renaming.value.resource == "taken"
+    if noun in dict(CHANGED):
+        renamed = build(id=second.id, name="taken")
+        with pytest.raises(AlreadyExists) as caught:
+            await uow.write(lambda conn: noun.replace(conn, renamed, etag=None))
+        assert caught.value.resource == "taken"
 
 
-@pytest.mark.parametrize(("noun", "build"), NAMED)
+@pytest.mark.parametrize(("noun", "build"), [each for each in CHANGED if each in NAMED])
 async def test_replace_with_an_old_etag_is_a_conflict(
     uow: UnitOfWork, noun: ModuleType, build: Any
 ) -> None:
@@ -193,7 +204,7 @@ async def test_replace_with_an_old_etag_is_a_conflict(
     assert await uow.read(lambda conn: noun.get(conn, row.id)) == changed
 
 
-@pytest.mark.parametrize(("noun", "build"), NOUNS)
+@pytest.mark.parametrize(("noun", "build"), CHANGED)
 async def test_replacing_what_is_not_there_is_not_found(
     uow: UnitOfWork, noun: ModuleType, build: Any
 ) -> None:
@@ -219,7 +230,7 @@ async def test_pages_follow_names_and_lose_nothing_while_rows_go(
     assert [_name(row) for row in first + rest] == ["zz-1", "zz-2", "zz-3", "zz-4", "zz-5"]
 
 
-@pytest.mark.parametrize(("noun", "build"), NAMED)
+@pytest.mark.parametrize(("noun", "build"), FOUND)
 async def test_a_name_finds_its_row(uow: UnitOfWork, noun: ModuleType, build: Any) -> None:
     row = build(name="sought")
     await uow.write(lambda conn: noun.insert(conn, row))
