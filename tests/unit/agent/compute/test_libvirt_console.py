@@ -63,7 +63,7 @@ async def _pasted(text: bytes) -> AsyncIterator[bytes]:
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libvirt_console, "_SEND_RETRY_S", 0.001)
-    monkeypatch.setattr(libvirt_console, "_SEND_DEADLINE_S", 0.25)
+    monkeypatch.setattr(libvirt_console, "_SEND_DEADLINE_S", 1.0)
 
 
 async def test_a_slow_guest_gets_a_long_paste_whole_however_long_it_takes() -> None:
@@ -78,7 +78,7 @@ async def test_a_slow_guest_gets_a_long_paste_whole_however_long_it_takes() -> N
     await asyncio.wait({reader, whole}, timeout=30, return_when=asyncio.FIRST_COMPLETED)
     assert not reader.done(), reader
     assert stream.taken == text
-    assert asyncio.get_running_loop().time() - begun > 0.25, "it took longer than one silence may"
+    assert asyncio.get_running_loop().time() - begun > 1.0, "it took longer than one silence may"
     reader.cancel()
 
 
