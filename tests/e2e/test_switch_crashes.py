@@ -91,8 +91,7 @@ def dead(lab: Lab, program: str) -> Iterator[None]:
 
 @contextmanager
 def stopped(lab: Lab, program: str) -> Iterator[None]:
-    process = lab.site.worker("h1", program)
-    assert process is not None
+    process = wait_for(lambda: lab.site.worker("h1", program), f"{program} runs")
     process.kill(signal.SIGSTOP)
     try:
         yield

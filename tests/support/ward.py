@@ -153,8 +153,9 @@ class Ward:
     @contextmanager
     def stopped(self, cell: str, program: str) -> Iterator[None]:
         """Stop a process where it stands (SIGSTOP)."""
-        process = self.lab.site.worker(cell, program)
-        assert process is not None
+        process = wait_for(
+            lambda: self.lab.site.worker(cell, program), f"{program} of {cell} runs", 60
+        )
         process.kill(signal.SIGSTOP)
         try:
             yield

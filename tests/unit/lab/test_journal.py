@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.lab import wait_for
 from unkai_lab.journal import Journal, ProcessId, StartedProcess
 
 
@@ -92,7 +93,8 @@ def test_a_monitors_worker_is_its_child(sleeper: subprocess.Popen[bytes]) -> Non
         assert monitor is not None
         child = StartedProcess("h1", "switch", monitor, is_monitor=True).worker()
         assert child is not None
-        assert Path(f"/proc/{child.pid}/comm").read_text() == "sleep\n"
+        name = Path(f"/proc/{child.pid}/comm")
+        wait_for(lambda: name.read_text() == "sleep\n", "the child is what the shell started")
         child.kill(signal.SIGKILL)
     assert StartedProcess("h1", "switch", monitor, is_monitor=True).worker() is None
 
