@@ -96,6 +96,8 @@ def test_a_host_rebooted_while_no_scheduler_is_there_starts_its_machines_itself(
     assert lab.qemu_pids(made.host_name) == [], "a leader may still answer"
     wait_for(lambda: lab.qemu_pids(made.host_name), "it is started without a permit", 60)
     took = time.monotonic() - begun
+    running = ("list", "--name", "--state-running")
+    wait_for(lambda: made.name in lab.virsh(made.host_name, *running), "it is on", 60)
     before = lab.qemu_pids(made.host_name)
     lab.start_scheduler()
     lab.wait_registered()
