@@ -48,7 +48,8 @@ class Kind(Enum):
 class Finding:
     """One thing that must not be."""
 
-    kind: Kind
+    kind: Enum
+    """One of a checker's kinds."""
     subject: str
     text: str = ""
 

@@ -10,9 +10,9 @@ It does not look itself, but is given a `Sight`. A cloud at work disagrees: ask 
 
 from __future__ import annotations
 
+from tests.support.findings import Finding
 from tests.support.network_check.balancers import check_balancers
 from tests.support.network_check.books import check_addresses, check_owners, check_work
-from tests.support.network_check.findings import Finding
 from tests.support.network_check.groups import check_drops, check_groups
 from tests.support.network_check.hosts import check_bindings, check_chassis, check_hosts
 from tests.support.network_check.ports import check_dhcp, check_limits, check_ports

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import ovsdb_look
 from tests.support.evidence import tables_of
-from tests.support.network_check.findings import Finding
+from tests.support.findings import Finding
 from tests.support.network_check.sight import HostSight, Sight
 from tests.support.network_checker import check
 from unkai_lab.lab import Lab

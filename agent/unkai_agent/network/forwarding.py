@@ -47,8 +47,8 @@ class Forwarder:
         """`sources`: the host's own addresses on every network, by version."""
         self._driver = driver
         self._sources = sources
-        self._open: Counter[str] = Counter()
-        """By network, and by port."""
+        self._open: Counter[tuple[str, str]] = Counter()
+        """By network and port."""
 
     async def talk(
         self, port: PortSpec, number: int, incoming: AsyncIterator[bytes]
@@ -62,21 +62,23 @@ class Forwarder:
         """
         self._check_room(port)
         held = (port.network_id, port.port_id)
-        self._open.update(held)
+        self._open[held] += 1
         try:
             connection = await self._connect(port, number)
             async with aclosing(_Talk().pieces(connection, incoming)) as pieces:
                 async for piece in pieces:
                     yield piece
         finally:
-            self._open.subtract(held)
+            self._open[held] -= 1
             self._open += Counter()  # forgets who has none
 
     def _check_room(self, port: PortSpec) -> None:
+        network_id = port.network_id
+        of_network = sum(count for (each, _), count in self._open.items() if each == network_id)
         for count, most, what in (
-            (self._open[port.port_id], CONNECTIONS_EACH, "to this port"),
-            (self._open[port.network_id], CONNECTIONS_OF_NETWORK, "to this network"),
-            (self._open.total() // 2, CONNECTIONS, "in all"),
+            (self._open[network_id, port.port_id], CONNECTIONS_EACH, "to this port"),
+            (of_network, CONNECTIONS_OF_NETWORK, "to this network"),
+            (self._open.total(), CONNECTIONS, "in all"),
         ):
             if count >= most:
                 raise Unavailable(

@@ -84,15 +84,15 @@ class Namespaces:
         except FileNotFoundError as error:
             raise _not_here(network_id) from error
 
-    async def ensure(self, site: NetworkSite) -> bool:
-        """Have the namespace of a network with all in it; tell whether its ends were made anew.
+    async def ensure(self, site: NetworkSite) -> None:
+        """Have the namespace of a network with all in it.
 
-        New ends must be plugged again: where such were plugged before, unplug them first.
+        New ends must be plugged again: where such were plugged before, unplug them first
+        (`must_be_made`).
         """
         await self._ensure_namespace(site.network_id)
-        made = await self._ensure_pair(site)
+        await self._ensure_pair(site)
         await self._ensure_addresses(site)
-        return made
 
     def identity(self, network_id: str) -> SiteIdentity | None:
         """Tell which namespace it is and which outer end; None: one of them is not there."""
@@ -148,11 +148,11 @@ class Namespaces:
     async def _inner(self, network_id: str) -> Mapping[str, Any] | None:
         return await _link(INNER, self._path(network_id))
 
-    async def _ensure_pair(self, site: NetworkSite) -> bool:
+    async def _ensure_pair(self, site: NetworkSite) -> None:
         outer, path = device_of(site.network_id), self._path(site.network_id)
         missing = await _link(outer) is None, await self._inner(site.network_id) is None
         if not any(missing):
-            return False
+            return
         # One end without the other: it leads elsewhere.
         if not missing[0]:
             await _ip("link", "del", outer)
@@ -163,7 +163,6 @@ class Namespaces:
             *("link", "add", outer, "mtu", mtu, "type", "veth"),
             *("peer", "name", INNER, "netns", str(path), "mtu", mtu, "address", site.mac_address),
         )
-        return True
 
     async def _ensure_addresses(self, site: NetworkSite) -> None:
         path, outer = self._path(site.network_id), device_of(site.network_id)

@@ -95,9 +95,8 @@ async def _ask(path: Path) -> None:
     made = socket.socket(socket.AF_UNIX)
     try:
         made.setblocking(False)
-        made.connect(
-            str(path)
-        )  # at once, or never: BlockingIOError when nobody takes them any more
+        # At once, or never: BlockingIOError when nobody takes them any more.
+        made.connect(str(path))
         reader, writer = await asyncio.open_unix_connection(sock=made)
     except BaseException:
         made.close()

@@ -7,7 +7,7 @@ own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -125,10 +125,12 @@ def given_back(session: Session, asked: dict[str, Any], floating: Any) -> Iterat
         yield
     except BaseException:
         if floating is not None and asked["floating_ip"] == NEW:
-            with suppress(UnkaiError):
+            try:
                 session.client.call(
                     "FloatingIpService", "DeleteFloatingIp", floating_ip_id=floating.id
                 )
+            except UnkaiError:
+                note(f"floating address {floating.address} stays, and leads nowhere")
         raise
 
 

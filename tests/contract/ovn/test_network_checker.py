@@ -20,9 +20,10 @@ from tests.support import network_checker, raw_rows
 from tests.support.acceptance import Shows
 from tests.support.api import Api, an_api
 from tests.support.builders import NOON, a_claim, a_host, an_instance
+from tests.support.findings import Finding
 from tests.support.network_api import a_call, read, settled
 from tests.support.network_calls import a_group, a_network, a_port, a_rule, a_subnet
-from tests.support.network_check.findings import Finding, Kind
+from tests.support.network_check.findings import Kind
 from tests.support.network_check.sight import HostSight, Sight
 from tests.support.ovn_databases import OvnDatabases
 from tests.support.ovn_members import applied, until_reached

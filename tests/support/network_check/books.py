@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from ipaddress import ip_address, ip_network
 
-from tests.support.network_check.findings import Finding, Kind
+from tests.support.findings import Finding
+from tests.support.network_check.findings import Kind
 from tests.support.network_check.sight import Cloud, address_of, resources_of
 
 

@@ -1,8 +1,7 @@
-"""What the checker of networks finds: each kind of disagreement, and one of them."""
+"""What the checker of networks finds: each kind of disagreement."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
 
@@ -36,16 +35,3 @@ class Kind(Enum):
     NAMESPACE_LEFT = "a namespace of a network that no machine of this host is on"
     NAMESPACE_MISSING = "a network of a running machine without its namespace"
     HOST_UNSEEN = "a host with machines that was not looked at"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One disagreement."""
-
-    kind: Kind
-    subject: str
-    text: str = ""
-
-    def __str__(self) -> str:
-        more = f": {self.text}" if self.text else ""
-        return f"{self.kind.name} {self.subject}{more}"

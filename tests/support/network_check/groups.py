@@ -6,7 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from ipaddress import ip_network
 
-from tests.support.network_check.findings import Finding, Kind
+from tests.support.findings import Finding
+from tests.support.network_check.findings import Kind
 from tests.support.network_check.sight import Cloud, in_words, version_of
 from tests.support.ovsdb_look import Row
 from tests.support.sights import uuid_of

@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv6Address
 
-from tests.support.network_check.findings import Finding, Kind
+from tests.support.findings import Finding
+from tests.support.network_check.findings import Kind
 from tests.support.network_check.sight import METADATA, Cloud, in_words, unit_of, version_of
 from tests.support.ovsdb_look import Row, members
 from tests.support.sights import uuid_of

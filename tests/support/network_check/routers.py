@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_network
 
-from tests.support.network_check.findings import Finding, Kind
+from tests.support.findings import Finding
+from tests.support.network_check.findings import Kind
 from tests.support.network_check.sight import Cloud, address_of, in_words, version_of
 from tests.support.ovsdb_look import Row, members
 from tests.support.sights import uuid_of

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from tests.support.network_check.findings import Finding, Kind
+from tests.support.findings import Finding
+from tests.support.network_check.findings import Kind
 from tests.support.network_check.sight import METADATA, Cloud, resources_of, unit_of
 from tests.support.ovsdb_look import members
 from tests.support.sights import uuid_of

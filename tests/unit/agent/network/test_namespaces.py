@@ -72,7 +72,7 @@ async def test_a_network_has_a_namespace_with_its_addresses(
     namespaces: Namespaces, tmp_path: Path, site: NetworkSite
 ) -> None:
     assert await namespaces.must_be_made(site.network_id)
-    assert await namespaces.ensure(site)
+    await namespaces.ensure(site)
     card = told(tmp_path, site)
     assert (card["address"], card["mtu"]) == (site.mac_address, 1442)
     assert addresses(tmp_path, site) >= {
@@ -93,8 +93,11 @@ async def test_making_it_again_changes_nothing(
 ) -> None:
     await namespaces.ensure(site)
     before = ours(tmp_path, site)
+    identity = namespaces.identity(site.network_id)
+    assert identity is not None
     assert not await namespaces.must_be_made(site.network_id)
-    assert not await namespaces.ensure(site)
+    await namespaces.ensure(site)
+    assert namespaces.identity(site.network_id) == identity
     assert ours(tmp_path, site) == before
 
 
@@ -102,6 +105,7 @@ async def test_what_a_network_became_its_namespace_becomes(
     namespaces: Namespaces, tmp_path: Path, site: NetworkSite
 ) -> None:
     await namespaces.ensure(site)
+    identity = namespaces.identity(site.network_id)
     changed = replace(
         site,
         mac_address="02:00:00:00:fe:02",
@@ -109,7 +113,8 @@ async def test_what_a_network_became_its_namespace_becomes(
         addresses=("10.1.0.2/24", "fd00::2/64"),
         subnets=("10.0.0.0/24",),
     )
-    assert not await namespaces.ensure(changed)
+    await namespaces.ensure(changed)
+    assert namespaces.identity(site.network_id) == identity
     assert (told(tmp_path, site)["address"], told(tmp_path, site)["mtu"]) == (
         "02:00:00:00:fe:02",
         9000,
@@ -125,7 +130,9 @@ async def test_a_pair_of_which_one_end_is_elsewhere_is_made_anew(
     await namespaces.ensure(site)
     inside(tmp_path, site, "ip", "link", "set", INNER, "name", "lost0")
     assert await namespaces.must_be_made(site.network_id)
-    assert await namespaces.ensure(site)
+    identity = namespaces.identity(site.network_id)
+    await namespaces.ensure(site)
+    assert namespaces.identity(site.network_id) not in (None, identity)
     assert "10.0.0.2/24" in addresses(tmp_path, site)
 
 
@@ -134,7 +141,8 @@ async def test_a_file_that_is_no_namespace_is_replaced(
 ) -> None:
     (tmp_path / namespace_of(site.network_id)).write_text("")
     assert await namespaces.must_be_made(site.network_id)
-    assert await namespaces.ensure(site)
+    await namespaces.ensure(site)
+    assert namespaces.identity(site.network_id) is not None
     assert "169.254.169.254/32" in addresses(tmp_path, site)
 
 
