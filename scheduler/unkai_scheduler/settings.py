@@ -147,6 +147,9 @@ class WeightSettings(_Part):
     """Memory running out, held by what is not ours, or waited for."""
     io_pressure: int = Field(default=120, ge=0, le=255)
     """Waiting for I/O."""
+    preferred_traits: int = Field(default=60, ge=0, le=255)
+    """The share of the traits that an instance prefers; counts only where it prefers any. It
+    outweighs packing and spreading, and none of CPU, memory and I/O gone bad."""
 
 
 class PlacementSettings(_Part):

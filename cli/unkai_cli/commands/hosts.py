@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unkai_cli.commands.options import Seconds, common, limited, named
+from unkai_cli.commands.options import Seconds, common, complete_zones, limited, named
 from unkai_cli.commands.watching import Listing
 from unkai_cli.groups import Group
 from unkai_cli.output import Column, Record, age_text, bytes_text, note
@@ -28,6 +28,7 @@ def _share(claimed: str, claimable: str, text: Any = str) -> Any:
 COLUMNS = (
     Column("NAME", lambda r: r["name"]),
     Column("STATE", _state),
+    Column("ZONE", lambda r: r["zone"]),
     Column("INSTANCES", lambda r: str(r["instance_count"]), right=True),
     Column("VCPUS", _share("claimed_vcpus", "claimable_vcpus"), right=True),
     Column(
@@ -77,7 +78,7 @@ DETAILS = (
 
 @click.group(cls=Group)
 def host() -> None:
-    """Hosts: state, live figures, cordon, removal."""
+    """Hosts: state, live figures, zones, cordon, removal."""
 
 
 def _hosts(session: Session) -> list[Record]:
@@ -122,6 +123,35 @@ def top(session: Session, once: bool, interval: float) -> None:
             return
         session.printer.out.flush()
         time.sleep(interval)
+
+
+@host.command("update")
+@named("host")
+@click.option(
+    "--zone",
+    required=True,
+    help="Zone it is in: what fails together, such as a room or a rack.",
+    shell_complete=complete_zones,
+)
+@common
+def update(session: Session, host: str, zone: str) -> None:
+    """Change what the operator says of a host.
+
+    Instances on it stay where they are, whatever zone they asked for.
+    """
+    from google.protobuf import field_mask_pb2
+
+    from unkai.host.v1 import host_pb2
+    from unkai_cli.records import record
+
+    ident = session.client.resolve("host", host)
+    done = session.client.call(
+        "HostService",
+        "UpdateHost",
+        host=host_pb2.Host(id=ident, zone=zone),
+        update_mask=field_mask_pb2.FieldMask(paths=["zone"]),
+    ).host
+    session.printer.rows([record(done)], COLUMNS)
 
 
 @host.command("cordon")

@@ -17,6 +17,7 @@ from unkai_cli.commands.options import (
     Size,
     common,
     complete_names,
+    complete_zones,
     waiting,
 )
 from unkai_cli.output import note
@@ -51,7 +52,14 @@ def described(function: Any) -> Any:
             click.option(
                 "--policy", type=click.Choice(list(_POLICIES)), help="How to choose a host."
             ),
+            click.option("--zone", help="Zone of the host.", shell_complete=complete_zones),
             click.option("--trait", "traits", multiple=True, help="Trait the host must have."),
+            click.option(
+                "--prefer-trait", "preferred", multiple=True, help="Trait it should have."
+            ),
+            click.option(
+                "--forbid-trait", "forbidden", multiple=True, help="Trait it must not have."
+            ),
             click.option(
                 "--capacity-wait", type=Seconds(), default=0.0, help="Wait so long for capacity."
             ),
@@ -113,6 +121,9 @@ def made(session: Session, *, wait: bool, timeout: float, **asked: Any) -> dict[
         user_data=asked["user_data"].read() if asked["user_data"] else b"",
         labels=dict(asked["labels"]),
         required_traits=asked["traits"],
+        preferred_traits=asked["preferred"],
+        forbidden_traits=asked["forbidden"],
+        zone=asked["zone"] or "",
         placement_policy=_POLICIES.get(asked["policy"] or "", 0),  # type: ignore[arg-type]
         **interfaces,
     )

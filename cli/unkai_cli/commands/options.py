@@ -143,6 +143,23 @@ def complete_names(*kinds: str) -> Completer:
     return complete
 
 
+def complete_zones(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Offer the zones that hosts are in; none on any trouble."""
+    from unkai_cli.session import Session
+
+    context = str(ctx.find_root().params.get("context") or "")
+    session = Session(context=context, hurried=True)
+    try:
+        zones = {str(host.zone) for host in session.client.pages("HostService", "ListHosts")}
+    except Exception:  # noqa: BLE001 - a completion must never print a traceback
+        return []
+    finally:
+        session.close()
+    return [CompletionItem(zone) for zone in sorted(zones) if zone.startswith(incomplete)]
+
+
 def complete_contexts(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:

@@ -156,6 +156,11 @@ def made(session: Session, kind: str, wanted: Any, waiting: Waiting) -> Any:
 
 
 def changed(session: Session, kind: str, now: Any, waiting: Waiting, **fields: Any) -> Any:
+    """Change fields of one that was read, and wait for it; return the message."""
+    return settled(session, kind, updated(session, kind, now, **fields), waiting)
+
+
+def updated(session: Session, kind: str, now: Any, **fields: Any) -> Any:
     """Change fields of one that was read; return the message. Somebody else's change is refused."""
     from google.protobuf import field_mask_pb2
 
@@ -168,7 +173,7 @@ def changed(session: Session, kind: str, now: Any, waiting: Waiting, **fields: A
         update_mask=field_mask_pb2.FieldMask(paths=sorted(fields)),
         **{kind: wanted},
     )
-    return settled(session, kind, getattr(answer, kind), waiting)
+    return getattr(answer, kind)
 
 
 def renamed(

@@ -7,6 +7,8 @@ references are good is for the adoption to say.
 
 from __future__ import annotations
 
+from itertools import chain
+
 from unkai.agent.v1 import machine_pb2, machine_service_pb2
 from unkai.compute.v1 import instance_pb2
 from unkai.storage.v1 import image_pb2
@@ -71,9 +73,10 @@ def _instance_of(spec: machine_pb2.MachineSpec, generation: int, run_epoch: int)
     labels = dict(message.labels)
     _check(len(labels) <= MAX_LABELS, "it has too many labels")
     _check(len(message.key_pair_ids) <= MAX_KEY_PAIRS, "it names too many key pairs")
-    _check(len(message.required_traits) <= MAX_TRAITS, "it names too many traits")
-    texts = [message.name, message.project_id, message.image_id, message.flavor_id]
-    texts += [*message.key_pair_ids, *message.required_traits, *labels, *labels.values()]
+    traits = (message.required_traits, message.preferred_traits, message.forbidden_traits)
+    _check(all(len(named) <= MAX_TRAITS for named in traits), "it names too many traits")
+    texts = [message.name, message.project_id, message.image_id, message.flavor_id, message.zone]
+    texts += [*message.key_pair_ids, *chain(*traits), *labels, *labels.values()]
     _check(all(len(text) <= _TEXT for text in texts), "a text of its instance is too long")
     off = message.desired_power == instance_pb2.Instance.POWER_OFF
     grace_s = spec.stop_grace.ToMilliseconds() / 1000
@@ -89,6 +92,9 @@ def _instance_of(spec: machine_pb2.MachineSpec, generation: int, run_epoch: int)
             flavor_id=message.flavor_id,
             key_pair_ids=tuple(message.key_pair_ids),
             required_traits=tuple(message.required_traits),
+            preferred_traits=tuple(message.preferred_traits),
+            forbidden_traits=tuple(message.forbidden_traits),
+            zone=message.zone,
             placement_policy=_POLICIES.get(message.placement_policy),
             labels=labels,
             seed=Seed.METADATA if spec.metadata_seed else Seed.DISK,

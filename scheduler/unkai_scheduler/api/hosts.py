@@ -44,6 +44,13 @@ class HostServicer(host_service_pb2_grpc.HostServiceServicer):
             revision=page.revision,
         )
 
+    async def UpdateHost(
+        self, request: host_service_pb2.UpdateHostRequest, context: Any
+    ) -> host_service_pb2.UpdateHostResponse:
+        wanted, mask = request.host, request.update_mask.paths
+        host = await self._hosts.update(call_of(request), wanted.id, wanted.zone, mask, wanted.etag)
+        return host_service_pb2.UpdateHostResponse(host=host_message(host))
+
     async def CordonHost(
         self, request: host_service_pb2.CordonHostRequest, context: Any
     ) -> host_service_pb2.CordonHostResponse:
@@ -119,6 +126,7 @@ def host_message(view: HostView) -> host_pb2.Host:
         agent_version=host.agent_version,
         boot_id=host.boot_id,
         network_problem=host.network_problem,
+        zone=host.zone,
         usage=None if view.usage is None else usage_message(view.usage),
         usage_age_s=view.usage_age_s,
         etag=host.etag,

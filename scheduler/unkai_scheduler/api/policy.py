@@ -86,6 +86,7 @@ TABLE: Mapping[str, Rule] = {
     "/unkai.storage.v1.ImageService/DeleteImage": _write(),
     "/unkai.host.v1.HostService/GetHost": _read(live=True),
     "/unkai.host.v1.HostService/ListHosts": _read(live=True),
+    "/unkai.host.v1.HostService/UpdateHost": _write(),
     "/unkai.host.v1.HostService/CordonHost": _write(),
     "/unkai.host.v1.HostService/UncordonHost": _write(),
     "/unkai.host.v1.HostService/RemoveHost": _write(live=True),

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
+DEFAULT_ZONE = "default"
+"""Zone of hosts that the operator has said none of."""
+
 
 class HostState(Enum):
     """Where a host stands; meanings in host/v1/host.proto."""
@@ -35,6 +38,8 @@ class Host:
     etag: str
     create_time: datetime
     update_time: datetime
+    zone: str = DEFAULT_ZONE
+    """What fails together with it; the operator's word, not its agent's."""
     cordoned: bool = False
     cordon_reason: str = ""
     physical_networks: tuple[str, ...] = ()

@@ -102,6 +102,10 @@ class InstanceSpec:
     key_pair_ids: tuple[str, ...] = ()
     user_data: bytes = field(default=b"", repr=False)
     required_traits: tuple[str, ...] = ()
+    preferred_traits: tuple[str, ...] = ()
+    forbidden_traits: tuple[str, ...] = ()
+    zone: str = ""
+    """Zone its host must be in; empty: any."""
     placement_policy: PlacementPolicy | None = None
     """None: the scheduler's default."""
     seed: Seed = Seed.DISK

@@ -23,6 +23,7 @@ from unkai_wire.errors import NoCapacity
 MAX_REJECTED_NAMES = 5
 HEAVY = FULL // 2
 """A load term below this is worth naming in the summary."""
+_NO_LOADS = ("policy", "preferred_traits")
 _SAMPLED = tuple(figure.name.lower() for figure in Sampled)
 _RECENT = tuple(f"recent_{signal.name.lower()}_ratio" for signal in Signal)
 
@@ -100,7 +101,7 @@ def placed_summary(
         f"{fleet.names[winner]}: best of {count} host{'s' * (count != 1)} that fit"
         f"{'s' * (count == 1)} under {request.policy.value}"
     )
-    loads = [(name, score) for name, score in scores.items() if name != "policy"]
+    loads = [(name, score) for name, score in scores.items() if name not in _NO_LOADS]
     worst = np.minimum.reduce([score for _, score in loads])
     heavy = np.flatnonzero(fitting & (worst < HEAVY) & (worst < worst[winner]))
     if not len(heavy):

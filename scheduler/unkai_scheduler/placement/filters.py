@@ -15,10 +15,12 @@ from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.port_orders import NETWORKS
 from unkai_scheduler.placement.fleet import (
     SWITCH_JOINED,
+    ZONE_WORD,
     Bools,
     Fleet,
     Ints,
     physical_network_word,
+    zone_word,
 )
 from unkai_scheduler.placement.requests import PlacementRequest
 
@@ -100,6 +102,32 @@ def _traits_missing(fleet: Fleet, request: PlacementRequest, _now_s: float) -> I
 def _traits_sentence(fleet: Fleet, request: PlacementRequest, row: int, _now_s: float) -> str:
     lacking = fleet.lacking_traits(row, request.required_traits)
     return f"{fleet.names[row]} lacks {', '.join(lacking[:5])}"
+
+
+def _zone(fleet: Fleet, request: PlacementRequest, _now_s: float) -> Bools:
+    return _traits_of(fleet, [zone_word(request.zone)] if request.zone else ())
+
+
+def _zone_sentence(fleet: Fleet, _request: PlacementRequest, row: int, _now_s: float) -> str:
+    return f"{fleet.names[row]} is in zone {' '.join(fleet.words_of(row, ZONE_WORD))}"
+
+
+def _forbidden(fleet: Fleet, request: PlacementRequest, now_s: float) -> Bools:
+    passes: Bools = _forbidden_missing(fleet, request, now_s) == 0
+    return passes
+
+
+def _forbidden_missing(fleet: Fleet, request: PlacementRequest, _now_s: float) -> Ints:
+    found = np.zeros(len(fleet), np.int64)
+    for trait in request.forbidden_traits:
+        found += _traits_of(fleet, (trait,))
+    return found
+
+
+def _forbidden_sentence(fleet: Fleet, request: PlacementRequest, row: int, _now_s: float) -> str:
+    lacking = fleet.lacking_traits(row, request.forbidden_traits)
+    found = [trait for trait in request.forbidden_traits if trait not in lacking]
+    return f"{fleet.names[row]} has {', '.join(found[:5])}"
 
 
 def _network_words(request: PlacementRequest) -> tuple[str, ...]:
@@ -187,7 +215,18 @@ FILTERS: tuple[Filter, ...] = (
         "is cordoned",
         "are cordoned",
     ),
+    Filter(
+        "zone", _zone, _none_missing, _zone_sentence, "is in another zone", "are in another zone"
+    ),
     Filter("traits", _traits, _traits_missing, _traits_sentence, "lacks a trait", "lack a trait"),
+    Filter(
+        "forbidden_traits",
+        _forbidden,
+        _forbidden_missing,
+        _forbidden_sentence,
+        "has a forbidden trait",
+        "have a forbidden trait",
+    ),
     Filter(
         "networks",
         _networks,

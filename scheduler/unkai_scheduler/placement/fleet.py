@@ -312,6 +312,12 @@ class Fleet:
             if bit is None or not int(have[bit // _WORD_BITS]) >> (bit % _WORD_BITS) & 1
         ]
 
+    def words_of(self, row: int, kind: str) -> list[str]:
+        """Return what follows the kind in those words that a host has: of `zone:` its zone."""
+        words = [word for word in self._trait_bits if word.startswith(kind)]
+        lacking = self.lacking_traits(row, words)
+        return [word.removeprefix(kind) for word in words if word not in lacking]
+
     def row_of(self, host_id: str) -> int | None:
         """Return a host's row, good until the next `remove_host`."""
         return self._rows.get(host_id)
@@ -346,8 +352,18 @@ def physical_network_word(name: str) -> str:
     return f"network:{name}"
 
 
+ZONE_WORD = "zone:"
+"""What words of zones begin with."""
+
+
+def zone_word(name: str) -> str:
+    """Return the word, kept as traits are, of hosts in a zone."""
+    return f"{ZONE_WORD}{name}"
+
+
 def _abilities(host: Host) -> Iterator[str]:
-    """Yield the words of what a host can for networks."""
+    """Yield the words of what a host can for networks, and of where it is."""
+    yield zone_word(host.zone)
     if NETWORKS in host.features:
         yield NETWORKS
         if not host.network_problem:

@@ -18,7 +18,7 @@ from unkai_scheduler.placement import explain
 from unkai_scheduler.placement.filters import FILTERS
 from unkai_scheduler.placement.fleet import Bools, Fleet, Ints
 from unkai_scheduler.placement.requests import PlacementRequest, Weights
-from unkai_scheduler.placement.scores import MOST_STEPS, SCORES, Loads
+from unkai_scheduler.placement.scores import MOST_STEPS, SCORES, WISHES, Loads
 
 MAX_CANDIDATES = 6
 """The winner and five runners-up."""
@@ -63,7 +63,8 @@ def _decide_one(
             candidates=(),
             summary=explain.no_fit_summary(results, len(fleet)),
         )
-    scores = {name: score(fleet, request, loads, now_s) for name, score in SCORES}
+    terms = WISHES if request.preferred_traits else SCORES
+    scores = {name: score(fleet, request, loads, now_s) for name, score in terms}
     totals = _totals(scores, weights)
     best = _best_rows(fleet, fitting, totals, loads)
     winner = best[0]

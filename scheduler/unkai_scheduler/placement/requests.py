@@ -17,6 +17,10 @@ class PlacementRequest:
     disk_bytes: int
     policy: PlacementPolicy
     required_traits: tuple[str, ...] = ()
+    preferred_traits: tuple[str, ...] = ()
+    forbidden_traits: tuple[str, ...] = ()
+    zone: str = ""
+    """Zone its host must be in; empty: any."""
     excluded_host_ids: tuple[str, ...] = ()
     """Hosts that have failed it before."""
     physical_networks: tuple[str, ...] | None = None
@@ -32,11 +36,13 @@ class Weights:
     cpu_wait: int
     memory_pressure: int
     io_pressure: int
+    preferred_traits: int
+    """Counts where an instance prefers any."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             weight = getattr(self, field.name)
             if not 0 <= weight <= 255:
                 raise ValueError(f"weight {field.name} is {weight}, not within 0 to 255")
-        if not sum(getattr(self, field.name) for field in fields(self)):
-            raise ValueError("at least one weight must be above 0")
+        if not sum(getattr(self, f.name) for f in fields(self) if f.name != "preferred_traits"):
+            raise ValueError("at least one weight but preferred_traits must be above 0")

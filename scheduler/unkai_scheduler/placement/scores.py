@@ -145,6 +145,17 @@ def _io_pressure(_fleet: Fleet, _request: PlacementRequest, loads: Loads, _now_s
     return FULL - loads.io
 
 
+def preferred_traits(fleet: Fleet, request: PlacementRequest, _loads: Loads, _now_s: float) -> Ints:
+    """Score by the share of the preferred traits that a host has: all of them is 1."""
+    found = np.zeros(len(fleet), np.int64)
+    for trait in request.preferred_traits:
+        mask = fleet.trait_mask((trait,))
+        if mask is not None:
+            found += (fleet.column("traits") & mask).any(axis=1)
+    share: Ints = found * FULL // max(len(request.preferred_traits), 1)
+    return share
+
+
 Score = Callable[[Fleet, PlacementRequest, Loads, float], Ints]
 
 SCORES: tuple[tuple[str, Score], ...] = (
@@ -155,3 +166,5 @@ SCORES: tuple[tuple[str, Score], ...] = (
     ("io_pressure", _io_pressure),
 )
 """Each named as its weight; `policy` is called pack or spread in explanations."""
+WISHES: tuple[tuple[str, Score], ...] = (*SCORES, ("preferred_traits", preferred_traits))
+"""Those of a request that prefers some hosts to others."""

@@ -226,6 +226,9 @@ class Placer:
             disk_bytes=spec.disk_bytes,
             policy=spec.placement_policy or self._policy,
             required_traits=spec.required_traits,
+            preferred_traits=spec.preferred_traits,
+            forbidden_traits=spec.forbidden_traits,
+            zone=spec.zone,
             excluded_host_ids=seen.failed_hosts,
             physical_networks=seen.physical_networks,
         )

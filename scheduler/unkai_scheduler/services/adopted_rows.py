@@ -126,6 +126,9 @@ def _check(held: HeldMachine) -> None:
         key_pair_ids=spec.key_pair_ids,
         user_data=held.order.user_data,
         required_traits=spec.required_traits,
+        preferred_traits=spec.preferred_traits,
+        forbidden_traits=spec.forbidden_traits,
+        zone=spec.zone,
         placement_policy=spec.placement_policy,
         labels=spec.labels,
     )

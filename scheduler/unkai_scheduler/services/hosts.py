@@ -1,17 +1,17 @@
-"""Hosts: what they have, what is claimed, their live figures; cordoning."""
+"""Hosts: what they have, what is claimed, their live figures; zones, cordoning."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unkai_scheduler.agents.port import UsageSample
 from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.hosts import Host, HostUsage
-from unkai_scheduler.domain.names import MAX_FILTER, check_text
-from unkai_scheduler.services.checks import Violations, fetch
+from unkai_scheduler.domain.names import MAX_FILTER, check_name, check_text
+from unkai_scheduler.services.checks import Violations, check_etag, check_mask, fetch
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.live import LiveView
@@ -24,6 +24,7 @@ from unkai_wire.ids import check_id
 if TYPE_CHECKING:
     from unkai_scheduler.store.unit_of_work import Connection
 
+_CHANGEABLE = ("zone",)
 _MAX_REASON = 255
 
 
@@ -59,6 +60,30 @@ class HostsService:
         rows = await page.read(self._context.uow, partial(hosts.list_page, name=name or None))
         return Page([self.view(row) for row in rows.rows], rows.next_token, rows.revision)
 
+    async def update(
+        self, call: Call, host_id: str, zone: str, mask: Sequence[str], etag: str
+    ) -> HostView:
+        """Change what the operator says of a host: its zone."""
+        check_mask(mask, _CHANGEABLE)
+        check_name(zone, "host.zone")
+
+        def work(conn: Connection) -> Host:
+            row = fetch("host", host_id, "host.id", lambda i: hosts.locked(conn, i))
+            check_etag("host", row.id, row.etag, etag)
+            if row.zone == zone:
+                return row
+            changed = self._changed(conn, row, zone=zone)
+            self._record(
+                conn,
+                call,
+                changed,
+                f"is in zone {zone} now; it was in {row.zone}",
+                {"zone": zone, "zone_before": row.zone},
+            )
+            return changed
+
+        return self.view(await mutate(self._context, call, Host, work, wakes=[host_id]))
+
     async def cordon(self, call: Call, host_id: str, reason: str) -> HostView:
         """Keep new instances from a host."""
         check_text(reason, "reason", _MAX_REASON)
@@ -82,26 +107,31 @@ class HostsService:
             row = fetch("host", host_id, "host_id", lambda i: hosts.locked(conn, i))
             if row.cordoned == cordoned and row.cordon_reason == reason:
                 return row
-            changed = replace(
-                row,
-                cordoned=cordoned,
-                cordon_reason=reason,
-                etag=self._context.new_etag(),
-                update_time=self._context.clock(),
-            )
-            hosts.replace(conn, changed, etag=None)
-            record(
-                conn,
-                self._context,
-                call,
-                Subject("host", row.id, row.name, state=row.state.value),
-                EventType.UPDATED,
-                message=f"host {row.name} was {'cordoned' if cordoned else 'uncordoned'}",
-                attributes={"cordon_reason": reason} if reason else {},
-            )
+            changed = self._changed(conn, row, cordoned=cordoned, cordon_reason=reason)
+            what = f"was {'cordoned' if cordoned else 'uncordoned'}"
+            self._record(conn, call, changed, what, {"cordon_reason": reason} if reason else {})
             return changed
 
         return await mutate(self._context, call, Host, work, wakes=[host_id])
+
+    def _changed(self, conn: Connection, row: Host, **fields: Any) -> Host:
+        now, etag = self._context.clock(), self._context.new_etag()
+        changed = replace(row, **fields, etag=etag, update_time=now)
+        hosts.replace(conn, changed, etag=None)
+        return changed
+
+    def _record(
+        self, conn: Connection, call: Call, row: Host, what: str, attributes: Mapping[str, str]
+    ) -> None:
+        record(
+            conn,
+            self._context,
+            call,
+            Subject("host", row.id, row.name, state=row.state.value),
+            EventType.UPDATED,
+            message=f"host {row.name} {what}",
+            attributes=attributes,
+        )
 
     def view(self, host: Host) -> HostView:
         """Return a row with what may be claimed on it, and its newest sample."""

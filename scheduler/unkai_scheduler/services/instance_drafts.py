@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,9 @@ class InstanceDraft:
     key_pair_ids: tuple[str, ...] = ()
     user_data: bytes = field(default=b"", repr=False)
     required_traits: tuple[str, ...] = ()
+    preferred_traits: tuple[str, ...] = ()
+    forbidden_traits: tuple[str, ...] = ()
+    zone: str = ""
     placement_policy: PlacementPolicy | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     seed: Seed = Seed.DISK
@@ -68,15 +71,7 @@ def check_draft(draft: InstanceDraft, capacity_wait_s: float) -> None:
             f"has {len(draft.user_data)} bytes; {MAX_USER_DATA_BYTES} are allowed",
             "USER_DATA_TOO_LONG",
         )
-        traits = draft.required_traits
-        wrong.require(
-            len(traits) <= MAX_TRAITS
-            and len(set(traits)) == len(traits)
-            and all(_TRAIT.fullmatch(trait) for trait in traits),
-            "instance.required_traits",
-            f"must be at most {MAX_TRAITS} different words of A-Z, 0-9 and _",
-            "INVALID_TRAITS",
-        )
+        _check_place(wrong, draft)
         wrong.require(
             0 <= capacity_wait_s <= MAX_CAPACITY_WAIT_S,
             "capacity_wait",
@@ -111,6 +106,39 @@ def _check_references(wrong: Violations, draft: InstanceDraft) -> None:
     for key in keys:
         with wrong.collect():
             check_id("key_pair", key, "instance.key_pair_ids")
+
+
+def check_traits(wrong: Violations, field: str, traits: Sequence[str]) -> None:
+    """Note when these are no traits."""
+    wrong.require(
+        len(traits) <= MAX_TRAITS
+        and len(set(traits)) == len(traits)
+        and all(_TRAIT.fullmatch(trait) for trait in traits),
+        field,
+        f"must be at most {MAX_TRAITS} different words of A-Z, 0-9 and _",
+        "INVALID_TRAITS",
+    )
+
+
+def _check_place(wrong: Violations, draft: InstanceDraft) -> None:
+    """Note what is wrong with what is said of its host."""
+    check_traits(wrong, "instance.required_traits", draft.required_traits)
+    check_traits(wrong, "instance.preferred_traits", draft.preferred_traits)
+    check_traits(wrong, "instance.forbidden_traits", draft.forbidden_traits)
+    for what, traits in (
+        ("required", draft.required_traits),
+        ("preferred", draft.preferred_traits),
+    ):
+        both = sorted(set(traits).intersection(draft.forbidden_traits))
+        wrong.require(
+            not both,
+            "instance.forbidden_traits",
+            f"names {', '.join(both)[:255]}, which {'is' if len(both) == 1 else 'are'} {what} too",
+            "TRAITS_CONTRADICT",
+        )
+    if draft.zone:
+        with wrong.collect():
+            names.check_name(draft.zone, "instance.zone")
 
 
 def _check_figures(wrong: Violations, draft: InstanceDraft) -> None:
@@ -153,6 +181,9 @@ def settle(conn: Connection, project_id: str, draft: InstanceDraft) -> InstanceS
         key_pair_ids=draft.key_pair_ids,
         user_data=draft.user_data,
         required_traits=draft.required_traits,
+        preferred_traits=draft.preferred_traits,
+        forbidden_traits=draft.forbidden_traits,
+        zone=draft.zone,
         placement_policy=draft.placement_policy,
         seed=draft.seed,
         labels=dict(draft.labels),

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, func, select
 
-from unkai_scheduler.domain.hosts import Host, HostMark, HostState
+from unkai_scheduler.domain.hosts import DEFAULT_ZONE, Host, HostMark, HostState
 from unkai_scheduler.store import rows
 from unkai_scheduler.store.columns import LONG_TEXT, shortened
 from unkai_scheduler.store.tables import claims, hosts
@@ -131,6 +131,7 @@ def _values(row: Host) -> dict[str, Any]:
         "features": list(row.features),
         "physical_networks": list(row.physical_networks) or None,
         "network_problem": row.network_problem or None,
+        "zone": None if row.zone == DEFAULT_ZONE else row.zone,
         "cordoned": row.cordoned,
         "cordon_reason": shortened(row.cordon_reason, LONG_TEXT),
         "etag": row.etag,
@@ -146,6 +147,7 @@ def _host(row: rows.AnyRow) -> Host:
     values["features"] = tuple(values["features"])
     values["physical_networks"] = tuple(values["physical_networks"] or ())
     values["network_problem"] = values["network_problem"] or ""
+    values["zone"] = values["zone"] or DEFAULT_ZONE
     # Sums of 64-bit integers are decimals on PostgreSQL and MariaDB.
     values.update({name: int(values[name]) for name in _SUMS})
     return Host(**values)

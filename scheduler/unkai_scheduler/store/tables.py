@@ -140,6 +140,7 @@ hosts = Table(
     Column("features", JSON, nullable=False),
     Column("physical_networks", JSON(none_as_null=True)),
     Column("network_problem", LongText),
+    Column("zone", Name),
     Column("cordoned", Boolean, nullable=False),
     Column("cordon_reason", LongText, nullable=False),
     Column("etag", Short, nullable=False),
@@ -184,6 +185,9 @@ instances = Table(
     Column("create_time", UtcTime, nullable=False),
     Column("update_time", UtcTime, nullable=False),
     Column("seed", Short),
+    Column("zone", Name),
+    Column("preferred_traits", JSON(none_as_null=True)),
+    Column("forbidden_traits", JSON(none_as_null=True)),
     # Last, because they are large and read seldom.
     Column("user_data", LargeBinary(MAX_USER_DATA_BYTES), nullable=False),
     Column("decision", UnboundedText, nullable=False),

@@ -167,6 +167,7 @@ async def furnish(served: ServedApi) -> dict[str, Sequence[Any]]:
         "id": [one for many in ids.values() for one in many],
         "paths": [
             *("name", "labels", "description", "vcpus", "mtu", "rules", "fixed_addresses"),
+            "zone",
             *("gateway", "routes", "port_id", "fixed_address", "listeners"),
         ],
         "resource_kinds": ["instance", "image", "port"],
@@ -185,6 +186,10 @@ async def furnish(served: ServedApi) -> dict[str, Sequence[Any]]:
         "public_key": [an_ssh_key("two")],
         "name": ["db", "web", "tiny"],
         "request_id": ["one", "two"],
+        "zone": ["default", "room-2"],
+        "required_traits": ["SSD"],
+        "preferred_traits": ["SSD", "FAST"],
+        "forbidden_traits": ["OLD"],
         "vcpus": [1, 2],
         "memory_bytes": [64 << 20, 128 << 20],
         "disk_bytes": [0, 1 << 30],

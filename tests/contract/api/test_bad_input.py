@@ -58,6 +58,10 @@ def create(**changes: Any) -> tuple[str, Fields]:
     return "InstanceService.CreateInstance", {"instance": {**GOOD, **changes}}
 
 
+def host_change(**host: Any) -> Fields:
+    return {"host": {"id": "{host}", **host}, "update_mask": "zone"}
+
+
 def named(name: str) -> tuple[str, Fields]:
     return create(name=name)
 
@@ -124,6 +128,15 @@ REQUESTS: dict[str, tuple[str, Fields]] = {
     "traits: twice": create(required_traits=["AVX", "AVX"]),
     "traits: 65": create(required_traits=[f"T{n}" for n in range(65)]),
     "traits: empty": create(required_traits=[""]),
+    "traits: preferred in small letters": create(preferred_traits=["ssd"]),
+    "traits: 17 forbidden": create(forbidden_traits=[f"T{n}" for n in range(17)]),
+    "traits: a word of the fleet": create(required_traits=["zone:a"]),
+    "traits: required and forbidden": create(required_traits=["SSD"], forbidden_traits=["SSD"]),
+    "traits: all three": create(
+        required_traits=["A", "B"], preferred_traits=["C"], forbidden_traits=["A", "B", "C"]
+    ),
+    "zone: a space": create(zone="room 2"),
+    "zone: 64 long": create(zone="x" * 64),
     # Labels.
     "labels: empty key": create(labels={"": "x"}),
     "labels: space in a key": create(labels={"a b": "x"}),
@@ -356,6 +369,17 @@ REQUESTS: dict[str, tuple[str, Fields]] = {
         {"open": {"image_id": "{empty image}", "size_bytes": 1 << 60}},
     ),
     "host: a name": ("HostService.GetHost", {"host_id": "h1"}),
+    "host: no zone": ("HostService.UpdateHost", host_change(zone="")),
+    "host: an odd zone": ("HostService.UpdateHost", host_change(zone="Room 2")),
+    "host: what is its agent's": (
+        "HostService.UpdateHost",
+        {"host": {"id": "{host}", "cpus": 9}, "update_mask": "cpus"},
+    ),
+    "host: nothing to change": (
+        "HostService.UpdateHost",
+        {"host": {"id": "{host}", "zone": "a"}},
+    ),
+    "host: another etag": ("HostService.UpdateHost", host_change(zone="a", etag="old")),
     "host: long reason": ("HostService.CordonHost", {"host_id": "{host}", "reason": "x" * 256}),
     "host: removed without a word": (
         "HostService.RemoveHost",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +11,12 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from tests.support.api import Api, FakeLeading, an_api, refused, tls_files
 from tests.support.builders import NOON, a_host
 from unkai.compute.v1 import instance_service_pb2
+from unkai.event.v1 import event_service_pb2
 from unkai.host.v1 import host_pb2, host_service_pb2
 from unkai.scheduler.v1 import peer_service_pb2, peer_service_pb2_grpc
 from unkai_scheduler import certificates
@@ -93,6 +95,33 @@ async def test_cordoning_is_kept_with_its_reason_until_uncordoned(tmp_path: Path
     assert (cordoned.cordoned, cordoned.cordon_reason) == (True, "new disk")
     assert again.etag == cordoned.etag
     assert (freed.cordoned, freed.cordon_reason) == (False, "")
+
+
+def to_zone(host_id: str, zone: str, *, paths: Sequence[str] = ("zone",), **more: Any) -> Any:
+    etag = more.pop("etag", "")
+    wanted = host_pb2.Host(id=host_id, zone=zone, etag=etag)
+    return pb.UpdateHostRequest(host=wanted, update_mask=FieldMask(paths=paths), **more)
+
+
+async def test_a_host_is_in_the_zone_that_the_operator_says(tmp_path: Path) -> None:
+    async with an_api(tmp_path / "a") as api:
+        host = await a_known_host(api)
+        before = await get(api, host)
+        change = to_zone(host.id, "room-2", etag=before.etag, request_id="r-1")
+        moved = (await api.hosts.UpdateHost(change)).host
+        again = (await api.hosts.UpdateHost(change)).host
+        same = (await api.hosts.UpdateHost(to_zone(host.id, "room-2"))).host
+        late = await refused(api.hosts.UpdateHost(to_zone(host.id, "x", etag=before.etag)))
+        await api.stamp()
+        told = await api.events.ListEvents(event_service_pb2.ListEventsRequest(resource_id=host.id))
+
+    assert (before.zone, moved.zone) == ("default", "room-2")
+    assert moved.etag != before.etag
+    assert (again.etag, same.etag) == (moved.etag, moved.etag)
+    assert late.reason == "ETAG_MISMATCH"
+    assert [event.message for event in told.events] == [
+        "host h1 is in zone room-2 now; it was in default"
+    ]
 
 
 async def test_a_host_that_is_gone_is_removed_on_an_operator_s_word(tmp_path: Path) -> None:

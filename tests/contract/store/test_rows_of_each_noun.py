@@ -89,6 +89,7 @@ FULL_ROWS = [
             features=("console",),
             cordoned=True,
             cordon_reason="new memory",
+            zone="room-2",
         ),
     ),
     (
@@ -96,6 +97,9 @@ FULL_ROWS = [
         an_instance(
             key_pair_ids=("key-1", "key-2"),
             required_traits=("ssd",),
+            preferred_traits=("GPU", "FAST"),
+            forbidden_traits=("OLD",),
+            zone="room-2",
             placement_policy=PlacementPolicy.PACK,
             labels={"app": "web"},
             flavor_id="flv-1",

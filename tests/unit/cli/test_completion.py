@@ -62,6 +62,8 @@ def test_the_script_of_each_shell_calls_the_command_back(shell: str) -> None:
         ("unkai launch tiny x --key la", ["laptop"]),
         ("unkai instance list --state STOPP", ["stopping", "stopped"]),
         ("unkai instance list --host h", ["h1"]),
+        ("unkai launch tiny x --zone d", ["default"]),
+        ("unkai host update h1 --zone d", ["default"]),
         ("unkai instance list --all", ["--all-projects"]),
         ("unkai flavor list -o j", ["json"]),
         ("unkai -p de", ["default"]),

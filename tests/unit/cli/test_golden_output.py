@@ -156,6 +156,7 @@ def test_changing_commands_print_as_their_golden_files_say(
         ("image delete tiny",),
         ("key delete laptop",),
         ("flavor delete two",),
+        ("host update h1 --zone room-2",),
         ("host cordon h1 --reason disk",),
         ("host uncordon h1",),
         ("project create lab --description trial",),

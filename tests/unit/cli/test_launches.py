@@ -54,6 +54,17 @@ def test_who_says_nothing_is_on_the_default_network(tiny: str) -> None:
     assert record["interfaces"][0]["mac_address"] in shown
 
 
+def test_zone_and_traits_are_as_asked(tiny: str) -> None:
+    record = launched(
+        tiny,
+        *("--network", "none", "--zone", "room-2", "--trait", "KVM"),
+        *("--prefer-trait", "SSD", "--prefer-trait", "FAST", "--forbid-trait", "OLD"),
+    )
+    assert (record["zone"], record["required_traits"]) == ("room-2", ["KVM"])
+    assert record["preferred_traits"] == ["SSD", "FAST"]
+    assert record["forbidden_traits"] == ["OLD"]
+
+
 def test_none_is_no_network(tiny: str) -> None:
     assert launched(tiny, "--network", "none")["interfaces"] == []
 

@@ -42,6 +42,14 @@ MIB = 1 << 20
         ("cordon", {"cordoned": True, "cordon_reason": "fan"}, {}, "h2 is cordoned: fan"),
         ("cordon", {"cordoned": True}, {}, "h2 is cordoned"),
         ("traits", {}, {"required_traits": ("CPU_X86_64", "KVM")}, "h2 lacks KVM"),
+        ("zone", {"zone": "a"}, {"zone": "b"}, "h2 is in zone a"),
+        ("zone", {}, {"zone": "b"}, "h2 is in zone default"),
+        (
+            "forbidden_traits",
+            {"traits": ("GPU", "KVM")},
+            {"forbidden_traits": ("OLD", "GPU", "KVM")},
+            "h2 has GPU, KVM",
+        ),
         ("vcpus", {"claimed_vcpus": 15}, {"vcpus": 2}, "h2 lacks 1 vCPU"),
         (
             "memory",
@@ -218,6 +226,80 @@ def test_a_trait_no_host_has_is_explained() -> None:
 
     traits = next(f for f in decision.filters if f.name == "traits")
     assert traits.nearest_miss == "h1 lacks GPU"
+
+
+def test_an_instance_that_asks_for_a_zone_goes_there_and_another_goes_anywhere() -> None:
+    fleet = a_fleet([a_host("h1", zone="a"), a_host("h2", zone="b")])
+
+    (asked,) = place(fleet.copy(), a_request(zone="b"))
+    (nowhere,) = place(fleet.copy(), a_request(zone="c"))
+    (anywhere,) = place(fleet, a_request())
+
+    assert asked.host_name == "h2"
+    assert nowhere.summary == (
+        "no host fits: 2 of 2 are in another zone (nearest: h1 is in zone a)"
+    )
+    assert anywhere.host_name == "h1"
+
+
+def test_a_host_whose_zone_changed_is_in_the_new_one_alone() -> None:
+    fleet = a_fleet([a_host("h1", zone="a")])
+    fleet.upsert_host(a_host("h1", zone="b"), RATIOS)
+
+    (old,) = place(fleet.copy(), a_request(zone="a"))
+    (new,) = place(fleet, a_request(zone="b"))
+
+    assert (old.host_name, new.host_name) == ("", "h1")
+    assert old.filters[3].nearest_miss == "h1 is in zone b"
+
+
+def test_a_trait_that_no_host_has_is_forbidden_without_harm() -> None:
+    (decision,) = place(a_fleet([a_host("h1")]), a_request(forbidden_traits=("GPU",)))
+
+    assert decision.host_name == "h1"
+
+
+def test_of_hosts_with_a_forbidden_trait_the_one_with_fewest_is_nearest() -> None:
+    fleet = a_fleet([a_host("h1", traits=("GPU", "OLD")), a_host("h2", traits=("OLD",))])
+
+    (decision,) = place(fleet, a_request(forbidden_traits=("GPU", "OLD")))
+
+    assert decision.summary == ("no host fits: 2 of 2 have a forbidden trait (nearest: h2 has OLD)")
+
+
+def test_a_host_with_more_of_the_preferred_traits_goes_first() -> None:
+    fleet = a_fleet([a_host("h1"), a_host("h2", traits=("SSD",)), a_host("h3", traits=("GPU",))])
+
+    (decision,) = place(fleet, a_request(preferred_traits=("SSD", "FAST", "NONE_HAS")))
+
+    shares = {c.host_name: {t.name: t for t in c.terms} for c in decision.candidates}
+    terms = {name: of["preferred_traits"] for name, of in shares.items()}
+    assert decision.host_name == "h2"
+    assert {name: term.score for name, term in terms.items()} == {
+        "h2": 65535 // 3,
+        "h1": 0,
+        "h3": 0,
+    }
+    assert {term.weight for term in terms.values()} == {WeightSettings().preferred_traits}
+    assert decision.summary == "h2: best of 3 hosts that fit under spread"
+
+
+def test_what_is_preferred_outweighs_spreading_and_no_load_gone_bad() -> None:
+    fast, plain = a_host("h1", traits=("SSD",), claimed_vcpus=12), a_host("h2")
+    fleet = a_fleet([fast, plain])
+    loaded = fleet.copy()
+    sample_for(loaded, {"hst-h1": a_usage(**LOADS["io"])}, from_s=102, until_s=120)
+
+    (calm,) = place(fleet, a_request(preferred_traits=("SSD",)))
+    (busy,) = place(loaded, a_request(preferred_traits=("SSD",)), now_s=121)
+
+    assert (calm.host_name, busy.host_name) == ("h1", "h2")
+
+
+def test_who_prefers_nothing_is_scored_without_that_term() -> None:
+    (decision,) = place(a_fleet([a_host("h1")]), a_request())
+
+    assert "preferred_traits" not in {t.name for t in decision.candidates[0].terms}
 
 
 def test_a_host_with_the_traits_is_found_among_hundreds_of_traits() -> None:

@@ -80,6 +80,7 @@ class Host(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     NETWORK_PROBLEM_FIELD_NUMBER: _builtins.int
+    ZONE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id, `hst-` and 26 characters; named by its certificate."""
     name: _builtins.str
@@ -126,6 +127,10 @@ class Host(_message.Message):
     """Why its switch does not belong to OVN, or does not work, just now: no new instance with ports
     is placed there. Empty: all is well, or the host has no networks; the agent's.
     """
+    zone: _builtins.str
+    """Zone, by name: what fails together, such as a room or a rack; the operator's. 1 to 63
+    characters `a-z0-9-`, first a letter; `default` until one is said.
+    """
     @_builtins.property
     def traits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What it can do ("CPU_X86_64", "KVM"); the agent's."""
@@ -171,10 +176,11 @@ class Host(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         network_problem: _builtins.str = ...,
+        zone: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "address", b"address", "agent_version", b"agent_version", "boot_id", b"boot_id", "claimable_disk_bytes", b"claimable_disk_bytes", "claimable_memory_bytes", b"claimable_memory_bytes", "claimable_vcpus", b"claimable_vcpus", "claimed_disk_bytes", b"claimed_disk_bytes", "claimed_memory_bytes", b"claimed_memory_bytes", "claimed_vcpus", b"claimed_vcpus", "cordon_reason", b"cordon_reason", "cordoned", b"cordoned", "cpus", b"cpus", "create_time", b"create_time", "disk_bytes", b"disk_bytes", "etag", b"etag", "id", b"id", "instance_count", b"instance_count", "memory_bytes", b"memory_bytes", "name", b"name", "network_problem", b"network_problem", "state", b"state", "traits", b"traits", "update_time", b"update_time", "usage", b"usage", "usage_age_s", b"usage_age_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "address", b"address", "agent_version", b"agent_version", "boot_id", b"boot_id", "claimable_disk_bytes", b"claimable_disk_bytes", "claimable_memory_bytes", b"claimable_memory_bytes", "claimable_vcpus", b"claimable_vcpus", "claimed_disk_bytes", b"claimed_disk_bytes", "claimed_memory_bytes", b"claimed_memory_bytes", "claimed_vcpus", b"claimed_vcpus", "cordon_reason", b"cordon_reason", "cordoned", b"cordoned", "cpus", b"cpus", "create_time", b"create_time", "disk_bytes", b"disk_bytes", "etag", b"etag", "id", b"id", "instance_count", b"instance_count", "memory_bytes", b"memory_bytes", "name", b"name", "network_problem", b"network_problem", "state", b"state", "traits", b"traits", "update_time", b"update_time", "usage", b"usage", "usage_age_s", b"usage_age_s", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,12 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from unkai.host.v1 import diagnosis_pb2 as unkai_dot_host_dot_v1_dot_diagnosis__pb2
 from unkai.host.v1 import host_pb2 as unkai_dot_host_dot_v1_dot_host__pb2
 from unkai.host.v1 import usage_pb2 as unkai_dot_host_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n unkai/host/v1/host_service.proto\x12\runkai.host.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1dunkai/host/v1/diagnosis.proto\x1a\x18unkai/host/v1/host.proto\x1a\x19unkai/host/v1/usage.proto\"\'\n\x0eGetHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"4\n\x0fGetHostResponse\x12!\n\x04host\x18\x01 \x01(\x0b\x32\x13.unkai.host.v1.Host\"Y\n\x10ListHostsRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"b\n\x11ListHostsResponse\x12\"\n\x05hosts\x18\x01 \x03(\x0b\x32\x13.unkai.host.v1.Host\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\"Z\n\x11\x43ordonHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06reason\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"7\n\x12\x43ordonHostResponse\x12!\n\x04host\x18\x01 \x01(\x0b\x32\x13.unkai.host.v1.Host\"F\n\x13UncordonHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"9\n\x14UncordonHostResponse\x12!\n\x04host\x18\x01 \x01(\x0b\x32\x13.unkai.host.v1.Host\"]\n\x11RemoveHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tstatement\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"M\n\x12RemoveHostResponse\x12!\n\x04host\x18\x01 \x01(\x0b\x32\x13.unkai.host.v1.Host\x12\x14\n\x0cinstance_ids\x18\x02 \x03(\t\"K\n\x11WatchUsageRequest\x12\x16\n\x08host_ids\x18\x01 \x03(\tB\x04\xe2\x41\x01\x01\x12\x1e\n\x10include_machines\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"|\n\x12WatchUsageResponse\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12&\n\x04host\x18\x02 \x01(\x0b\x32\x18.unkai.host.v1.HostUsage\x12-\n\x08machines\x18\x03 \x03(\x0b\x32\x1b.unkai.host.v1.MachineUsage\"B\n\x13\x44iagnoseHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06\x63hecks\x18\x02 \x03(\tB\x04\xe2\x41\x01\x01\"C\n\x14\x44iagnoseHostResponse\x12+\n\tdiagnosis\x18\x01 \x01(\x0b\x32\x18.unkai.host.v1.Diagnosis\"0\n\x18\x44iagnoseSchedulerRequest\x12\x14\n\x06\x63hecks\x18\x01 \x03(\tB\x04\xe2\x41\x01\x01\"H\n\x19\x44iagnoseSchedulerResponse\x12+\n\tdiagnosis\x18\x01 \x01(\x0b\x32\x18.unkai.host.v1.Diagnosis2\xbc\x05\n\x0bHostService\x12H\n\x07GetHost\x12\x1d.unkai.host.v1.GetHostRequest\x1a\x1e.unkai.host.v1.GetHostResponse\x12N\n\tListHosts\x12\x1f.unkai.host.v1.ListHostsRequest\x1a .unkai.host.v1.ListHostsResponse\x12Q\n\nCordonHost\x12 .unkai.host.v1.CordonHostRequest\x1a!.unkai.host.v1.CordonHostResponse\x12W\n\x0cUncordonHost\x12\".unkai.host.v1.UncordonHostRequest\x1a#.unkai.host.v1.UncordonHostResponse\x12Q\n\nRemoveHost\x12 .unkai.host.v1.RemoveHostRequest\x1a!.unkai.host.v1.RemoveHostResponse\x12S\n\nWatchUsage\x12 .unkai.host.v1.WatchUsageRequest\x1a!.unkai.host.v1.WatchUsageResponse0\x01\x12W\n\x0c\x44iagnoseHost\x12\".unkai.host.v1.DiagnoseHostRequest\x1a#.unkai.host.v1.DiagnoseHostResponse\x12\x66\n\x11\x44iagnoseScheduler\x12\'.unkai.host.v1.DiagnoseSchedulerRequest\x1a(.unkai.host.v1.DiagnoseSchedulerResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n unkai/host/v1/host_service.proto\x12\runkai.host.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1dunkai/host/v1/diagnosis.proto\x1a\x18unkai/host/v1/host.proto\x1a\x19unkai/host/v1/usage.proto\"\'\n\x0eGetHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"4\n\x0fGetHostResponse\x12!\n\x04host\x18\x01 \x01(\x0b\x32\x13.unkai.host.v1.Host\"Y\n\x10ListHostsRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"b\n\x11ListHostsResponse\x12\"\n\x05hosts\x18\x01 \x03(\x0b\x32\x13.unkai.host.v1.Host\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\"\x8d\x01\n\x11UpdateHostRequest\x12\'\n\x04host\x18\x01 \x01(\x0b\x32\x13.unkai.host.v1.HostB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"7\n\x12UpdateHostResponse\x12!\n\x04host\x18\x01 \x01(\x0b\x32\x13.unkai.host.v1.Host\"Z\n\x11\x43ordonHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06reason\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"7\n\x12\x43ordonHostResponse\x12!\n\x04host\x18\x01 \x01(\x0b\x32\x13.unkai.host.v1.Host\"F\n\x13UncordonHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"9\n\x14UncordonHostResponse\x12!\n\x04host\x18\x01 \x01(\x0b\x32\x13.unkai.host.v1.Host\"]\n\x11RemoveHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tstatement\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"M\n\x12RemoveHostResponse\x12!\n\x04host\x18\x01 \x01(\x0b\x32\x13.unkai.host.v1.Host\x12\x14\n\x0cinstance_ids\x18\x02 \x03(\t\"K\n\x11WatchUsageRequest\x12\x16\n\x08host_ids\x18\x01 \x03(\tB\x04\xe2\x41\x01\x01\x12\x1e\n\x10include_machines\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"|\n\x12WatchUsageResponse\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12&\n\x04host\x18\x02 \x01(\x0b\x32\x18.unkai.host.v1.HostUsage\x12-\n\x08machines\x18\x03 \x03(\x0b\x32\x1b.unkai.host.v1.MachineUsage\"B\n\x13\x44iagnoseHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06\x63hecks\x18\x02 \x03(\tB\x04\xe2\x41\x01\x01\"C\n\x14\x44iagnoseHostResponse\x12+\n\tdiagnosis\x18\x01 \x01(\x0b\x32\x18.unkai.host.v1.Diagnosis\"0\n\x18\x44iagnoseSchedulerRequest\x12\x14\n\x06\x63hecks\x18\x01 \x03(\tB\x04\xe2\x41\x01\x01\"H\n\x19\x44iagnoseSchedulerResponse\x12+\n\tdiagnosis\x18\x01 \x01(\x0b\x32\x18.unkai.host.v1.Diagnosis2\x8f\x06\n\x0bHostService\x12H\n\x07GetHost\x12\x1d.unkai.host.v1.GetHostRequest\x1a\x1e.unkai.host.v1.GetHostResponse\x12N\n\tListHosts\x12\x1f.unkai.host.v1.ListHostsRequest\x1a .unkai.host.v1.ListHostsResponse\x12Q\n\nUpdateHost\x12 .unkai.host.v1.UpdateHostRequest\x1a!.unkai.host.v1.UpdateHostResponse\x12Q\n\nCordonHost\x12 .unkai.host.v1.CordonHostRequest\x1a!.unkai.host.v1.CordonHostResponse\x12W\n\x0cUncordonHost\x12\".unkai.host.v1.UncordonHostRequest\x1a#.unkai.host.v1.UncordonHostResponse\x12Q\n\nRemoveHost\x12 .unkai.host.v1.RemoveHostRequest\x1a!.unkai.host.v1.RemoveHostResponse\x12S\n\nWatchUsage\x12 .unkai.host.v1.WatchUsageRequest\x1a!.unkai.host.v1.WatchUsageResponse0\x01\x12W\n\x0c\x44iagnoseHost\x12\".unkai.host.v1.DiagnoseHostRequest\x1a#.unkai.host.v1.DiagnoseHostResponse\x12\x66\n\x11\x44iagnoseScheduler\x12\'.unkai.host.v1.DiagnoseSchedulerRequest\x1a(.unkai.host.v1.DiagnoseSchedulerResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,6 +44,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTHOSTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
   _globals['_LISTHOSTSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTHOSTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
+  _globals['_UPDATEHOSTREQUEST'].fields_by_name['host']._loaded_options = None
+  _globals['_UPDATEHOSTREQUEST'].fields_by_name['host']._serialized_options = b'\342A\001\002'
+  _globals['_UPDATEHOSTREQUEST'].fields_by_name['update_mask']._loaded_options = None
+  _globals['_UPDATEHOSTREQUEST'].fields_by_name['update_mask']._serialized_options = b'\342A\001\002'
+  _globals['_UPDATEHOSTREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_UPDATEHOSTREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001'
   _globals['_CORDONHOSTREQUEST'].fields_by_name['host_id']._loaded_options = None
   _globals['_CORDONHOSTREQUEST'].fields_by_name['host_id']._serialized_options = b'\342A\001\002'
   _globals['_CORDONHOSTREQUEST'].fields_by_name['reason']._loaded_options = None
@@ -69,38 +76,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DIAGNOSEHOSTREQUEST'].fields_by_name['checks']._serialized_options = b'\342A\001\001'
   _globals['_DIAGNOSESCHEDULERREQUEST'].fields_by_name['checks']._loaded_options = None
   _globals['_DIAGNOSESCHEDULERREQUEST'].fields_by_name['checks']._serialized_options = b'\342A\001\001'
-  _globals['_GETHOSTREQUEST']._serialized_start=168
-  _globals['_GETHOSTREQUEST']._serialized_end=207
-  _globals['_GETHOSTRESPONSE']._serialized_start=209
-  _globals['_GETHOSTRESPONSE']._serialized_end=261
-  _globals['_LISTHOSTSREQUEST']._serialized_start=263
-  _globals['_LISTHOSTSREQUEST']._serialized_end=352
-  _globals['_LISTHOSTSRESPONSE']._serialized_start=354
-  _globals['_LISTHOSTSRESPONSE']._serialized_end=452
-  _globals['_CORDONHOSTREQUEST']._serialized_start=454
-  _globals['_CORDONHOSTREQUEST']._serialized_end=544
-  _globals['_CORDONHOSTRESPONSE']._serialized_start=546
-  _globals['_CORDONHOSTRESPONSE']._serialized_end=601
-  _globals['_UNCORDONHOSTREQUEST']._serialized_start=603
-  _globals['_UNCORDONHOSTREQUEST']._serialized_end=673
-  _globals['_UNCORDONHOSTRESPONSE']._serialized_start=675
-  _globals['_UNCORDONHOSTRESPONSE']._serialized_end=732
-  _globals['_REMOVEHOSTREQUEST']._serialized_start=734
-  _globals['_REMOVEHOSTREQUEST']._serialized_end=827
-  _globals['_REMOVEHOSTRESPONSE']._serialized_start=829
-  _globals['_REMOVEHOSTRESPONSE']._serialized_end=906
-  _globals['_WATCHUSAGEREQUEST']._serialized_start=908
-  _globals['_WATCHUSAGEREQUEST']._serialized_end=983
-  _globals['_WATCHUSAGERESPONSE']._serialized_start=985
-  _globals['_WATCHUSAGERESPONSE']._serialized_end=1109
-  _globals['_DIAGNOSEHOSTREQUEST']._serialized_start=1111
-  _globals['_DIAGNOSEHOSTREQUEST']._serialized_end=1177
-  _globals['_DIAGNOSEHOSTRESPONSE']._serialized_start=1179
-  _globals['_DIAGNOSEHOSTRESPONSE']._serialized_end=1246
-  _globals['_DIAGNOSESCHEDULERREQUEST']._serialized_start=1248
-  _globals['_DIAGNOSESCHEDULERREQUEST']._serialized_end=1296
-  _globals['_DIAGNOSESCHEDULERRESPONSE']._serialized_start=1298
-  _globals['_DIAGNOSESCHEDULERRESPONSE']._serialized_end=1370
-  _globals['_HOSTSERVICE']._serialized_start=1373
-  _globals['_HOSTSERVICE']._serialized_end=2073
+  _globals['_GETHOSTREQUEST']._serialized_start=202
+  _globals['_GETHOSTREQUEST']._serialized_end=241
+  _globals['_GETHOSTRESPONSE']._serialized_start=243
+  _globals['_GETHOSTRESPONSE']._serialized_end=295
+  _globals['_LISTHOSTSREQUEST']._serialized_start=297
+  _globals['_LISTHOSTSREQUEST']._serialized_end=386
+  _globals['_LISTHOSTSRESPONSE']._serialized_start=388
+  _globals['_LISTHOSTSRESPONSE']._serialized_end=486
+  _globals['_UPDATEHOSTREQUEST']._serialized_start=489
+  _globals['_UPDATEHOSTREQUEST']._serialized_end=630
+  _globals['_UPDATEHOSTRESPONSE']._serialized_start=632
+  _globals['_UPDATEHOSTRESPONSE']._serialized_end=687
+  _globals['_CORDONHOSTREQUEST']._serialized_start=689
+  _globals['_CORDONHOSTREQUEST']._serialized_end=779
+  _globals['_CORDONHOSTRESPONSE']._serialized_start=781
+  _globals['_CORDONHOSTRESPONSE']._serialized_end=836
+  _globals['_UNCORDONHOSTREQUEST']._serialized_start=838
+  _globals['_UNCORDONHOSTREQUEST']._serialized_end=908
+  _globals['_UNCORDONHOSTRESPONSE']._serialized_start=910
+  _globals['_UNCORDONHOSTRESPONSE']._serialized_end=967
+  _globals['_REMOVEHOSTREQUEST']._serialized_start=969
+  _globals['_REMOVEHOSTREQUEST']._serialized_end=1062
+  _globals['_REMOVEHOSTRESPONSE']._serialized_start=1064
+  _globals['_REMOVEHOSTRESPONSE']._serialized_end=1141
+  _globals['_WATCHUSAGEREQUEST']._serialized_start=1143
+  _globals['_WATCHUSAGEREQUEST']._serialized_end=1218
+  _globals['_WATCHUSAGERESPONSE']._serialized_start=1220
+  _globals['_WATCHUSAGERESPONSE']._serialized_end=1344
+  _globals['_DIAGNOSEHOSTREQUEST']._serialized_start=1346
+  _globals['_DIAGNOSEHOSTREQUEST']._serialized_end=1412
+  _globals['_DIAGNOSEHOSTRESPONSE']._serialized_start=1414
+  _globals['_DIAGNOSEHOSTRESPONSE']._serialized_end=1481
+  _globals['_DIAGNOSESCHEDULERREQUEST']._serialized_start=1483
+  _globals['_DIAGNOSESCHEDULERREQUEST']._serialized_end=1531
+  _globals['_DIAGNOSESCHEDULERRESPONSE']._serialized_start=1533
+  _globals['_DIAGNOSESCHEDULERRESPONSE']._serialized_end=1605
+  _globals['_HOSTSERVICE']._serialized_start=1608
+  _globals['_HOSTSERVICE']._serialized_end=2391
 # @@protoc_insertion_point(module_scope)

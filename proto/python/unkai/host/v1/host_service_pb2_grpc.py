@@ -45,6 +45,11 @@ class HostServiceStub:
                 request_serializer=unkai_dot_host_dot_v1_dot_host__service__pb2.ListHostsRequest.SerializeToString,
                 response_deserializer=unkai_dot_host_dot_v1_dot_host__service__pb2.ListHostsResponse.FromString,
                 _registered_method=True)
+        self.UpdateHost = channel.unary_unary(
+                '/unkai.host.v1.HostService/UpdateHost',
+                request_serializer=unkai_dot_host_dot_v1_dot_host__service__pb2.UpdateHostRequest.SerializeToString,
+                response_deserializer=unkai_dot_host_dot_v1_dot_host__service__pb2.UpdateHostResponse.FromString,
+                _registered_method=True)
         self.CordonHost = channel.unary_unary(
                 '/unkai.host.v1.HostService/CordonHost',
                 request_serializer=unkai_dot_host_dot_v1_dot_host__service__pb2.CordonHostRequest.SerializeToString,
@@ -90,6 +95,14 @@ class HostServiceServicer:
 
     def ListHosts(self, request, context):
         """ListHosts returns hosts by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateHost(self, request, context):
+        """UpdateHost changes the fields that `update_mask` names: what the operator says of a host. All
+        else is its agent's. Instances on it stay where they are.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -151,6 +164,11 @@ def add_HostServiceServicer_to_server(servicer, server):
                     servicer.ListHosts,
                     request_deserializer=unkai_dot_host_dot_v1_dot_host__service__pb2.ListHostsRequest.FromString,
                     response_serializer=unkai_dot_host_dot_v1_dot_host__service__pb2.ListHostsResponse.SerializeToString,
+            ),
+            'UpdateHost': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateHost,
+                    request_deserializer=unkai_dot_host_dot_v1_dot_host__service__pb2.UpdateHostRequest.FromString,
+                    response_serializer=unkai_dot_host_dot_v1_dot_host__service__pb2.UpdateHostResponse.SerializeToString,
             ),
             'CordonHost': grpc.unary_unary_rpc_method_handler(
                     servicer.CordonHost,
@@ -238,6 +256,33 @@ class HostService:
             '/unkai.host.v1.HostService/ListHosts',
             unkai_dot_host_dot_v1_dot_host__service__pb2.ListHostsRequest.SerializeToString,
             unkai_dot_host_dot_v1_dot_host__service__pb2.ListHostsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateHost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/unkai.host.v1.HostService/UpdateHost',
+            unkai_dot_host_dot_v1_dot_host__service__pb2.UpdateHostRequest.SerializeToString,
+            unkai_dot_host_dot_v1_dot_host__service__pb2.UpdateHostResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,10 @@ class HostServiceStub:
     """GetHost returns one host."""
     ListHosts: _grpc.UnaryUnaryMultiCallable[_host_service_pb2.ListHostsRequest, _host_service_pb2.ListHostsResponse]
     """ListHosts returns hosts by name."""
+    UpdateHost: _grpc.UnaryUnaryMultiCallable[_host_service_pb2.UpdateHostRequest, _host_service_pb2.UpdateHostResponse]
+    """UpdateHost changes the fields that `update_mask` names: what the operator says of a host. All
+    else is its agent's. Instances on it stay where they are.
+    """
     CordonHost: _grpc.UnaryUnaryMultiCallable[_host_service_pb2.CordonHostRequest, _host_service_pb2.CordonHostResponse]
     """CordonHost keeps new instances from a host. Those on it go on."""
     UncordonHost: _grpc.UnaryUnaryMultiCallable[_host_service_pb2.UncordonHostRequest, _host_service_pb2.UncordonHostResponse]
@@ -62,6 +66,10 @@ class HostServiceAsyncStub(HostServiceStub):
     """GetHost returns one host."""
     ListHosts: _aio.UnaryUnaryMultiCallable[_host_service_pb2.ListHostsRequest, _host_service_pb2.ListHostsResponse]  # type: ignore[assignment]
     """ListHosts returns hosts by name."""
+    UpdateHost: _aio.UnaryUnaryMultiCallable[_host_service_pb2.UpdateHostRequest, _host_service_pb2.UpdateHostResponse]  # type: ignore[assignment]
+    """UpdateHost changes the fields that `update_mask` names: what the operator says of a host. All
+    else is its agent's. Instances on it stay where they are.
+    """
     CordonHost: _aio.UnaryUnaryMultiCallable[_host_service_pb2.CordonHostRequest, _host_service_pb2.CordonHostResponse]  # type: ignore[assignment]
     """CordonHost keeps new instances from a host. Those on it go on."""
     UncordonHost: _aio.UnaryUnaryMultiCallable[_host_service_pb2.UncordonHostRequest, _host_service_pb2.UncordonHostResponse]  # type: ignore[assignment]
@@ -96,6 +104,16 @@ class HostServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_host_service_pb2.ListHostsResponse, _abc.Awaitable[_host_service_pb2.ListHostsResponse]]:
         """ListHosts returns hosts by name."""
+
+    @_abc_1.abstractmethod
+    def UpdateHost(
+        self,
+        request: _host_service_pb2.UpdateHostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_host_service_pb2.UpdateHostResponse, _abc.Awaitable[_host_service_pb2.UpdateHostResponse]]:
+        """UpdateHost changes the fields that `update_mask` names: what the operator says of a host. All
+        else is its agent's. Instances on it stay where they are.
+        """
 
     @_abc_1.abstractmethod
     def CordonHost(

@@ -38,7 +38,9 @@ class Decision(_message.Message):
         REJECTED_HOSTS_FIELD_NUMBER: _builtins.int
         NEAREST_MISS_FIELD_NUMBER: _builtins.int
         name: _builtins.str
-        """Name of the filter: state, cordon, traits, vcpus, memory, disk, metrics."""
+        """Name of the filter: excluded, state, cordon, zone, traits, forbidden_traits, networks, vcpus,
+        memory, disk, metrics.
+        """
         rejected_count: _builtins.int
         """Hosts that passed all filters before this one and not this one."""
         nearest_miss: _builtins.str
@@ -73,7 +75,9 @@ class Decision(_message.Message):
         SCORE_FIELD_NUMBER: _builtins.int
         WEIGHT_FIELD_NUMBER: _builtins.int
         name: _builtins.str
-        """Name of the term: pack, spread, cpu_load, cpu_wait, memory_pressure, io_pressure."""
+        """Name of the term: pack, spread, cpu_load, cpu_wait, memory_pressure, io_pressure;
+        preferred_traits when the instance prefers any.
+        """
         score: _builtins.int
         """The term's value in fixed point, 0 to 65535 standing for 0 to 1; more is better."""
         weight: _builtins.int
