@@ -7,72 +7,81 @@ sentence.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from unkai_scheduler.domain.decisions import Candidate, Decision, FilterResult, Term
-from unkai_scheduler.placement.filters import BY_NAME, Filter
-from unkai_scheduler.placement.fleet import Bools, Fleet, Ints
+from unkai_scheduler.placement.board import Board, Rejection
+from unkai_scheduler.placement.filters import BY_NAME, FILTERS, Filter
+from unkai_scheduler.placement.fleet import Fleet
 from unkai_scheduler.placement.live_figures import Sampled
-from unkai_scheduler.placement.requests import PlacementRequest, Weights
+from unkai_scheduler.placement.requests import PlacementRequest
 from unkai_scheduler.placement.scores import EXPECTED_MILLICORES_PER_VCPU
 from unkai_scheduler.placement.signals import FULL, Signal
 from unkai_wire.errors import NoCapacity
 
-MAX_REJECTED_NAMES = 5
+if TYPE_CHECKING:
+    from unkai_scheduler.placement.pipeline import Verdict
+
 HEAVY = FULL // 2
 """A load term below this is worth naming in the summary."""
-_NO_LOADS = ("policy", "preferred_traits")
 _SAMPLED = tuple(figure.name.lower() for figure in Sampled)
 _RECENT = tuple(f"recent_{signal.name.lower()}_ratio" for signal in Signal)
 
 
+def decision(fleet: Fleet, verdict: Verdict, now: datetime) -> Decision:
+    """Put what was found into words, before anything of it is claimed."""
+    request, board, count = verdict.request, verdict.board, len(fleet)
+    results = tuple(
+        filter_result(rule, fleet, request, verdict.counts[index], verdict.rejections.get(index))
+        for index, rule in enumerate(FILTERS)
+    )
+    winner = verdict.best[0] if verdict.best else None
+    return Decision(
+        instance_id=request.instance_id,
+        decide_time=now,
+        policy=request.policy.value,
+        host_count=count,
+        filters=results,
+        candidates=tuple(candidate(fleet, request, board, row) for row in verdict.best),
+        host_id="" if winner is None else fleet.ids[winner],
+        host_name="" if winner is None else fleet.names[winner],
+        summary=(
+            no_fit_summary(results, count) if winner is None else placed_summary(fleet, verdict)
+        ),
+    )
+
+
 def filter_result(
-    rule: Filter, fleet: Fleet, request: PlacementRequest, rejected: Bools, now_s: float
+    rule: Filter, fleet: Fleet, request: PlacementRequest, count: int, found: Rejection | None
 ) -> FilterResult:
-    """Say what a filter did; `rejected`: one flag per host."""
-    rows = np.flatnonzero(rejected)
-    if not len(rows):
+    """Say what a filter did."""
+    if found is None:
         return FilterResult(rule.name, 0)
-    ranks = fleet.rank[rows]
-    few = min(MAX_REJECTED_NAMES, len(rows))
-    named = rows[np.argpartition(ranks, few - 1)[:few]]
-    named = named[np.argsort(fleet.rank[named])]
-    missing = rule.missing(fleet, request, now_s)[rows]
-    least = rows[missing == missing.min()]
-    nearest = int(least[np.argmin(fleet.rank[least])])
     return FilterResult(
         rule.name,
-        len(rows),
-        tuple(fleet.names[row] for row in named),
-        rule.sentence(fleet, request, nearest, now_s),
+        count,
+        tuple(fleet.names[row] for row in found.rows),
+        rule.sentence(fleet, request, found.nearest),
     )
 
 
-def candidate(
-    fleet: Fleet,
-    request: PlacementRequest,
-    row: int,
-    *,
-    total: int,
-    scores: Mapping[str, Ints],
-    weights: Weights,
-    now_s: float,
-) -> Candidate:
+def candidate(fleet: Fleet, request: PlacementRequest, board: Board, row: int) -> Candidate:
     """Explain one host that passed all filters."""
     terms = tuple(
-        Term(
-            request.policy.value if name == "policy" else name,
-            int(score[row]),
-            getattr(weights, name),
+        Term(request.policy.value if score.name == "policy" else score.name, value, weight)
+        for score, value, weight in zip(
+            board.scores, board.terms[:, row].tolist(), board.weights, strict=True
         )
-        for name, score in scores.items()
     )
-    return Candidate(fleet.ids[row], fleet.names[row], total, terms, live_inputs(fleet, row, now_s))
+    total = board.total(row)
+    return Candidate(fleet.ids[row], fleet.names[row], total, terms, live_inputs(fleet, row))
 
 
-def live_inputs(fleet: Fleet, row: int, now_s: float) -> dict[str, float]:
+def live_inputs(fleet: Fleet, row: int) -> dict[str, float]:
     """Return the live numbers that the scores of a host came from, by name with unit.
 
     First the newest sample as it came. Then what was scored: `recent_…`, the higher of mean and
@@ -81,32 +90,27 @@ def live_inputs(fleet: Fleet, row: int, now_s: float) -> dict[str, float]:
     inputs = dict(zip(_SAMPLED, fleet.sampled_of(row), strict=True))
     for name, value in zip(_RECENT, fleet.recent_of(row), strict=True):
         inputs[name] = round(value / FULL, 3)
-    vcpus = int(fleet.expected("expected_vcpus", now_s)[row]) / FULL
+    vcpus = fleet.expected_now("expected_vcpus").item(row) / FULL
     inputs["expected_cpu_cores"] = round(vcpus * EXPECTED_MILLICORES_PER_VCPU / 1000, 2)
-    inputs["expected_memory_mib"] = float(int(fleet.expected("expected_mib", now_s)[row]) // FULL)
-    inputs["sample_age_s"] = round(fleet.age_s(row, now_s), 1)
+    inputs["expected_memory_mib"] = float(fleet.expected_now("expected_mib").item(row) // FULL)
+    inputs["sample_age_s"] = round(fleet.age_s(row), 1)
     return inputs
 
 
-def placed_summary(
-    fleet: Fleet,
-    request: PlacementRequest,
-    winner: int,
-    fitting: Bools,
-    scores: Mapping[str, Ints],
-) -> str:
+def placed_summary(fleet: Fleet, verdict: Verdict) -> str:
     """Say in one sentence why the winner won."""
-    count = int(fitting.sum())
+    count, winner, rank = verdict.counts[-1], verdict.best[0], fleet.rank
     text = (
         f"{fleet.names[winner]}: best of {count} host{'s' * (count != 1)} that fit"
-        f"{'s' * (count == 1)} under {request.policy.value}"
+        f"{'s' * (count == 1)} under {verdict.request.policy.value}"
     )
-    loads = [(name, score) for name, score in scores.items() if name not in _NO_LOADS]
+    board = verdict.board
+    loads = [(s.name, board.terms[i]) for i, s in enumerate(board.scores) if s.is_load]
     worst = np.minimum.reduce([score for _, score in loads])
-    heavy = np.flatnonzero(fitting & (worst < HEAVY) & (worst < worst[winner]))
+    heavy = np.flatnonzero((verdict.fails == 0) & (worst < HEAVY) & (worst < worst[winner]))
     if not len(heavy):
         return text
-    first = int(heavy[np.lexsort((fleet.rank[heavy], worst[heavy]))[0]])
+    first = int(heavy[np.lexsort((rank[heavy], worst[heavy]))[0]])
     name = min(loads, key=lambda load: int(load[1][first]))[0]
     others = f" and {len(heavy) - 1} more" if len(heavy) > 1 else ""
     return (

@@ -1,8 +1,9 @@
 """The fleet: what placement knows of all hosts, as columns with one row per host.
 
 The leader updates it in place: hosts as they register, claims as they commit, samples as they
-arrive (live_figures.py). It never does I/O and never asks for the time. All figures that decide are
-integers, so that any CPU decides alike.
+arrive (live_figures.py). It never does I/O and never asks for the time: `advance` tells it. All
+figures that decide are integers, so that any CPU decides alike. What moved is in `moves`, for
+whoever keeps figures derived from these (board.py).
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from unkai_scheduler.placement.live_figures import (
     Sample,
     Sampled,
 )
+from unkai_scheduler.placement.moves import Aspect, Moves
 from unkai_scheduler.placement.settling import BUCKETS, Settling
 from unkai_scheduler.placement.signals import Signal
 
 Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
+TICK_S = 0.25
+"""The fleet's time goes in such steps: what ages or fades is looked at once in each."""
 _WORD_BITS = 63
 
 
@@ -50,6 +53,10 @@ class Fleet:
         self._states: list[HostState] = []
         self._trait_bits: dict[str, int] = {}
         self._rank: Ints | None = None
+        self._by_rank: Ints | None = None
+        self.moves = Moves()
+        self.now_s = 0.0
+        """Monotonic seconds of the tick that the fleet has come to."""
         self._columns: dict[str, npt.NDArray[np.generic]] = {
             name: np.zeros((0, *shape), dtype) for name, (shape, dtype) in _COLUMNS.items()
         }
@@ -75,7 +82,7 @@ class Fleet:
             row = self._append(host.id)
         if self.names[row] != host.name:
             self.names[row] = host.name
-            self._rank = None
+            self._reorder()
         self.cordon_reasons[row] = host.cordon_reason
         self.network_problems[row] = host.network_problem
         self.set_state(host.id, host.state)
@@ -92,6 +99,7 @@ class Fleet:
         ):
             self._columns[column][row] = value
         self._set_traits(row, (*host.traits, *_abilities(host)))
+        self.moves.note(row, Aspect.ALL)
 
     def set_state(self, host_id: str, state: HostState) -> None:
         """Note where a host stands now; an unknown one is no error."""
@@ -101,6 +109,7 @@ class Fleet:
         self._states[row] = state
         self._columns["up"][row] = state is HostState.UP
         self._columns["silent"][row] = state is HostState.UNKNOWN
+        self.moves.note(row, Aspect.HOST)
 
     def remove_host(self, host_id: str) -> None:
         """Forget a host; an unknown one is no error."""
@@ -122,7 +131,7 @@ class Fleet:
         if row != last:
             self._rows[self.ids[row]] = row
         self._settling.forget_host(host_id)
-        self._rank = None
+        self._reorder()
 
     def claimed_of(self, host_id: str) -> tuple[int, int, int]:
         """Return the virtual CPUs, bytes of memory and bytes of disk claimed of a host."""
@@ -150,8 +159,12 @@ class Fleet:
         self._columns["up"][row], self._columns["silent"][row] = False, True
         self._rows[host_id] = row
         self._settling.rows_changed()
-        self._rank = None
+        self._reorder()
         return row
+
+    def _reorder(self) -> None:
+        self._rank = self._by_rank = None
+        self.moves.void()
 
     def _set_traits(self, row: int, traits: Sequence[str]) -> None:
         bits = [self._trait_bits.setdefault(t, len(self._trait_bits)) for t in traits]
@@ -189,6 +202,7 @@ class Fleet:
         row = self._rows.get(host_id)
         if row is None:
             return
+        self.advance(max(self.now_s, since_s))
         self._settling.add(
             host_id,
             row,
@@ -197,6 +211,7 @@ class Fleet:
             memory_mib=memory_bytes >> MIB_SHIFT,
             since_s=since_s,
         )
+        self.moves.note(row, Aspect.CLAIMS)
 
     def release(
         self,
@@ -213,6 +228,7 @@ class Fleet:
             return
         self._take(row, -vcpus, -memory_bytes, -disk_bytes)
         self._settling.left(host_id, row, instance_id)
+        self.moves.note(row, Aspect.CLAIMS)
 
     def withdraw(
         self,
@@ -229,14 +245,35 @@ class Fleet:
 
     def _take(self, row: int, vcpus: int, memory_bytes: int, disk_bytes: int) -> None:
         for column, amount in zip(_CLAIMED, (vcpus, memory_bytes, disk_bytes), strict=True):
-            values = self.table(column)
-            values[row] = max(int(values[row]) + amount, 0)
+            values = self._columns[column]
+            values[row] = max(values.item(row) + amount, 0)
 
-    def expected(self, column: str, now_s: float) -> Ints:
-        """Return, per host, the sum of `expected_vcpus` or `expected_mib` of machines just
+    # Time
+
+    def advance(self, now_s: float) -> None:
+        """Come to the tick of a moment, monotonic seconds: samples age, expectations fade."""
+        tick_s = now_s // TICK_S * TICK_S
+        if tick_s == self.now_s:
+            return
+        self.now_s = tick_s
+        count = len(self)
+        faded = self._settling.fade(tick_s)
+        fresh = self.table("fresh")[:count]
+        aged = self._are_fresh() != fresh
+        fresh[aged] ^= True
+        moved = np.ones(count, np.bool_) if faded is None else aged | faded[:count]
+        self.moves.note_many(np.flatnonzero(moved), Aspect.LIVE)
+
+    def _are_fresh(self) -> npt.NDArray[np.bool_]:
+        ages_s = self.now_s - self.floats("sample_s")[: len(self)]
+        fresh: npt.NDArray[np.bool_] = ages_s <= self.max_sample_age_s
+        return fresh
+
+    def expected_now(self, column: str) -> Ints:
+        """Return, per row, the sum of `expected_vcpus` or `expected_mib` of machines just
         placed, each weighted by how little of it can have shown yet, in fixed point.
         """
-        return self._settling.expected(column, now_s)[: len(self)]
+        return self._settling.expected(column)
 
     # Live figures
 
@@ -251,36 +288,21 @@ class Fleet:
         tell our guests' load from others'. Unknown hosts and late samples are skipped.
         """
         if samples:
-            self._settling.advance(max(s[2] for s in samples))
+            self.advance(max(self.now_s, *(sample[2] for sample in samples)))
         figures = machines or {}
-        self._live.fold(
+        rows = self._live.fold(
             Sample(self._rows[host_id], host_id, usage, figures.get(host_id, ()), received_s)
             for host_id, usage, received_s in samples
             if host_id in self._rows
         )
+        self.table("fresh")[rows] = self._are_fresh()[rows]
+        self.moves.note_many(rows, Aspect.LIVE)
 
-    # Columns, as filters and scores read them
+    # Columns; filters and scores read them through `Hosts`
 
-    def column(self, name: str) -> Ints:
-        """Return an integer column, one value (or row of values) per host."""
-        return self.table(name)[: len(self)]
-
-    def flags(self, name: str) -> Bools:
-        """Return a column of truth values."""
-        return self._columns[name][: len(self)].astype(np.bool_, copy=False)
-
-    def ages_s(self, now_s: float) -> npt.NDArray[np.float64]:
-        """Return the age of each host's newest sample; infinite where there is none."""
-        ages: npt.NDArray[np.float64] = now_s - self.floats("sample_s")[: len(self)]
-        return ages
-
-    def age_s(self, row: int, now_s: float) -> float:
-        """Return the age of one host's newest sample."""
-        return now_s - float(self.floats("sample_s")[row])
-
-    def recent(self, signal: Signal) -> Ints:
-        """Return a live signal of each host: the higher of its mean and its high quantile."""
-        return self.table("recent")[: len(self), signal]
+    def age_s(self, row: int) -> float:
+        """Return the age of one host's newest sample; infinite where there is none."""
+        return max(0.0, self.now_s - float(self.floats("sample_s")[row]))
 
     def recent_of(self, row: int) -> list[int]:
         """Return all live signals of one host, in the order of `Signal`."""
@@ -321,6 +343,12 @@ class Fleet:
     def row_of(self, host_id: str) -> int | None:
         """Return a host's row, good until the next `remove_host`."""
         return self._rows.get(host_id)
+
+    def row_at(self, rank: int) -> int:
+        """Return the row of the host at a place of `rank`."""
+        if self._by_rank is None:
+            self._by_rank = np.argsort(self.rank)
+        return int(self._by_rank[rank])
 
     @property
     def rank(self) -> Ints:
@@ -386,6 +414,7 @@ _COLUMNS: dict[str, tuple[tuple[int, ...], type]] = {
     "expected_vcpus": ((BUCKETS,), np.int64),
     "expected_mib": ((BUCKETS,), np.int64),
     "sample_s": ((), np.float64),
+    "fresh": ((), np.bool_),
     "sampled": ((len(Sampled),), np.float64),
     "total_mib": ((), np.int64),
     "mean": ((len(Signal),), np.int64),

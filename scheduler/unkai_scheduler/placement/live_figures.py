@@ -73,25 +73,29 @@ class LiveFigures:
         self._settling = settling
         self._max_sample_age_s = max_sample_age_s
 
-    def fold(self, samples: Iterable[Sample]) -> None:
-        """Take in samples; late ones are skipped."""
+    def fold(self, samples: Iterable[Sample]) -> Ints:
+        """Take in samples; late ones are skipped. Return the rows that have new figures."""
+        folded: set[int] = set()
         batch: dict[int, tuple[float, float, list[int]]] = {}
         sample_s = self._floats("sample_s")
         for sample in samples:
             row, usage = sample.row, sample.usage
             if row in batch:
-                self._fold_batch(batch)
+                folded.update(self._fold_batch(batch))
                 batch = {}
             if sample.received_s < sample_s[row]:
                 continue
             batch[row] = (sample.received_s, usage.interval_s, self._signals(sample))
             self._columns["sampled"][row] = [getattr(usage, s.name.lower()) for s in Sampled]
             self._columns["total_mib"][row] = max(usage.memory_total_bytes >> MIB_SHIFT, 1)
-        self._fold_batch(batch)
+        folded.update(self._fold_batch(batch))
+        return np.fromiter(folded, np.int64, len(folded))
 
-    def _fold_batch(self, batch: Mapping[int, tuple[float, float, list[int]]]) -> None:
+    def _fold_batch(
+        self, batch: Mapping[int, tuple[float, float, list[int]]]
+    ) -> Mapping[int, object]:
         if not batch:
-            return
+            return batch
         rows = np.fromiter(batch, np.int64, len(batch))
         received_s = np.array([b[0] for b in batch.values()])
         # The host's own measure of time: how long a sample took to arrive says nothing.
@@ -111,6 +115,7 @@ class LiveFigures:
         high = np.partition(ring[rows], RECENT_SAMPLES - 2, axis=1)[:, RECENT_SAMPLES - 2]
         self._table("recent")[rows] = np.maximum(mean[rows] >> 8, high)
         sample_s[rows] = received_s
+        return batch
 
     def _signals(self, sample: Sample) -> list[int]:
         row, usage, now_s = sample.row, sample.usage, sample.received_s

@@ -1,27 +1,137 @@
 """The pipeline: filters, then scores, then the best host; in a batch, each sees the claims before.
 
-`decide` is the one brain for every placement. It is a function of the fleet, the requests, the
-weights and the time given: the same input gives the same bits. Ties go to the host with the least
-live load, then to the first by name.
-Cost: O(hosts) elementwise a request.
+The `Engine` is the one brain for every placement. What it decides is a function of the fleet, the
+request, the weights and the fleet's tick: the same input gives the same bits, whatever was asked
+before. Ties go to the host with the least live load, then to the first by name.
+Cost: O(hosts that moved) elementwise a request; O(hosts) for the first of its shape, after a fold,
+and for who asks for more than a shape (`Filter.applies`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
 
-from unkai_scheduler.domain.decisions import Decision, FilterResult
+from unkai_scheduler.domain.decisions import Decision
 from unkai_scheduler.placement import explain
-from unkai_scheduler.placement.filters import FILTERS
-from unkai_scheduler.placement.fleet import Bools, Fleet, Ints
+from unkai_scheduler.placement.board import Board, Rejection, first_failed, rejection
+from unkai_scheduler.placement.filters import FILTERS, Filter
+from unkai_scheduler.placement.fleet import Fleet
+from unkai_scheduler.placement.hosts_view import Hosts, Ints
 from unkai_scheduler.placement.requests import PlacementRequest, Weights
-from unkai_scheduler.placement.scores import MOST_STEPS, SCORES, WISHES, Loads
 
+Bits = Sequence[tuple[int, Filter]]
+"""Filters with their places in `FILTERS`."""
 MAX_CANDIDATES = 6
 """The winner and five runners-up."""
+MAX_BOARDS = 24
+"""Shapes of which a board is kept, the last used: each costs some 48 bytes a host."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found for one request. Rows are good until a host leaves the fleet."""
+
+    request: PlacementRequest
+    board: Board
+    """Of its shape; as it was found until the fleet changes."""
+    best: Sequence[int]
+    """Rows of the winner and the runners-up, best first; empty: no host fits."""
+    counts: Sequence[int]
+    """Per filter, how many hosts it keeps out that passed all before it; last, who fits."""
+    rejections: Mapping[int, Rejection]
+    """Whom each filter keeps out, by its place; those that keep nobody out are not in it."""
+    fails: Ints
+    """Per host a bit for each filter that keeps it out."""
+
+
+class Engine:
+    """Decides on a fleet, by weights. Not safe for threads."""
+
+    def __init__(self, fleet: Fleet, weights: Weights) -> None:
+        self._fleet = fleet
+        self._weights = weights
+        self._boards: OrderedDict[tuple[object, ...], Board] = OrderedDict()
+
+    def judge(self, request: PlacementRequest) -> Verdict:
+        """Find the best hosts for a request at the fleet's tick; claim nothing."""
+        board = self._board(request)
+        board.refresh()
+        bits = [
+            (bit, rule)
+            for bit, rule in enumerate(FILTERS)
+            if rule.applies is not None and rule.applies(request)
+        ]
+        if bits:
+            return self._judge_singly(request, board, bits)
+        counts = board.counts.copy()
+        rejections = {i: board.rejection(i) for i, count in enumerate(counts[:-1]) if count}
+        return Verdict(request, board, board.best(MAX_CANDIDATES), counts, rejections, board.fails)
+
+    def claim(self, verdict: Verdict, now_s: float) -> None:
+        """Take what a request asks for of the host found for it."""
+        request = verdict.request
+        self._fleet.claim(
+            self._fleet.ids[verdict.best[0]],
+            request.vcpus,
+            request.memory_bytes,
+            request.disk_bytes,
+            now_s,
+            instance_id=request.instance_id,
+        )
+
+    def decide(
+        self, requests: Sequence[PlacementRequest], *, now: datetime, now_s: float
+    ) -> list[Decision]:
+        """Choose a host for each request, in order; claim it in the fleet as it goes.
+
+        `now` is written into the decisions; `now_s` is the monotonic clock of `Fleet.fold`.
+        Whoever cannot commit a claim takes it back with `Fleet.withdraw`.
+        """
+        self._fleet.advance(now_s)
+        decisions: list[Decision] = []
+        for request in requests:
+            verdict = self.judge(request)
+            decisions.append(explain.decision(self._fleet, verdict, now))
+            if verdict.best:
+                self.claim(verdict, now_s)
+        return decisions
+
+    def _board(self, request: PlacementRequest) -> Board:
+        shape = request.shape
+        board = self._boards.get(shape)
+        if board is None:
+            board = self._boards[shape] = Board(self._fleet, request, self._weights)
+            if len(self._boards) > MAX_BOARDS:
+                self._boards.popitem(last=False)
+        else:
+            self._boards.move_to_end(shape)
+        return board
+
+    def _judge_singly(self, request: PlacementRequest, board: Board, bits: Bits) -> Verdict:
+        """Judge a request that asks for more than its shape."""
+        fleet, hosts = self._fleet, Hosts(self._fleet)
+        fails = board.fails.copy()
+        for bit, rule in bits:
+            fails |= (~rule.passes(hosts, request)).astype(np.int64) << bit
+        first = first_failed(fails)
+        counts = np.bincount(first, minlength=len(FILTERS) + 1).tolist()
+        rejections = {
+            index: rejection(fleet, request, index, np.flatnonzero(first == index))
+            for index, count in enumerate(counts[:-1])
+            if count
+        }
+        keys = np.where(fails == 0, board.keys, -1)
+        best: list[int] = []
+        # Looking six times for the greatest is quicker than any partial sort of them all.
+        while len(best) < min(MAX_CANDIDATES, counts[-1]):
+            best.append(row := int(keys.argmax()))
+            keys[row] = -1
+        return Verdict(request, board, best, counts, rejections, fails)
 
 
 def decide(
@@ -32,105 +142,5 @@ def decide(
     now: datetime,
     now_s: float,
 ) -> list[Decision]:
-    """Choose a host for each request, in order; claim it in the fleet as it goes.
-
-    `now` is written into the decisions; `now_s` is the monotonic clock of `Fleet.fold`. Whoever
-    cannot commit a claim takes it back with `Fleet.withdraw`.
-    """
-    loads = Loads.of(fleet)
-    return [
-        _decide_one(fleet, request, weights, loads, now=now, now_s=now_s) for request in requests
-    ]
-
-
-def _decide_one(
-    fleet: Fleet,
-    request: PlacementRequest,
-    weights: Weights,
-    loads: Loads,
-    *,
-    now: datetime,
-    now_s: float,
-) -> Decision:
-    fitting, results = _filter(fleet, request, now_s)
-    if not fitting.any():
-        return Decision(
-            instance_id=request.instance_id,
-            decide_time=now,
-            policy=request.policy.value,
-            host_count=len(fleet),
-            filters=results,
-            candidates=(),
-            summary=explain.no_fit_summary(results, len(fleet)),
-        )
-    terms = WISHES if request.preferred_traits else SCORES
-    scores = {name: score(fleet, request, loads, now_s) for name, score in terms}
-    totals = _totals(scores, weights)
-    best = _best_rows(fleet, fitting, totals, loads)
-    winner = best[0]
-    decision = Decision(
-        instance_id=request.instance_id,
-        decide_time=now,
-        policy=request.policy.value,
-        host_count=len(fleet),
-        filters=results,
-        candidates=tuple(
-            explain.candidate(
-                fleet,
-                request,
-                row,
-                total=int(totals[row]),
-                scores=scores,
-                weights=weights,
-                now_s=now_s,
-            )
-            for row in best
-        ),
-        host_id=fleet.ids[winner],
-        host_name=fleet.names[winner],
-        summary=explain.placed_summary(fleet, request, winner, fitting, scores),
-    )
-    fleet.claim(
-        fleet.ids[winner],
-        request.vcpus,
-        request.memory_bytes,
-        request.disk_bytes,
-        now_s,
-        instance_id=request.instance_id,
-    )
-    return decision
-
-
-def _filter(
-    fleet: Fleet, request: PlacementRequest, now_s: float
-) -> tuple[Bools, tuple[FilterResult, ...]]:
-    fitting = np.ones(len(fleet), np.bool_)
-    results: list[FilterResult] = []
-    for rule in FILTERS:
-        passes = rule.passes(fleet, request, now_s)
-        if passes.all():
-            results.append(FilterResult(rule.name, 0))
-            continue
-        results.append(explain.filter_result(rule, fleet, request, fitting & ~passes, now_s))
-        fitting &= passes
-    return fitting, tuple(results)
-
-
-def _totals(scores: dict[str, Ints], weights: Weights) -> Ints:
-    """Return the weighted mean of the scores, rounded down."""
-    weighted = [score * getattr(weights, name) for name, score in scores.items()]
-    total: Ints = np.add.reduce(weighted) // sum(getattr(weights, name) for name in scores)
-    return total
-
-
-def _best_rows(fleet: Fleet, fitting: Bools, totals: Ints, loads: Loads) -> list[int]:
-    """Return the rows of the best hosts that fit, best first; ties by load, then by rank."""
-    # One integer each: no two hosts are equal, so that the row order cannot matter.
-    merits = totals * MOST_STEPS + (MOST_STEPS - 1 - loads.steps)
-    keys = np.where(fitting, merits * len(fleet) + (len(fleet) - 1 - fleet.rank), -1)
-    best: list[int] = []
-    # Looking six times for the greatest is quicker than any partial sort of them all.
-    while len(best) < MAX_CANDIDATES and keys[row := int(keys.argmax())] >= 0:
-        best.append(row)
-        keys[row] = -1
-    return best
+    """Decide once, as `Engine.decide`: for who has no engine of the fleet at hand."""
+    return Engine(fleet, weights).decide(requests, now=now, now_s=now_s)

@@ -26,6 +26,21 @@ class PlacementRequest:
     physical_networks: tuple[str, ...] | None = None
     """The operator's networks that its host must reach; None: it has no ports, and needs none."""
 
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """Return what filters and scores look at: what was found for one is found for its like."""
+        return (
+            self.vcpus,
+            self.memory_bytes,
+            self.disk_bytes,
+            self.policy,
+            self.required_traits,
+            self.preferred_traits,
+            self.forbidden_traits,
+            self.zone,
+            self.physical_networks,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Weights:

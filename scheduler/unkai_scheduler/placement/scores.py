@@ -2,19 +2,22 @@
 
 A load term is flat while a host is merely in use and falls steeply where work starts to wait:
 contention is compared, not use. Curves are straight lines between a knee and a full value, in
-integers. Pure; cost O(hosts) elementwise.
+integers. Pure; cost elementwise in the hosts looked at, which are all, or those that have moved.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from unkai_scheduler.domain.instances import PlacementPolicy
-from unkai_scheduler.placement.fleet import Fleet, Ints
+from unkai_scheduler.placement.elementwise import N, at_least, greater, within
+from unkai_scheduler.placement.hosts_view import Hosts, Ints, Some
 from unkai_scheduler.placement.live_figures import MIB_SHIFT
+from unkai_scheduler.placement.moves import Aspect
 from unkai_scheduler.placement.requests import PlacementRequest
 from unkai_scheduler.placement.signals import FULL, Signal
 
@@ -30,10 +33,9 @@ class Curve:
     knee: int
     full: int
 
-    def __call__(self, ratios: Ints) -> Ints:
+    def __call__(self, ratios: N) -> N:
         """Return the badness of each ratio, 0..65535."""
-        bad: Ints = np.clip((ratios - self.knee) * FULL // (self.full - self.knee), 0, FULL)
-        return bad
+        return within((ratios - self.knee) * FULL // (self.full - self.knee), 0, FULL)
 
 
 def _curve(knee: float, full: float) -> Curve:
@@ -57,19 +59,17 @@ IO_STALLED = _curve(0.10, 0.60)
 syncs has 20 % where it must wait for a CPU as well (seen in the lab), and nearly all where not."""
 
 
-def claimed_share(fleet: Fleet, request: PlacementRequest) -> Ints:
+def claimed_share(hosts: Some[N], request: PlacementRequest) -> N:
     """Return the share of each host that would be claimed: of the resource claimed most."""
-    shares = [
-        ((fleet.column(f"claimed_{name}") + wanted >> shift) * FULL)
-        // np.maximum(fleet.column(f"claimable_{name}") >> shift, 1)
-        for name, wanted, shift in (
-            ("vcpus", request.vcpus, 0),
-            ("memory", request.memory_bytes, MIB_SHIFT),
-            ("disk", request.disk_bytes, MIB_SHIFT),
-        )
-    ]
-    share: Ints = np.clip(np.maximum.reduce(shares), 0, FULL)
-    return share
+    vcpus = _share(hosts, "vcpus", request.vcpus, 0)
+    memory = _share(hosts, "memory", request.memory_bytes, MIB_SHIFT)
+    disk = _share(hosts, "disk", request.disk_bytes, MIB_SHIFT)
+    return within(greater(vcpus, greater(memory, disk)), 0, FULL)
+
+
+def _share(hosts: Some[N], name: str, wanted: int, shift: int) -> N:
+    taken = hosts.column("claimed_" + name) + wanted >> shift
+    return taken * FULL // at_least(hosts.column("claimable_" + name) >> shift, 1)
 
 
 _TIES = (Signal.CPU_LOAD, Signal.CPU_WAIT, Signal.MEMORY_PRESSURE, Signal.IO_PRESSURE)
@@ -78,93 +78,97 @@ MOST_STEPS = (FULL >> _TIE_SHIFT) + 1
 """Sixteenths: finer differences are noise."""
 
 
-@dataclass(frozen=True, slots=True)
-class Loads:
-    """How bad each host's live figures are, 0..65535: the same for a whole batch."""
-
-    cpu: Ints
-    cpu_wait: Ints
-    memory: Ints
-    io: Ints
-    steps: Ints
-    """The greatest of the live signals as it is, in sixteenths: what breaks ties."""
-
-    @classmethod
-    def of(cls, fleet: Fleet) -> Loads:
-        """Judge the recent signals of all hosts."""
-        foreign = MEMORY_FOREIGN(fleet.recent(Signal.MEMORY_FOREIGN))
-        stalled = MEMORY_STALLED(fleet.recent(Signal.MEMORY_PRESSURE))
-        return cls(
-            CPU_LOAD(fleet.recent(Signal.CPU_LOAD)),
-            CPU_WAIT(fleet.recent(Signal.CPU_WAIT)),
-            np.maximum(foreign, stalled),
-            IO_STALLED(fleet.recent(Signal.IO_PRESSURE)),
-            np.maximum.reduce([fleet.recent(signal) for signal in _TIES]) >> _TIE_SHIFT,
-        )
+def load_steps(hosts: Hosts) -> Ints:
+    """Return the greatest of the live signals as it is, in sixteenths: what breaks ties."""
+    steps: Ints = np.maximum.reduce([hosts.recent(signal) for signal in _TIES]) >> _TIE_SHIFT
+    return steps
 
 
-def _policy(fleet: Fleet, request: PlacementRequest, _loads: Loads, _now_s: float) -> Ints:
+def _policy(hosts: Some[N], request: PlacementRequest) -> N:
     """Score by claims: pack prefers the host claimed most, spread the one claimed least.
 
     As Kubernetes' MostAllocated and LeastAllocated, of the resource claimed most.
     """
-    share = claimed_share(fleet, request)
+    share = claimed_share(hosts, request)
     return share if request.policy is PlacementPolicy.PACK else FULL - share
 
 
-def _cpu_load(fleet: Fleet, _request: PlacementRequest, loads: Loads, now_s: float) -> Ints:
+def _cpu_load(hosts: Some[N], _request: PlacementRequest) -> N:
     """Score CPU in use, as sampled, and what machines just placed are expected to use."""
     # What is only expected never weighs more than half of a load that is there: it saturates
     # (e / (1 + e), so that more is always worse) instead of drowning the difference.
-    good = FULL - loads.cpu
-    vcpus = fleet.expected("expected_vcpus", now_s)
-    rows = np.flatnonzero(vcpus)
-    expected = vcpus[rows] * EXPECTED_MILLICORES_PER_VCPU // (fleet.column("cpus")[rows] * 1000)
+    good = FULL - CPU_LOAD(hosts.recent(Signal.CPU_LOAD))
+    vcpus = hosts.expected("expected_vcpus")
+    expected = vcpus * EXPECTED_MILLICORES_PER_VCPU // (hosts.column("cpus") * 1000)
     saturating = expected * FULL // (expected + FULL)
-    good[rows] -= good[rows] * (saturating >> 1) // FULL
-    return good
+    left: N = good - good * (saturating >> 1) // FULL
+    return left
 
 
-def _cpu_wait(_fleet: Fleet, _request: PlacementRequest, loads: Loads, _now_s: float) -> Ints:
+def _cpu_wait(hosts: Hosts, _request: PlacementRequest) -> Ints:
     """Score waiting for CPUs, as sampled: a throttled or crowded host shows it, not in use."""
-    return FULL - loads.cpu_wait
+    return FULL - CPU_WAIT(hosts.recent(Signal.CPU_WAIT))
 
 
-def _memory_pressure(fleet: Fleet, request: PlacementRequest, loads: Loads, now_s: float) -> Ints:
+def _memory_pressure(hosts: Some[N], request: PlacementRequest) -> N:
     """Score memory by the worst of three: it runs out, others hold it, or tasks wait for it."""
-    coming = fleet.expected("expected_mib", now_s) + (request.memory_bytes >> MIB_SHIFT) * FULL
-    total = np.maximum(fleet.column("total_mib"), 1)
-    short = MEMORY_SHORT(fleet.recent(Signal.MEMORY_USED) + coming // total)
+    coming = hosts.expected("expected_mib") + (request.memory_bytes >> MIB_SHIFT) * FULL
+    total = at_least(hosts.column("total_mib"), 1)
+    short = MEMORY_SHORT(hosts.recent(Signal.MEMORY_USED) + coming // total)
+    foreign = MEMORY_FOREIGN(hosts.recent(Signal.MEMORY_FOREIGN))
+    stalled = MEMORY_STALLED(hosts.recent(Signal.MEMORY_PRESSURE))
     # What is short by use and expectation leaves an eighth to what stalls or is foreign.
-    bad: Ints = np.maximum(short - (short >> 3), loads.memory)
-    return FULL - bad
+    return FULL - greater(short - (short >> 3), greater(foreign, stalled))
 
 
-def _io_pressure(_fleet: Fleet, _request: PlacementRequest, loads: Loads, _now_s: float) -> Ints:
+def _io_pressure(hosts: Hosts, _request: PlacementRequest) -> Ints:
     """Score waiting for I/O, as sampled; it counts whoever waits, our guests too."""
-    return FULL - loads.io
+    return FULL - IO_STALLED(hosts.recent(Signal.IO_PRESSURE))
 
 
-def preferred_traits(fleet: Fleet, request: PlacementRequest, _loads: Loads, _now_s: float) -> Ints:
+def _preferred_traits(hosts: Hosts, request: PlacementRequest) -> Ints:
     """Score by the share of the preferred traits that a host has: all of them is 1."""
-    found = np.zeros(len(fleet), np.int64)
+    found = np.zeros(len(hosts), np.int64)
     for trait in request.preferred_traits:
-        mask = fleet.trait_mask((trait,))
-        if mask is not None:
-            found += (fleet.column("traits") & mask).any(axis=1)
+        found += hosts.having((trait,))
     share: Ints = found * FULL // max(len(request.preferred_traits), 1)
     return share
 
 
-Score = Callable[[Fleet, PlacementRequest, Loads, float], Ints]
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One term of how good a host is."""
 
-SCORES: tuple[tuple[str, Score], ...] = (
-    ("policy", _policy),
-    ("cpu_load", _cpu_load),
-    ("cpu_wait", _cpu_wait),
-    ("memory_pressure", _memory_pressure),
-    ("io_pressure", _io_pressure),
+    name: str
+    """As its weight; `policy` is called pack or spread in explanations."""
+    of: Callable[[Any, PlacementRequest], Any]
+    """0..65535 for 0..1 for each host looked at, more is better."""
+    reads: int = Aspect.ALL
+    """What of a host it looks at: it is asked again when that moves."""
+    of_one: bool = False
+    """It can be asked of `OneHost`, too, and gives the same."""
+    is_load: bool = False
+    """It judges how a host fares, not what is claimed of it or said of it."""
+    applies: Callable[[PlacementRequest], bool] = lambda _request: True
+    """Whether it counts for a request, by its shape."""
+
+
+SCORES: tuple[Score, ...] = (
+    Score("policy", _policy, Aspect.HOST | Aspect.CLAIMS, of_one=True),
+    Score("cpu_load", _cpu_load, of_one=True, is_load=True),
+    Score("cpu_wait", _cpu_wait, Aspect.LIVE, is_load=True),
+    Score(
+        "memory_pressure",
+        _memory_pressure,
+        Aspect.CLAIMS | Aspect.LIVE,
+        of_one=True,
+        is_load=True,
+    ),
+    Score("io_pressure", _io_pressure, Aspect.LIVE, is_load=True),
+    Score(
+        "preferred_traits",
+        _preferred_traits,
+        Aspect.HOST,
+        applies=lambda request: bool(request.preferred_traits),
+    ),
 )
-"""Each named as its weight; `policy` is called pack or spread in explanations."""
-WISHES: tuple[tuple[str, Score], ...] = (*SCORES, ("preferred_traits", preferred_traits))
-"""Those of a request that prefers some hosts to others."""

@@ -11,7 +11,7 @@ fleet moves and grows them with all others. It never asks for the time.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from unkai_scheduler.placement.signals import FULL
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 SETTLING_FULL_S = 15
 """So long a machine just placed counts wholly with what is expected of it."""
@@ -29,8 +30,7 @@ BUCKETS = SETTLING_S // BUCKET_S + 1
 _COLUMNS = ("expected_vcpus", "expected_mib")
 
 
-@dataclass(frozen=True, slots=True)
-class SettlingMachine:
+class SettlingMachine(NamedTuple):
     """A machine placed less than `SETTLING_S` ago, even if it is gone again."""
 
     bucket: int
@@ -50,8 +50,8 @@ class Settling:
         """By host and instance."""
         self._clock_s = -np.inf
         self._bucket: int | None = None
-        self._expected_s: float | None = None
         self._expected: dict[str, Ints] = {}
+        """Sums per row under the present weights; empty while rows have moved."""
         self._weights: Ints = np.zeros(BUCKETS, np.int64)
 
     def add(
@@ -78,7 +78,7 @@ class Settling:
         was = settling.get(instance_id)
         if was is not None and was.left_s == float("inf"):
             self._expect(row, was.bucket, -was.vcpus, -was.memory_mib)
-            settling[instance_id] = replace(was, left_s=self._clock_s)
+            settling[instance_id] = was._replace(left_s=self._clock_s)
 
     def forget(self, host_id: str, instance_id: str) -> None:
         """Forget a machine that never was; an unknown one is no error."""
@@ -91,7 +91,7 @@ class Settling:
 
     def rows_changed(self) -> None:
         """Note that hosts came, went or moved: sums are made anew."""
-        self._expected_s = None
+        self._expected = {}
 
     def machines_on(self, host_id: str) -> Mapping[str, SettlingMachine]:
         """Return a host's machines by instance."""
@@ -108,7 +108,7 @@ class Settling:
                 for column in _COLUMNS:
                     self._table(column)[:, passed % BUCKETS] = 0
             self._bucket = bucket
-            self._expected_s = None
+            self._expected = {}
             gone = bucket - BUCKETS
             kept = {
                 host_id: {ident: s for ident, s in settling.items() if s.bucket > gone}
@@ -116,16 +116,19 @@ class Settling:
             }
             self._machines = {host_id: settling for host_id, settling in kept.items() if settling}
 
-    def expected(self, column: str, now_s: float) -> Ints:
-        """Return what is expected of each row's machines, spare rows included, in fixed point.
-
-        Kept for the moment asked: a batch is decided at one moment.
-        """
+    def fade(self, now_s: float) -> Bools | None:
+        """Come to a moment; return which rows' expectations changed, None: perhaps all."""
+        before = self._expected
         self.advance(now_s)
-        if self._expected_s != now_s:
-            self._weights = self._bucket_weights(now_s)
+        self._weights = self._bucket_weights(now_s)
+        self._expected = {}
+        changed = [self.expected(name) != before[name] for name in _COLUMNS if name in before]
+        return changed[0] | changed[1] if changed else None
+
+    def expected(self, column: str) -> Ints:
+        """Return what is expected of each row's machines, spare rows included, in fixed point."""
+        if not self._expected:
             self._expected = {name: self._table(name) @ self._weights for name in _COLUMNS}
-            self._expected_s = now_s
         return self._expected[column]
 
     def _expect(self, row: int, bucket: int, vcpus: int, memory_mib: int) -> None:
@@ -133,10 +136,12 @@ class Settling:
         if self._bucket is None or bucket <= self._bucket - BUCKETS:
             return
         for column, amount in zip(_COLUMNS, (vcpus, memory_mib), strict=True):
-            values = self._table(column)
-            values[row, slot] = max(int(values[row, slot]) + amount, 0)
-            if self._expected_s is not None:
-                self._expected[column][row] = values[row] @ self._weights
+            values = self._columns[column]
+            before: int = values.item(row, slot)
+            after = max(before + amount, 0)
+            values[row, slot] = after
+            if self._expected:
+                self._expected[column][row] += (after - before) * self._weights.item(slot)
 
     def _bucket_weights(self, now_s: float) -> Ints:
         assert self._bucket is not None

@@ -22,7 +22,7 @@ from unkai_scheduler.placement.allocation import AllocationRatios
 from unkai_scheduler.placement.explain import no_capacity_error
 from unkai_scheduler.placement.fleet import Fleet
 from unkai_scheduler.placement.live_figures import RECENT_SAMPLES
-from unkai_scheduler.placement.pipeline import decide
+from unkai_scheduler.placement.pipeline import Engine
 from unkai_scheduler.placement.requests import PlacementRequest, Weights
 from unkai_scheduler.reconcile import metrics, operations
 from unkai_scheduler.reconcile.actions import Action, Place, Rules, Wait, backoff
@@ -78,9 +78,9 @@ class Placer:
         self._ratios = AllocationRatios(
             vcpus=placement.ratios.cpu, memory=placement.ratios.memory, disk=placement.ratios.disk
         )
-        self._weights = Weights(**placement.weights.model_dump())
         self._rules = rules
         self._fleet = Fleet(max_sample_age_s=placement.max_metric_age_s)
+        self._engine = Engine(self._fleet, Weights(**placement.weights.model_dump()))
         self._etags: dict[str, str] = {}
         """Of the rows that the fleet has, by host."""
         self._pending: dict[str, deque[ReceivedSample]] = {}
@@ -152,13 +152,8 @@ class Placer:
         self.fold()
         queue = sorted(places, key=lambda p: (p[0].instance.create_time, p[0].instance.id))
         started_s = time.perf_counter()
-        decisions = decide(
-            self._fleet,
-            [self._request(seen) for seen, _ in queue],
-            weights=self._weights,
-            now=now,
-            now_s=self._now_s(),
-        )
+        requests = [self._request(seen) for seen, _ in queue]
+        decisions = self._engine.decide(requests, now=now, now_s=self._now_s())
         took_s = time.perf_counter() - started_s
         metrics.DECISION_SECONDS.observe(took_s)
         metrics.DECISION_BATCH.observe(len(queue))
