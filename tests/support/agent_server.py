@@ -93,6 +93,7 @@ def instance_of(message: instance_pb2.Instance, spec: machine_pb2.MachineSpec) -
             preferred_traits=tuple(message.preferred_traits),
             forbidden_traits=tuple(message.forbidden_traits),
             zone=message.zone,
+            priority=message.priority,
             placement_policy=policies.get(message.placement_policy),
             labels=dict(message.labels),
         ),

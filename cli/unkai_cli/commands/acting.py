@@ -61,12 +61,17 @@ def confirmed(session: Session, operation: Any, *, wait: bool, timeout: float) -
 
 
 def awaited(
-    session: Session, operations: Sequence[Any], *, wait: bool, timeout: float
+    session: Session,
+    operations: Sequence[Any],
+    *,
+    wait: bool,
+    timeout: float,
+    counted: str = "",
 ) -> tuple[set[str], list[UnkaiError]]:
     """Wait for operations when asked to, with their progress on standard error.
 
     All are awaited even when one fails. Returns the ids of those that have not failed, and the
-    failures.
+    failures. `counted`: what each does that has succeeded; how many do is told with the progress.
     """
     good = {str(operation.id) for operation in operations}
     if not wait:
@@ -76,10 +81,15 @@ def awaited(
     progress = Progress()
     failures: list[UnkaiError] = []
     left = list(operations)
+
+    def show(text: str) -> None:
+        done = len(operations) - len(left) - len(failures)
+        progress.show(f"{done} of {len(operations)} {counted}; {text}" if counted else text)
+
     try:
         while left:
             try:
-                session.client.wait_operation(left[0], timeout_s=timeout, progress=progress.show)
+                session.client.wait_operation(left[0], timeout_s=timeout, progress=show)
             except UnkaiError as failure:
                 failures.append(failure)
                 good.discard(left[0].id)

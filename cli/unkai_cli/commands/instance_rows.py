@@ -28,6 +28,7 @@ COLUMNS = (
     Column("IMAGE", lambda r: r["image_id"], wide=True),
     Column("ACCEL", lambda r: r["effective_accelerator"], wide=True),
     Column("GENERATION", lambda r: str(r["generation"]), wide=True, right=True),
+    Column("PRIORITY", lambda r: str(r["priority"]), wide=True, right=True),
     Column("LABELS", lambda r: ",".join(f"{k}={v}" for k, v in r["labels"].items()), wide=True),
 )
 DETAILS = (

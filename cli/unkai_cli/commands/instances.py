@@ -56,9 +56,12 @@ def instance() -> None:
 @launches.described
 @waiting
 @common
-def create(session: Session, wait: bool, timeout: float, **asked: Any) -> None:
-    """Make an instance NAME from IMAGE (as 'unkai launch')."""
+def create(session: Session, wait: bool, timeout: float, **asked: Any) -> int:
+    """Make an instance NAME from IMAGE, or several (as 'unkai launch')."""
+    if asked["count"]:
+        return launches.show_batch(session, wait=wait, timeout=timeout, **asked)
     session.printer.rows([launches.made(session, wait=wait, timeout=timeout, **asked)], COLUMNS)
+    return 0
 
 
 @instance.command("list")

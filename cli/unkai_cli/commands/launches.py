@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unkai_cli.commands import plugging
-from unkai_cli.commands.acting import confirmed
+from unkai_cli.commands.acting import awaited, confirmed, raise_first
 from unkai_cli.commands.instance_rows import COLUMNS, read
 from unkai_cli.commands.options import (
     Count,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from unkai_cli.session import Session
 
 _POLICIES = {"pack": 1, "spread": 2}
+MAX_PRIORITY = 1000
 
 
 def described(function: Any) -> Any:
@@ -63,6 +64,16 @@ def described(function: Any) -> Any:
             click.option(
                 "--capacity-wait", type=Seconds(), default=0.0, help="Wait so long for capacity."
             ),
+            click.option(
+                "--priority",
+                type=click.IntRange(0, MAX_PRIORITY),
+                default=0,
+                help="Who waits for a host goes first, highest first; 0 to 1000.",
+            ),
+            click.option("--count", type=Count(), help="Make so many: NAME-1, NAME-2, ..."),
+            click.option(
+                "--all-or-nothing", is_flag=True, help="With --count: hosts for all, or for none."
+            ),
             plugging.plugged,
         )
     ):
@@ -74,15 +85,18 @@ def described(function: Any) -> Any:
 @described
 @waiting
 @common
-def launch(session: Session, wait: bool, timeout: float, **asked: Any) -> None:
-    """Make an instance NAME from IMAGE and wait until it runs.
+def launch(session: Session, wait: bool, timeout: float, **asked: Any) -> int:
+    """Make an instance NAME from IMAGE and wait until it runs; with --count several: NAME-1, ...
 
     \b
     unkai launch tiny web --flavor nano
     unkai launch debian-12 db -c 2 -m 2G --disk 20G --key laptop --user-data setup.sh
     unkai launch tiny shop --flavor nano --network front --ip 10.1.0.20 --floating-ip new
+    unkai launch tiny worker --flavor nano --count 20 --all-or-nothing
     """
     begun = time.monotonic()
+    if asked["count"]:
+        return show_batch(session, wait=wait, timeout=timeout, **asked)
     instance = made(session, wait=wait, timeout=timeout, **asked)
     session.printer.rows([instance], COLUMNS)
     if wait and session.printer.form in ("table", "wide"):
@@ -92,6 +106,7 @@ def launch(session: Session, wait: bool, timeout: float, **asked: Any) -> None:
             f"'unkai instance logs {name}', 'unkai instance console {name}', "
             f"'unkai instance explain {name}'"
         )
+    return 0
 
 
 def made(session: Session, *, wait: bool, timeout: float, **asked: Any) -> dict[str, Any]:
@@ -99,18 +114,71 @@ def made(session: Session, *, wait: bool, timeout: float, **asked: Any) -> dict[
 
     `timeout`: seconds to wait, on top of those for capacity.
     """
-    from google.protobuf import duration_pb2
-
-    from unkai.compute.v1 import instance_pb2
     from unkai_cli.records import record
+
+    wanted = _wanted(session, asked)
+    floating = plugging.floating_ip(session, asked)
+    with plugging.given_back(session, asked, floating):
+        answer = session.client.call(
+            "InstanceService",
+            "CreateInstance",
+            project_id=session.client.project_id,
+            instance=wanted,
+            capacity_wait=_capacity_wait(asked),
+        )
+        plugging.lead(session, floating, answer.instance)
+    confirmed(session, answer.operation, wait=wait, timeout=timeout + asked["capacity_wait"])
+    if not wait:
+        return record(answer.instance)
+    return record(read(session, answer.instance.id))
+
+
+def show_batch(session: Session, *, wait: bool, timeout: float, **asked: Any) -> int:
+    """Make several instances and show them all; return the exit code.
+
+    Raises what the first of those failed with that did; different failures of others are told.
+    """
+    from unkai_cli.records import record
+
+    if asked["floating_ip"]:
+        raise click.UsageError("--floating-ip leads to one instance: leave out --count")
+    answer = session.client.call(
+        "InstanceService",
+        "BatchCreateInstances",
+        project_id=session.client.project_id,
+        instance=_wanted(session, asked),
+        count=asked["count"],
+        capacity_wait=_capacity_wait(asked),
+        all_or_nothing=asked["all_or_nothing"],
+    )
+    count = len(answer.operations)
+    if not wait:
+        session.printer.rows([record(each) for each in answer.instances], COLUMNS)
+        note(f"{count} operations accepted; 'unkai operation list' shows them")
+        return 0
+    end = timeout + asked["capacity_wait"]
+    _, failures = awaited(session, answer.operations, wait=True, timeout=end, counted="running")
+    shown = [record(read(session, each.id)) for each in answer.instances]
+    session.printer.rows(shown, COLUMNS)
+    if failures:
+        note(f"{len(failures)} of {count} instances do not run")
+    raise_first(list({(each.reason, each.message): each for each in reversed(failures)}.values()))
+    return 0
+
+
+def _wanted(session: Session, asked: dict[str, Any]) -> Any:
+    """Return the message of the instance that `described` asks for."""
+    from unkai.compute.v1 import instance_pb2
 
     client = session.client
     if not asked["flavor"] and not (asked["vcpus"] and asked["memory"]):
         raise click.UsageError("say --flavor F, or both -c VCPUS and -m MEMORY")
     if asked["flavor"] and (asked["vcpus"] or asked["memory"]):
         raise click.UsageError("say --flavor F, or -c and -m, not both")
+    if asked["all_or_nothing"] and not asked["count"]:
+        raise click.UsageError("--all-or-nothing says how several are made: say --count N too")
     interfaces = plugging.fields(session, asked)
-    wanted = instance_pb2.Instance(
+    return instance_pb2.Instance(
         name=asked["name"],
         image_id=client.resolve("image", asked["image"]),
         flavor_id=client.resolve("flavor", asked["flavor"]) if asked["flavor"] else "",
@@ -125,21 +193,14 @@ def made(session: Session, *, wait: bool, timeout: float, **asked: Any) -> dict[
         forbidden_traits=asked["forbidden"],
         zone=asked["zone"] or "",
         placement_policy=_POLICIES.get(asked["policy"] or "", 0),  # type: ignore[arg-type]
+        priority=asked["priority"],
         **interfaces,
     )
+
+
+def _capacity_wait(asked: dict[str, Any]) -> Any:
+    from google.protobuf import duration_pb2
+
     pause = duration_pb2.Duration()
     pause.FromMilliseconds(int(asked["capacity_wait"] * 1000))
-    floating = plugging.floating_ip(session, asked)
-    with plugging.given_back(session, asked, floating):
-        answer = client.call(
-            "InstanceService",
-            "CreateInstance",
-            project_id=client.project_id,
-            instance=wanted,
-            capacity_wait=pause,
-        )
-        plugging.lead(session, floating, answer.instance)
-    confirmed(session, answer.operation, wait=wait, timeout=timeout + asked["capacity_wait"])
-    if not wait:
-        return record(answer.instance)
-    return record(read(session, answer.instance.id))
+    return pause

@@ -139,6 +139,7 @@ def instance_message(instance: Instance) -> instance_pb2.Instance:
         forbidden_traits=spec.forbidden_traits,
         zone=spec.zone,
         placement_policy=_POLICIES[spec.placement_policy],
+        priority=spec.priority,
         state=instance_pb2.Instance.State.Value(f"STATE_{instance.state.value}"),
         state_reason=status_message(instance.state_reason),
         desired_power=instance_pb2.Instance.Power.Value(f"POWER_{instance.desired_power.value}"),

@@ -96,6 +96,7 @@ def _instance_of(spec: machine_pb2.MachineSpec, generation: int, run_epoch: int)
             forbidden_traits=tuple(message.forbidden_traits),
             zone=message.zone,
             placement_policy=_POLICIES.get(message.placement_policy),
+            priority=message.priority,
             labels=labels,
             seed=Seed.METADATA if spec.metadata_seed else Seed.DISK,
         ),

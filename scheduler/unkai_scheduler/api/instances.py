@@ -18,6 +18,7 @@ from unkai_scheduler.services.consoles import ConsolesService
 from unkai_scheduler.services.forwards import ForwardsService
 from unkai_scheduler.services.instance_drafts import InstanceDraft
 from unkai_scheduler.services.instances import InstanceFilter, InstancesService
+from unkai_scheduler.services.launches import Batch
 from unkai_scheduler.services.listing import Paging
 from unkai_wire.errors import InvalidArgument
 
@@ -64,6 +65,21 @@ class InstanceServicer(instance_service_pb2_grpc.InstanceServiceServicer):
         return instance_service_pb2.CreateInstanceResponse(
             instance=_message(accepted.instance),
             operation=operation_message(accepted.operation),
+        )
+
+    async def BatchCreateInstances(
+        self, request: instance_service_pb2.BatchCreateInstancesRequest, context: Any
+    ) -> instance_service_pb2.BatchCreateInstancesResponse:
+        batch = Batch(
+            _draft(request.instance),
+            request.count,
+            seconds_of(request.capacity_wait, "capacity_wait"),
+            request.all_or_nothing,
+        )
+        made = await self._instances.create_batch(call_of(request), request.project_id, batch)
+        return instance_service_pb2.BatchCreateInstancesResponse(
+            instances=map(_message, made.instances),
+            operations=map(operation_message, made.operations),
         )
 
     async def GetInstance(
@@ -241,6 +257,7 @@ def _draft(message: instance_pb2.Instance) -> InstanceDraft:
         placement_policy=enum_of(_POLICIES, message.placement_policy, "instance.placement_policy"),
         labels=dict(message.labels),
         seed=enum_of(_SEEDS, message.seed, "instance.seed"),
+        priority=message.priority,
         interfaces=interface_drafts(message),
         no_network=message.no_network,
     )

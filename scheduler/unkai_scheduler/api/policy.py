@@ -58,6 +58,7 @@ def _watch(*, live: bool = False) -> Rule:
 
 TABLE: Mapping[str, Rule] = {
     "/unkai.compute.v1.InstanceService/CreateInstance": _write(),
+    "/unkai.compute.v1.InstanceService/BatchCreateInstances": _write(),
     "/unkai.compute.v1.InstanceService/GetInstance": _read(),
     "/unkai.compute.v1.InstanceService/ListInstances": _read(),
     "/unkai.compute.v1.InstanceService/UpdateInstance": _write(),

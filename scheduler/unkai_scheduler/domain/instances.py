@@ -19,6 +19,9 @@ MAX_DISK_BYTES = 64 << 40
 MAX_USER_DATA_BYTES = 64 << 10
 MAX_KEY_PAIRS = 16
 MAX_TRAITS = 16
+MAX_PRIORITY = 1000
+MAX_BATCH = 500
+"""Instances of one request, and so of one gang."""
 MAX_CAPACITY_WAIT_S = 7 * 24 * 3600
 DEFAULT_STOP_GRACE_S = 60
 MAX_STOP_GRACE_S = 3600
@@ -109,6 +112,8 @@ class InstanceSpec:
     placement_policy: PlacementPolicy | None = None
     """None: the scheduler's default."""
     seed: Seed = Seed.DISK
+    priority: int = 0
+    """Who waits for a host is decided highest first."""
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -165,6 +170,9 @@ class Instance:
     """When the leader looks at it next; None: nothing is due."""
     attempt: int = 0
     """Tries of the step under way, for backoff."""
+    gang_id: str = ""
+    """Of one that gets its host together with others of the same word, or not at all; empty from
+    then on, and where it never was so."""
     ports: tuple[Port, ...] = ()
     """What it is plugged into networks by, in its order: where a user is shown it, else empty;
     never written here."""

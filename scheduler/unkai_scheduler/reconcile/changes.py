@@ -6,6 +6,7 @@ left alone: it is looked at again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -74,24 +75,42 @@ def frees(change: Change) -> bool:
     return isinstance(change.action, Fail | Forget)
 
 
+def units(batch: Sequence[Change]) -> list[list[Change]]:
+    """Split changes into what is written whole or not at all: what is decided of a gang is one."""
+    found: dict[tuple[bool, str], list[Change]] = {}
+    for change in batch:
+        gang_id = _gang_of(change)
+        found.setdefault((bool(gang_id), gang_id or change.seen.instance.id), []).append(change)
+    return list(found.values())
+
+
+def _gang_of(change: Change) -> str:
+    return change.seen.instance.gang_id if change.decision is not None else ""
+
+
+def write_all(
+    conn: Connection, batch: Sequence[Change], office: Office, now: datetime
+) -> list[bool]:
+    """Write changes, as `write` does; all that was decided of a gang, or nothing of it."""
+    torn = {gang for change in batch if (gang := _gang_of(change)) and not _holds(conn, change)}
+    return [_gang_of(change) not in torn and write(conn, change, office, now) for change in batch]
+
+
 def write(conn: Connection, change: Change, office: Office, now: datetime) -> bool:
     """Write one change; False when the rows are not what the decision was made on.
 
     The caller has locked the instance, and what it is plugged in by when the change `frees` that.
     """
-    seen, action = change.seen, change.action
-    stored = instances.get(conn, seen.instance.id)
-    if stored is None or not _same(stored, seen.instance):
-        return False
-    if operations.active_for(conn, stored.id) != seen.operation:
+    seen, action, ident = change.seen, change.action, change.seen.instance.id
+    if not _holds(conn, change):
         return False
     if isinstance(action, Forget):
         _forget(conn, seen, action, office, now)
         return True
     if isinstance(action, Release | Fail):
-        _drop_claim(conn, stored.id, action.tombstone, now)
+        _drop_claim(conn, ident, action.tombstone, now)
     if isinstance(action, Fail):
-        office.plugs.free(conn, stored.id)
+        office.plugs.free(conn, ident)
     if isinstance(action, Reclaim) and not _claim_held(conn, action.instance, now):
         return False
     if change.claim is not None:
@@ -100,9 +119,19 @@ def write(conn: Connection, change: Change, office: Office, now: datetime) -> bo
         instances.save_decision(conn, change.decision)
     _write_instance(conn, change, office, now)
     _write_operation(
-        conn, seen.operation, action.operation, name=stored.spec.name, office=office, now=now
+        conn, seen.operation, action.operation, name=seen.instance.spec.name, office=office, now=now
     )
     return True
+
+
+def _holds(conn: Connection, change: Change) -> bool:
+    """Tell whether the rows are what a decision was made on."""
+    stored = instances.get(conn, change.seen.instance.id)
+    return (
+        stored is not None
+        and _same(stored, change.seen.instance)
+        and operations.active_for(conn, stored.id) == change.seen.operation
+    )
 
 
 def _same(stored: Instance, seen: Instance) -> bool:

@@ -22,7 +22,7 @@ import structlog
 from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.instances import Claim, Instance
 from unkai_scheduler.placement.settling import SETTLING_S
-from unkai_scheduler.reconcile import changes, metrics
+from unkai_scheduler.reconcile import changes, gangs, metrics
 from unkai_scheduler.reconcile.actions import (
     Action,
     Ensure,
@@ -168,10 +168,10 @@ class InstanceLoop:
         limit = self._office.settings.reconcile.batch_size
         room = max(0, min(limit, MAX_ORDERS - len(self._ordered)))
         ready = [ident for ident in self._marked if ident not in self._ordered]
-        marked = ready[:room]
+        marked = (self._placer.in_line(ready) if len(ready) > room else ready)[:room]
         urgent = {ident for ident in marked if self._marked.pop(ident)}
         try:
-            seen = await self._read(marked, now, room + len(self._ordered))
+            seen = await self._read(marked, urgent, now, room + len(self._ordered))
             decided = await self._decide(seen, urgent, now)
             written = await self._write(decided, now)
         except BaseException:
@@ -188,15 +188,23 @@ class InstanceLoop:
         if len(ready) > room > 0 or len(seen) >= limit:
             self._kick.set()
 
-    async def _read(self, marked: list[str], now: datetime, limit: int) -> list[Seen]:
-        def work(conn: Connection) -> list[Seen]:
+    async def _read(
+        self, marked: list[str], urgent: set[str], now: datetime, limit: int
+    ) -> list[Seen]:
+        """Read what is due or marked, and all of each gang of it, which `urgent` is given too."""
+
+        def work(conn: Connection) -> tuple[list[Seen], set[str], set[str]]:
             rows = {row.id: row for row in instances.due(conn, now, limit)}
             for ident in marked:
                 if ident not in rows and (row := instances.get(conn, ident)) is not None:
                     rows[ident] = row
-            return [changes.read(conn, row) for row in rows.values()]
+            waiting_of = partial(instances.waiting_of_gang, conn)
+            together, later = gangs.completed(rows, waiting_of, now=now, urgent=urgent, room=limit)
+            return [changes.read(conn, row) for row in rows.values()], together, later
 
-        seen = await self._office.uow.read(work)
+        seen, together, later = await self._office.uow.read(work)
+        urgent |= together
+        self.mark(later, urgent=True)
         # What was adopted has a claim that this loop did not write.
         self._claims |= {s.instance.id: s.instance.host_id for s in seen if s.instance.host_id}
         return [s for s in seen if s.instance.id not in self._ordered]
@@ -294,7 +302,7 @@ class InstanceLoop:
         def work(conn: Connection) -> list[bool | None]:
             instances.lock(conn, *(change.seen.instance.id for change in batch))
             office.plugs.lock(conn, [c.seen.instance.id for c in batch if changes.frees(c)])
-            return [changes.write(conn, change, office, now) for change in batch]
+            return list[bool | None](changes.write_all(conn, batch, office, now))
 
         ids = [c.action.operation.id for c in batch if c.action.operation is not None]
         began_s = time.perf_counter()
@@ -303,10 +311,16 @@ class InstanceLoop:
         except (ReignEnded, Unavailable):
             raise
         except Exception as error:  # noqa: BLE001 - a bug at one must not stop all
-            if len(batch) == 1:
-                self._stuck(batch[0].seen.instance.id, error)
-                return [None]
-            return [(await self._commit([change], now))[0] for change in batch]
+            units = changes.units(batch)
+            if len(units) == 1:
+                for change in batch:
+                    self._stuck(change.seen.instance.id, error)
+                return [None] * len(batch)
+            told: dict[str, bool | None] = {}
+            for unit in units:
+                ids = [change.seen.instance.id for change in unit]
+                told |= zip(ids, await self._commit(unit, now), strict=True)
+            return [told[change.seen.instance.id] for change in batch]
         took_s = time.perf_counter() - began_s
         for change in batch:
             self._failing.pop(change.seen.instance.id, None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -24,7 +24,7 @@ from unkai_scheduler.placement.fleet import Fleet
 from unkai_scheduler.placement.live_figures import RECENT_SAMPLES
 from unkai_scheduler.placement.pipeline import Engine
 from unkai_scheduler.placement.requests import PlacementRequest, Weights
-from unkai_scheduler.reconcile import metrics, operations
+from unkai_scheduler.reconcile import gangs, metrics, operations
 from unkai_scheduler.reconcile.actions import Action, Place, Rules, Wait, backoff
 from unkai_scheduler.reconcile.changes import Change, Seen
 from unkai_scheduler.reconcile.hosts import LEARNING_S
@@ -39,18 +39,25 @@ _LONGEST_QUEUE_PAUSE_S = 5.0
 """Who waits for capacity looks at least this often, beside when capacity is freed."""
 
 
+Spot = tuple[int, datetime, str, str]
+"""As `gangs.place_in_line`."""
+
+
 class CapacityQueue:
-    """Who waits for capacity, oldest request first. Cost: O(log waiting) comparisons an act."""
+    """Who waits for capacity: the highest priority first, then the oldest request.
+
+    Cost: O(log waiting) comparisons an act.
+    """
 
     def __init__(self) -> None:
-        self._places: dict[str, tuple[datetime, str]] = {}
-        self._order: list[tuple[datetime, str]] = []
+        self._places: dict[str, Spot] = {}
+        self._order: list[Spot] = []
 
     def join(self, instance: Instance) -> int:
         """Let an instance wait, if it does not yet; return its place, from 1 on."""
         place = self._places.get(instance.id)
         if place is None:
-            place = self._places[instance.id] = (instance.create_time, instance.id)
+            place = self._places[instance.id] = gangs.place_in_line(instance)
             insort(self._order, place)
         return bisect_left(self._order, place) + 1
 
@@ -61,8 +68,13 @@ class CapacityQueue:
             del self._order[bisect_left(self._order, place)]
 
     def ids(self) -> list[str]:
-        """Return who waits, the longest waiting first."""
-        return [ident for _, ident in self._order]
+        """Return who waits, in their order."""
+        return [spot[-1] for spot in self._order]
+
+    def in_order(self, idents: Sequence[str]) -> list[str]:
+        """Return ids as they come, those that wait at the end in the queue's order."""
+        waiting = sorted(self._places[ident] for ident in idents if ident in self._places)
+        return [i for i in idents if i not in self._places] + [spot[-1] for spot in waiting]
 
 
 class Placer:
@@ -145,35 +157,53 @@ class Placer:
     def decide(
         self, places: Sequence[tuple[Seen, Place]], now: datetime, *, learning: bool
     ) -> list[Change]:
-        """Decide for a batch, oldest request first; claims in the fleet as it goes.
+        """Decide for a batch, the highest priority first, then the oldest request; claims in the
+        fleet as it goes.
 
         `learning`: some host has yet to tell us how it fares, so "no" may be said too early.
         """
         self.fold()
-        queue = sorted(places, key=lambda p: (p[0].instance.create_time, p[0].instance.id))
+        queue = sorted((s for s, _ in places), key=lambda s: gangs.place_in_line(s.instance))
         started_s = time.perf_counter()
-        requests = [self._request(seen) for seen, _ in queue]
-        decisions = self._engine.decide(requests, now=now, now_s=self._now_s())
+        decided = [(run, self._decided(run, now)) for run in gangs.runs(queue)]
         took_s = time.perf_counter() - started_s
         metrics.DECISION_SECONDS.observe(took_s)
         metrics.DECISION_BATCH.observe(len(queue))
         changes: list[Change] = []
-        for (seen, _), decision in zip(queue, decisions, strict=True):
-            _count(decision)
-            if seen.operation is not None:
-                what = {"instance_id": seen.instance.id, "host": decision.host_name}
-                tracing.record("placement", seen.operation.traceparent, took_s, what)
-            if decision.host_id:
-                self.leave_queue(seen.instance.id)
-                changes.append(self._placed(seen, decision, now))
-            else:
-                action = self._not_placed(seen, decision, now, learning=learning)
-                changes.append(Change(seen, action, decision=decision))
+        for run, decisions in decided:
+            patient = self._patient(run, decisions) if learning else ()
+            for seen, decision in zip(run, decisions, strict=True):
+                _count(decision)
+                if seen.operation is not None:
+                    what = {"instance_id": seen.instance.id, "host": decision.host_name}
+                    tracing.record("placement", seen.operation.traceparent, took_s, what)
+                if decision.host_id:
+                    self.leave_queue(seen.instance.id)
+                    changes.append(self._placed(seen, decision, now))
+                else:
+                    is_held = seen.instance.id in patient
+                    action = self._not_placed(seen, decision, now, is_held=is_held)
+                    changes.append(Change(seen, action, decision=decision))
         return changes
 
+    def _decided(self, run: Sequence[Seen], now: datetime) -> Sequence[Decision]:
+        """Decide for a gang, or for those that are of none; of a gang all get hosts, or none."""
+        requests = [self._request(seen) for seen in run]
+        decisions = self._engine.decide(requests, now=now, now_s=self._now_s())
+        if not run[0].instance.gang_id or all(decision.host_id for decision in decisions):
+            return decisions
+        for seen, decision in zip(run, decisions, strict=True):
+            if decision.host_id:
+                self._withdraw(seen.instance, decision.host_id)
+        return gangs.refused(decisions)
+
     def waiting(self) -> list[str]:
-        """Return who waits for capacity, the longest waiting first."""
+        """Return who waits for capacity, in their order."""
         return self._queue.ids()
+
+    def in_line(self, idents: Sequence[str]) -> list[str]:
+        """Return ids as they come, those that wait for capacity at the end, in their order."""
+        return self._queue.in_order(idents)
 
     def leave_queue(self, instance_id: str) -> None:
         """Forget one that waits no longer."""
@@ -187,11 +217,13 @@ class Placer:
         )
         return Wait(replace(seen.instance, due_time=now + _LEARNING_PAUSE), operation)
 
-    def _is_patient(self, instance_id: str) -> bool:
-        """Tell whether one may still be put off: with a host that comes and goes, learning never
-        ends."""
+    def _patient(self, run: Sequence[Seen], decisions: Sequence[Decision]) -> Collection[str]:
+        """Return who of those without a host may still be put off: with a host that comes and
+        goes, learning never ends. Of a gang all may, or none."""
         now_s = self._now_s()
-        return now_s - self._held_s.setdefault(instance_id, now_s) <= LEARNING_S
+        without = [d.instance_id for d in decisions if not d.host_id]
+        patient = {i for i in without if now_s - self._held_s.setdefault(i, now_s) <= LEARNING_S}
+        return () if run[0].instance.gang_id and len(patient) < len(without) else patient
 
     def release(self, instance: Instance, host_id: str) -> None:
         """Give back what an instance took of a host."""
@@ -203,14 +235,14 @@ class Placer:
     def withdraw(self, changes: Iterable[Change]) -> None:
         """Take back the claims of changes that were not written: they will be decided anew."""
         for change in changes:
-            if (claim := change.claim) is not None:
-                self._fleet.withdraw(
-                    claim.host_id,
-                    claim.vcpus,
-                    claim.memory_bytes,
-                    claim.disk_bytes,
-                    instance_id=claim.instance_id,
-                )
+            if change.claim is not None:
+                self._withdraw(change.seen.instance, change.claim.host_id)
+
+    def _withdraw(self, instance: Instance, host_id: str) -> None:
+        spec = instance.spec
+        self._fleet.withdraw(
+            host_id, spec.vcpus, spec.memory_bytes, spec.disk_bytes, instance_id=instance.id
+        )
 
     def _request(self, seen: Seen) -> PlacementRequest:
         spec = seen.instance.spec
@@ -244,6 +276,7 @@ class Placer:
             seen.instance,
             host_id=decision.host_id,
             host_name=decision.host_name,
+            gang_id="",
             state_reason=None,
             attempt=1,
             due_time=now + backoff(self._rules, seen.instance.id, 1),
@@ -253,11 +286,11 @@ class Placer:
         return Change(seen, Place(row, operation), decision=decision, claim=claim)
 
     def _not_placed(
-        self, seen: Seen, decision: Decision, now: datetime, *, learning: bool
+        self, seen: Seen, decision: Decision, now: datetime, *, is_held: bool
     ) -> Action:
         error = no_capacity_error(decision)
         operation: Operation | None = seen.operation
-        if operation is not None and learning and self._is_patient(seen.instance.id):
+        if operation is not None and is_held:
             return self.hold(seen, now)
         if operation is None or not operations.may_wait_for_capacity(operation, now):
             self.leave_queue(seen.instance.id)
@@ -266,9 +299,8 @@ class Placer:
             return fail_create(seen.instance, operation, why, now)
         position = self._queue.join(seen.instance)
         pause = min(_LONGEST_QUEUE_PAUSE_S, self._rules.backoff_cap_s)
-        wait = backoff(
-            replace(self._rules, backoff_cap_s=pause), seen.instance.id, seen.instance.attempt
-        )
+        ident = seen.instance.gang_id or seen.instance.id  # a gang's are due at one moment
+        wait = backoff(replace(self._rules, backoff_cap_s=pause), ident, seen.instance.attempt)
         due_time = min(now + wait, operation.capacity_deadline_time)
         row = replace(seen.instance, due_time=due_time, attempt=seen.instance.attempt + 1)
         return Wait(row, operations.waiting_for_capacity(operation, error, position))

@@ -130,6 +130,7 @@ def _check(held: HeldMachine) -> None:
         forbidden_traits=spec.forbidden_traits,
         zone=spec.zone,
         placement_policy=spec.placement_policy,
+        priority=spec.priority,
         labels=spec.labels,
     )
     try:

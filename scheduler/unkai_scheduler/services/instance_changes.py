@@ -15,8 +15,8 @@ from unkai_scheduler.domain.instances import Instance, InstanceState
 from unkai_scheduler.domain.operations import Operation, OperationState, Verb
 from unkai_scheduler.services.checks import fetch
 from unkai_scheduler.services.context import Call, ServiceContext
-from unkai_scheduler.services.mutations import Subject, record
-from unkai_scheduler.store import instances, operations, ports
+from unkai_scheduler.services.mutations import Subject, event_of, record
+from unkai_scheduler.store import events, instances, operations, ports
 from unkai_wire.errors import Cancelled, Conflict, FailedPrecondition
 
 if TYPE_CHECKING:
@@ -163,16 +163,22 @@ class InstanceChanges:
 
     def record(self, row: Instance, change: EventType, what: str) -> None:
         """Write the event of an instance that something happened to."""
-        name = row.spec.name
-        record(
-            self._conn,
-            self._context,
-            self._call,
-            Subject("instance", row.id, name, row.project_id, row.state.value),
-            change,
-            message=f"instance {name} {what}",
-            attributes={"generation": str(row.generation), "operation_id": row.operation_id},
-        )
+        self.record_many([row], change, what)
+
+    def record_many(self, some: Sequence[Instance], change: EventType, what: str) -> None:
+        """Write the events of instances to which the same happened, in this order."""
+        told = [
+            event_of(
+                self._context,
+                self._call,
+                Subject("instance", row.id, row.spec.name, row.project_id, row.state.value),
+                change,
+                message=f"instance {row.spec.name} {what}",
+                attributes={"generation": str(row.generation), "operation_id": row.operation_id},
+            )
+            for row in some
+        ]
+        events.insert_many(self._conn, told)
 
 
 def shown(conn: Connection, row: Instance) -> Instance:

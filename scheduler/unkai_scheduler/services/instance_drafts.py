@@ -14,6 +14,7 @@ from unkai_scheduler.domain.instances import (
     MAX_DISK_BYTES,
     MAX_KEY_PAIRS,
     MAX_MEMORY_BYTES,
+    MAX_PRIORITY,
     MAX_TRAITS,
     MAX_USER_DATA_BYTES,
     MAX_VCPUS,
@@ -55,6 +56,7 @@ class InstanceDraft:
     placement_policy: PlacementPolicy | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     seed: Seed = Seed.DISK
+    priority: int = 0
     interfaces: tuple[InterfaceDraft, ...] = ()
     no_network: bool = False
 
@@ -72,6 +74,12 @@ def check_draft(draft: InstanceDraft, capacity_wait_s: float) -> None:
             "USER_DATA_TOO_LONG",
         )
         _check_place(wrong, draft)
+        wrong.require(
+            0 <= draft.priority <= MAX_PRIORITY,
+            "instance.priority",
+            f"is {draft.priority}; it must be 0 to {MAX_PRIORITY}",
+            "INVALID_PRIORITY",
+        )
         wrong.require(
             0 <= capacity_wait_s <= MAX_CAPACITY_WAIT_S,
             "capacity_wait",
@@ -186,6 +194,7 @@ def settle(conn: Connection, project_id: str, draft: InstanceDraft) -> InstanceS
         zone=draft.zone,
         placement_policy=draft.placement_policy,
         seed=draft.seed,
+        priority=draft.priority,
         labels=dict(draft.labels),
     )
 

@@ -20,12 +20,10 @@ from unkai_scheduler.domain.instances import (
     Instance,
     InstanceState,
     Power,
-    Seed,
     check_move,
 )
 from unkai_scheduler.domain.names import MAX_FILTER, check_labels, check_text
 from unkai_scheduler.domain.operations import Verb
-from unkai_scheduler.domain.ports import Port
 from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.services.checks import Violations, check_etag, check_mask, found
 from unkai_scheduler.services.context import Call, ServiceContext
@@ -37,18 +35,11 @@ from unkai_scheduler.services.instance_changes import (
     check_not_deleting,
     shown,
 )
-from unkai_scheduler.services.instance_drafts import (
-    InstanceDraft,
-    check_draft,
-    check_words,
-    settle,
-)
-from unkai_scheduler.services.launch_ports import InterfaceDraft, LaunchPorts, check_interfaces
+from unkai_scheduler.services.instance_drafts import InstanceDraft, check_words
+from unkai_scheduler.services.launches import AcceptedBatch, Batch, Launches
 from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import mutate
-from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.store import instances, operations
-from unkai_wire.errors import InvalidArgument
 from unkai_wire.ids import check_id
 
 if TYPE_CHECKING:
@@ -108,54 +99,17 @@ class InstancesService:
 
     def __init__(self, context: ServiceContext, networking: NetworkSettings) -> None:
         self._context = context
-        self._launch_ports = LaunchPorts(context, networking)
+        self._launches = Launches(context, networking)
 
     async def create(
         self, call: Call, project_id: str, draft: InstanceDraft, capacity_wait_s: float = 0.0
     ) -> Accepted:
         """Accept a new instance with its ports; the leader chooses its host."""
-        interfaces: Sequence[InterfaceDraft] = ()
-        with Violations() as wrong:
-            with wrong.collect():
-                check_draft(draft, capacity_wait_s)
-            with wrong.collect():
-                interfaces = check_interfaces(draft.interfaces, no_network=draft.no_network)
-        interfaces = self._launch_ports.wanted(interfaces, no_network=draft.no_network)
-        _check_can_ask(draft, interfaces)
-        ident = self._context.new_id("instance")
-        operation_id = self._context.new_id("operation")
+        return await self._launches.one(call, project_id, draft, capacity_wait_s)
 
-        def work(conn: Connection) -> Accepted:
-            project = resolve_project(conn, project_id)
-            spec = settle(conn, project.id, draft)
-            now = self._context.clock()
-            instance = Instance(
-                id=ident,
-                project_id=project.id,
-                spec=spec,
-                state=InstanceState.PROVISIONING,
-                desired_power=Power.ON,
-                generation=1,
-                run_epoch=1,
-                etag=self._context.new_etag(),
-                create_time=now,
-                update_time=now,
-                operation_id=operation_id,
-                due_time=now,
-            )
-            changes = self._changes(conn, call)
-            operation = changes.operation(instance, Verb.CREATE, now, wait_s=capacity_wait_s)
-            instances.insert(conn, instance)
-            operations.insert(conn, operation)
-            changes.record(instance, EventType.CREATED, "was accepted")
-            plugged: Sequence[Port] = ()
-            if interfaces:
-                plugged = self._launch_ports.plug(conn, call, project, ident, interfaces)
-            # User-data is taken, never returned: it stays out of answers and their snapshots.
-            shown = replace(instance, spec=replace(spec, user_data=b""), ports=tuple(plugged))
-            return Accepted(shown, operation)
-
-        return await mutate(self._context, call, Accepted, work, grouped=True, wakes=[ident])
+    async def create_batch(self, call: Call, project_id: str, batch: Batch) -> AcceptedBatch:
+        """Accept several instances that are alike, or none."""
+        return await self._launches.batch(call, project_id, batch)
 
     async def get(self, instance_id: str) -> Instance:
         """Return one instance."""
@@ -309,16 +263,6 @@ class InstancesService:
 
     def _changes(self, conn: Connection, call: Call) -> InstanceChanges:
         return InstanceChanges(conn, self._context, call)
-
-
-def _check_can_ask(draft: InstanceDraft, interfaces: Sequence[InterfaceDraft]) -> None:
-    """Raise for a guest that shall ask for its seed where there are no networks."""
-    if draft.seed is Seed.METADATA and not interfaces:
-        raise InvalidArgument.field(
-            "instance.seed",
-            "is METADATA, which a guest without a network cannot ask for",
-            reason="SEED_NEEDS_NETWORK",
-        )
 
 
 def _key(instance: Instance) -> Sequence[str]:

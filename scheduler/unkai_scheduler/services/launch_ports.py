@@ -97,6 +97,20 @@ class LaunchPorts:
         The project is locked. An instance whose user says nothing has one draft, an empty one
         (`wanted`).
         """
+        return self.plug_each(conn, call, project, [instance_id], drafts)[0]
+
+    def plug_each(
+        self,
+        conn: Connection,
+        call: Call,
+        project: Project,
+        instance_ids: Sequence[str],
+        drafts: Sequence[InterfaceDraft],
+    ) -> list[list[Port]]:
+        """Return the ports of each of several instances, as `plug` does, all of the same drafts.
+
+        What they share is locked and looked up once. Several cannot be given one port.
+        """
         check_configured(self.settings)
         named = {draft.network_id for draft in drafts if draft.network_id}
         if _needs_default(drafts):
@@ -107,21 +121,37 @@ class LaunchPorts:
             subnets.lock_of(conn, *named)
         ports.lock(conn, *[draft.port_id for draft in drafts if draft.port_id])
         drafts = self._in_groups(conn, call, project, drafts)
+        return [self._plugged(conn, call, project, ident, drafts) for ident in instance_ids]
+
+    def _plugged(
+        self,
+        conn: Connection,
+        call: Call,
+        project: Project,
+        instance_id: str,
+        drafts: Sequence[InterfaceDraft],
+    ) -> list[Port]:
         plugged = []
         for number, draft in enumerate(drafts):
             if draft.port_id:
-                port, is_made = free_port(conn, project.id, draft.port_id), False
-            else:
-                with _renamed(f"{_PATH}[{number}]"):
-                    port, is_made = self._make(conn, call, project, draft), True
-            owned = replace(
-                port,
-                owner=PortOwner.INSTANCE,
-                owner_id=instance_id,
-                position=number,
-                delete_with_owner=is_made,
-            )
-            plugged.append(self._give(conn, call, owned, is_made=is_made))
+                port = free_port(conn, project.id, draft.port_id)
+                plugged.append(self._give(conn, call, port, instance_id, position=number))
+                continue
+            with _renamed(f"{_PATH}[{number}]"):
+                made = make_port(
+                    conn,
+                    self.context,
+                    call,
+                    project=project,
+                    draft=PortDraft(
+                        network_id=draft.network_id, security_group_ids=draft.security_group_ids
+                    ),
+                    checked=Checked(addresses=draft.addresses),
+                    ident=self.context.new_id("port"),
+                    instance_id=instance_id,
+                    position=number,
+                )
+            plugged.append(made)
         return plugged
 
     def wanted(
@@ -166,35 +196,30 @@ class LaunchPorts:
         security_groups.lock(conn, locked=(), held=named)
         return grouped
 
-    def _make(self, conn: Connection, call: Call, project: Project, draft: InterfaceDraft) -> Port:
-        return make_port(
+    def _give(
+        self, conn: Connection, call: Call, port: Port, instance_id: str, *, position: int
+    ) -> Port:
+        """Give an instance a port that was there before, and stays when the instance goes."""
+        owned = replace(
+            port,
+            owner=PortOwner.INSTANCE,
+            owner_id=instance_id,
+            position=position,
+            delete_with_owner=False,
+            etag=self.context.new_etag(),
+            update_time=self.context.clock(),
+        )
+        record_change(
             conn,
             self.context,
             call,
-            project=project,
-            draft=PortDraft(
-                network_id=draft.network_id, security_group_ids=draft.security_group_ids
-            ),
-            checked=Checked(addresses=draft.addresses),
-            ident=self.context.new_id("port"),
+            kind="port",
+            row=owned,
+            change=EventType.UPDATED,
+            what=f"is of instance {instance_id}",
+            state=owned.state.value,
         )
-
-    def _give(self, conn: Connection, call: Call, port: Port, *, is_made: bool) -> Port:
-        """Write a port that is the instance's now."""
-        if not is_made:
-            now = self.context.clock()
-            port = replace(port, etag=self.context.new_etag(), update_time=now)
-            record_change(
-                conn,
-                self.context,
-                call,
-                kind="port",
-                row=port,
-                change=EventType.UPDATED,
-                what=f"is of instance {port.owner_id}",
-                state=port.state.value,
-            )
-        ports.replace(conn, port, etag=None)
+        ports.replace(conn, owned, etag=None)
         ovn_work.touched(conn, self.context, "port", port.id, reason="plugged in")
         return found("port", port.id, ports.get(conn, port.id))
 

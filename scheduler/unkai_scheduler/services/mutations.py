@@ -168,23 +168,37 @@ def record(
     attributes: Mapping[str, str] | None = None,
 ) -> None:
     """Write the event of a change into its transaction."""
-    events.insert(
-        conn,
-        Event(
-            id=context.new_id("event"),
-            project_id=subject.project_id,
-            resource_kind=subject.kind,
-            resource_id=subject.id,
-            resource_name=subject.name,
-            type=change,
-            actor=call.actor,
-            create_time=context.clock(),
-            state=subject.state,
-            reason=reason,
-            message=message[:512],
-            attributes=dict(attributes or {}),
-            request_id=call.request_id,
-        ),
+    event = event_of(
+        context, call, subject, change, message=message, reason=reason, attributes=attributes
+    )
+    events.insert(conn, event)
+
+
+def event_of(
+    context: ServiceContext,
+    call: Call,
+    subject: Subject,
+    change: EventType,
+    *,
+    message: str,
+    reason: str = "",
+    attributes: Mapping[str, str] | None = None,
+) -> Event:
+    """Make the event of a change, for who writes many at once."""
+    return Event(
+        id=context.new_id("event"),
+        project_id=subject.project_id,
+        resource_kind=subject.kind,
+        resource_id=subject.id,
+        resource_name=subject.name,
+        type=change,
+        actor=call.actor,
+        create_time=context.clock(),
+        state=subject.state,
+        reason=reason,
+        message=message[:512],
+        attributes=dict(attributes or {}),
+        request_id=call.request_id,
     )
 
 

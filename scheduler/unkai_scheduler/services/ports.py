@@ -16,6 +16,7 @@ from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.ports import Port, PortOwner
 from unkai_scheduler.domain.resources import Project
 from unkai_scheduler.network_settings import NetworkSettings
+from unkai_scheduler.ovn.rows import unit_key
 from unkai_scheduler.services import ovn_work, port_removals, probe_sources
 from unkai_scheduler.services.checks import Violations, check_etag, check_mask, fetch, found
 from unkai_scheduler.services.context import Call, ServiceContext
@@ -253,8 +254,13 @@ def make_port(
     draft: PortDraft,
     checked: Checked,
     ident: str,
+    instance_id: str = "",
+    position: int = 0,
 ) -> Port:
-    """Make a port in a project, which is locked, and give it addresses; return it as it is then."""
+    """Make a port in a project, which is locked, and give it addresses; return it as it is then.
+
+    `instance_id`: it is of this new instance from the first, at this place, and goes with it.
+    """
     network = usable_network(conn, project.id, draft.network_id, "port.network_id")
     subnets.lock_of(conn, network.id)
     if draft.security_group_ids:
@@ -274,6 +280,10 @@ def make_port(
         pairs=checked.pairs,
         anti_spoofing=not draft.no_anti_spoofing,
         qos=draft.qos,
+        owner=PortOwner.INSTANCE if instance_id else None,
+        owner_id=instance_id,
+        position=position,
+        delete_with_owner=bool(instance_id),
         etag=context.new_etag(),
         create_time=now,
         update_time=now,
@@ -282,7 +292,8 @@ def make_port(
     check_identity(network, port)
     ports.insert(conn, port)
     port = replace(port, addresses=assign(conn, port, checked.addresses), reconciling=True)
-    ovn_work.touched(conn, context, "port", port.id, reason="made")
+    # Nothing else can name it yet.
+    ovn_work.marked(conn, context, [unit_key("port", port.id)], "made")
     _record(conn, context, call, row=port, change=EventType.CREATED)
     return port
 

@@ -26,8 +26,13 @@ from unkai_wire.errors import FailedPrecondition, InvalidArgument
 
 def insert(conn: Connection, event: Event) -> None:
     """Insert an event, unnumbered whatever its `revision` says."""
-    with unique("event", event.id):
-        conn.execute(sql_insert(events), _values(event))
+    insert_many(conn, [event])
+
+
+def insert_many(conn: Connection, some: Sequence[Event]) -> None:
+    """Insert events, which get their numbers in this order."""
+    with unique("event", some[0].id):
+        conn.execute(sql_insert(events), [_values(event) for event in some])
 
 
 def stamp(conn: Connection, limit: int) -> int:

@@ -26,6 +26,7 @@ from unkai_scheduler.domain.instances import (
     Seed,
 )
 from unkai_scheduler.store import decisions, rows
+from unkai_scheduler.store.failures import unique
 from unkai_scheduler.store.tables import (
     claims,
     hosts,
@@ -33,7 +34,7 @@ from unkai_scheduler.store.tables import (
     instance_labels,
     instances,
 )
-from unkai_wire.errors import NotFound
+from unkai_wire.errors import AlreadyExists, NotFound
 
 _KIND = "instance"
 _LARGE = ("user_data", "decision")
@@ -54,17 +55,43 @@ _SPEC_COLUMNS = (
     "disk_bytes",
     "flavor_id",
     "labels",
+    "priority",
 )
 
 
 def insert(conn: Connection, row: Instance) -> None:
     """Insert an instance; raise `AlreadyExists` when its name is taken in the project."""
-    values = _values(row) | {"user_data": row.spec.user_data, "decision": ""}
-    rows.insert_named(conn, instances, _KIND, values)
-    _insert_labels(conn, row)
-    pairs = [{"instance_id": row.id, "key_pair_id": i} for i in row.spec.key_pair_ids]
+    insert_many(conn, [row])
+
+
+def insert_many(conn: Connection, made: Sequence[Instance]) -> None:
+    """Insert instances of one project; raise `AlreadyExists` with a name that is taken in it."""
+    _check_names(conn, made)
+    values = [_values(row) | {"user_data": row.spec.user_data, "decision": ""} for row in made]
+    first, last = made[0].spec.name, made[-1].spec.name
+    with unique(_KIND, first if first == last else f"{first} to {last}"):
+        conn.execute(sql_insert(instances), values)
+    labels = [label for row in made for label in _label_values(row)]
+    if labels:
+        conn.execute(sql_insert(instance_labels), labels)
+    pairs = [
+        {"instance_id": row.id, "key_pair_id": i} for row in made for i in row.spec.key_pair_ids
+    ]
     if pairs:
         conn.execute(sql_insert(instance_key_pairs), pairs)
+
+
+def _check_names(conn: Connection, made: Sequence[Instance]) -> None:
+    """Raise when a name of several is taken: the database's refusal would not say which."""
+    if len(made) == 1:
+        return
+    of_project = instances.c.project_id == made[0].project_id
+    for some in rows.portions(row.spec.name for row in made):
+        query = select(instances.c.name).where(of_project, instances.c.name.in_(some))
+        taken = set(conn.execute(query).scalars())
+        for row in made:
+            if row.spec.name in taken:
+                raise AlreadyExists.of(_KIND, row.spec.name)
 
 
 def get(conn: Connection, ident: str) -> Instance | None:
@@ -132,7 +159,9 @@ def replace(conn: Connection, row: Instance, *, etag: str | None) -> None:
     del values["key_pair_ids"]
     rows.replace_row(conn, instances, _KIND, values, etag)
     conn.execute(sql_delete(instance_labels).where(instance_labels.c.instance_id == row.id))
-    _insert_labels(conn, row)
+    labels = _label_values(row)
+    if labels:
+        conn.execute(sql_insert(instance_labels), labels)
 
 
 def delete(conn: Connection, ident: str) -> None:
@@ -146,13 +175,23 @@ def user_data(conn: Connection, ident: str) -> bytes:
 
 
 def due(conn: Connection, now: datetime, limit: int) -> list[Instance]:
-    """Return instances whose `due_time` has come, oldest first."""
+    """Return instances whose `due_time` has come: the highest priority first, then the oldest."""
     query = (
         _QUERY.where(instances.c.due_time <= now)
-        .order_by(instances.c.due_time, instances.c.id)
+        .order_by(instances.c.priority.desc(), instances.c.due_time, instances.c.id)
         .limit(limit)
     )
     return [_instance(row) for row in conn.execute(query)]
+
+
+def waiting_of_gang(conn: Connection, gang_id: str) -> list[Instance]:
+    """Return those of a gang that are still to get a host, in the order of their ids."""
+    query = _QUERY.where(
+        instances.c.gang_id == gang_id,
+        instances.c.state == InstanceState.PROVISIONING.value,
+        claims.c.host_id.is_(None),
+    )
+    return [_instance(row) for row in conn.execute(query.order_by(instances.c.id))]
 
 
 def due_after(conn: Connection, moment: datetime, limit: int) -> list[str]:
@@ -235,13 +274,11 @@ def _has_label(key: str, value: str) -> ColumnElement[bool]:
     return query.exists()
 
 
-def _insert_labels(conn: Connection, row: Instance) -> None:
-    labels = [
+def _label_values(row: Instance) -> list[dict[str, str]]:
+    return [
         {"instance_id": row.id, "name": key, "value": value}
         for key, value in sorted(row.spec.labels.items())
     ]
-    if labels:
-        conn.execute(sql_insert(instance_labels), labels)
 
 
 def _values(row: Instance) -> dict[str, Any]:
@@ -263,6 +300,8 @@ def _values(row: Instance) -> dict[str, Any]:
         "placement_policy": spec.placement_policy and spec.placement_policy.value,
         "labels": dict(spec.labels),
         "seed": None if spec.seed is Seed.DISK else spec.seed.value,
+        "priority": spec.priority,
+        "gang_id": row.gang_id or None,
         "state": row.state.value,
         "state_reason": None if row.state_reason is None else dict(row.state_reason),
         "desired_power": row.desired_power.value,
@@ -300,6 +339,7 @@ def _instance(row: rows.AnyRow) -> Instance:
     )
     values["state"] = InstanceState(values["state"])
     values["desired_power"] = Power(values["desired_power"])
+    values["gang_id"] = values["gang_id"] or ""
     return Instance(**values)
 
 

@@ -9,10 +9,12 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, and_, select
+from sqlalchemy import insert as sql_insert
 
 from unkai_scheduler.domain.operations import Operation, OperationState, Verb
 from unkai_scheduler.store import rows
 from unkai_scheduler.store.columns import LONG_TEXT, shortened
+from unkai_scheduler.store.failures import unique
 from unkai_scheduler.store.tables import operations
 
 _KIND = "operation"
@@ -27,7 +29,13 @@ _ACTIVE = and_(
 
 def insert(conn: Connection, row: Operation) -> None:
     """Insert an operation; raise `AlreadyExists` when its id is taken."""
-    rows.insert_named(conn, operations, _KIND, _values(row))
+    insert_many(conn, [row])
+
+
+def insert_many(conn: Connection, made: Sequence[Operation]) -> None:
+    """Insert operations; raise `AlreadyExists` when an id is taken."""
+    with unique(_KIND, made[0].id):
+        conn.execute(sql_insert(operations), [_values(row) for row in made])
 
 
 def get(conn: Connection, ident: str) -> Operation | None:

@@ -188,6 +188,8 @@ instances = Table(
     Column("zone", Name),
     Column("preferred_traits", JSON(none_as_null=True)),
     Column("forbidden_traits", JSON(none_as_null=True)),
+    Column("priority", Int64, nullable=False, server_default="0"),
+    Column("gang_id", Short),
     # Last, because they are large and read seldom.
     Column("user_data", LargeBinary(MAX_USER_DATA_BYTES), nullable=False),
     Column("decision", UnboundedText, nullable=False),
@@ -196,6 +198,7 @@ instances = Table(
     Index(None, "due_time"),
     Index(None, "image_id"),
     Index(None, "flavor_id"),
+    Index(None, "gang_id"),
     **MARIADB,
 )
 

@@ -62,11 +62,38 @@ def host_change(**host: Any) -> Fields:
     return {"host": {"id": "{host}", **host}, "update_mask": "zone"}
 
 
+def batch(count: int, **changes: Any) -> tuple[str, Fields]:
+    """Make the creation of a batch that is right but for what is said."""
+    request = {key: changes.pop(key) for key in ("capacity_wait",) if key in changes}
+    fields = {"instance": {**GOOD, **changes}, "count": count, **request}
+    return "InstanceService.BatchCreateInstances", fields
+
+
 def named(name: str) -> tuple[str, Fields]:
     return create(name=name)
 
 
 REQUESTS: dict[str, tuple[str, Fields]] = {
+    # Batches.
+    "batch: 0": batch(0),
+    "batch: -1": batch(-1),
+    "batch: 501": batch(501),
+    "batch: largest": batch((1 << 31) - 1),
+    "batch: nothing": ("InstanceService.BatchCreateInstances", {}),
+    "batch: a name that is too long with its number": batch(10, name="x" * 61),
+    "batch: no name": batch(3, name=""),
+    "batch: a name that ends with a dash": batch(3, name="web-"),
+    "batch: all wrong at once": batch(0, name="", image_id="", vcpus=0, capacity_wait="-1s"),
+    "batch: a port for several": batch(
+        2, interfaces=[{"port_id": "prt-01hf7yat00e008000000000001"}]
+    ),
+    "batch: an address for several": batch(
+        2, interfaces=[{"fixed_addresses": [{"address": "10.0.0.9"}]}]
+    ),
+    "batch: an unknown image": batch(2, image_id="img-01hf7yat00e008000000000001"),
+    "batch: negative wait": batch(2, capacity_wait="-1s"),
+    "priority: -1": create(priority=-1),
+    "priority: 1001": create(priority=1001),
     # Names.
     "name: empty": named(""),
     "name: capital": named("Web"),

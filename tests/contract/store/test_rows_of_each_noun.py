@@ -100,6 +100,8 @@ FULL_ROWS = [
             preferred_traits=("GPU", "FAST"),
             forbidden_traits=("OLD",),
             zone="room-2",
+            priority=1000,
+            gang_id="ins-1",
             placement_policy=PlacementPolicy.PACK,
             labels={"app": "web"},
             flavor_id="flv-1",
@@ -364,6 +366,44 @@ async def test_changed_labels_select_anew(uow: UnitOfWork) -> None:
 
     assert await uow.read(by("web")) == []
     assert await uow.read(by("db")) == [changed]
+
+
+async def test_due_rows_come_by_priority_first(uow: UnitOfWork) -> None:
+    low = an_instance(due_time=NOON - timedelta(seconds=5))
+    high, middle = (an_instance(due_time=NOON, priority=priority) for priority in (1000, 7))
+    await uow.write(lambda conn: instances.insert_many(conn, [low, middle, high]))
+
+    assert await uow.read(lambda conn: instances.due(conn, NOON, 10)) == [high, middle, low]
+
+
+async def test_a_name_that_is_taken_refuses_many_rows_and_says_which(uow: UnitOfWork) -> None:
+    await uow.write(lambda conn: instances.insert(conn, an_instance(name="b")))
+    made = [an_instance(name=name, labels={"x": "y"}) for name in ("a", "b", "c")]
+
+    with pytest.raises(AlreadyExists, match="instance b "):
+        await uow.write(lambda conn: instances.insert_many(conn, made))
+
+    left = await uow.read(lambda conn: instances.list_page(conn, after=None, limit=9))
+    assert [row.spec.name for row in left] == ["b"]
+    other = [an_instance(name="d"), an_instance(name="d")]
+    with pytest.raises(AlreadyExists):
+        await uow.write(lambda conn: instances.insert_many(conn, other))
+
+
+async def test_those_of_a_gang_without_a_host_are_read_together(uow: UnitOfWork) -> None:
+    waiting = [an_instance(gang_id="g1") for _ in range(3)]
+    other, placed = an_instance(gang_id="g2"), an_instance(gang_id="g1")
+    failed, host = an_instance(gang_id="g1", state=InstanceState.FAILED), a_host()
+
+    def work(conn: Connection) -> None:
+        hosts.insert(conn, host)
+        instances.insert_many(conn, [*waiting, other, placed, failed])
+        claims.insert(conn, [a_claim(placed, host)])
+
+    await uow.write(work)
+
+    found = await uow.read(lambda conn: instances.waiting_of_gang(conn, "g1"))
+    assert found == sorted(waiting, key=lambda row: row.id)
 
 
 async def test_due_rows_come_oldest_first(uow: UnitOfWork) -> None:

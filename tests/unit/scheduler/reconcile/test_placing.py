@@ -114,6 +114,17 @@ def test_places_in_the_queue_are_by_age_whoever_asks_first() -> None:
     assert queue.ids() == [old.id, middle.id, young.id]
 
 
+def test_places_in_the_queue_are_by_priority_first() -> None:
+    queue = CapacityQueue()
+    low, high = an_instance(create_time=NOW), an_instance(create_time=NOW, priority=3)
+    later = an_instance(create_time=NOW + timedelta(seconds=1), priority=3)
+
+    assert [queue.join(row) for row in (low, later, high)] == [1, 1, 1]
+
+    assert queue.ids() == [high.id, later.id, low.id]
+    assert queue.in_order([low.id, "x", high.id, "y"]) == ["x", "y", high.id, low.id]
+
+
 def test_who_leaves_the_queue_makes_room_and_may_leave_twice() -> None:
     old, young = (an_instance(create_time=NOW + timedelta(seconds=n)) for n in range(2))
     queue = CapacityQueue()

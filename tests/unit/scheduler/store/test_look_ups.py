@@ -35,6 +35,7 @@ from unkai_scheduler.store import (
 
 LOOK_UPS: dict[str, Callable[[Connection], object]] = {
     "due instances": lambda c: instances.due(c, NOON, 64),
+    "who waits of a gang": lambda c: instances.waiting_of_gang(c, "ins-1"),
     "an instance by name": lambda c: instances.find(c, "prj-1", "web"),
     "a project's instances": lambda c: instances.list_page(
         c, after=("web", "ins-1"), limit=100, project_id="prj-1"

@@ -265,6 +265,7 @@ class Instance(_message.Message):
     INTERFACES_FIELD_NUMBER: _builtins.int
     NO_NETWORK_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     ZONE_FIELD_NUMBER: _builtins.int
     PREFERRED_TRAITS_FIELD_NUMBER: _builtins.int
     FORBIDDEN_TRAITS_FIELD_NUMBER: _builtins.int
@@ -318,6 +319,10 @@ class Instance(_message.Message):
     """At the making: plugged into no network. Not with `interfaces`; taken, never returned."""
     seed: Global___Instance.Seed.ValueType
     """How its guest learns who it is; METADATA needs an interface; cannot change."""
+    priority: _builtins.int
+    """Who goes first where several wait for a host: 0 to 1000, higher goes first, among equals who
+    asked first; cannot change. It takes nothing from what has a host.
+    """
     zone: _builtins.str
     """Zone its host must be in, by name; empty: any. A zone that no host is in is no error: it may
     come; until then no host fits. Cannot change.
@@ -398,13 +403,14 @@ class Instance(_message.Message):
         interfaces: _abc.Iterable[Global___Instance.Interface] | None = ...,
         no_network: _builtins.bool = ...,
         seed: Global___Instance.Seed.ValueType = ...,
+        priority: _builtins.int = ...,
         zone: _builtins.str = ...,
         preferred_traits: _abc.Iterable[_builtins.str] | None = ...,
         forbidden_traits: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "start_time", b"start_time", "state_reason", b"state_reason", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "desired_power", b"desired_power", "disk_bytes", b"disk_bytes", "effective_accelerator", b"effective_accelerator", "etag", b"etag", "flavor_id", b"flavor_id", "forbidden_traits", b"forbidden_traits", "generation", b"generation", "host_id", b"host_id", "host_name", b"host_name", "id", b"id", "image_id", b"image_id", "interfaces", b"interfaces", "key_pair_ids", b"key_pair_ids", "labels", b"labels", "memory_bytes", b"memory_bytes", "name", b"name", "no_network", b"no_network", "placement_policy", b"placement_policy", "preferred_traits", b"preferred_traits", "project_id", b"project_id", "reconciling", b"reconciling", "required_traits", b"required_traits", "run_epoch", b"run_epoch", "seed", b"seed", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "update_time", b"update_time", "user_data", b"user_data", "vcpus", b"vcpus", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "desired_power", b"desired_power", "disk_bytes", b"disk_bytes", "effective_accelerator", b"effective_accelerator", "etag", b"etag", "flavor_id", b"flavor_id", "forbidden_traits", b"forbidden_traits", "generation", b"generation", "host_id", b"host_id", "host_name", b"host_name", "id", b"id", "image_id", b"image_id", "interfaces", b"interfaces", "key_pair_ids", b"key_pair_ids", "labels", b"labels", "memory_bytes", b"memory_bytes", "name", b"name", "no_network", b"no_network", "placement_policy", b"placement_policy", "preferred_traits", b"preferred_traits", "priority", b"priority", "project_id", b"project_id", "reconciling", b"reconciling", "required_traits", b"required_traits", "run_epoch", b"run_epoch", "seed", b"seed", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "update_time", b"update_time", "user_data", b"user_data", "vcpus", b"vcpus", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -95,6 +95,92 @@ class CreateInstanceResponse(_message.Message):
 Global___CreateInstanceResponse: _TypeAlias = CreateInstanceResponse  # noqa: Y015
 
 @_typing.final
+class BatchCreateInstancesRequest(_message.Message):
+    """BatchCreateInstancesRequest describes the new instances."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    CAPACITY_WAIT_FIELD_NUMBER: _builtins.int
+    ALL_OR_NOTHING_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """Project they shall belong to, by id; empty means `default`."""
+    count: _builtins.int
+    """How many, 1 to 500."""
+    all_or_nothing: _builtins.bool
+    """Give hosts to all of them at one moment, or to none: while one finds no host, no other takes
+    room, and all wait or fail together. What is given up or removed before that moment is
+    waited for no more. After it each goes on by itself.
+    """
+    request_id: _builtins.str
+    """Idempotency key, 1 to 64 characters; a UUID is advised. The same key again
+    returns the first answer.
+    """
+    @_builtins.property
+    def instance(self) -> _instance_pb2.Instance:
+        """What all of them are; fields set by the server are ignored. They are named `<name>-1` to
+        `<name>-<count>`, each at most 63 characters long. An interface may name neither a port nor
+        an address when there are several of them.
+        """
+
+    @_builtins.property
+    def capacity_wait(self) -> _duration_pb2.Duration:
+        """How long each may wait for capacity, 0 s to 7 days; absent means 0 s: fail at once with
+        NO_CAPACITY and the reasons.
+        """
+
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        instance: _instance_pb2.Instance | None = ...,
+        count: _builtins.int = ...,
+        capacity_wait: _duration_pb2.Duration | None = ...,
+        all_or_nothing: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capacity_wait", b"capacity_wait", "instance", b"instance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_or_nothing", b"all_or_nothing", "capacity_wait", b"capacity_wait", "count", b"count", "instance", b"instance", "project_id", b"project_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchCreateInstancesRequest: _TypeAlias = BatchCreateInstancesRequest  # noqa: Y015
+
+@_typing.final
+class BatchCreateInstancesResponse(_message.Message):
+    """BatchCreateInstancesResponse carries the accepted instances and their operations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    OPERATIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def instances(self) -> _containers.RepeatedCompositeFieldContainer[_instance_pb2.Instance]:
+        """The instances, PROVISIONING, in the order of their numbers."""
+
+    @_builtins.property
+    def operations(self) -> _containers.RepeatedCompositeFieldContainer[_operation_pb2.Operation]:
+        """The work under way: one operation for each instance, in the same order."""
+
+    def __init__(
+        self,
+        *,
+        instances: _abc.Iterable[_instance_pb2.Instance] | None = ...,
+        operations: _abc.Iterable[_operation_pb2.Operation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instances", b"instances", "operations", b"operations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchCreateInstancesResponse: _TypeAlias = BatchCreateInstancesResponse  # noqa: Y015
+
+@_typing.final
 class GetInstanceRequest(_message.Message):
     """GetInstanceRequest names one instance."""
 

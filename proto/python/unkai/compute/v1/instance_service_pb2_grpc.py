@@ -42,6 +42,11 @@ class InstanceServiceStub:
                 request_serializer=unkai_dot_compute_dot_v1_dot_instance__service__pb2.CreateInstanceRequest.SerializeToString,
                 response_deserializer=unkai_dot_compute_dot_v1_dot_instance__service__pb2.CreateInstanceResponse.FromString,
                 _registered_method=True)
+        self.BatchCreateInstances = channel.unary_unary(
+                '/unkai.compute.v1.InstanceService/BatchCreateInstances',
+                request_serializer=unkai_dot_compute_dot_v1_dot_instance__service__pb2.BatchCreateInstancesRequest.SerializeToString,
+                response_deserializer=unkai_dot_compute_dot_v1_dot_instance__service__pb2.BatchCreateInstancesResponse.FromString,
+                _registered_method=True)
         self.GetInstance = channel.unary_unary(
                 '/unkai.compute.v1.InstanceService/GetInstance',
                 request_serializer=unkai_dot_compute_dot_v1_dot_instance__service__pb2.GetInstanceRequest.SerializeToString,
@@ -108,6 +113,14 @@ class InstanceServiceServicer:
     def CreateInstance(self, request, context):
         """CreateInstance accepts a new instance. A scheduler chooses its host by the hosts'
         live metrics.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchCreateInstances(self, request, context):
+        """BatchCreateInstances accepts several instances that are alike, with one operation each: all
+        of them, or none. Each is as CreateInstance would make it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -205,6 +218,11 @@ def add_InstanceServiceServicer_to_server(servicer, server):
                     request_deserializer=unkai_dot_compute_dot_v1_dot_instance__service__pb2.CreateInstanceRequest.FromString,
                     response_serializer=unkai_dot_compute_dot_v1_dot_instance__service__pb2.CreateInstanceResponse.SerializeToString,
             ),
+            'BatchCreateInstances': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchCreateInstances,
+                    request_deserializer=unkai_dot_compute_dot_v1_dot_instance__service__pb2.BatchCreateInstancesRequest.FromString,
+                    response_serializer=unkai_dot_compute_dot_v1_dot_instance__service__pb2.BatchCreateInstancesResponse.SerializeToString,
+            ),
             'GetInstance': grpc.unary_unary_rpc_method_handler(
                     servicer.GetInstance,
                     request_deserializer=unkai_dot_compute_dot_v1_dot_instance__service__pb2.GetInstanceRequest.FromString,
@@ -291,6 +309,33 @@ class InstanceService:
             '/unkai.compute.v1.InstanceService/CreateInstance',
             unkai_dot_compute_dot_v1_dot_instance__service__pb2.CreateInstanceRequest.SerializeToString,
             unkai_dot_compute_dot_v1_dot_instance__service__pb2.CreateInstanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchCreateInstances(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/unkai.compute.v1.InstanceService/BatchCreateInstances',
+            unkai_dot_compute_dot_v1_dot_instance__service__pb2.BatchCreateInstancesRequest.SerializeToString,
+            unkai_dot_compute_dot_v1_dot_instance__service__pb2.BatchCreateInstancesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,10 @@ class InstanceServiceStub:
     """CreateInstance accepts a new instance. A scheduler chooses its host by the hosts'
     live metrics.
     """
+    BatchCreateInstances: _grpc.UnaryUnaryMultiCallable[_instance_service_pb2.BatchCreateInstancesRequest, _instance_service_pb2.BatchCreateInstancesResponse]
+    """BatchCreateInstances accepts several instances that are alike, with one operation each: all
+    of them, or none. Each is as CreateInstance would make it.
+    """
     GetInstance: _grpc.UnaryUnaryMultiCallable[_instance_service_pb2.GetInstanceRequest, _instance_service_pb2.GetInstanceResponse]
     """GetInstance returns one instance."""
     ListInstances: _grpc.UnaryUnaryMultiCallable[_instance_service_pb2.ListInstancesRequest, _instance_service_pb2.ListInstancesResponse]
@@ -84,6 +88,10 @@ class InstanceServiceAsyncStub(InstanceServiceStub):
     CreateInstance: _aio.UnaryUnaryMultiCallable[_instance_service_pb2.CreateInstanceRequest, _instance_service_pb2.CreateInstanceResponse]  # type: ignore[assignment]
     """CreateInstance accepts a new instance. A scheduler chooses its host by the hosts'
     live metrics.
+    """
+    BatchCreateInstances: _aio.UnaryUnaryMultiCallable[_instance_service_pb2.BatchCreateInstancesRequest, _instance_service_pb2.BatchCreateInstancesResponse]  # type: ignore[assignment]
+    """BatchCreateInstances accepts several instances that are alike, with one operation each: all
+    of them, or none. Each is as CreateInstance would make it.
     """
     GetInstance: _aio.UnaryUnaryMultiCallable[_instance_service_pb2.GetInstanceRequest, _instance_service_pb2.GetInstanceResponse]  # type: ignore[assignment]
     """GetInstance returns one instance."""
@@ -132,6 +140,16 @@ class InstanceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_instance_service_pb2.CreateInstanceResponse, _abc.Awaitable[_instance_service_pb2.CreateInstanceResponse]]:
         """CreateInstance accepts a new instance. A scheduler chooses its host by the hosts'
         live metrics.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchCreateInstances(
+        self,
+        request: _instance_service_pb2.BatchCreateInstancesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_instance_service_pb2.BatchCreateInstancesResponse, _abc.Awaitable[_instance_service_pb2.BatchCreateInstancesResponse]]:
+        """BatchCreateInstances accepts several instances that are alike, with one operation each: all
+        of them, or none. Each is as CreateInstance would make it.
         """
 
     @_abc_1.abstractmethod
