@@ -138,6 +138,8 @@ class Board:
         self.fails = np.zeros(count, np.int64)
         self.terms = np.zeros((len(self.scores), count), np.int32)
         self.keys, self._weighted, self._ties = (np.zeros(count, np.int64) for _ in range(3))
+        self.counts = []
+        self._rejections.clear()
         self._judge_many(None, Aspect.ALL)
 
     def _gathered(self, single: Iterable[int], many: list[Ints]) -> Ints | None:
@@ -149,21 +151,20 @@ class Board:
         return None if 2 * len(found) > len(flags) else found
 
     def _judge_many(self, rows: Ints | None, aspects: int) -> None:
-        before = self.fails.copy()
-        self._judge(slice(None) if rows is None else rows, Hosts(self._fleet, rows), aspects)
-        first, was = first_failed(self.fails), first_failed(before)
-        counts = np.bincount(first, minlength=len(FILTERS) + 1)
-        self.counts = counts.tolist()
-        if aspects & ~Aspect.LIVE:
-            self._rejections.clear()
-        else:
-            changed = first != was
-            for index in {*first[changed].tolist(), *was[changed].tolist()}:
-                self._rejections.pop(index, None)
-            # Ages grow with every tick, so who is nearest to being fresh again does too.
-            for index in [i for i in self._rejections if FILTERS[i].reads & aspects]:
-                del self._rejections[index]
+        where = slice(None) if rows is None else rows
+        before = self.fails[where].copy()
+        self._judge(where, Hosts(self._fleet, rows), aspects)
         self._is_filled = False
+        # Ages grow with every tick, so who is nearest to being fresh again moves, too.
+        forgotten = [i for i in self._rejections if FILTERS[i].reads & aspects]
+        if not np.array_equal(before, self.fails[where]) or not self.counts:
+            first = first_failed(self.fails)
+            self.counts = np.bincount(first, minlength=len(FILTERS) + 1).tolist()
+            changed = first[where], first_failed(before)
+            differ = changed[0] != changed[1]
+            forgotten += [i for found in changed for i in np.unique(found[differ]).tolist()]
+        for index in forgotten:
+            self._rejections.pop(index, None)
 
     def _judge_few(self, rows: list[int], aspects: int) -> None:
         if aspects == Aspect.CLAIMS:

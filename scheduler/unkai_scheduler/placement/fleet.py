@@ -32,7 +32,9 @@ from unkai_scheduler.placement.signals import Signal
 Ints = npt.NDArray[np.int64]
 
 TICK_S = 0.25
-"""The fleet's time goes in such steps: what ages or fades is looked at once in each."""
+"""The fleet's time goes in such steps: what ages is looked at once in each."""
+FADE_S = 1.0
+"""Expectations fade in such steps: each moves all hosts that have any."""
 _WORD_BITS = 63
 
 
@@ -57,6 +59,7 @@ class Fleet:
         self.moves = Moves()
         self.now_s = 0.0
         """Monotonic seconds of the tick that the fleet has come to."""
+        self._faded_s = -1.0
         self._columns: dict[str, npt.NDArray[np.generic]] = {
             name: np.zeros((0, *shape), dtype) for name, (shape, dtype) in _COLUMNS.items()
         }
@@ -256,12 +259,13 @@ class Fleet:
         if tick_s == self.now_s:
             return
         self.now_s = tick_s
-        count = len(self)
-        faded = self._settling.fade(tick_s)
-        fresh = self.table("fresh")[:count]
-        aged = self._are_fresh() != fresh
-        fresh[aged] ^= True
-        moved = np.ones(count, np.bool_) if faded is None else aged | faded[:count]
+        moved = self._are_fresh() != self.table("fresh")[: len(self)]
+        self.table("fresh")[: len(self)][moved] ^= True
+        fade_s = tick_s // FADE_S * FADE_S
+        if fade_s != self._faded_s:
+            self._faded_s = fade_s
+            faded = self._settling.fade(fade_s)
+            moved = np.ones(len(self), np.bool_) if faded is None else moved | faded[: len(self)]
         self.moves.note_many(np.flatnonzero(moved), Aspect.LIVE)
 
     def _are_fresh(self) -> npt.NDArray[np.bool_]:
