@@ -23,7 +23,8 @@ from unkai_scheduler.placement.requests import PlacementRequest, Weights
 from unkai_scheduler.placement.scores import MOST_STEPS, SCORES, load_steps
 from unkai_scheduler.placement.shortlist import Shortlist
 
-Terms = npt.NDArray[np.int32]
+Terms = npt.NDArray[np.uint16]
+Bits = npt.NDArray[np.int32]
 
 RANK_BITS = 24
 MAX_HOSTS = 1 << RANK_BITS
@@ -66,15 +67,15 @@ class Board:
         self._weight_column = np.array(self.weights, np.int64)
         self._weight_sum = sum(self.weights)
         self._position = -1
-        self.fails: Ints = np.zeros(0, np.int64)
+        self.fails: Bits = np.zeros(0, np.int32)
         """Per host a bit for each filter, by its place in `FILTERS`, that keeps it out."""
-        self.terms: Terms = np.zeros((len(self.scores), 0), np.int32)
+        self.terms: Terms = np.zeros((len(self.scores), 0), np.uint16)
         """Per score and host, 0..65535."""
         self.keys: Ints = np.zeros(0, np.int64)
         """Per host its merit: total, then least load, then rank; no two alike. -1: kept out."""
-        self._weighted: Ints = np.zeros(0, np.int64)
+        self._weighted: Bits = np.zeros(0, np.int32)
         """Per host the weighted sum of its terms."""
-        self._ties: Ints = np.zeros(0, np.int64)
+        self._ties: Bits = np.zeros(0, np.int32)
         """Per host what breaks ties: the low bits of its key."""
         self.counts: list[int] = []
         """Per filter, how many hosts it keeps out that passed all before it; last, who fits."""
@@ -135,9 +136,9 @@ class Board:
         count = len(self._fleet)
         if count >= MAX_HOSTS:
             raise ValueError(f"{count} hosts: a fleet has fewer than {MAX_HOSTS}")
-        self.fails = np.zeros(count, np.int64)
-        self.terms = np.zeros((len(self.scores), count), np.int32)
-        self.keys, self._weighted, self._ties = (np.zeros(count, np.int64) for _ in range(3))
+        self.fails, self._weighted, self._ties = (np.zeros(count, np.int32) for _ in range(3))
+        self.terms = np.zeros((len(self.scores), count), np.uint16)
+        self.keys = np.zeros(count, np.int64)
         self.counts = []
         self._rejections.clear()
         self._judge_many(None, Aspect.ALL)
@@ -208,7 +209,7 @@ class Board:
         for bit, rule in enumerate(FILTERS):
             if rule.reads & aspects and rule.applies is None:
                 out = ~rule.passes(hosts, self._request)
-                fails = fails & ~(1 << bit) | out.astype(np.int64) << bit
+                fails = fails & ~(1 << bit) | out.astype(np.int32) << bit
         for term, score in enumerate(self.scores):
             if score.reads & aspects:
                 self.terms[term, where] = score.of(hosts, self._request)
@@ -245,7 +246,7 @@ class Board:
         return self._fleet.row_at(MAX_HOSTS - 1 - (key & (MAX_HOSTS - 1)))
 
 
-def first_failed(fails: Ints) -> npt.NDArray[np.int32]:
+def first_failed(fails: Bits) -> npt.NDArray[np.int32]:
     """Return the place in `FILTERS` of the first filter that keeps each host out; past it, none."""
     lowest = fails & -fails
     # Powers of two are exact in floats, and their exponent is the place of the bit, plus 1.

@@ -207,7 +207,6 @@ class Fleet:
             return
         self.advance(max(self.now_s, since_s))
         self._settling.add(
-            host_id,
             row,
             instance_id=instance_id,
             vcpus=vcpus,
@@ -243,8 +242,11 @@ class Fleet:
         instance_id: str,
     ) -> None:
         """Take back a claim that was not committed: no machine of it was ever on the host."""
-        self.release(host_id, vcpus, memory_bytes, disk_bytes, instance_id=instance_id)
-        self._settling.forget(host_id, instance_id)
+        row = self._rows.get(host_id)
+        if row is not None:
+            self._take(row, -vcpus, -memory_bytes, -disk_bytes)
+            self._settling.forget(row, instance_id)
+            self.moves.note(row, Aspect.CLAIMS)
 
     def _take(self, row: int, vcpus: int, memory_bytes: int, disk_bytes: int) -> None:
         for column, amount in zip(_CLAIMED, (vcpus, memory_bytes, disk_bytes), strict=True):
@@ -415,15 +417,15 @@ _COLUMNS: dict[str, tuple[tuple[int, ...], type]] = {
     "claimed_memory": ((), np.int64),
     "claimed_disk": ((), np.int64),
     "traits": ((1,), np.int64),
-    "expected_vcpus": ((BUCKETS,), np.int64),
-    "expected_mib": ((BUCKETS,), np.int64),
+    "expected_vcpus": ((BUCKETS,), np.int32),
+    "expected_mib": ((BUCKETS,), np.int32),
     "sample_s": ((), np.float64),
     "fresh": ((), np.bool_),
     "sampled": ((len(Sampled),), np.float64),
     "total_mib": ((), np.int64),
-    "mean": ((len(Signal),), np.int64),
-    "ring": ((RECENT_SAMPLES, len(Signal)), np.int64),
-    "slot": ((), np.int64),
+    "mean": ((len(Signal),), np.int32),
+    "ring": ((RECENT_SAMPLES, len(Signal)), np.uint16),
+    "slot": ((), np.uint8),
     "cpu_before": ((2,), np.int64),
     "recent": ((len(Signal),), np.int64),
 }

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -21,9 +22,11 @@ import numpy.typing as npt
 from unkai_scheduler.domain.hosts import HostUsage, MachineUsage
 from unkai_scheduler.placement import signals
 from unkai_scheduler.placement.settling import Settling, settling_weight
-from unkai_scheduler.placement.signals import FULL, Ours
+from unkai_scheduler.placement.signals import FULL, Ours, Usages
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
 
 MIB_SHIFT = 20
 
@@ -59,6 +62,11 @@ class Sample(NamedTuple):
     """Monotonic seconds."""
 
 
+_FIGURES = (*(figure.name.lower() for figure in Sampled), "interval_s", "memory_total_bytes")
+_figures = attrgetter(*_FIGURES)
+_NO_CORES = 1e-6
+
+
 class LiveFigures:
     """The live figures of all hosts."""
 
@@ -76,35 +84,39 @@ class LiveFigures:
     def fold(self, samples: Iterable[Sample]) -> Ints:
         """Take in samples; late ones are skipped. Return the rows that have new figures."""
         folded: set[int] = set()
-        batch: dict[int, tuple[float, float, list[int]]] = {}
+        batch: dict[int, Sample] = {}
         sample_s = self._floats("sample_s")
         for sample in samples:
-            row, usage = sample.row, sample.usage
-            if row in batch:
+            if sample.row in batch:
                 folded.update(self._fold_batch(batch))
                 batch = {}
-            if sample.received_s < sample_s[row]:
-                continue
-            batch[row] = (sample.received_s, usage.interval_s, self._signals(sample))
-            self._columns["sampled"][row] = [getattr(usage, s.name.lower()) for s in Sampled]
-            self._columns["total_mib"][row] = max(usage.memory_total_bytes >> MIB_SHIFT, 1)
+            if sample.received_s >= sample_s[sample.row]:
+                batch[sample.row] = sample
         folded.update(self._fold_batch(batch))
         return np.fromiter(folded, np.int64, len(folded))
 
-    def _fold_batch(
-        self, batch: Mapping[int, tuple[float, float, list[int]]]
-    ) -> Mapping[int, object]:
+    def _fold_batch(self, batch: Mapping[int, Sample]) -> Iterable[int]:
+        """Fold in one sample of each of some hosts."""
         if not batch:
-            return batch
+            return ()
         rows = np.fromiter(batch, np.int64, len(batch))
-        received_s = np.array([b[0] for b in batch.values()])
-        # The host's own measure of time: how long a sample took to arrive says nothing.
-        intervals_s = np.array([b[1] for b in batch.values()])
-        values = np.array([b[2] for b in batch.values()], np.int64)
-        sample_s, mean = self._floats("sample_s"), self._table("mean")
-        ring, slots = self._table("ring"), self._table("slot")
+        received_s = np.array([sample.received_s for sample in batch.values()])
+        usages = np.array([_figures(sample.usage) for sample in batch.values()]).T
+        taken = Usages(**dict(zip(_FIGURES, usages, strict=True)), cpus=self._table("cpus")[rows])
+        sample_s = self._floats("sample_s")
         # After a silence the old numbers say nothing: begin anew.
         fresh = received_s - sample_s[rows] > self._max_sample_age_s
+        values = self._signals(batch.values(), rows, taken, fresh)
+        self._smooth(rows, values, taken.interval_s, fresh)
+        sample_s[rows] = received_s
+        self._floats("sampled")[rows] = usages[: len(Sampled)].T
+        self._table("total_mib")[rows] = np.maximum(taken.memory_total_bytes // (1 << MIB_SHIFT), 1)
+        return batch
+
+    def _smooth(self, rows: Ints, values: Ints, intervals_s: Floats, fresh: Bools) -> None:
+        """Take signals into means and quantiles. `values`: one row per host, as `Signal`."""
+        mean, ring, slots = self._table("mean"), self._table("ring"), self._table("slot")
+        # The host's own measure of time: how long a sample took to arrive says nothing.
         step_ms = np.clip(intervals_s * 1000, 1, self._max_sample_age_s * 1000).astype(np.int64)
         # First-order low-pass (backward Euler), in integers: alpha = dt / (dt + tau).
         alpha = np.where(fresh, 1 << 16, (step_ms << 16) // (step_ms + SMOOTHING_MS))
@@ -114,46 +126,51 @@ class LiveFigures:
         slots[rows] = (slots[rows] + 1) % RECENT_SAMPLES
         high = np.partition(ring[rows], RECENT_SAMPLES - 2, axis=1)[:, RECENT_SAMPLES - 2]
         self._table("recent")[rows] = np.maximum(mean[rows] >> 8, high)
-        sample_s[rows] = received_s
-        return batch
 
-    def _signals(self, sample: Sample) -> list[int]:
-        row, usage, now_s = sample.row, sample.usage, sample.received_s
-        cpus = int(self._table("cpus")[row])
-        ours = self._ours(sample)
-        cpu = signals.cpu_signals(usage, cpus, ours)
+    def _signals(self, samples: Iterable[Sample], rows: Ints, usages: Usages, fresh: Bools) -> Ints:
+        """Return the signals, one row per host, as `Signal`."""
+        ours = Ours(*np.array([self._ours(sample) for sample in samples]).T)
+        cpu = signals.cpu_signals(usages, ours)
         before = self._table("cpu_before")
-        if now_s - self._floats("sample_s")[row] > self._max_sample_age_s:
-            before[row] = 0
-        if ours.untold_cores:
-            # A guest that comes or goes explains what was not there before it, and nothing else.
-            least = signals.least_cpu_signals(usage, cpus, ours)
-            known = before[row].tolist()
-            cpu = [
-                max(low, min(high, was)) for low, high, was in zip(least, cpu, known, strict=True)
-            ]
-        else:
-            before[row] = cpu
-        return [*cpu, *signals.other_signals(usage, ours)]
+        before[rows[fresh]] = 0
+        # A guest that comes or goes explains what was not there before it, and nothing else.
+        least = signals.least_cpu_signals(usages, ours)
+        untold = (ours.untold_cores > 0)[:, None]
+        known = before[rows]
+        cpu = np.where(untold, np.maximum(least, np.minimum(cpu, known)), cpu)
+        before[rows] = np.where(untold, known, cpu)
+        return np.concatenate([cpu, signals.other_signals(usages, ours)], axis=1)
 
-    def _ours(self, sample: Sample) -> Ours:
+    def _ours(self, sample: Sample) -> tuple[float, float, float, float, float]:
+        """Return what of a sample our machines account for, in the order of `Ours`."""
         usage, machines, now_s = sample.usage, sample.machines, sample.received_s
-        told = {machine.instance_id: machine for machine in machines}
-        used = wait = settling_resident = untold = 0.0
-        for instance_id, settling in self._settling.machines_on(sample.host_id).items():
-            weight = settling_weight(now_s, settling.bucket) / FULL
-            machine = told.get(instance_id)
-            if machine is not None:
-                used += weight * machine.cpu_used_cores
-                wait += weight * machine.cpu_wait_cores
-                settling_resident += weight * machine.memory_resident_bytes
-            elif settling.left_s >= now_s - usage.interval_s:
-                untold += weight * settling.vcpus
-        resident = sum(machine.memory_resident_bytes for machine in machines)
+        left = self._settling.left_since(sample.host_id, now_s - usage.interval_s)
+        gone = {one.instance_id: one.machine for one in left} if left else {}
+        # Of who settles all are untold until told.
+        untold = self._settling.expected("expected_vcpus").item(sample.row) / FULL
+        used = wait = settling_resident = 0.0
+        resident = 0
+        for told in machines:
+            resident += told.memory_resident_bytes
+            settling = self._settling.machine(told.instance_id)
+            if settling is None:
+                settling = gone.pop(told.instance_id, None)
+                if settling is None:
+                    continue
+                weight = settling_weight(now_s, settling.bucket) / FULL
+            else:
+                weight = settling_weight(now_s, settling.bucket) / FULL
+                untold -= self._settling.weight(settling.bucket) / FULL * settling.vcpus
+            used += weight * told.cpu_used_cores
+            wait += weight * told.cpu_wait_cores
+            settling_resident += weight * told.memory_resident_bytes
+        for machine in gone.values():
+            untold += settling_weight(now_s, machine.bucket) / FULL * machine.vcpus
         if usage.machines_running > len(machines):
             # Some run without figures: they may hold all that is claimed.
-            resident = max(resident, int(self._table("claimed_memory")[sample.row]))
-        return Ours(used, wait, untold, settling_resident, resident)
+            resident = max(resident, self._table("claimed_memory").item(sample.row))
+        # Sums and differences of the same fractions: what is left over below that is none.
+        return used, wait, untold if untold > _NO_CORES else 0.0, settling_resident, resident
 
     def _table(self, name: str) -> Ints:
         return self._columns[name]  # type: ignore[return-value]

@@ -18,18 +18,18 @@ import numpy as np
 
 from unkai_scheduler.domain.decisions import Decision
 from unkai_scheduler.placement import explain
-from unkai_scheduler.placement.board import Board, Rejection, first_failed, rejection
+from unkai_scheduler.placement.board import Bits, Board, Rejection, first_failed, rejection
 from unkai_scheduler.placement.filters import FILTERS, Filter
 from unkai_scheduler.placement.fleet import Fleet
-from unkai_scheduler.placement.hosts_view import Hosts, Ints
+from unkai_scheduler.placement.hosts_view import Hosts
 from unkai_scheduler.placement.requests import PlacementRequest, Weights
 
-Bits = Sequence[tuple[int, Filter]]
+Singly = Sequence[tuple[int, Filter]]
 """Filters with their places in `FILTERS`."""
 MAX_CANDIDATES = 6
 """The winner and five runners-up."""
 MAX_BOARDS = 24
-"""Shapes of which a board is kept, the last used: each costs some 48 bytes a host."""
+"""Shapes of which a board is kept, the last used: each costs some 32 bytes a host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Verdict:
     """Per filter, how many hosts it keeps out that passed all before it; last, who fits."""
     rejections: Mapping[int, Rejection]
     """Whom each filter keeps out, by its place; those that keep nobody out are not in it."""
-    fails: Ints
+    fails: Bits
     """Per host a bit for each filter that keeps it out."""
 
 
@@ -61,13 +61,13 @@ class Engine:
         """Find the best hosts for a request at the fleet's tick; claim nothing."""
         board = self._board(request)
         board.refresh()
-        bits = [
+        singly = [
             (bit, rule)
             for bit, rule in enumerate(FILTERS)
             if rule.applies is not None and rule.applies(request)
         ]
-        if bits:
-            return self._judge_singly(request, board, bits)
+        if singly:
+            return self._judge_singly(request, board, singly)
         counts = board.counts.copy()
         rejections = {i: board.rejection(i) for i, count in enumerate(counts[:-1]) if count}
         return Verdict(request, board, board.best(MAX_CANDIDATES), counts, rejections, board.fails)
@@ -112,12 +112,12 @@ class Engine:
             self._boards.move_to_end(shape)
         return board
 
-    def _judge_singly(self, request: PlacementRequest, board: Board, bits: Bits) -> Verdict:
+    def _judge_singly(self, request: PlacementRequest, board: Board, singly: Singly) -> Verdict:
         """Judge a request that asks for more than its shape."""
         fleet, hosts = self._fleet, Hosts(self._fleet)
         fails = board.fails.copy()
-        for bit, rule in bits:
-            fails |= (~rule.passes(hosts, request)).astype(np.int64) << bit
+        for bit, rule in singly:
+            fails |= (~rule.passes(hosts, request)).astype(np.int32) << bit
         first = first_failed(fails)
         counts = np.bincount(first, minlength=len(FILTERS) + 1).tolist()
         rejections = {

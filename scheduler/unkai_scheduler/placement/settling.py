@@ -10,7 +10,7 @@ fleet moves and grows them with all others. It never asks for the time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,13 +31,19 @@ _COLUMNS = ("expected_vcpus", "expected_mib")
 
 
 class SettlingMachine(NamedTuple):
-    """A machine placed less than `SETTLING_S` ago, even if it is gone again."""
+    """A machine placed less than `SETTLING_S` ago."""
 
     bucket: int
     vcpus: int
     memory_mib: int
-    left_s: float = float("inf")
-    """When it was removed: samples begun before that have its load in them."""
+
+
+class Left(NamedTuple):
+    """One that was removed a moment ago: samples begun before that have its load in them."""
+
+    instance_id: str
+    machine: SettlingMachine
+    left_s: float
 
 
 class Settling:
@@ -46,8 +52,12 @@ class Settling:
     def __init__(self, columns: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """`columns`: the fleet's, which hold `expected_vcpus` and `expected_mib`."""
         self._columns = columns
-        self._machines: dict[str, dict[str, SettlingMachine]] = {}
-        """By host and instance."""
+        self._machines: dict[str, SettlingMachine] = {}
+        """By instance."""
+        self._of_bucket: dict[int, list[str]] = {}
+        """Instances placed in each bucket of time, some of them gone."""
+        self._left: dict[str, list[Left]] = {}
+        """By host."""
         self._clock_s = -np.inf
         self._bucket: int | None = None
         self._expected: dict[str, Ints] = {}
@@ -55,47 +65,57 @@ class Settling:
         self._weights: Ints = np.zeros(BUCKETS, np.int64)
 
     def add(
-        self,
-        host_id: str,
-        row: int,
-        *,
-        instance_id: str,
-        vcpus: int,
-        memory_mib: int,
-        since_s: float,
+        self, row: int, *, instance_id: str, vcpus: int, memory_mib: int, since_s: float
     ) -> None:
         """Expect something of a machine placed at `since_s`. `instance_id`: empty in simulation."""
         self.advance(since_s)
         bucket = int(since_s // BUCKET_S)
         self._expect(row, bucket, vcpus, memory_mib)
         if instance_id:
-            settling = self._machines.setdefault(host_id, {})
-            settling[instance_id] = SettlingMachine(bucket, vcpus, memory_mib)
+            self._machines[instance_id] = SettlingMachine(bucket, vcpus, memory_mib)
+            self._of_bucket.setdefault(bucket, []).append(instance_id)
 
     def left(self, host_id: str, row: int, instance_id: str) -> None:
         """Expect nothing more of a machine that was removed; its load may show once more."""
-        settling = self._machines.get(host_id, {})
-        was = settling.get(instance_id)
-        if was is not None and was.left_s == float("inf"):
+        was = self._machines.pop(instance_id, None)
+        if was is not None:
             self._expect(row, was.bucket, -was.vcpus, -was.memory_mib)
-            settling[instance_id] = was._replace(left_s=self._clock_s)
+            self._left.setdefault(host_id, []).append(Left(instance_id, was, self._clock_s))
 
-    def forget(self, host_id: str, instance_id: str) -> None:
+    def forget(self, row: int, instance_id: str) -> None:
         """Forget a machine that never was; an unknown one is no error."""
-        self._machines.get(host_id, {}).pop(instance_id, None)
+        was = self._machines.pop(instance_id, None)
+        if was is not None:
+            self._expect(row, was.bucket, -was.vcpus, -was.memory_mib)
 
     def forget_host(self, host_id: str) -> None:
         """Forget a host's machines; its row is another's from now on."""
-        self._machines.pop(host_id, None)
+        self._left.pop(host_id, None)
         self.rows_changed()
 
     def rows_changed(self) -> None:
         """Note that hosts came, went or moved: sums are made anew."""
         self._expected = {}
 
-    def machines_on(self, host_id: str) -> Mapping[str, SettlingMachine]:
-        """Return a host's machines by instance."""
-        return self._machines.get(host_id, {})
+    def machine(self, instance_id: str) -> SettlingMachine | None:
+        """Return a machine that settles; None: it has settled, or is gone."""
+        return self._machines.get(instance_id)
+
+    def weight(self, bucket: int) -> int:
+        """Return with what weight `expected` has a machine of a bucket in it."""
+        return self._weights.item(bucket % BUCKETS)
+
+    def left_since(self, host_id: str, since_s: float) -> Sequence[Left]:
+        """Return who left a host since a moment; those before are forgotten."""
+        left = self._left.get(host_id)
+        if left is None:
+            return ()
+        recent = [one for one in left if one.left_s >= since_s]
+        if recent:
+            self._left[host_id] = recent
+        else:
+            del self._left[host_id]
+        return recent
 
     def advance(self, now_s: float) -> None:
         """Clear the buckets whose machines have settled."""
@@ -109,12 +129,11 @@ class Settling:
                     self._table(column)[:, passed % BUCKETS] = 0
             self._bucket = bucket
             self._expected = {}
-            gone = bucket - BUCKETS
-            kept = {
-                host_id: {ident: s for ident, s in settling.items() if s.bucket > gone}
-                for host_id, settling in self._machines.items()
-            }
-            self._machines = {host_id: settling for host_id, settling in kept.items() if settling}
+            for settled in [b for b in self._of_bucket if b <= bucket - BUCKETS]:
+                for instance_id in self._of_bucket.pop(settled):
+                    machine = self._machines.get(instance_id)
+                    if machine is not None and machine.bucket == settled:
+                        del self._machines[instance_id]
 
     def fade(self, now_s: float) -> Bools | None:
         """Come to a moment; return which rows' expectations changed, None: perhaps all."""
