@@ -121,7 +121,8 @@ class Board:
         """Return whom a filter keeps out; its count is above 0."""
         found = self._rejections.get(index)
         if found is None:
-            rows = np.flatnonzero(first_failed(self.fails) == index)
+            # No lower bit, and its own.
+            rows = np.flatnonzero(self.fails & (2 << index) - 1 == 1 << index)
             found = self._rejections[index] = rejection(self._fleet, self._request, index, rows)
         return found
 
@@ -246,16 +247,16 @@ class Board:
         return self._fleet.row_at(MAX_HOSTS - 1 - (key & (MAX_HOSTS - 1)))
 
 
-def first_failed(fails: Bits) -> npt.NDArray[np.int32]:
-    """Return the place in `FILTERS` of the first filter that keeps each host out; past it, none."""
-    lowest = fails & -fails
-    # Powers of two are exact in floats, and their exponent is the place of the bit, plus 1.
-    places: npt.NDArray[np.int32] = np.frexp(lowest.astype(np.float64))[1] - 1
-    return np.where(fails == 0, len(FILTERS), places)
-
-
 def _first(fails: int) -> int:
     return (fails & -fails).bit_length() - 1 if fails else len(FILTERS)
+
+
+_FIRST = np.array([_first(fails) for fails in range(1 << len(FILTERS))], np.uint8)
+
+
+def first_failed(fails: Bits) -> npt.NDArray[np.uint8]:
+    """Return the place in `FILTERS` of the first filter that keeps each host out; past it, none."""
+    return _FIRST.take(fails)
 
 
 def rejection(fleet: Fleet, request: PlacementRequest, index: int, rows: Ints) -> Rejection:

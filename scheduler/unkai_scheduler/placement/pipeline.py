@@ -28,7 +28,7 @@ Singly = Sequence[tuple[int, Filter]]
 """Filters with their places in `FILTERS`."""
 MAX_CANDIDATES = 6
 """The winner and five runners-up."""
-MAX_BOARDS = 24
+MAX_BOARDS = 40
 """Shapes of which a board is kept, the last used: each costs some 32 bytes a host."""
 
 
