@@ -15,6 +15,7 @@ from importlib.metadata import version
 
 import structlog
 
+from unkai_scheduler import filter_plugins
 from unkai_scheduler.agents.client import GrpcAgents
 from unkai_scheduler.agents.port import Agents
 from unkai_scheduler.api.metrics_endpoint import metrics_served
@@ -171,6 +172,7 @@ def _tracer(settings: Settings) -> Tracer | None:
 async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
     """Build the daemon and serve; what was opened is closed in reverse order."""
     claim_socket(settings.socket)  # first of all: another scheduler's files are not ours to open
+    book = filter_plugins.load()
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(_traced(settings))
         clock = CloudClock()
@@ -199,6 +201,7 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
             reached=clock.reached,
             northbound=outside.northbound,
             southbound=outside.southbound,
+            book=book,
         )
         route = LeaderRoute(settings.name, outside.cluster, leader, settings.tls.files())
         stack.push_async_callback(route.close)

@@ -15,16 +15,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unkai_scheduler.placement.filters import FILTERS
+from unkai_scheduler.placement.filters import Filter
 from unkai_scheduler.placement.fleet import Fleet
 from unkai_scheduler.placement.hosts_view import Hosts, Ints, OneHost
 from unkai_scheduler.placement.moves import Aspect
 from unkai_scheduler.placement.requests import PlacementRequest, Weights
-from unkai_scheduler.placement.scores import MOST_STEPS, SCORES, load_steps
+from unkai_scheduler.placement.rulebook import Bits, RuleBook
+from unkai_scheduler.placement.scores import MOST_STEPS, load_steps
 from unkai_scheduler.placement.shortlist import Shortlist
 
 Terms = npt.NDArray[np.uint16]
-Bits = npt.NDArray[np.int32]
 
 RANK_BITS = 24
 MAX_HOSTS = 1 << RANK_BITS
@@ -33,11 +33,6 @@ MAX_REJECTED = 5
 _TIE_BITS = RANK_BITS + (MOST_STEPS - 1).bit_length()
 _FEW = 48
 """Up to so many hosts that moved are looked at one by one."""
-_CLAIM_FILTERS = [
-    (1 << place, rule)
-    for place, rule in enumerate(FILTERS)
-    if rule.reads & Aspect.CLAIMS and rule.applies is None
-]
 
 
 @dataclass(slots=True)
@@ -55,11 +50,14 @@ class Rejection:
 class Board:
     """All hosts judged for one shape. Cost of `refresh`: elementwise in the hosts that moved."""
 
-    def __init__(self, fleet: Fleet, request: PlacementRequest, weights: Weights) -> None:
+    def __init__(
+        self, fleet: Fleet, request: PlacementRequest, weights: Weights, book: RuleBook
+    ) -> None:
         """`request`: any of the shape."""
         self._fleet = fleet
+        self._book = book
         self._request = request
-        self.scores = [score for score in SCORES if score.applies(request)]
+        self.scores = [score for score in book.scores if score.applies(request)]
         self._claim_scores = [
             (i, score) for i, score in enumerate(self.scores) if score.reads & Aspect.CLAIMS
         ]
@@ -68,7 +66,7 @@ class Board:
         self._weight_sum = sum(self.weights)
         self._position = -1
         self.fails: Bits = np.zeros(0, np.int32)
-        """Per host a bit for each filter, by its place in `FILTERS`, that keeps it out."""
+        """Per host a bit for each filter, by its place in the rule book, that keeps it out."""
         self.terms: Terms = np.zeros((len(self.scores), 0), np.uint16)
         """Per score and host, 0..65535."""
         self.keys: Ints = np.zeros(0, np.int64)
@@ -123,7 +121,8 @@ class Board:
         if found is None:
             # No lower bit, and its own.
             rows = np.flatnonzero(self.fails & (2 << index) - 1 == 1 << index)
-            found = self._rejections[index] = rejection(self._fleet, self._request, index, rows)
+            rule = self._book.filters[index]
+            found = self._rejections[index] = rejection(self._fleet, self._request, rule, rows)
         return found
 
     def total(self, row: int) -> int:
@@ -158,11 +157,11 @@ class Board:
         self._judge(where, Hosts(self._fleet, rows), aspects)
         self._is_filled = False
         # Ages grow with every tick, so who is nearest to being fresh again moves, too.
-        forgotten = [i for i in self._rejections if FILTERS[i].reads & aspects]
+        forgotten = [i for i in self._rejections if self._book.filters[i].reads & aspects]
         if not np.array_equal(before, self.fails[where]) or not self.counts:
-            first = first_failed(self.fails)
-            self.counts = np.bincount(first, minlength=len(FILTERS) + 1).tolist()
-            changed = first[where], first_failed(before)
+            first = self._book.first_of_each(self.fails)
+            self.counts = self._book.counts(first)
+            changed = first[where], self._book.first_of_each(before)
             differ = changed[0] != changed[1]
             forgotten += [i for found in changed for i in np.unique(found[differ]).tolist()]
         for index in forgotten:
@@ -184,7 +183,7 @@ class Board:
         fleet, request, terms = self._fleet, self._request, self.terms
         old_fails, old_key = self.fails.item(row), self.keys.item(row)
         host, fails, weighted = OneHost(fleet, row), old_fails, self._weighted.item(row)
-        for bit, rule in _CLAIM_FILTERS:
+        for bit, rule in self._book.of_claims:
             seen = host if rule.of_one else Hosts(fleet, np.array([row]))
             fails = fails & ~bit if rule.passes(seen, request) else fails | bit
         for index, score in self._claim_scores:
@@ -201,13 +200,13 @@ class Board:
         """Take what one host is now into the counts and the shortlist."""
         new_fails = self.fails.item(row)
         if old_fails or new_fails:
-            self._recount(row, _first(old_fails), _first(new_fails))
+            self._recount(row, self._book.first(old_fails), self._book.first(new_fails))
         if self._is_filled:
             self._shortlist.change(old_key, self.keys.item(row))
 
     def _judge(self, where: slice | Ints, hosts: Hosts, aspects: int) -> None:
         fails = self.fails[where]
-        for bit, rule in enumerate(FILTERS):
+        for bit, rule in enumerate(self._book.filters):
             if rule.reads & aspects and rule.applies is None:
                 out = ~rule.passes(hosts, self._request)
                 fails = fails & ~(1 << bit) | out.astype(np.int32) << bit
@@ -239,7 +238,8 @@ class Board:
         if len(known.rows) < MAX_REJECTED or ranks[row] < ranks[known.rows[-1]]:
             del self._rejections[index]
             return
-        missing = int(FILTERS[index].missing(Hosts(self._fleet, np.array([row])), self._request)[0])
+        lone = Hosts(self._fleet, np.array([row]))
+        missing = int(self._book.filters[index].missing(lone, self._request)[0])
         if (missing, ranks[row]) < (known.missing, ranks[known.nearest]):
             known.nearest, known.missing = row, missing
 
@@ -247,25 +247,13 @@ class Board:
         return self._fleet.row_at(MAX_HOSTS - 1 - (key & (MAX_HOSTS - 1)))
 
 
-def _first(fails: int) -> int:
-    return (fails & -fails).bit_length() - 1 if fails else len(FILTERS)
-
-
-_FIRST = np.array([_first(fails) for fails in range(1 << len(FILTERS))], np.uint8)
-
-
-def first_failed(fails: Bits) -> npt.NDArray[np.uint8]:
-    """Return the place in `FILTERS` of the first filter that keeps each host out; past it, none."""
-    return _FIRST.take(fails)
-
-
-def rejection(fleet: Fleet, request: PlacementRequest, index: int, rows: Ints) -> Rejection:
+def rejection(fleet: Fleet, request: PlacementRequest, rule: Filter, rows: Ints) -> Rejection:
     """Say whom a filter keeps out; `rows`: of all those, one at least."""
     ranks = fleet.rank[rows]
     few = min(MAX_REJECTED, len(rows))
     named = rows[np.argpartition(ranks, few - 1)[:few]]
     named = named[np.argsort(fleet.rank[named])]
-    missing = FILTERS[index].missing(Hosts(fleet, rows), request)
+    missing = rule.missing(Hosts(fleet, rows), request)
     least = int(missing.min())
     nearest = rows[missing == least]
     return Rejection(named.tolist(), int(nearest[np.argmin(fleet.rank[nearest])]), least)

@@ -15,10 +15,11 @@ import numpy as np
 
 from unkai_scheduler.domain.decisions import Candidate, Decision, FilterResult, Term
 from unkai_scheduler.placement.board import Board, Rejection
-from unkai_scheduler.placement.filters import BY_NAME, FILTERS, Filter
+from unkai_scheduler.placement.filters import Filter
 from unkai_scheduler.placement.fleet import Fleet
 from unkai_scheduler.placement.live_figures import Sampled
 from unkai_scheduler.placement.requests import PlacementRequest
+from unkai_scheduler.placement.rulebook import RuleBook
 from unkai_scheduler.placement.scores import EXPECTED_MILLICORES_PER_VCPU
 from unkai_scheduler.placement.signals import FULL, Signal
 from unkai_wire.errors import NoCapacity
@@ -32,12 +33,12 @@ _SAMPLED = tuple(figure.name.lower() for figure in Sampled)
 _RECENT = tuple(f"recent_{signal.name.lower()}_ratio" for signal in Signal)
 
 
-def decision(fleet: Fleet, verdict: Verdict, now: datetime) -> Decision:
+def decision(fleet: Fleet, book: RuleBook, verdict: Verdict, now: datetime) -> Decision:
     """Put what was found into words, before anything of it is claimed."""
     request, board, count = verdict.request, verdict.board, len(fleet)
     results = tuple(
         filter_result(rule, fleet, request, verdict.counts[index], verdict.rejections.get(index))
-        for index, rule in enumerate(FILTERS)
+        for index, rule in enumerate(book.filters)
     )
     winner = verdict.best[0] if verdict.best else None
     return Decision(
@@ -50,7 +51,9 @@ def decision(fleet: Fleet, verdict: Verdict, now: datetime) -> Decision:
         host_id="" if winner is None else fleet.ids[winner],
         host_name="" if winner is None else fleet.names[winner],
         summary=(
-            no_fit_summary(results, count) if winner is None else placed_summary(fleet, verdict)
+            no_fit_summary(book, results, count)
+            if winner is None
+            else placed_summary(fleet, verdict)
         ),
     )
 
@@ -119,7 +122,7 @@ def placed_summary(fleet: Fleet, verdict: Verdict) -> str:
     )
 
 
-def no_fit_summary(results: Sequence[FilterResult], host_count: int) -> str:
+def no_fit_summary(book: RuleBook, results: Sequence[FilterResult], host_count: int) -> str:
     """Say in one sentence why no host fits: "no host fits: 2 of 3 lack memory (nearest: …), …"."""
     if not host_count:
         return "no host fits: there are no hosts"
@@ -127,7 +130,7 @@ def no_fit_summary(results: Sequence[FilterResult], host_count: int) -> str:
     for result in results:
         if not result.rejected_count:
             continue
-        rule = BY_NAME[result.name]
+        rule = book.named(result.name)
         words = rule.one if result.rejected_count == 1 else rule.many
         of = f" of {host_count}" if not parts else ""
         # The short form reads better where the sentence says no more than it does.

@@ -271,5 +271,3 @@ FILTERS: tuple[Filter, ...] = (
     ),
 )
 """In the order they run."""
-
-BY_NAME = {f.name: f for f in FILTERS}

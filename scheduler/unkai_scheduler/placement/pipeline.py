@@ -18,14 +18,15 @@ import numpy as np
 
 from unkai_scheduler.domain.decisions import Decision
 from unkai_scheduler.placement import explain
-from unkai_scheduler.placement.board import Bits, Board, Rejection, first_failed, rejection
-from unkai_scheduler.placement.filters import FILTERS, Filter
+from unkai_scheduler.placement.board import Board, Rejection, rejection
+from unkai_scheduler.placement.filters import Filter
 from unkai_scheduler.placement.fleet import Fleet
 from unkai_scheduler.placement.hosts_view import Hosts
 from unkai_scheduler.placement.requests import PlacementRequest, Weights
+from unkai_scheduler.placement.rulebook import OURS, Bits, RuleBook
 
 Singly = Sequence[tuple[int, Filter]]
-"""Filters with their places in `FILTERS`."""
+"""Filters with their places in the rule book."""
 MAX_CANDIDATES = 6
 """The winner and five runners-up."""
 MAX_BOARDS = 40
@@ -52,20 +53,17 @@ class Verdict:
 class Engine:
     """Decides on a fleet, by weights. Not safe for threads."""
 
-    def __init__(self, fleet: Fleet, weights: Weights) -> None:
+    def __init__(self, fleet: Fleet, weights: Weights, book: RuleBook = OURS) -> None:
         self._fleet = fleet
         self._weights = weights
+        self.book = book
         self._boards: OrderedDict[tuple[object, ...], Board] = OrderedDict()
 
     def judge(self, request: PlacementRequest) -> Verdict:
         """Find the best hosts for a request at the fleet's tick; claim nothing."""
         board = self._board(request)
         board.refresh()
-        singly = [
-            (bit, rule)
-            for bit, rule in enumerate(FILTERS)
-            if rule.applies is not None and rule.applies(request)
-        ]
+        singly = self.book.singly(request)
         if singly:
             return self._judge_singly(request, board, singly)
         counts = board.counts.copy()
@@ -96,7 +94,7 @@ class Engine:
         decisions: list[Decision] = []
         for request in requests:
             verdict = self.judge(request)
-            decisions.append(explain.decision(self._fleet, verdict, now))
+            decisions.append(explain.decision(self._fleet, self.book, verdict, now))
             if verdict.best:
                 self.claim(verdict, now_s)
         return decisions
@@ -105,7 +103,7 @@ class Engine:
         shape = request.shape
         board = self._boards.get(shape)
         if board is None:
-            board = self._boards[shape] = Board(self._fleet, request, self._weights)
+            board = self._boards[shape] = Board(self._fleet, request, self._weights, self.book)
             if len(self._boards) > MAX_BOARDS:
                 self._boards.popitem(last=False)
         else:
@@ -118,10 +116,12 @@ class Engine:
         fails = board.fails.copy()
         for bit, rule in singly:
             fails |= (~rule.passes(hosts, request)).astype(np.int32) << bit
-        first = first_failed(fails)
-        counts = np.bincount(first, minlength=len(FILTERS) + 1).tolist()
+        first = self.book.first_of_each(fails)
+        counts = self.book.counts(first)
         rejections = {
-            index: rejection(fleet, request, index, np.flatnonzero(first == index))
+            index: rejection(
+                fleet, request, self.book.filters[index], np.flatnonzero(first == index)
+            )
             for index, count in enumerate(counts[:-1])
             if count
         }

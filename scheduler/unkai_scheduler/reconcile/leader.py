@@ -23,6 +23,7 @@ from unkai_scheduler.domain.findings import Finding
 from unkai_scheduler.images.port import ImageStore
 from unkai_scheduler.ovn.port import Northbound
 from unkai_scheduler.ovn.southbound import OvnSouthbound
+from unkai_scheduler.placement.rulebook import OURS, RuleBook
 from unkai_scheduler.reconcile import metrics
 from unkai_scheduler.reconcile.actions import Rules
 from unkai_scheduler.reconcile.audit import Audit
@@ -85,11 +86,12 @@ class Leader:
         reached: Clock | None = None,
         northbound: Northbound | None = None,
         southbound: OvnSouthbound | None = None,
+        book: RuleBook = OURS,
     ) -> None:
         """Make one.
 
         `reached`: the clock that what is deleted by its age goes by. `northbound`, `southbound`:
-        OVN, where there are networks.
+        OVN, where there are networks. `book`: what placement goes by.
         """
         self.name = name
         self.is_leading = False
@@ -107,6 +109,7 @@ class Leader:
         self._audience = audience or Nobody()
         self._northbound = northbound
         self._southbound = southbound
+        self._book = book
         self._hearsay = Hearsay(live.now_s)
         self._fitness = Fitness(name, cluster, live.now_s)
         self._wakers: list[Callable[[], None]] = []
@@ -286,7 +289,7 @@ class Leader:
     async def _run_loops(self, office: Office) -> None:
         settings = self._settings.reconcile
         rules = Rules(settings.backoff_base_s, settings.backoff_cap_s, settings.create_hosts)
-        placer = Placer(self._settings, rules, self._live.now_s)
+        placer = Placer(self._settings, rules, self._live.now_s, self._book)
 
         def changed(host_id: str) -> None:
             loop.mark_host(host_id)

@@ -24,6 +24,7 @@ from unkai_scheduler.placement.fleet import Fleet
 from unkai_scheduler.placement.live_figures import RECENT_SAMPLES
 from unkai_scheduler.placement.pipeline import Engine
 from unkai_scheduler.placement.requests import PlacementRequest, Weights
+from unkai_scheduler.placement.rulebook import OURS, RuleBook
 from unkai_scheduler.reconcile import gangs, metrics, operations
 from unkai_scheduler.reconcile.actions import Action, Place, Rules, Wait, backoff
 from unkai_scheduler.reconcile.changes import Change, Seen
@@ -80,7 +81,13 @@ class CapacityQueue:
 class Placer:
     """The fleet, and the decisions made on it."""
 
-    def __init__(self, settings: Settings, rules: Rules, now_s: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        rules: Rules,
+        now_s: Callable[[], float],
+        book: RuleBook = OURS,
+    ) -> None:
         self._now_s = now_s
         self._queue = CapacityQueue()
         self._held_s: dict[str, float] = {}
@@ -92,7 +99,7 @@ class Placer:
         )
         self._rules = rules
         self._fleet = Fleet(max_sample_age_s=placement.max_metric_age_s)
-        self._engine = Engine(self._fleet, Weights(**placement.weights.model_dump()))
+        self._engine = Engine(self._fleet, Weights(**placement.weights.model_dump()), book)
         self._etags: dict[str, str] = {}
         """Of the rows that the fleet has, by host."""
         self._pending: dict[str, deque[ReceivedSample]] = {}
