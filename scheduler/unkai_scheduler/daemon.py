@@ -35,6 +35,7 @@ from unkai_scheduler.ovn.sight import Sight
 from unkai_scheduler.ovn.southbound import OvnSouthbound
 from unkai_scheduler.ovn.trace import Tracer
 from unkai_scheduler.ovn.trace_process import OvnTracer
+from unkai_scheduler.placement.rulebook import OURS, RuleBook
 from unkai_scheduler.reconcile.leader import Leader
 from unkai_scheduler.reconcile.live import LiveState
 from unkai_scheduler.services.adoptions import AdoptionsService
@@ -64,6 +65,7 @@ from unkai_scheduler.services.reachability import ReachabilityExplained
 from unkai_scheduler.services.reachability_counters import PathCounters
 from unkai_scheduler.services.routers import RoutersService
 from unkai_scheduler.services.security_groups import SecurityGroupsService
+from unkai_scheduler.services.simulations import SimulationsService
 from unkai_scheduler.services.subnets import SubnetsService
 from unkai_scheduler.services.timekeeper import Timekeeper
 from unkai_scheduler.settings import Settings
@@ -121,8 +123,12 @@ def build_services(
     settings: Settings,
     examine: Examine,
     sight: Sight | None = None,
+    book: RuleBook = OURS,
 ) -> Services:
-    """Make all use cases; `sight`: what OVN shows, where the settings say where to look."""
+    """Make all use cases.
+
+    `sight`: what OVN shows, where the settings say where to look. `book`: what placement goes by.
+    """
     return Services(
         instances=InstancesService(context, settings.network),
         adoptions=AdoptionsService(
@@ -143,6 +149,7 @@ def build_services(
         audits=AuditsService(leader),
         diagnoses=DiagnosesService(context, agents, examine),
         placement=PlacementService(context),
+        simulations=SimulationsService(context, leader, settings.placement, settings.network, book),
         operations=OperationsService(context, follower),
         events=EventsService(context, follower),
         projects=ProjectsService(context),
@@ -217,6 +224,7 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
             settings=settings,
             examine=examine,
             sight=outside.southbound.sight if outside.southbound else None,
+            book=book,
         )
         server = ApiServer(services, leader, route, RpcMetrics())
         server.listen(settings.listen, settings.tls.files())

@@ -45,6 +45,7 @@ from unkai.network.v1 import (
 from unkai.operation.v1 import operation_service_pb2_grpc
 from unkai.storage.v1 import image_pb2, image_service_pb2, image_service_pb2_grpc
 from unkai_scheduler import certificates
+from unkai_scheduler.agents.fake_host import idle_usage
 from unkai_scheduler.agents.port import Endpoint, ForwardTarget
 from unkai_scheduler.api.peers import LeaderRoute
 from unkai_scheduler.api.rpc_metrics import RpcMetrics
@@ -58,6 +59,8 @@ from unkai_scheduler.domain.machines import Machine
 from unkai_scheduler.domain.operations import OperationState
 from unkai_scheduler.images.obstore_adapter import open_image_store
 from unkai_scheduler.network_settings import NetworkSettings
+from unkai_scheduler.placement.allocation import AllocationRatios
+from unkai_scheduler.placement.fleet import Fleet
 from unkai_scheduler.reconcile.live import LiveState
 from unkai_scheduler.services.context import ServiceContext
 from unkai_scheduler.services.follower import Follower
@@ -90,6 +93,17 @@ class FakeLeading:
     machines: list[Machine] = field(default_factory=list)
     gone_hosts: set[str] = field(default_factory=set)
     forgotten_hosts: list[str] = field(default_factory=list)
+    uow: UnitOfWork | None = None
+    """Whose hosts are its fleet: `an_api` says."""
+
+    async def fleet(self) -> Fleet:
+        """Its fleet is the store's hosts, all idle."""
+        assert self.audit.uow is not None
+        fleet, rows = Fleet(), await self.uow.read(hosts.list_all)
+        for row in rows:
+            fleet.upsert_host(row, AllocationRatios())
+            fleet.fold([(row.id, idle_usage(row.memory_bytes, noon()), 100.0)])
+        return fleet
 
     @property
     def hosts(self) -> FakeLeading:
@@ -325,6 +339,7 @@ async def an_api(
             uow = await open_store(folder)
             stack.push_async_callback(uow.close)
         leading = leading or FakeLeading()
+        leading.uow = uow
         live = LiveState()
         agents = agents or ConsoleAgents()
         follower = Follower(uow, poll_s=0.01)

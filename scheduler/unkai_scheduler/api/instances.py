@@ -59,7 +59,7 @@ class InstanceServicer(instance_service_pb2_grpc.InstanceServiceServicer):
         accepted = await self._instances.create(
             call_of(request),
             request.project_id,
-            _draft(request.instance),
+            draft_of(request.instance),
             seconds_of(request.capacity_wait, "capacity_wait"),
         )
         return instance_service_pb2.CreateInstanceResponse(
@@ -71,7 +71,7 @@ class InstanceServicer(instance_service_pb2_grpc.InstanceServiceServicer):
         self, request: instance_service_pb2.BatchCreateInstancesRequest, context: Any
     ) -> instance_service_pb2.BatchCreateInstancesResponse:
         batch = Batch(
-            _draft(request.instance),
+            draft_of(request.instance),
             request.count,
             seconds_of(request.capacity_wait, "capacity_wait"),
             request.all_or_nothing,
@@ -112,7 +112,7 @@ class InstanceServicer(instance_service_pb2_grpc.InstanceServiceServicer):
         instance = await self._instances.update(
             call_of(request),
             request.instance.id,
-            _draft(request.instance),
+            draft_of(request.instance),
             request.update_mask.paths,
             request.instance.etag,
         )
@@ -240,7 +240,8 @@ def _message(instance: Instance) -> instance_pb2.Instance:
     return message
 
 
-def _draft(message: instance_pb2.Instance) -> InstanceDraft:
+def draft_of(message: instance_pb2.Instance) -> InstanceDraft:
+    """Read what a user says of an instance."""
     return InstanceDraft(
         name=message.name,
         image_id=message.image_id,

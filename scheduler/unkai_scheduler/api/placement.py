@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from unkai.host.v1 import placement_pb2, placement_service_pb2, placement_service_pb2_grpc
-from unkai_scheduler.agents.convert import timestamp
-from unkai_scheduler.domain.decisions import Candidate, Decision
+from unkai.host.v1 import placement_service_pb2, placement_service_pb2_grpc
+from unkai_scheduler.api.decisions import decision_message
+from unkai_scheduler.api.simulations import loss_message, simulation_message, step_of
+from unkai_scheduler.services.listing import Paging
 from unkai_scheduler.services.placement import PlacementService
+from unkai_scheduler.services.simulations import SimulationsService
 
 
 class PlacementServicer(placement_service_pb2_grpc.PlacementServiceServicer):
     """Placement over gRPC."""
 
-    def __init__(self, placement: PlacementService) -> None:
+    def __init__(self, placement: PlacementService, simulations: SimulationsService) -> None:
         self._placement = placement
+        self._simulations = simulations
 
     async def Explain(
         self, request: placement_service_pb2.ExplainRequest, context: Any
@@ -22,40 +25,18 @@ class PlacementServicer(placement_service_pb2_grpc.PlacementServiceServicer):
         decision = await self._placement.explain(request.instance_id)
         return placement_service_pb2.ExplainResponse(decision=decision_message(decision))
 
+    async def Simulate(
+        self, request: placement_service_pb2.SimulateRequest, context: Any
+    ) -> placement_service_pb2.SimulateResponse:
+        steps = [step_of(step, f"steps[{n}]") for n, step in enumerate(request.steps)]
+        found = await self._simulations.simulate(request.project_id, steps)
+        return placement_service_pb2.SimulateResponse(simulation=simulation_message(found))
 
-def decision_message(decision: Decision) -> placement_pb2.Decision:
-    """Write a decision."""
-    kind = placement_pb2.Decision
-    return kind(
-        instance_id=decision.instance_id,
-        decide_time=timestamp(decision.decide_time),
-        policy=decision.policy,
-        host_id=decision.host_id,
-        host_name=decision.host_name,
-        host_count=decision.host_count,
-        filters=[
-            kind.Filter(
-                name=result.name,
-                rejected_count=result.rejected_count,
-                rejected_hosts=result.rejected_hosts,
-                nearest_miss=result.nearest_miss,
-            )
-            for result in decision.filters
-        ],
-        candidates=map(_candidate, decision.candidates),
-        summary=decision.summary,
-    )
-
-
-def _candidate(candidate: Candidate) -> placement_pb2.Decision.Candidate:
-    kind = placement_pb2.Decision
-    return kind.Candidate(
-        host_id=candidate.host_id,
-        host_name=candidate.host_name,
-        total_score=candidate.total_score,
-        terms=[
-            kind.Term(name=term.name, score=term.score, weight=term.weight)
-            for term in candidate.terms
-        ],
-        inputs=dict(candidate.inputs),
-    )
+    async def SimulateLosses(
+        self, request: placement_service_pb2.SimulateLossesRequest, context: Any
+    ) -> placement_service_pb2.SimulateLossesResponse:
+        paging = Paging(request.page_size, request.page_token)
+        page = await self._simulations.losses(paging, request.host_id)
+        return placement_service_pb2.SimulateLossesResponse(
+            losses=map(loss_message, page.rows), next_page_token=page.next_token
+        )

@@ -96,6 +96,8 @@ TABLE: Mapping[str, Rule] = {
     "/unkai.host.v1.HostService/DiagnoseHost": Rule(USERS, DIAGNOSE_S),
     "/unkai.host.v1.HostService/DiagnoseScheduler": Rule(USERS, DIAGNOSE_S),
     "/unkai.host.v1.PlacementService/Explain": _read(),
+    "/unkai.host.v1.PlacementService/Simulate": Rule(USERS, READ_S, live=True),
+    "/unkai.host.v1.PlacementService/SimulateLosses": Rule(USERS, READ_S, live=True),
     "/unkai.operation.v1.OperationService/GetOperation": _read(),
     "/unkai.operation.v1.OperationService/ListOperations": _read(),
     "/unkai.operation.v1.OperationService/WaitOperation": Rule(USERS, _WAIT_S, waits=True),

@@ -106,6 +106,7 @@ from unkai_scheduler.services.projects import ProjectsService
 from unkai_scheduler.services.reachability import ReachabilityExplained
 from unkai_scheduler.services.routers import RoutersService
 from unkai_scheduler.services.security_groups import SecurityGroupsService
+from unkai_scheduler.services.simulations import SimulationsService
 from unkai_scheduler.services.subnets import SubnetsService
 from unkai_wire import tracing
 from unkai_wire.lasting_server import LastingServer
@@ -132,6 +133,7 @@ class Services:
     audits: AuditsService
     diagnoses: DiagnosesService
     placement: PlacementService
+    simulations: SimulationsService
     operations: OperationsService
     events: EventsService
     projects: ProjectsService
@@ -241,7 +243,7 @@ def _offered(services: Services) -> list[tuple[Any, Any, Any]]:
         ),
         (
             placement_service_pb2.DESCRIPTOR.services_by_name["PlacementService"],
-            PlacementServicer(services.placement),
+            PlacementServicer(services.placement, services.simulations),
             placement_service_pb2_grpc.add_PlacementServiceServicer_to_server,
         ),
         (

@@ -8,7 +8,6 @@ whoever keeps figures derived from these (board.py).
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -73,8 +72,22 @@ class Fleet:
         return host_id in self._rows
 
     def copy(self) -> Fleet:
-        """Return a fleet that can be changed without changing this one, for simulation."""
-        return copy.deepcopy(self)
+        """Return a fleet that can be changed without changing this one, for simulation.
+
+        Its moves begin anew: nothing derived from this fleet holds for it.
+        """
+        other = Fleet(max_sample_age_s=self.max_sample_age_s)
+        other.now_s, other._faded_s = self.now_s, self._faded_s
+        other.ids, other.names = list(self.ids), list(self.names)
+        other.cordon_reasons = list(self.cordon_reasons)
+        other.network_problems = list(self.network_problems)
+        other._rows, other._states = dict(self._rows), list(self._states)
+        other._trait_bits = dict(self._trait_bits)
+        other._rank, other._by_rank = self._rank, self._by_rank  # made anew, never changed
+        # In place: what settles and what is live look at the same columns.
+        other._columns.update((name, column.copy()) for name, column in self._columns.items())
+        other._settling.take_over(self._settling)
+        return other
 
     # Hosts
 

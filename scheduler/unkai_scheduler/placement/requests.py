@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from unkai_scheduler.domain.instances import PlacementPolicy
+from unkai_scheduler.domain.instances import Instance, PlacementPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,30 @@ class PlacementRequest:
             self.zone,
             self.physical_networks,
         )
+
+
+def request_of(
+    instance: Instance,
+    policy: PlacementPolicy,
+    *,
+    failed_hosts: tuple[str, ...] = (),
+    physical_networks: tuple[str, ...] | None = None,
+) -> PlacementRequest:
+    """Return what an instance needs. `policy`: of one that names none."""
+    spec = instance.spec
+    return PlacementRequest(
+        instance_id=instance.id,
+        vcpus=spec.vcpus,
+        memory_bytes=spec.memory_bytes,
+        disk_bytes=spec.disk_bytes,
+        policy=spec.placement_policy or policy,
+        required_traits=spec.required_traits,
+        preferred_traits=spec.preferred_traits,
+        forbidden_traits=spec.forbidden_traits,
+        zone=spec.zone,
+        excluded_host_ids=failed_hosts,
+        physical_networks=physical_networks,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,14 @@ class Settling:
         """Sums per row under the present weights; empty while rows have moved."""
         self._weights: Ints = np.zeros(BUCKETS, np.int64)
 
+    def take_over(self, other: Settling) -> None:
+        """Know what another knows; the columns are a copy of its columns."""
+        self._machines = dict(other._machines)
+        self._of_bucket = {bucket: list(ids) for bucket, ids in other._of_bucket.items()}
+        self._left = {host_id: list(left) for host_id, left in other._left.items()}
+        self._clock_s, self._bucket, self._weights = other._clock_s, other._bucket, other._weights
+        self._expected = {}
+
     def add(
         self, row: int, *, instance_id: str, vcpus: int, memory_mib: int, since_s: float
     ) -> None:

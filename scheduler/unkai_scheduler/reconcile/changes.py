@@ -54,9 +54,8 @@ def read(conn: Connection, instance: Instance) -> Seen:
     failed: tuple[str, ...] = ()
     if not instance.has_run:
         failed = tuple(t.host_id for t in tombstones.of_instance(conn, instance.id))
-    named = ports.physical_networks(conn, instance.id)
-    needed = tuple(sorted({name for name in named if name})) if named else None
-    return Seen(instance, operation, failed, needed)
+    needed = ports.physical_networks(conn, [instance.id])
+    return Seen(instance, operation, failed, needed.get(instance.id))
 
 
 def differs(change: Change) -> bool:

@@ -23,6 +23,7 @@ from unkai_scheduler.domain.findings import Finding
 from unkai_scheduler.images.port import ImageStore
 from unkai_scheduler.ovn.port import Northbound
 from unkai_scheduler.ovn.southbound import OvnSouthbound
+from unkai_scheduler.placement.fleet import Fleet
 from unkai_scheduler.placement.rulebook import OURS, RuleBook
 from unkai_scheduler.reconcile import metrics
 from unkai_scheduler.reconcile.actions import Rules
@@ -115,6 +116,7 @@ class Leader:
         self._wakers: list[Callable[[], None]] = []
         self._audit: Audit | None = None
         self._hosts: Hosts | None = None
+        self._loop: InstanceLoop | None = None
         self._networks: NetworkLoop | None = None
         self._misplaced: MisplacedPorts | None = None
         self._is_elected = False
@@ -140,6 +142,12 @@ class Leader:
         if self._hosts is None or not self.is_leading:
             raise _not_leader()
         return self._hosts
+
+    async def fleet(self) -> Fleet:
+        """Return a copy of the reign's fleet; raise `Unavailable` / NOT_LEADER as `audit`."""
+        if self._loop is None or not self.is_leading:
+            raise _not_leader()
+        return await self._loop.fleet_now()
 
     async def run(self) -> None:
         """Campaign, lead, and again, until cancelled."""
@@ -283,7 +291,8 @@ class Leader:
         finally:
             self.is_leading = False
             self._wakers = []
-            self._audit = self._hosts = self._networks = self._misplaced = None
+            self._audit = self._hosts = self._loop = None
+            self._networks = self._misplaced = None
             self._live.clear()
 
     async def _run_loops(self, office: Office) -> None:
@@ -317,7 +326,7 @@ class Leader:
         more = self._of_networks(office, states)
         audit, images = Audit(office, hosts, self._found_in_networks), ImageLoop(office)
         names = NamesLoop(office)
-        self._audit, self._hosts = audit, hosts
+        self._audit, self._hosts, self._loop = audit, hosts, loop
         deadlines = Deadlines(office, lambda ids: loop.mark(ids, urgent=True))
         self._wakers = [loop.wake, images.wake, names.wake, office.written.set]
         self._wakers.append(self._wake_networks)

@@ -21,6 +21,7 @@ import structlog
 
 from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.instances import Claim, Instance
+from unkai_scheduler.placement.fleet import Fleet
 from unkai_scheduler.placement.settling import SETTLING_S
 from unkai_scheduler.reconcile import changes, gangs, metrics
 from unkai_scheduler.reconcile.actions import (
@@ -237,12 +238,33 @@ class InstanceLoop:
             decided += self._placer.decide(places, now, learning=learning)
         return decided
 
+    async def fleet_now(self) -> Fleet:
+        """Return a copy of the fleet as a placement would find it now, for who only asks.
+
+        The fleet itself is not refreshed: a claim decided and not yet committed is in no row.
+        Raises `Unavailable` / HOSTS_NOT_HEARD while the reign is too young to place anything.
+        """
+        if self._hosts.is_new_here():
+            raise Unavailable(
+                "the scheduler has just begun to lead, and most hosts are still to report",
+                reason="HOSTS_NOT_HEARD",
+                fix="try again in a few seconds",
+                retry_after_s=1.0,
+            )
+        placer = self._placer.copy()
+        await self._refresh(placer, recalls=not self._recalled)
+        return placer.fleet_now()
+
     async def _refresh_fleet(self) -> None:
-        """Read what moved of all hosts; at first, too, who was placed a moment ago."""
-        uow, placer, now = self._office.uow, self._placer, self._office.clock()
+        await self._refresh(self._placer, recalls=not self._recalled)
+        self._recalled = True
+
+    async def _refresh(self, placer: Placer, *, recalls: bool) -> None:
+        """Read what moved of all hosts; `recalls`: and who was placed a moment ago."""
+        uow, now = self._office.uow, self._office.clock()
         since = now - timedelta(seconds=SETTLING_S)
         recent: list[Claim] = []
-        if not self._recalled:
+        if recalls:
             recent = await uow.read(lambda conn: claims.made_since(conn, since))
         marks = await uow.read(host_rows.marks)
         moved = placer.moved(marks)
@@ -250,7 +272,6 @@ class InstanceLoop:
         placer.refresh(rows, {host_id: self._hosts.state(host_id) for host_id in marks})
         # With no await between: no sample may be taken in before it is known who settles.
         placer.recall(recent, now)
-        self._recalled = True
 
     def _next(self, seen: Seen, now: datetime, *, urgent: bool) -> Action:
         instance = replace(seen.instance, due_time=now) if urgent else seen.instance

@@ -7,6 +7,7 @@ watchers' tick.
 
 from __future__ import annotations
 
+import copy
 import time
 from bisect import bisect_left, insort
 from collections import deque
@@ -23,7 +24,7 @@ from unkai_scheduler.placement.explain import no_capacity_error
 from unkai_scheduler.placement.fleet import Fleet
 from unkai_scheduler.placement.live_figures import RECENT_SAMPLES
 from unkai_scheduler.placement.pipeline import Engine
-from unkai_scheduler.placement.requests import PlacementRequest, Weights
+from unkai_scheduler.placement.requests import PlacementRequest, Weights, request_of
 from unkai_scheduler.placement.rulebook import OURS, RuleBook
 from unkai_scheduler.reconcile import gangs, metrics, operations
 from unkai_scheduler.reconcile.actions import Action, Place, Rules, Wait, backoff
@@ -99,10 +100,27 @@ class Placer:
         )
         self._rules = rules
         self._fleet = Fleet(max_sample_age_s=placement.max_metric_age_s)
-        self._engine = Engine(self._fleet, Weights(**placement.weights.model_dump()), book)
+        self._weights = Weights(**placement.weights.model_dump())
+        self._engine = Engine(self._fleet, self._weights, book)
         self._etags: dict[str, str] = {}
         """Of the rows that the fleet has, by host."""
         self._pending: dict[str, deque[ReceivedSample]] = {}
+
+    def copy(self) -> Placer:
+        """Return one whose fleet can be changed without changing this one's; it shares the queue,
+        which is for decisions alone."""
+        other = copy.copy(self)
+        other._fleet = self._fleet.copy()
+        other._engine = Engine(other._fleet, self._weights, self._engine.book)
+        other._etags = dict(self._etags)
+        other._pending = {host_id: received.copy() for host_id, received in self._pending.items()}
+        return other
+
+    def fleet_now(self) -> Fleet:
+        """Return the fleet as a decision would find it now."""
+        self.fold()
+        self._fleet.advance(self._now_s())
+        return self._fleet
 
     def moved(self, marks: Mapping[str, HostMark]) -> list[str]:
         """Return the hosts whose rows or claims are not as the fleet has them."""
@@ -252,18 +270,10 @@ class Placer:
         )
 
     def _request(self, seen: Seen) -> PlacementRequest:
-        spec = seen.instance.spec
-        return PlacementRequest(
-            instance_id=seen.instance.id,
-            vcpus=spec.vcpus,
-            memory_bytes=spec.memory_bytes,
-            disk_bytes=spec.disk_bytes,
-            policy=spec.placement_policy or self._policy,
-            required_traits=spec.required_traits,
-            preferred_traits=spec.preferred_traits,
-            forbidden_traits=spec.forbidden_traits,
-            zone=spec.zone,
-            excluded_host_ids=seen.failed_hosts,
+        return request_of(
+            seen.instance,
+            self._policy,
+            failed_hosts=seen.failed_hosts,
             physical_networks=seen.physical_networks,
         )
 

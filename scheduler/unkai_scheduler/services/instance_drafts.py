@@ -88,6 +88,25 @@ def check_draft(draft: InstanceDraft, capacity_wait_s: float) -> None:
         )
 
 
+def check_needs(draft: InstanceDraft) -> None:
+    """Raise as `check_draft`, for what a host is chosen by alone."""
+    with Violations() as wrong:
+        if draft.flavor_id:
+            with wrong.collect():
+                check_id("flavor", draft.flavor_id, "instance.flavor_id")
+        if draft.image_id:
+            with wrong.collect():
+                check_id("image", draft.image_id, "instance.image_id")
+        _check_figures(wrong, draft)
+        wrong.require(
+            bool(draft.disk_bytes or draft.flavor_id or draft.image_id),
+            "instance.disk_bytes",
+            "is 0; it must be given, or a flavor or an image be named",
+            "INVALID_SIZE",
+        )
+        _check_place(wrong, draft)
+
+
 def check_words(wrong: Violations, draft: InstanceDraft, fields: frozenset[str]) -> None:
     """Note what is wrong with the fields that may change later too."""
     if "name" in fields:
@@ -174,17 +193,36 @@ def settle(conn: Connection, project_id: str, draft: InstanceDraft) -> InstanceS
     if draft.flavor_id:
         flavor = found("flavor", draft.flavor_id, flavors.held(conn, draft.flavor_id))
         _check_agrees(draft, flavor)
-    image = _usable_image(conn, project_id, draft.image_id)
+    image = _usable_image(project_id, draft.image_id, images.held(conn, draft.image_id))
     for ident in draft.key_pair_ids:
         key = key_pairs.held(conn, ident)
         if key is None or key.project_id != project_id:
             raise NotFound.of("key_pair", ident)
+    return _spec(draft, flavor, _disk_bytes(draft, flavor, image))
+
+
+def sketch(conn: Connection, project_id: str, draft: InstanceDraft) -> InstanceSpec:
+    """Turn a draft that `check_needs` has checked into what a host would be asked for.
+
+    Nothing is held, and there need not be an image.
+    """
+    flavor = None
+    if draft.flavor_id:
+        flavor = found("flavor", draft.flavor_id, flavors.get(conn, draft.flavor_id))
+        _check_agrees(draft, flavor)
+    if not draft.image_id:
+        return _spec(draft, flavor, draft.disk_bytes or (flavor.disk_bytes if flavor else 0))
+    image = _usable_image(project_id, draft.image_id, images.get(conn, draft.image_id))
+    return _spec(draft, flavor, _disk_bytes(draft, flavor, image))
+
+
+def _spec(draft: InstanceDraft, flavor: Flavor | None, disk_bytes: int) -> InstanceSpec:
     return InstanceSpec(
         name=draft.name,
-        image_id=image.id,
+        image_id=draft.image_id,
         vcpus=flavor.vcpus if flavor else draft.vcpus,
         memory_bytes=flavor.memory_bytes if flavor else draft.memory_bytes,
-        disk_bytes=_disk_bytes(draft, flavor, image),
+        disk_bytes=disk_bytes,
         flavor_id=draft.flavor_id,
         key_pair_ids=draft.key_pair_ids,
         user_data=draft.user_data,
@@ -214,8 +252,7 @@ def _check_agrees(draft: InstanceDraft, flavor: Flavor) -> None:
             )
 
 
-def _usable_image(conn: Connection, project_id: str, image_id: str) -> Image:
-    image = images.held(conn, image_id)
+def _usable_image(project_id: str, image_id: str, image: Image | None) -> Image:
     if image is None or (image.visibility is Visibility.PRIVATE and image.project_id != project_id):
         raise NotFound.of("image", image_id)
     if image.state is not ImageState.READY:

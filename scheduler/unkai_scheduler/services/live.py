@@ -9,6 +9,7 @@ from typing import Protocol
 from unkai_scheduler.agents.port import Endpoint, UsageSample
 from unkai_scheduler.domain.findings import Audited
 from unkai_scheduler.domain.machines import Machine
+from unkai_scheduler.placement.fleet import Fleet
 
 
 class AuditView(Protocol):
@@ -45,6 +46,9 @@ class LeaderView(Protocol):
     @property
     def audit(self) -> AuditView:
         """Return the audit; raise `Unavailable` / NOT_LEADER when this process does not lead."""
+
+    async def fleet(self) -> Fleet:
+        """Return a copy of the fleet as a placement would find it now; raise as `audit` does."""
 
 
 class Received(Protocol):

@@ -211,6 +211,14 @@ def all_claimed(conn: Connection) -> list[Instance]:
     return [_instance(row) for row in conn.execute(query)]
 
 
+def claimed_of(conn: Connection, host_ids: Iterable[str]) -> list[Instance]:
+    """Return all instances that these hosts hold, in the order of their ids."""
+    found: list[Instance] = []
+    for some in rows.portions(host_ids):
+        found += [_instance(row) for row in conn.execute(_QUERY.where(claims.c.host_id.in_(some)))]
+    return sorted(found, key=lambda row: row.id)
+
+
 def count_by_state(conn: Connection) -> list[tuple[str, InstanceState, int]]:
     """Return how many instances each project has in each state that some are in."""
     columns = (instances.c.project_id, instances.c.state)

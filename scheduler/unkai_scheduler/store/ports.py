@@ -78,14 +78,19 @@ def of_owners(conn: Connection, owner_ids: Iterable[str]) -> dict[str, list[Port
     return found
 
 
-def physical_networks(conn: Connection, owner_id: str) -> list[str]:
-    """Return, for each port of an owner, its network's physical one; empty for an overlay."""
-    query = (
-        select(func.coalesce(networks.c.physical_network, ""))
-        .select_from(ports.join(networks, networks.c.id == ports.c.network_id))
-        .where(ports.c.owner_id == owner_id)
+def physical_networks(conn: Connection, owner_ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return, for each of these owners that has ports, the physical networks that they need.
+
+    None of those is an overlay's; an owner with ports on overlays alone needs no physical network.
+    """
+    query = select(ports.c.owner_id, func.coalesce(networks.c.physical_network, "")).select_from(
+        ports.join(networks, networks.c.id == ports.c.network_id)
     )
-    return list(conn.execute(query).scalars())
+    found: dict[str, set[str]] = {}
+    for some in rows.portions(owner_ids):
+        for owner_id, name in conn.execute(query.where(ports.c.owner_id.in_(some))):
+            found.setdefault(owner_id, set()).add(name)
+    return {owner_id: tuple(sorted(names - {""})) for owner_id, names in found.items()}
 
 
 def of_owner(conn: Connection, owner_id: str) -> list[Port]:

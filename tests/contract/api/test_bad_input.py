@@ -69,6 +69,14 @@ def batch(count: int, **changes: Any) -> tuple[str, Fields]:
     return "InstanceService.BatchCreateInstances", fields
 
 
+def simulation(*steps: Fields, **more: Any) -> tuple[str, Fields]:
+    return "PlacementService.Simulate", {"steps": list(steps), **more}
+
+
+def placing(**said: Any) -> tuple[str, Fields]:
+    return simulation({"place_instances": {"count": 1, "instance": GOOD, **said}})
+
+
 def named(name: str) -> tuple[str, Fields]:
     return create(name=name)
 
@@ -417,6 +425,52 @@ REQUESTS: dict[str, tuple[str, Fields]] = {
         {"host_id": "{host}", "statement": "burnt"},
     ),
     "explain: a flavor": ("PlacementService.Explain", {"instance_id": "{flavor}"}),
+    "simulate: nothing": ("PlacementService.Simulate", {}),
+    "simulate: a step without a kind": simulation({}),
+    "simulate: 17 steps": simulation(*[{"lose_hosts": {"host_ids": ["{host}"]}}] * 17),
+    "simulate: no host lost": simulation({"lose_hosts": {}}),
+    "simulate: a host's name": simulation({"lose_hosts": {"host_ids": ["h1"]}}),
+    "simulate: a host lost twice": simulation(*[{"lose_hosts": {"host_ids": ["{host}"]}}] * 2),
+    "simulate: an unknown host": simulation(
+        {"lose_hosts": {"host_ids": ["hst-01hf7yat00e008000000000001"]}}
+    ),
+    "simulate: no hosts added": simulation({"add_hosts": {"like_host_id": "{host}"}}),
+    "simulate: hosts like one, and of figures": simulation(
+        {"add_hosts": {"count": 1, "like_host_id": "{host}", "cpus": 4}}
+    ),
+    "simulate: hosts of no figures": simulation({"add_hosts": {"count": 1}}),
+    "simulate: hosts of absurd figures": simulation(
+        {"add_hosts": {"count": -1, "cpus": -1, "memory_bytes": HUGE, "disk_bytes": HUGE}}
+    ),
+    "simulate: hosts in an odd zone, with odd traits": simulation(
+        {
+            "add_hosts": {
+                "count": 1,
+                "cpus": 4,
+                "memory_bytes": 64 * MIB,
+                "disk_bytes": 64 * MIB,
+                "zone": "Room 2",
+                "traits": ["avx"],
+            }
+        }
+    ),
+    "simulate: nothing placed": simulation({"place_instances": {}}),
+    "simulate: 10,001 placed": placing(count=10_001),
+    "simulate: 12,000 placed in all": simulation(
+        *[{"place_instances": {"count": 6000, "instance": GOOD}}] * 2
+    ),
+    "simulate: no disk said": placing(instance={"vcpus": 1, "memory_bytes": 64 * MIB}),
+    "simulate: figures beside a flavor": placing(instance={"flavor_id": "{flavor}", "vcpus": 2}),
+    "simulate: an unknown flavor": placing(
+        instance={"flavor_id": "flv-01hf7yat00e008000000000001"}
+    ),
+    "simulate: an odd zone": placing(instance={**GOOD, "zone": "Room 2"}),
+    "simulate: another's project": simulation(
+        {"place_instances": {"count": 1, "instance": GOOD}}, project_id="{host}"
+    ),
+    "losses: a host's name": ("PlacementService.SimulateLosses", {"host_id": "h1"}),
+    "losses: a page below 0": ("PlacementService.SimulateLosses", {"page_size": -1}),
+    "losses: an odd token": ("PlacementService.SimulateLosses", {"page_token": "x"}),
 }
 
 

@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from unkai.host.v1 import placement_pb2 as unkai_dot_host_dot_v1_dot_placement__pb2
+from unkai.host.v1 import simulation_pb2 as unkai_dot_host_dot_v1_dot_simulation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%unkai/host/v1/placement_service.proto\x12\runkai.host.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1dunkai/host/v1/placement.proto\"+\n\x0e\x45xplainRequest\x12\x19\n\x0binstance_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"<\n\x0f\x45xplainResponse\x12)\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x17.unkai.host.v1.Decision2\\\n\x10PlacementService\x12H\n\x07\x45xplain\x12\x1d.unkai.host.v1.ExplainRequest\x1a\x1e.unkai.host.v1.ExplainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%unkai/host/v1/placement_service.proto\x12\runkai.host.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1dunkai/host/v1/placement.proto\x1a\x1eunkai/host/v1/simulation.proto\"+\n\x0e\x45xplainRequest\x12\x19\n\x0binstance_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"<\n\x0f\x45xplainResponse\x12)\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x17.unkai.host.v1.Decision\"Y\n\x0fSimulateRequest\x12\x32\n\x05steps\x18\x01 \x03(\x0b\x32\x1d.unkai.host.v1.SimulationStepB\x04\xe2\x41\x01\x02\x12\x12\n\nproject_id\x18\x02 \x01(\t\"A\n\x10SimulateResponse\x12-\n\nsimulation\x18\x01 \x01(\x0b\x32\x19.unkai.host.v1.Simulation\"O\n\x15SimulateLossesRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Z\n\x16SimulateLossesResponse\x12\'\n\x06losses\x18\x01 \x03(\x0b\x32\x17.unkai.host.v1.HostLoss\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x88\x02\n\x10PlacementService\x12H\n\x07\x45xplain\x12\x1d.unkai.host.v1.ExplainRequest\x1a\x1e.unkai.host.v1.ExplainResponse\x12K\n\x08Simulate\x12\x1e.unkai.host.v1.SimulateRequest\x1a\x1f.unkai.host.v1.SimulateResponse\x12]\n\x0eSimulateLosses\x12$.unkai.host.v1.SimulateLossesRequest\x1a%.unkai.host.v1.SimulateLossesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,10 +36,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EXPLAINREQUEST'].fields_by_name['instance_id']._loaded_options = None
   _globals['_EXPLAINREQUEST'].fields_by_name['instance_id']._serialized_options = b'\342A\001\002'
-  _globals['_EXPLAINREQUEST']._serialized_start=120
-  _globals['_EXPLAINREQUEST']._serialized_end=163
-  _globals['_EXPLAINRESPONSE']._serialized_start=165
-  _globals['_EXPLAINRESPONSE']._serialized_end=225
-  _globals['_PLACEMENTSERVICE']._serialized_start=227
-  _globals['_PLACEMENTSERVICE']._serialized_end=319
+  _globals['_SIMULATEREQUEST'].fields_by_name['steps']._loaded_options = None
+  _globals['_SIMULATEREQUEST'].fields_by_name['steps']._serialized_options = b'\342A\001\002'
+  _globals['_EXPLAINREQUEST']._serialized_start=152
+  _globals['_EXPLAINREQUEST']._serialized_end=195
+  _globals['_EXPLAINRESPONSE']._serialized_start=197
+  _globals['_EXPLAINRESPONSE']._serialized_end=257
+  _globals['_SIMULATEREQUEST']._serialized_start=259
+  _globals['_SIMULATEREQUEST']._serialized_end=348
+  _globals['_SIMULATERESPONSE']._serialized_start=350
+  _globals['_SIMULATERESPONSE']._serialized_end=415
+  _globals['_SIMULATELOSSESREQUEST']._serialized_start=417
+  _globals['_SIMULATELOSSESREQUEST']._serialized_end=496
+  _globals['_SIMULATELOSSESRESPONSE']._serialized_start=498
+  _globals['_SIMULATELOSSESRESPONSE']._serialized_end=588
+  _globals['_PLACEMENTSERVICE']._serialized_start=591
+  _globals['_PLACEMENTSERVICE']._serialized_end=855
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class PlacementServiceStub:
-    """PlacementService explains where instances go.
+    """PlacementService explains where instances go, and would go.
     """
 
     def __init__(self, channel):
@@ -40,14 +40,41 @@ class PlacementServiceStub:
                 request_serializer=unkai_dot_host_dot_v1_dot_placement__service__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=unkai_dot_host_dot_v1_dot_placement__service__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.Simulate = channel.unary_unary(
+                '/unkai.host.v1.PlacementService/Simulate',
+                request_serializer=unkai_dot_host_dot_v1_dot_placement__service__pb2.SimulateRequest.SerializeToString,
+                response_deserializer=unkai_dot_host_dot_v1_dot_placement__service__pb2.SimulateResponse.FromString,
+                _registered_method=True)
+        self.SimulateLosses = channel.unary_unary(
+                '/unkai.host.v1.PlacementService/SimulateLosses',
+                request_serializer=unkai_dot_host_dot_v1_dot_placement__service__pb2.SimulateLossesRequest.SerializeToString,
+                response_deserializer=unkai_dot_host_dot_v1_dot_placement__service__pb2.SimulateLossesResponse.FromString,
+                _registered_method=True)
 
 
 class PlacementServiceServicer:
-    """PlacementService explains where instances go.
+    """PlacementService explains where instances go, and would go.
     """
 
     def Explain(self, request, context):
         """Explain returns the last decision made for an instance.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Simulate(self, request, context):
+        """Simulate says what would come of some steps: more instances, more hosts, lost hosts. Nothing
+        is changed; the leader decides on a copy of the hosts as they are at this moment, live load
+        included, as it would decide for real.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SimulateLosses(self, request, context):
+        """SimulateLosses says of each host whether the others could take what is on it, were it lost. A
+        page may be shorter than asked for: each ends after some seconds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,6 +88,16 @@ def add_PlacementServiceServicer_to_server(servicer, server):
                     request_deserializer=unkai_dot_host_dot_v1_dot_placement__service__pb2.ExplainRequest.FromString,
                     response_serializer=unkai_dot_host_dot_v1_dot_placement__service__pb2.ExplainResponse.SerializeToString,
             ),
+            'Simulate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Simulate,
+                    request_deserializer=unkai_dot_host_dot_v1_dot_placement__service__pb2.SimulateRequest.FromString,
+                    response_serializer=unkai_dot_host_dot_v1_dot_placement__service__pb2.SimulateResponse.SerializeToString,
+            ),
+            'SimulateLosses': grpc.unary_unary_rpc_method_handler(
+                    servicer.SimulateLosses,
+                    request_deserializer=unkai_dot_host_dot_v1_dot_placement__service__pb2.SimulateLossesRequest.FromString,
+                    response_serializer=unkai_dot_host_dot_v1_dot_placement__service__pb2.SimulateLossesResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'unkai.host.v1.PlacementService', rpc_method_handlers)
@@ -70,7 +107,7 @@ def add_PlacementServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PlacementService:
-    """PlacementService explains where instances go.
+    """PlacementService explains where instances go, and would go.
     """
 
     @staticmethod
@@ -90,6 +127,60 @@ class PlacementService:
             '/unkai.host.v1.PlacementService/Explain',
             unkai_dot_host_dot_v1_dot_placement__service__pb2.ExplainRequest.SerializeToString,
             unkai_dot_host_dot_v1_dot_placement__service__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Simulate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/unkai.host.v1.PlacementService/Simulate',
+            unkai_dot_host_dot_v1_dot_placement__service__pb2.SimulateRequest.SerializeToString,
+            unkai_dot_host_dot_v1_dot_placement__service__pb2.SimulateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SimulateLosses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/unkai.host.v1.PlacementService/SimulateLosses',
+            unkai_dot_host_dot_v1_dot_placement__service__pb2.SimulateLossesRequest.SerializeToString,
+            unkai_dot_host_dot_v1_dot_placement__service__pb2.SimulateLossesResponse.FromString,
             options,
             channel_credentials,
             insecure,

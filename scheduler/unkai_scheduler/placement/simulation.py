@@ -1,0 +1,367 @@
+"""Simulation: what would come of more instances, more hosts, lost hosts. Pure.
+
+It works on a copy of the fleet, with the engine that decides for real, at one moment of time. All
+work comes as generators that yield between pieces of a few microseconds (a few milliseconds where
+a kind of request is met for the first time among 10,000 hosts), so that a loop may do other things
+between; nothing is simulated until somebody goes on with them.
+
+The trap: who is refused once is taken as refused for all its like in the same step, since nothing
+is given back meanwhile. A rule that makes room by placing would break that.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+import numpy as np
+
+from unkai_scheduler.domain.decisions import Decision
+from unkai_scheduler.domain.hosts import Host, HostState, HostUsage
+from unkai_scheduler.placement import explain
+from unkai_scheduler.placement.allocation import AllocationRatios
+from unkai_scheduler.placement.fleet import Fleet, Ints
+from unkai_scheduler.placement.pipeline import Engine
+from unkai_scheduler.placement.requests import PlacementRequest, Weights
+from unkai_scheduler.placement.rulebook import OURS, RuleBook
+
+MAX_MORE = 1000
+"""Up to so many it is counted how many more of a kind would fit."""
+MAX_REFUSALS = 20
+"""Kinds of refused requests that are explained, the first met."""
+MAX_REFUSED_IDS = 10
+"""Instances named of each kind."""
+_FIGURES = ("vcpus", "memory", "disk")
+
+
+@dataclass(frozen=True, slots=True)
+class AddHosts:
+    """These hosts are there too, up and idle. Their ids are new."""
+
+    hosts: tuple[Host, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoseHosts:
+    """These hosts fall silent, all at once; what is on them is placed again, in line."""
+
+    host_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """So many like this one are placed, one after the other."""
+
+    request: PlacementRequest
+    count: int
+
+
+Step = AddHosts | LoseHosts | Place
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """Virtual CPUs, memory and disk."""
+
+    vcpus: int = 0
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What hosts have that take instances: those that are up and not cordoned."""
+
+    host_count: int
+    empty_host_count: int
+    """Of those, how many nothing is claimed of."""
+    claimed: Amounts
+    claimable: Amounts
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Requests that are alike and find no host."""
+
+    count: int
+    decision: Decision
+    """Of the first of them."""
+    instance_ids: tuple[str, ...]
+    """The first of those that are instances already."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """What came of one step; all 0 where hosts were added."""
+
+    asked_count: int = 0
+    placed_count: int = 0
+    host_count: int = 0
+    """Hosts that took some."""
+    refusals: tuple[Refusal, ...] = ()
+    more_count: int = 0
+    """Where all of a `Place` found a host: how many more of it would, up to `MAX_MORE`."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostChange:
+    """A host that is not as it was."""
+
+    host_id: str
+    host_name: str
+    added: bool
+    lost: bool
+    placed_count: int
+    before: Amounts
+    after: Amounts
+    """What is claimed; of a lost host that is what it was."""
+    claimable: Amounts
+
+
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """What would come of it."""
+
+    outcomes: tuple[StepOutcome, ...]
+    """One for each step."""
+    before: Capacity
+    after: Capacity
+    changes: tuple[HostChange, ...]
+    """By name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What would come of the loss of one host."""
+
+    host_id: str
+    host_name: str
+    outcome: StepOutcome
+
+
+@dataclass
+class _Tally:
+    """What has come of a step so far."""
+
+    asked: int = 0
+    placed: list[tuple[str, PlacementRequest]] = field(default_factory=list)
+    """Host and request each."""
+    refused: dict[PlacementRequest, Decision] = field(default_factory=dict)
+    """By request without its id: the first decision."""
+    counts: Counter[PlacementRequest] = field(default_factory=Counter)
+    ids: dict[PlacementRequest, list[str]] = field(default_factory=dict)
+
+
+class Simulation:
+    """One what-if. `run` is for once; `lose` leaves all as it was."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        weights: Weights,
+        ratios: AllocationRatios,
+        held: Sequence[tuple[str, PlacementRequest]],
+        *,
+        now: datetime,
+        book: RuleBook = OURS,
+    ) -> None:
+        """`fleet`: a copy, which is changed.
+
+        `held`: what the hosts that will be lost hold, with each its host; who is served first
+        comes first, whatever host it is on.
+        """
+        self._fleet = fleet
+        self._engine = Engine(fleet, weights, book)
+        self._ratios = ratios
+        self._held: dict[str, list[PlacementRequest]] = {}
+        for host_id, request in held:
+            self._held.setdefault(host_id, []).append(request)
+        self._line = {request.instance_id: place for place, (_, request) in enumerate(held)}
+        self._now = now
+        self._made = 0
+        self._placed: Counter[str] = Counter()
+        self._added: set[str] = set()
+        self._lost: set[str] = set()
+
+    def run(self, steps: Iterable[Step]) -> Generator[None, None, Simulated]:
+        """Do the steps, in order."""
+        fleet = self._fleet
+        claimed = [fleet.table(f"claimed_{name}")[: len(fleet)].copy() for name in _FIGURES]
+        before = capacity(fleet)
+        outcomes = []
+        for step in steps:
+            outcome = yield from self._step(step)
+            outcomes.append(outcome)
+        changes = sorted(self._changes(claimed), key=lambda change: change.host_name)
+        return Simulated(tuple(outcomes), before, capacity(fleet), tuple(changes))
+
+    def lose(self, host_id: str) -> Generator[None, None, Loss]:
+        """Say what would come of the loss of a host, then let it be as it was."""
+        row = self._fleet.row_of(host_id)
+        assert row is not None
+        was = self._fleet.state_of(row)
+        self._fleet.set_state(host_id, HostState.UNKNOWN)
+        tally = yield from self._tally(self._held.get(host_id, ()))
+        for taker_id, request in reversed(tally.placed):
+            self._withdraw(taker_id, request)
+            yield
+        self._fleet.set_state(host_id, was)
+        return Loss(host_id, self._fleet.names[row], _outcome(tally))
+
+    def _step(self, step: Step) -> Generator[None, None, StepOutcome]:
+        match step:
+            case AddHosts(hosts):
+                yield from self._add(hosts)
+                return StepOutcome()
+            case LoseHosts(host_ids):
+                return (yield from self._lose_all(host_ids))
+            case Place(request, count):
+                return (yield from self._place(request, count))
+
+    def _add(self, hosts: Sequence[Host]) -> Generator[None, None, None]:
+        for host in hosts:
+            self._fleet.upsert_host(replace(host, state=HostState.UP), self._ratios)
+            self._fleet.fold([(host.id, _idle(host, self._now), self._fleet.now_s)])
+            self._added.add(host.id)
+            yield
+
+    def _lose_all(self, host_ids: Sequence[str]) -> Generator[None, None, StepOutcome]:
+        homeless: list[PlacementRequest] = []
+        for host_id in host_ids:
+            self._fleet.set_state(host_id, HostState.UNKNOWN)
+            self._lost.add(host_id)
+            homeless += self._held.pop(host_id, ())
+        homeless.sort(key=self._place_in_line)
+        tally = yield from self._tally(homeless)
+        self._keep(tally)
+        return _outcome(tally)
+
+    def _place_in_line(self, request: PlacementRequest) -> tuple[int, str]:
+        """Return what orders those who want hosts: those made here come last, as made."""
+        return self._line.get(request.instance_id, len(self._line)), request.instance_id
+
+    def _place(self, request: PlacementRequest, count: int) -> Generator[None, None, StepOutcome]:
+        tally = yield from self._tally(self._like(request, count))
+        self._keep(tally)
+        if tally.refused:
+            return _outcome(tally)
+        more = yield from self._tally(self._like(request, MAX_MORE), until_refused=True)
+        for host_id, extra in reversed(more.placed):
+            self._withdraw(host_id, extra)
+            yield
+        return replace(_outcome(tally), more_count=len(more.placed))
+
+    def _like(self, request: PlacementRequest, count: int) -> Iterable[PlacementRequest]:
+        for _ in range(count):
+            self._made += 1
+            yield replace(request, instance_id=f"simulated-{self._made:06}")
+
+    def _tally(
+        self, requests: Iterable[PlacementRequest], *, until_refused: bool = False
+    ) -> Generator[None, None, _Tally]:
+        """Place requests one after the other, as `Engine.decide` does."""
+        tally, now_s = _Tally(), self._fleet.now_s
+        for request in requests:
+            tally.asked += 1
+            kind = replace(request, instance_id="")
+            if kind not in tally.refused:
+                verdict = self._engine.judge(request)
+                if verdict.best:
+                    tally.placed.append((self._fleet.ids[verdict.best[0]], request))
+                    self._engine.claim(verdict, now_s)
+                    yield
+                    continue
+                tally.refused[kind] = explain.decision(
+                    self._fleet, self._engine.book, verdict, self._now
+                )
+            if until_refused:
+                break
+            tally.counts[kind] += 1
+            tally.ids.setdefault(kind, []).append(request.instance_id)
+            yield
+        return tally
+
+    def _keep(self, tally: _Tally) -> None:
+        for host_id, request in tally.placed:
+            self._placed[host_id] += 1
+            self._held.setdefault(host_id, []).append(request)
+
+    def _withdraw(self, host_id: str, request: PlacementRequest) -> None:
+        self._fleet.withdraw(
+            host_id,
+            request.vcpus,
+            request.memory_bytes,
+            request.disk_bytes,
+            instance_id=request.instance_id,
+        )
+
+    def _changes(self, claimed: Sequence[Ints]) -> Iterable[HostChange]:
+        fleet = self._fleet
+        for host_id in self._placed.keys() | self._added | self._lost:
+            row = fleet.row_of(host_id)
+            assert row is not None
+            known = row < len(claimed[0])  # added hosts come after all others
+            yield HostChange(
+                host_id,
+                fleet.names[row],
+                added=host_id in self._added,
+                lost=host_id in self._lost,
+                placed_count=self._placed[host_id],
+                before=Amounts(*(column.item(row) for column in claimed)) if known else Amounts(),
+                after=_amounts(fleet, "claimed", row),
+                claimable=_amounts(fleet, "claimable", row),
+            )
+
+
+def capacity(fleet: Fleet) -> Capacity:
+    """Sum up the hosts that take instances."""
+    count = len(fleet)
+    rows = np.flatnonzero(fleet.table("up")[:count] & ~fleet.table("cordoned")[:count])
+    sums = {
+        kind: Amounts(*(sum(fleet.table(f"{kind}_{name}")[rows].tolist()) for name in _FIGURES))
+        for kind in ("claimed", "claimable")
+    }
+    used = np.logical_or.reduce([fleet.table(f"claimed_{name}")[rows] > 0 for name in _FIGURES])
+    return Capacity(len(rows), int((~used).sum()), sums["claimed"], sums["claimable"])
+
+
+def _amounts(fleet: Fleet, kind: str, row: int) -> Amounts:
+    return Amounts(*(fleet.table(f"{kind}_{name}").item(row) for name in _FIGURES))
+
+
+def _outcome(tally: _Tally) -> StepOutcome:
+    refusals = [
+        Refusal(
+            tally.counts[kind],
+            decision,
+            tuple(i for i in tally.ids[kind] if not i.startswith("simulated-"))[:MAX_REFUSED_IDS],
+        )
+        for kind, decision in tally.refused.items()
+    ]
+    return StepOutcome(
+        asked_count=tally.asked,
+        placed_count=len(tally.placed),
+        host_count=len({host_id for host_id, _ in tally.placed}),
+        refusals=tuple(refusals[:MAX_REFUSALS]),
+    )
+
+
+def _idle(host: Host, now: datetime) -> HostUsage:
+    """Return the sample of a host on which nothing runs."""
+    return HostUsage(
+        sample_time=now,
+        interval_s=2.0,
+        cpu_used_cores=0.0,
+        cpu_used_ratio=0.0,
+        cpu_wait_cores=0.0,
+        cpu_pressure_ratio=0.0,
+        memory_pressure_ratio=0.0,
+        memory_full_pressure_ratio=0.0,
+        io_pressure_ratio=0.0,
+        io_full_pressure_ratio=0.0,
+        memory_total_bytes=host.memory_bytes,
+        memory_available_bytes=host.memory_bytes,
+        disk_available_bytes=host.disk_bytes,
+    )

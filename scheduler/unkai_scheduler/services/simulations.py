@@ -1,0 +1,299 @@
+"""Simulations: what would come of more instances, more hosts, lost hosts. Nothing is changed.
+
+The leader decides on a copy of its fleet. Work is done in slices on the loop, so that whatever is
+simulated, no placement, order or answer waits longer than for one of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from unkai_scheduler.domain.hosts import DEFAULT_ZONE, Host, HostState
+from unkai_scheduler.domain.instances import Instance, InstanceState, PlacementPolicy, Power
+from unkai_scheduler.domain.port_orders import NETWORKS, PORTS
+from unkai_scheduler.domain.resources import DEFAULT_PROJECT
+from unkai_scheduler.network_settings import NetworkSettings
+from unkai_scheduler.placement.allocation import AllocationRatios
+from unkai_scheduler.placement.fleet import Fleet
+from unkai_scheduler.placement.requests import PlacementRequest, Weights, request_of
+from unkai_scheduler.placement.rulebook import OURS, RuleBook
+from unkai_scheduler.placement.simulation import (
+    AddHosts,
+    LoseHosts,
+    Loss,
+    Place,
+    Simulated,
+    Simulation,
+    Step,
+)
+from unkai_scheduler.services.checks import fetch, found
+from unkai_scheduler.services.context import ServiceContext
+from unkai_scheduler.services.instance_drafts import InstanceDraft, sketch
+from unkai_scheduler.services.listing import Page, Paging, plan
+from unkai_scheduler.services.live import LeaderView
+from unkai_scheduler.services.simulation_drafts import (
+    HostsDraft,
+    InstancesDraft,
+    LossDraft,
+    StepDraft,
+    check_steps,
+)
+from unkai_scheduler.settings import PlacementSettings
+from unkai_scheduler.store import hosts, instances, networks, ports, projects, tombstones
+from unkai_wire.errors import DeadlineExceeded, NotFound, Unavailable
+from unkai_wire.ids import check_id
+
+if TYPE_CHECKING:
+    from unkai_scheduler.store.unit_of_work import Connection
+
+T = TypeVar("T")
+Held = list[tuple[str, PlacementRequest]]
+"""Hosts and what is on them."""
+MAX_AT_ONCE = 4
+"""Simulations under way; who comes then is asked to come again."""
+SLICE_S = 0.002
+"""The loop is held so long, and goes on with all that is due between two slices."""
+LONGEST_S = 8.0
+"""One simulation; below the deadline of the call."""
+PAGE_S = 4.0
+"""After this time a page of losses ends, however few they are."""
+
+
+class SimulationsService:
+    """Use cases of simulations."""
+
+    def __init__(
+        self,
+        context: ServiceContext,
+        leader: LeaderView,
+        placement: PlacementSettings,
+        networking: NetworkSettings,
+        book: RuleBook = OURS,
+    ) -> None:
+        """`book`: what placement goes by."""
+        self._context = context
+        self._leader = leader
+        self._networking = networking
+        self._book = book
+        self._policy = PlacementPolicy(placement.policy)
+        self._weights = Weights(**placement.weights.model_dump())
+        ratios = placement.ratios
+        self._ratios = AllocationRatios(ratios.cpu, ratios.memory, ratios.disk)
+        self._under_way = 0
+
+    async def simulate(self, project_id: str, drafts: Sequence[StepDraft]) -> Simulated:
+        """Say what would come of some steps."""
+        check_steps(drafts)
+        with self._turn():
+            lost = [i for one in drafts if isinstance(one, LossDraft) for i in one.host_ids]
+
+            def read(conn: Connection) -> tuple[list[Step], Held]:
+                for host_id in lost:
+                    found("host", host_id, hosts.get(conn, host_id))
+                return self._steps(conn, project_id, drafts), self._held(conn, lost)
+
+            steps, held = await self._context.uow.read(read)
+            fleet = await self._leader.fleet()
+            for host_id in lost:
+                if host_id not in fleet:
+                    raise NotFound.of("host", host_id)
+            return await _in_slices(self._simulation(fleet, held).run(steps))
+
+    async def losses(self, paging: Paging, host_id: str = "") -> Page[Loss]:
+        """Say of each host what would come of its loss, in the order of names."""
+        if host_id:
+            check_id("host", host_id, "host_id")
+        page = plan(paging, "losses", [host_id], _key, key_length=2)
+        with self._turn():
+
+            def read(conn: Connection) -> tuple[list[Host], Held]:
+                if host_id:
+                    rows = [found("host", host_id, hosts.get(conn, host_id))]
+                else:
+                    rows = hosts.list_page(conn, after=page.after, limit=page.size + 1)
+                return rows, self._held(conn, [row.id for row in rows[: page.size]])
+
+            rows, held = await self._context.uow.read(read)
+            fleet = await self._leader.fleet()
+            simulation = self._simulation(fleet, held)
+            losses: list[Loss] = []
+            end_s, looked_at = time.perf_counter() + PAGE_S, 0
+            for row in rows[: page.size]:
+                looked_at += 1
+                if row.id in fleet:  # else it was removed a moment ago
+                    losses.append(await _in_slices(simulation.lose(row.id)))
+                if time.perf_counter() > end_s:
+                    break
+        shown = replace(page, size=looked_at).page(lambda _after, limit: rows[:limit], revision="")
+        return Page(losses, shown.next_token, "")
+
+    def _simulation(self, fleet: Fleet, held: Held) -> Simulation:
+        now = self._context.clock()
+        return Simulation(fleet, self._weights, self._ratios, held, now=now, book=self._book)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if self._under_way >= MAX_AT_ONCE:
+            raise Unavailable(
+                f"{MAX_AT_ONCE} simulations are under way already",
+                reason="SIMULATIONS_BUSY",
+                fix="try again in a few seconds",
+                retry_after_s=1.0,
+            )
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+
+    # Reading.
+
+    def _held(self, conn: Connection, host_ids: Sequence[str]) -> Held:
+        """Return what instances on hosts would ask of another, but for those being removed.
+
+        As those in line are served: the highest priority first, then the oldest.
+        """
+        rows = [row for row in instances.claimed_of(conn, host_ids) if not row.delete_requested]
+        rows.sort(key=lambda row: (-row.spec.priority, row.create_time, row.id))
+        needed = ports.physical_networks(conn, [row.id for row in rows])
+        buried = tombstones.of_instances(conn, [row.id for row in rows if not row.has_run])
+        return [
+            (
+                row.host_id,
+                request_of(
+                    row,
+                    self._policy,
+                    failed_hosts=tuple(tombstone.host_id for tombstone in buried.get(row.id, ())),
+                    physical_networks=needed.get(row.id),
+                ),
+            )
+            for row in rows
+        ]
+
+    def _steps(self, conn: Connection, project_id: str, drafts: Sequence[StepDraft]) -> list[Step]:
+        if project_id:
+            get = partial(projects.get, conn)
+            project = fetch("project", project_id, "project_id", get)
+        else:
+            project = found("project", DEFAULT_PROJECT, projects.find(conn, DEFAULT_PROJECT))
+        steps: list[Step] = []
+        added = 0
+        for draft in drafts:
+            match draft:
+                case HostsDraft():
+                    pattern = self._pattern(conn, draft)
+                    numbers = range(added + 1, added + draft.count + 1)
+                    added += draft.count
+                    new = (replace(pattern, id=f"added-{n}", name=f"added-{n}") for n in numbers)
+                    steps.append(AddHosts(tuple(new)))
+                case LossDraft():
+                    steps.append(LoseHosts(draft.host_ids))
+                case InstancesDraft():
+                    request = self._request(conn, project.id, draft.instance)
+                    steps.append(Place(request, draft.count))
+        return steps
+
+    def _pattern(self, conn: Connection, draft: HostsDraft) -> Host:
+        """Return what added hosts are like: up, and with nothing on them."""
+        if draft.like_host_id:
+            like = found("host", draft.like_host_id, hosts.get(conn, draft.like_host_id))
+            return replace(
+                like,
+                state=HostState.UP,
+                cordoned=False,
+                cordon_reason="",
+                network_problem="",
+                claimed_vcpus=0,
+                claimed_memory_bytes=0,
+                claimed_disk_bytes=0,
+                instance_count=0,
+            )
+        now = self._context.clock()
+        return Host(
+            id="",
+            name="",
+            state=HostState.UP,
+            address="",
+            tls_name="",
+            cpus=draft.cpus,
+            memory_bytes=draft.memory_bytes,
+            disk_bytes=draft.disk_bytes,
+            accelerator="",
+            traits=draft.traits,
+            boot_id="",
+            agent_version="",
+            features=(PORTS, NETWORKS) if self._networking.enabled else (),
+            etag="",
+            create_time=now,
+            update_time=now,
+            zone=draft.zone or DEFAULT_ZONE,
+        )
+
+    def _request(self, conn: Connection, project_id: str, draft: InstanceDraft) -> PlacementRequest:
+        now = self._context.clock()
+        instance = Instance(
+            id="",
+            project_id=project_id,
+            spec=sketch(conn, project_id, draft),
+            state=InstanceState.PROVISIONING,
+            desired_power=Power.ON,
+            generation=1,
+            run_epoch=1,
+            etag="",
+            create_time=now,
+            update_time=now,
+        )
+        needed = self._networks(conn, project_id, draft)
+        return request_of(instance, self._policy, physical_networks=needed)
+
+    def _networks(
+        self, conn: Connection, project_id: str, draft: InstanceDraft
+    ) -> tuple[str, ...] | None:
+        """Return the physical networks that its ports would need; None: it has no ports."""
+        interfaces = draft.interfaces
+        if not interfaces:
+            if draft.no_network or not self._networking.enabled:
+                return None
+            default = networks.default_of(conn, project_id)  # one that is yet to be is an overlay
+            return (default.physical_network,) if default and default.physical_network else ()
+        needed = set()
+        for one in interfaces:
+            network_id = one.network_id
+            if one.port_id:
+                network_id = found("port", one.port_id, ports.get(conn, one.port_id)).network_id
+            if network_id:
+                needed.add(found("network", network_id, networks.get(conn, network_id)))
+            elif default := networks.default_of(conn, project_id):
+                needed.add(default)
+        return tuple(sorted({n.physical_network for n in needed if n.physical_network}))
+
+
+def _key(host: Host) -> Sequence[str]:
+    return [host.name, host.id]
+
+
+async def _in_slices(work: Generator[None, None, T]) -> T:
+    """Do work in slices of the loop's time; raise `DeadlineExceeded` when it takes too long."""
+    end_s = time.perf_counter() + LONGEST_S
+    try:
+        while (began_s := time.perf_counter()) < end_s:
+            while time.perf_counter() - began_s < SLICE_S:
+                try:
+                    next(work)
+                except StopIteration as done:
+                    result: T = done.value
+                    return result
+            await asyncio.sleep(0)
+    finally:
+        work.close()
+    raise DeadlineExceeded(
+        f"the simulation was not done in {LONGEST_S:g} s",
+        reason="SIMULATION_TOO_LONG",
+        fix="simulate less at once, or when the leader has less to do",
+    )
