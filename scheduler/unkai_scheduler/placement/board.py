@@ -130,6 +130,11 @@ class Board:
         weighted: int = self._weighted.item(row)
         return weighted // self._weight_sum
 
+    def totals(self, rows: Iterable[int]) -> list[int]:
+        """Return `total` of several hosts."""
+        weighted, weight_sum = self._weighted, self._weight_sum
+        return [weighted.item(row) // weight_sum for row in rows]
+
     # Judging.
 
     def _begin(self) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unkai_scheduler.domain.decisions import Candidate, Decision, FilterResult, Term
+from unkai_scheduler.domain.instances import PlacementPolicy
 from unkai_scheduler.placement.board import Board, Rejection
 from unkai_scheduler.placement.filters import Filter
 from unkai_scheduler.placement.fleet import Fleet
@@ -103,10 +104,7 @@ def live_inputs(fleet: Fleet, row: int) -> dict[str, float]:
 def placed_summary(fleet: Fleet, verdict: Verdict) -> str:
     """Say in one sentence why the winner won."""
     count, winner, rank = verdict.counts[-1], verdict.best[0], fleet.rank
-    text = (
-        f"{fleet.names[winner]}: best of {count} host{'s' * (count != 1)} that fit"
-        f"{'s' * (count == 1)} under {verdict.request.policy.value}"
-    )
+    text = best_of(fleet.names[winner], count, verdict.request.policy)
     board = verdict.board
     loads = [(s.name, board.terms[i]) for i, s in enumerate(board.scores) if s.is_load]
     worst = np.minimum.reduce([score for _, score in loads])
@@ -120,6 +118,12 @@ def placed_summary(fleet: Fleet, verdict: Verdict) -> str:
         f"{text}; loaded: {fleet.names[first]}{others} "
         f"({name} scores {int(worst[first]) / FULL:.2f})"
     )
+
+
+def best_of(winner: str, count: int, policy: PlacementPolicy) -> str:
+    """Say of how many hosts that fit the winner is the best."""
+    fit = f"{count} hosts that fit" if count != 1 else "1 host that fits"
+    return f"{winner}: best of {fit} under {policy.value}"
 
 
 def no_fit_summary(book: RuleBook, results: Sequence[FilterResult], host_count: int) -> str:

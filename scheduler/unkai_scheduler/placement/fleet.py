@@ -9,6 +9,7 @@ whoever keeps figures derived from these (board.py).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +26,11 @@ from unkai_scheduler.placement.live_figures import (
     Sampled,
 )
 from unkai_scheduler.placement.moves import Aspect, Moves
-from unkai_scheduler.placement.settling import BUCKETS, Settling
+from unkai_scheduler.placement.settling import BUCKETS, Settling, SettlingMachine
 from unkai_scheduler.placement.signals import Signal
+
+if TYPE_CHECKING:
+    from unkai_scheduler.placement.journal import Journal
 
 Ints = npt.NDArray[np.int64]
 
@@ -56,6 +60,8 @@ class Fleet:
         self._rank: Ints | None = None
         self._by_rank: Ints | None = None
         self.moves = Moves()
+        self.journal: Journal | None = None
+        """Told of all that moves, so that decisions can be replayed; a copy has none."""
         self.now_s = 0.0
         """Monotonic seconds of the tick that the fleet has come to."""
         self._faded_s = -1.0
@@ -101,7 +107,7 @@ class Fleet:
             self._reorder()
         self.cordon_reasons[row] = host.cordon_reason
         self.network_problems[row] = host.network_problem
-        self.set_state(host.id, host.state)
+        self._set_state(row, host.state)
         limits = claimable(host, ratios)
         for column, value in (
             ("cordoned", host.cordoned),
@@ -116,22 +122,31 @@ class Fleet:
             self._columns[column][row] = value
         self._set_traits(row, (*host.traits, *_abilities(host)))
         self.moves.note(row, Aspect.ALL)
+        if self.journal is not None:
+            self.journal.host_put(row)
 
     def set_state(self, host_id: str, state: HostState) -> None:
         """Note where a host stands now; an unknown one is no error."""
         row = self._rows.get(host_id)
         if row is None or self._states[row] is state:
             return
+        self._set_state(row, state)
+        self.moves.note(row, Aspect.HOST)
+        if self.journal is not None:
+            self.journal.state_set(row, state)
+
+    def _set_state(self, row: int, state: HostState) -> None:
         self._states[row] = state
         self._columns["up"][row] = state is HostState.UP
         self._columns["silent"][row] = state is HostState.UNKNOWN
-        self.moves.note(row, Aspect.HOST)
 
     def remove_host(self, host_id: str) -> None:
         """Forget a host; an unknown one is no error."""
         row = self._rows.pop(host_id, None)
         if row is None:
             return
+        if self.journal is not None:
+            self.journal.host_removed(row)
         last = len(self.ids) - 1
         self.ids[row] = self.ids[last]
         self.names[row] = self.names[last]
@@ -208,8 +223,11 @@ class Fleet:
         instance_id: str = "",
     ) -> None:
         """Take capacity of a host; the machine settles from `now_s` (monotonic) on."""
-        self._take(self._rows[host_id], vcpus, memory_bytes, disk_bytes)
-        self.settle(host_id, vcpus, memory_bytes, now_s, instance_id=instance_id)
+        row = self._rows[host_id]
+        if self.journal is not None:
+            self.journal.claimed(row, vcpus, memory_bytes, disk_bytes, now_s)
+        self._take(row, vcpus, memory_bytes, disk_bytes)
+        self._settle(row, vcpus, memory_bytes, now_s, instance_id)
 
     def settle(
         self, host_id: str, vcpus: int, memory_bytes: int, since_s: float, *, instance_id: str = ""
@@ -218,6 +236,13 @@ class Fleet:
         row = self._rows.get(host_id)
         if row is None:
             return
+        if self.journal is not None:
+            self.journal.settled(row, vcpus, memory_bytes, since_s)
+        self._settle(row, vcpus, memory_bytes, since_s, instance_id)
+
+    def _settle(
+        self, row: int, vcpus: int, memory_bytes: int, since_s: float, instance_id: str
+    ) -> None:
         self.advance(max(self.now_s, since_s))
         self._settling.add(
             row,
@@ -241,8 +266,23 @@ class Fleet:
         row = self._rows.get(host_id)
         if row is None:
             return
+        settling = self._settling.left(host_id, instance_id)
+        self.give_back(row, vcpus, memory_bytes, disk_bytes, settling)
+
+    def give_back(
+        self,
+        row: int,
+        vcpus: int,
+        memory_bytes: int,
+        disk_bytes: int,
+        settling: SettlingMachine | None,
+    ) -> None:
+        """Give capacity of a row's host back; `settling`: the machine it was for, if it settles."""
+        if self.journal is not None:
+            self.journal.given_back(row, vcpus, memory_bytes, disk_bytes, settling)
         self._take(row, -vcpus, -memory_bytes, -disk_bytes)
-        self._settling.left(host_id, row, instance_id)
+        if settling is not None:
+            self._settling.expect_less(row, settling)
         self.moves.note(row, Aspect.CLAIMS)
 
     def withdraw(
@@ -257,9 +297,8 @@ class Fleet:
         """Take back a claim that was not committed: no machine of it was ever on the host."""
         row = self._rows.get(host_id)
         if row is not None:
-            self._take(row, -vcpus, -memory_bytes, -disk_bytes)
-            self._settling.forget(row, instance_id)
-            self.moves.note(row, Aspect.CLAIMS)
+            never_was = self._settling.forget(instance_id)
+            self.give_back(row, vcpus, memory_bytes, disk_bytes, never_was)
 
     def _take(self, row: int, vcpus: int, memory_bytes: int, disk_bytes: int) -> None:
         for column, amount in zip(_CLAIMED, (vcpus, memory_bytes, disk_bytes), strict=True):
@@ -314,8 +353,19 @@ class Fleet:
             for host_id, usage, received_s in samples
             if host_id in self._rows
         )
+        self._folded(rows)
+
+    def take_over(self, rows: Ints, figures: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Take over figures that were folded before, by column; no samples can be folded after."""
+        for name, values in figures.items():
+            self._columns[name][rows] = values
+        self._folded(rows)
+
+    def _folded(self, rows: Ints) -> None:
         self.table("fresh")[rows] = self._are_fresh()[rows]
         self.moves.note_many(rows, Aspect.LIVE)
+        if self.journal is not None:
+            self.journal.folded(rows)
 
     # Columns; filters and scores read them through `Hosts`
 

@@ -94,6 +94,8 @@ class Engine:
         decisions: list[Decision] = []
         for request in requests:
             verdict = self.judge(request)
+            if self._fleet.journal is not None:
+                self._fleet.journal.decided(verdict, now)
             decisions.append(explain.decision(self._fleet, self.book, verdict, now))
             if verdict.best:
                 self.claim(verdict, now_s)

@@ -83,18 +83,23 @@ class Settling:
             self._machines[instance_id] = SettlingMachine(bucket, vcpus, memory_mib)
             self._of_bucket.setdefault(bucket, []).append(instance_id)
 
-    def left(self, host_id: str, row: int, instance_id: str) -> None:
-        """Expect nothing more of a machine that was removed; its load may show once more."""
-        was = self._machines.pop(instance_id, None)
-        if was is not None:
-            self._expect(row, was.bucket, -was.vcpus, -was.memory_mib)
-            self._left.setdefault(host_id, []).append(Left(instance_id, was, self._clock_s))
+    def left(self, host_id: str, instance_id: str) -> SettlingMachine | None:
+        """Note that a machine was removed; its load may show once more.
 
-    def forget(self, row: int, instance_id: str) -> None:
-        """Forget a machine that never was; an unknown one is no error."""
+        Return it if something is expected of it, for `expect_less`.
+        """
         was = self._machines.pop(instance_id, None)
         if was is not None:
-            self._expect(row, was.bucket, -was.vcpus, -was.memory_mib)
+            self._left.setdefault(host_id, []).append(Left(instance_id, was, self._clock_s))
+        return was
+
+    def forget(self, instance_id: str) -> SettlingMachine | None:
+        """Forget a machine that never was; return as `left`."""
+        return self._machines.pop(instance_id, None)
+
+    def expect_less(self, row: int, was: SettlingMachine) -> None:
+        """Expect nothing more of a machine."""
+        self._expect(row, was.bucket, -was.vcpus, -was.memory_mib)
 
     def forget_host(self, host_id: str) -> None:
         """Forget a host's machines; its row is another's from now on."""
