@@ -54,6 +54,11 @@ def test_the_script_of_each_shell_calls_the_command_back(shell: str) -> None:
     [
         ("unkai flavor sh", ["show"]),
         ("unkai host show h", ["h1"]),
+        ("unkai placement s", ["simulate"]),
+        ("unkai placement losses h", ["h1"]),
+        ("unkai placement simulate --lose h", ["h1"]),
+        ("unkai placement simulate --add 2 --like h", ["h1"]),
+        ("unkai placement simulate --place 2 --flavor na", ["nano"]),
         ("unkai project show de", ["default"]),
         ("unkai instance show w", ["web"]),
         ("unkai instance stop web w", ["web"]),

@@ -1,0 +1,239 @@
+"""`unkai placement …`: where instances would go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from unkai_cli.commands.options import Count, Size, common, complete_names, complete_zones
+from unkai_cli.groups import Group
+from unkai_cli.output import EXIT_CAPACITY, Column, Record, note
+
+if TYPE_CHECKING:
+    from unkai_cli.session import Session
+
+_POLICIES = {"pack": 1, "spread": 2}
+_NO_NETWORK = "none"
+
+
+@click.group(cls=Group)
+def placement() -> None:
+    """Where instances would go: what-ifs."""
+
+
+def supposed(function: Any) -> Any:
+    """Add the options that say what is supposed."""
+    for option in reversed(
+        (
+            click.option("--place", type=Count(), help="Suppose so many more instances."),
+            click.option("--flavor", help="Their flavor.", shell_complete=complete_names("flavor")),
+            click.option("-c", "--vcpus", type=Count(), help="Their virtual CPUs."),
+            click.option("-m", "--memory", type=Size(), help="Their memory: 512M, 4GiB."),
+            click.option("--disk", type=Size(), help="Their root disk."),
+            click.option(
+                "--image",
+                help="Image whose size their disk has unless said.",
+                shell_complete=complete_names("image"),
+            ),
+            click.option(
+                "--network",
+                "networks",
+                multiple=True,
+                metavar="none|NETWORK",
+                help="Network they are on; repeatable. The project's default one unless given.",
+                shell_complete=complete_names("network"),
+            ),
+            click.option(
+                "--policy", type=click.Choice(list(_POLICIES)), help="How hosts are chosen."
+            ),
+            click.option("--zone", help="Zone of their hosts.", shell_complete=complete_zones),
+            click.option("--trait", "traits", multiple=True, help="Trait their hosts must have."),
+            click.option(
+                "--prefer-trait", "preferred", multiple=True, help="Trait they should have."
+            ),
+            click.option(
+                "--forbid-trait", "forbidden", multiple=True, help="Trait they must not have."
+            ),
+            click.option(
+                "--lose",
+                "lost",
+                multiple=True,
+                metavar="HOST",
+                help="Suppose that this host is lost; repeatable: all at once.",
+                shell_complete=complete_names("host"),
+            ),
+            click.option("--add", type=Count(), help="Suppose so many more hosts, idle."),
+            click.option(
+                "--like",
+                metavar="HOST",
+                help="Host that they are like.",
+                shell_complete=complete_names("host"),
+            ),
+            click.option("--host-cpus", type=Count(), help="Their CPUs."),
+            click.option("--host-memory", type=Size(), help="Their memory."),
+            click.option("--host-disk", type=Size(), help="Their disk."),
+            click.option("--host-zone", help="Their zone.", shell_complete=complete_zones),
+            click.option("--host-trait", "host_traits", multiple=True, help="Trait they have."),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+@placement.command("simulate")
+@supposed
+@common
+def simulate(session: Session, **said: Any) -> int:
+    """Say what would come of more hosts, lost hosts and more instances, in this order.
+
+    The leader decides on a copy of its hosts as they are now, load included; nothing is changed.
+
+    \b
+    unkai placement simulate --place 200 --flavor small --policy pack
+    unkai placement simulate --lose h3 --lose h4
+    unkai placement simulate --add 4 --like h1 --lose h1 --place 50 -c 2 -m 4G --disk 20G
+
+    Exit codes: 0 all instances would find a host; 5 some would not.
+    """
+    from unkai_cli.commands import simulations
+    from unkai_cli.records import record
+
+    steps = _steps(session, said)
+    if not steps:
+        raise click.UsageError("say what is supposed: --place N, --lose HOST, --add N")
+    client = session.client
+    answer = client.call("PlacementService", "Simulate", steps=steps, project_id=client.project_id)
+    found = record(answer.simulation)
+    if session.printer.form in ("table", "wide"):
+        simulations.show(session.printer, found, steps)
+    elif session.printer.form == "name":
+        session.printer.rows([{"name": c["host_name"]} for c in found["changes"]], ())
+    else:
+        session.printer.one(found, ())
+    left = [outcome for outcome in found["outcomes"] if left_of(outcome)]
+    return EXIT_CAPACITY if left else 0
+
+
+def left_of(outcome: Record) -> int:
+    """Return how many would be without a host."""
+    return int(outcome["asked_count"]) - int(outcome["placed_count"])
+
+
+LOSSES = (
+    Column("HOST", lambda r: r["host_name"]),
+    Column("INSTANCES", lambda r: str(r["outcome"]["asked_count"]), right=True),
+    Column("PLACED", lambda r: str(r["outcome"]["placed_count"]), right=True),
+    Column("LEFT", lambda r: str(left_of(r["outcome"])), right=True),
+    Column("WHY", lambda r: next((f["decision"]["summary"] for f in r["outcome"]["refusals"]), "")),
+    Column("ID", lambda r: r["host_id"], wide=True),
+)
+
+
+@placement.command("losses")
+@click.argument("host", required=False, shell_complete=complete_names("host"))
+@common
+def losses(session: Session, host: str | None) -> int:
+    """Say of each host, or of one, whether the others could take what is on it, were it lost.
+
+    Whether disks would be there is not looked at: what lies on the lost host alone is lost with it.
+
+    Exit codes: 0 each loss alone could be absorbed; 5 some could not.
+    """
+    from unkai_cli.records import record
+
+    client = session.client
+    host_id = client.resolve("host", host) if host else ""
+    rows, token = [], ""
+    while True:
+        answer = client.call(
+            "PlacementService", "SimulateLosses", host_id=host_id, page_token=token
+        )
+        rows += [record(loss) for loss in answer.losses]
+        token = answer.next_page_token
+        if not token:
+            break
+    named = session.printer.form == "name"
+    shown = [{"name": row["host_name"], **row} for row in rows] if named else rows
+    session.printer.rows(shown, LOSSES)
+    grave = [row["host_name"] for row in rows if left_of(row["outcome"])]
+    if grave:
+        more = ", ..." if len(grave) > 5 else ""
+        note(f"{len(grave)} of {len(rows)} cannot be lost: {', '.join(grave[:5])}{more}")
+    return EXIT_CAPACITY if grave else 0
+
+
+def _steps(session: Session, said: dict[str, Any]) -> list[Any]:
+    """Return the steps in which what is said is supposed: hosts come, hosts go, instances come."""
+    from unkai.host.v1 import simulation_pb2
+
+    step, client = simulation_pb2.SimulationStep, session.client
+    steps = []
+    if hosts := _added(session, said):
+        steps.append(step(add_hosts=step.AddHosts(**hosts)))
+    if said["lost"]:
+        ids = [client.resolve("host", name) for name in said["lost"]]
+        steps.append(step(lose_hosts=step.LoseHosts(host_ids=ids)))
+    if instance := _placed(session, said):
+        placed = step.PlaceInstances(count=said["place"], instance=instance)
+        steps.append(step(place_instances=placed))
+    return steps
+
+
+def _added(session: Session, said: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of added hosts; empty: none are."""
+    figures = {
+        "cpus": said["host_cpus"],
+        "memory_bytes": said["host_memory"],
+        "disk_bytes": said["host_disk"],
+        "zone": said["host_zone"],
+        "traits": said["host_traits"],
+    }
+    given = {name: figure for name, figure in figures.items() if figure}
+    if not said["add"]:
+        if given or said["like"]:
+            raise click.UsageError("say how many hosts: --add N")
+        return {}
+    if said["like"]:
+        if given:
+            raise click.UsageError("say --like HOST, or the hosts' own figures, not both")
+        return {"count": said["add"], "like_host_id": session.client.resolve("host", said["like"])}
+    if not (said["host_cpus"] and said["host_memory"] and said["host_disk"]):
+        raise click.UsageError(
+            "say --like HOST, or all of --host-cpus, --host-memory and --host-disk"
+        )
+    return {"count": said["add"], **given}
+
+
+def _placed(session: Session, said: dict[str, Any]) -> Any:
+    """Return the instance of which more are supposed; None: none are."""
+    from unkai.compute.v1 import instance_pb2
+
+    client = session.client
+    words = ("flavor", "vcpus", "memory", "disk", "image", "networks", "policy", "zone", "traits")
+    if not said["place"]:
+        if any(said[word] for word in (*words, "preferred", "forbidden")):
+            raise click.UsageError("say how many instances: --place N")
+        return None
+    if not said["flavor"] and not (said["vcpus"] and said["memory"]):
+        raise click.UsageError("say --flavor F, or both -c VCPUS and -m MEMORY")
+    networks = said["networks"]
+    if _NO_NETWORK in networks and len(networks) > 1:
+        raise click.UsageError("--network none goes with no other network")
+    none = _NO_NETWORK in networks
+    wanted = instance_pb2.Instance(
+        flavor_id=client.resolve("flavor", said["flavor"]) if said["flavor"] else "",
+        image_id=client.resolve("image", said["image"]) if said["image"] else "",
+        vcpus=said["vcpus"] or 0,
+        memory_bytes=said["memory"] or 0,
+        disk_bytes=said["disk"] or 0,
+        required_traits=said["traits"],
+        preferred_traits=said["preferred"],
+        forbidden_traits=said["forbidden"],
+        zone=said["zone"] or "",
+        placement_policy=_POLICIES.get(said["policy"] or "", 0),  # type: ignore[arg-type]
+        no_network=none,
+    )
+    for name in () if none else networks:
+        wanted.interfaces.add(network_id=client.resolve("network", name))
+    return wanted
