@@ -22,7 +22,6 @@ from unkai_scheduler.services.simulation_drafts import (
 )
 from unkai_wire.errors import InvalidArgument
 
-MAX_CHANGES = 1000
 _MOST = (1 << 63) - 1
 """What an int64 holds: hosts may say absurd figures of themselves."""
 
@@ -54,15 +53,12 @@ def step_of(message: simulation_pb2.SimulationStep, path: str) -> StepDraft:
 
 def simulation_message(found: Simulated) -> simulation_pb2.Simulation:
     """Write what was found."""
-    # Those that take most are shown where not all can be.
-    most = sorted(found.changes, key=lambda c: (not c.lost, -c.placed_count, c.host_name))
-    shown = sorted(most[:MAX_CHANGES], key=lambda change: change.host_name)
     return simulation_pb2.Simulation(
         outcomes=map(_outcome, found.outcomes),
         before=_capacity(found.before),
         after=_capacity(found.after),
-        changes=map(_change, shown),
-        change_count=len(found.changes),
+        changes=map(_change, found.changes),
+        change_count=found.change_count,
     )
 
 

@@ -11,6 +11,7 @@ is given back meanwhile. A rule that makes room by placing would break that.
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,9 +32,12 @@ MAX_MORE = 1000
 """Up to so many it is counted how many more of a kind would fit."""
 MAX_REFUSALS = 20
 """Kinds of refused requests that are explained, the first met."""
+MAX_CHANGES = 1000
+"""Hosts that are told of."""
 MAX_REFUSED_IDS = 10
 """Instances named of each kind."""
 _FIGURES = ("vcpus", "memory", "disk")
+_FOLDED_AT_ONCE = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +133,9 @@ class Simulated:
     before: Capacity
     after: Capacity
     changes: tuple[HostChange, ...]
-    """By name."""
+    """By name; where there are more than `MAX_CHANGES`, those that are lost or take most."""
+    change_count: int
+    """How many there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +200,9 @@ class Simulation:
         for step in steps:
             outcome = yield from self._step(step)
             outcomes.append(outcome)
-        changes = sorted(self._changes(claimed), key=lambda change: change.host_name)
-        return Simulated(tuple(outcomes), before, capacity(fleet), tuple(changes))
+        moved = self._placed.keys() | self._added | self._lost
+        changes = yield from self._changes(moved, claimed)
+        return Simulated(tuple(outcomes), before, capacity(fleet), tuple(changes), len(moved))
 
     def lose(self, host_id: str) -> Generator[None, None, Loss]:
         """Say what would come of the loss of a host, then let it be as it was."""
@@ -221,10 +228,15 @@ class Simulation:
                 return (yield from self._place(request, count))
 
     def _add(self, hosts: Sequence[Host]) -> Generator[None, None, None]:
+        fleet, now_s = self._fleet, self._fleet.now_s
         for host in hosts:
-            self._fleet.upsert_host(replace(host, state=HostState.UP), self._ratios)
-            self._fleet.fold([(host.id, _idle(host, self._now), self._fleet.now_s)])
+            fleet.upsert_host(replace(host, state=HostState.UP), self._ratios)
             self._added.add(host.id)
+            yield
+        # A fold looks at the whole fleet, however few samples there are.
+        for start in range(0, len(hosts), _FOLDED_AT_ONCE):
+            some = hosts[start : start + _FOLDED_AT_ONCE]
+            fleet.fold([(host.id, _idle(host, self._now), now_s) for host in some])
             yield
 
     def _lose_all(self, host_ids: Sequence[str]) -> Generator[None, None, StepOutcome]:
@@ -235,7 +247,7 @@ class Simulation:
             homeless += self._held.pop(host_id, ())
         homeless.sort(key=self._place_in_line)
         tally = yield from self._tally(homeless)
-        self._keep(tally)
+        yield from self._keep(tally)
         return _outcome(tally)
 
     def _place_in_line(self, request: PlacementRequest) -> tuple[int, str]:
@@ -244,7 +256,7 @@ class Simulation:
 
     def _place(self, request: PlacementRequest, count: int) -> Generator[None, None, StepOutcome]:
         tally = yield from self._tally(self._like(request, count))
-        self._keep(tally)
+        yield from self._keep(tally)
         if tally.refused:
             return _outcome(tally)
         more = yield from self._tally(self._like(request, MAX_MORE), until_refused=True)
@@ -283,10 +295,11 @@ class Simulation:
             yield
         return tally
 
-    def _keep(self, tally: _Tally) -> None:
+    def _keep(self, tally: _Tally) -> Generator[None, None, None]:
         for host_id, request in tally.placed:
             self._placed[host_id] += 1
             self._held.setdefault(host_id, []).append(request)
+            yield
 
     def _withdraw(self, host_id: str, request: PlacementRequest) -> None:
         self._fleet.withdraw(
@@ -297,22 +310,36 @@ class Simulation:
             instance_id=request.instance_id,
         )
 
-    def _changes(self, claimed: Sequence[Ints]) -> Iterable[HostChange]:
-        fleet = self._fleet
-        for host_id in self._placed.keys() | self._added | self._lost:
+    def _changes(
+        self, moved: Iterable[str], claimed: Sequence[Ints]
+    ) -> Generator[None, None, list[HostChange]]:
+        """Tell of hosts that moved. `claimed`: what was claimed of each row at first."""
+        fleet, merits = self._fleet, []
+        for host_id in moved:
             row = fleet.row_of(host_id)
             assert row is not None
-            known = row < len(claimed[0])  # added hosts come after all others
-            yield HostChange(
-                host_id,
-                fleet.names[row],
-                added=host_id in self._added,
-                lost=host_id in self._lost,
-                placed_count=self._placed[host_id],
-                before=Amounts(*(column.item(row) for column in claimed)) if known else Amounts(),
-                after=_amounts(fleet, "claimed", row),
-                claimable=_amounts(fleet, "claimable", row),
+            is_lost = host_id in self._lost
+            merits.append((not is_lost, -self._placed[host_id], fleet.names[row], row))
+            yield
+        changes = []
+        for _, _, name, row in sorted(
+            heapq.nsmallest(MAX_CHANGES, merits), key=lambda merit: merit[2]
+        ):
+            host_id, known = fleet.ids[row], row < len(claimed[0])  # added ones come last
+            changes.append(
+                HostChange(
+                    host_id,
+                    name,
+                    added=not known,
+                    lost=host_id in self._lost,
+                    placed_count=self._placed[host_id],
+                    before=Amounts(*(c.item(row) for c in claimed)) if known else Amounts(),
+                    after=_amounts(fleet, "claimed", row),
+                    claimable=_amounts(fleet, "claimable", row),
+                )
             )
+            yield
+        return changes
 
 
 def capacity(fleet: Fleet) -> Capacity:

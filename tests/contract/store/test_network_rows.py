@@ -522,6 +522,27 @@ async def test_ports_are_selected_and_counted_by_each_condition(uow: UnitOfWork)
     ]
 
 
+async def test_owners_need_the_physical_networks_that_their_ports_are_on(uow: UnitOfWork) -> None:
+    one, other, third = (an_id("instance") for _ in range(3))
+    flat = {"type": NetworkType.FLAT, "external": True}
+
+    def fill(conn: Connection) -> None:
+        overlay, lab, sky = (
+            a_network(),
+            a_network(physical_network="lab", **flat),
+            a_network(physical_network="sky", **flat),
+        )
+        for network in (overlay, lab, sky):
+            networks.insert(conn, network)
+        for owner_id, network in ((one, overlay), (one, sky), (one, lab), (other, overlay)):
+            owned = {"owner": PortOwner.INSTANCE, "owner_id": owner_id}
+            add_port(conn, network, **owned)
+
+    await uow.write(fill)
+    needed = await uow.read(lambda conn: ports.physical_networks(conn, [one, other, third]))
+    assert needed == {one: ("lab", "sky"), other: ()}
+
+
 async def test_a_mac_address_is_one_port_s_on_a_network_alone(uow: UnitOfWork) -> None:
     one, other = await uow.write(lambda conn: [planted_port(conn) for _ in range(2)])
     await uow.write(lambda conn: ports.insert(conn, one))

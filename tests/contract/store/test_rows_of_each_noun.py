@@ -503,6 +503,28 @@ async def test_a_claimed_instance_names_its_host_and_no_host_with_claims_goes(
     ]
 
 
+async def test_what_some_hosts_hold_is_read_in_the_order_of_ids(uow: UnitOfWork) -> None:
+    one, other, third = (a_host() for _ in range(3))
+    rows = [an_instance() for _ in range(5)]
+    held = [(rows[4], one), (rows[0], other), (rows[2], one), (rows[1], third)]
+
+    def insert(conn: Connection) -> None:
+        for host in (one, other, third):
+            hosts.insert(conn, host)
+        for row in rows:
+            instances.insert(conn, row)
+        claims.insert(conn, [a_claim(row, host) for row, host in held])
+
+    await uow.write(insert)
+    found = await uow.read(lambda conn: instances.claimed_of(conn, [one.id, other.id]))
+    assert [(row.id, row.host_id) for row in found] == [
+        (rows[0].id, other.id),
+        (rows[2].id, one.id),
+        (rows[4].id, one.id),
+    ]
+    assert await uow.read(lambda conn: instances.claimed_of(conn, [])) == []
+
+
 async def test_deleting_an_instance_keeps_its_operations_and_events(uow: UnitOfWork) -> None:
     host, row = a_host(), an_instance(labels={"a": "b"})
     operation = an_operation(resource_id=row.id)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,6 +33,7 @@ from tests.unit.scheduler.placement.test_placement_properties import (
     requests,
 )
 from unkai_scheduler.domain.hosts import HostState
+from unkai_scheduler.placement import simulation
 from unkai_scheduler.placement.fleet import Fleet
 from unkai_scheduler.placement.requests import PlacementRequest
 from unkai_scheduler.placement.simulation import (
@@ -188,15 +190,27 @@ def test_what_was_placed_a_step_before_is_lost_with_its_host_too() -> None:
     assert third.asked_count == 3 - second.asked_count + second.placed_count
 
 
+def test_of_many_hosts_that_would_change_those_that_matter_most_are_told_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(simulation, "MAX_CHANGES", 2)
+    fleet = a_fleet([a_host("h1", memory_bytes=4 * GIB), a_host("h2"), a_host("h3")])
+
+    found = simulated(fleet, Place(a_request(memory_bytes=4 * GIB), 7), LoseHosts(("hst-h2",)))
+
+    assert [change.host_name for change in found.changes] == ["h2", "h3"]
+    assert found.change_count == 3
+
+
 def test_each_loss_alone_is_told_and_leaves_all_as_it_was() -> None:
     made = [a_host(f"h{n}", claimed_memory_bytes=10 * GIB, claimed_vcpus=1) for n in range(3)]
     fleet = a_fleet(made).copy()
     held = [(h.id, a_request(f"{h.name}-{n}", memory_bytes=5 * GIB)) for h in made for n in (1, 2)]
-    simulation = Simulation(fleet, WEIGHTS, RATIOS, held, now=NOW)
+    what_if = Simulation(fleet, WEIGHTS, RATIOS, held, now=NOW)
     before = contents(fleet)[:-1]
 
-    losses = [done(simulation.lose(host.id)) for host in made]
-    again = [done(simulation.lose(host.id)) for host in made]
+    losses = [done(what_if.lose(host.id)) for host in made]
+    again = [done(what_if.lose(host.id)) for host in made]
 
     assert contents(fleet)[:-1] == before
     assert again == losses

@@ -376,7 +376,9 @@ class Simulation(_message.Message):
 
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Simulation.HostChange]:
-        """Hosts that would not be as they are, by name, at most 1000."""
+        """Hosts that would not be as they are, by name; of more than 1000 those that are lost or take
+        most.
+        """
 
     def __init__(
         self,
