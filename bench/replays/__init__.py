@@ -1,0 +1,1 @@
+"""Replays of real requests: the trace, ways to place them, and what came of it."""
