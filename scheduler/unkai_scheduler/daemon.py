@@ -25,6 +25,8 @@ from unkai_scheduler.api.server import ApiServer, Services
 from unkai_scheduler.cluster.etcd import EtcdCluster
 from unkai_scheduler.cluster.measured import MeasuredCluster
 from unkai_scheduler.cluster.port import Cluster
+from unkai_scheduler.decision_log.obstore_adapter import open_segment_store
+from unkai_scheduler.decision_log.port import SegmentStore
 from unkai_scheduler.domain.clock import CloudClock
 from unkai_scheduler.images.measured import MeasuredImageStore
 from unkai_scheduler.images.obstore_adapter import open_image_store
@@ -36,6 +38,7 @@ from unkai_scheduler.ovn.southbound import OvnSouthbound
 from unkai_scheduler.ovn.trace import Tracer
 from unkai_scheduler.ovn.trace_process import OvnTracer
 from unkai_scheduler.placement.rulebook import OURS, RuleBook
+from unkai_scheduler.reconcile.decision_log import DecisionLog
 from unkai_scheduler.reconcile.leader import Leader
 from unkai_scheduler.reconcile.live import LiveState
 from unkai_scheduler.services.adoptions import AdoptionsService
@@ -63,6 +66,7 @@ from unkai_scheduler.services.ports import PortsService
 from unkai_scheduler.services.projects import ProjectsService
 from unkai_scheduler.services.reachability import ReachabilityExplained
 from unkai_scheduler.services.reachability_counters import PathCounters
+from unkai_scheduler.services.replays import ReplaysService, Unsaved
 from unkai_scheduler.services.routers import RoutersService
 from unkai_scheduler.services.security_groups import SecurityGroupsService
 from unkai_scheduler.services.simulations import SimulationsService
@@ -122,12 +126,15 @@ def build_services(
     images: ImageStore,
     settings: Settings,
     examine: Examine,
+    decisions: SegmentStore,
+    unsaved: Unsaved,
     sight: Sight | None = None,
     book: RuleBook = OURS,
 ) -> Services:
     """Make all use cases.
 
-    `sight`: what OVN shows, where the settings say where to look. `book`: what placement goes by.
+    `decisions`, `unsaved`: the decision log's segments. `sight`: what OVN shows, where the settings
+    say where to look. `book`: what placement goes by.
     """
     return Services(
         instances=InstancesService(context, settings.network),
@@ -149,6 +156,7 @@ def build_services(
         audits=AuditsService(leader),
         diagnoses=DiagnosesService(context, agents, examine),
         placement=PlacementService(context),
+        replays=ReplaysService(context, decisions, unsaved, settings.decision_log, book),
         simulations=SimulationsService(context, leader, settings.placement, settings.network, book),
         operations=OperationsService(context, follower),
         events=EventsService(context, follower),
@@ -190,6 +198,8 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
         outside = await _outside(settings, stack, uow)
         live = LiveState(clock=clock)
         follower = Follower(uow)
+        decisions = open_segment_store(settings.decision_log_url)
+        decision_log = DecisionLog(decisions, settings.decision_log, clock, clock.reached)
         leader = Leader(
             name=settings.name,
             uow=uow,
@@ -209,6 +219,7 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
             northbound=outside.northbound,
             southbound=outside.southbound,
             book=book,
+            decision_log=decision_log if settings.decision_log.enabled else None,
         )
         route = LeaderRoute(settings.name, outside.cluster, leader, settings.tls.files())
         stack.push_async_callback(route.close)
@@ -223,6 +234,8 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
             images=outside.images,
             settings=settings,
             examine=examine,
+            decisions=decisions,
+            unsaved=decision_log,
             sight=outside.southbound.sight if outside.southbound else None,
             book=book,
         )

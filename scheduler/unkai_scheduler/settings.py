@@ -77,6 +77,10 @@ def _image_url(text: str) -> str:
     return text
 
 
+def _decision_log_url(text: str) -> str:
+    return _image_url(text) if text else text
+
+
 Address = Annotated[str, AfterValidator(_address)]
 OptionalAddress = Annotated[str, AfterValidator(_optional_address)]
 
@@ -203,6 +207,24 @@ class RetentionSettings(_Part):
     kept and reported, never removed. So as long as a host may be away."""
 
 
+class DecisionLogSettings(_Part):
+    """The log from which placement decisions are replayed."""
+
+    enabled: bool = True
+    """Whether decisions are logged."""
+    url: Annotated[str, AfterValidator(_decision_log_url)] = ""
+    """Where its segments live, as `images.url`; empty: beside the images, `images.url` with
+    `-decisions` after it. Schedulers share it, or each replays its own decisions alone."""
+    segment_s: float = Field(default=300.0, ge=1, le=86_400)
+    """Seconds after which a segment is stored: what a crash of the leader loses at most."""
+    segment_bytes: int = Field(default=8 << 20, ge=1 << 16, le=64 << 20)
+    """Bytes of memory after which it is stored: a replay plays a whole segment, in a second."""
+    kept_s: float = Field(default=7 * _DAY_S, ge=60)
+    """Seconds a segment is kept after its last decision: who asks why asks within a week."""
+    kept_bytes: int = Field(default=2 << 30, ge=1 << 20)
+    """Bytes of all segments kept: the oldest go first, so that a disk is never full of them."""
+
+
 class TracingSettings(_Part):
     """Traces of API calls, sent to an OpenTelemetry collector; needs `unkai[tracing]`."""
 
@@ -243,6 +265,8 @@ class Settings(BaseSettings):
     """Virtual networks."""
     placement: PlacementSettings = PlacementSettings()
     """How hosts are chosen."""
+    decision_log: DecisionLogSettings = DecisionLogSettings()
+    """The log from which placement decisions are replayed."""
     reconcile: ReconcileSettings = ReconcileSettings()
     """The leader's rhythm."""
     retention: RetentionSettings = RetentionSettings()
@@ -267,6 +291,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Let the environment win over the file, which arrives as init arguments."""
         return env_settings, init_settings
+
+    @property
+    def decision_log_url(self) -> str:
+        """Where segments of the decision log live."""
+        return self.decision_log.url or f"{self.images.url.rstrip('/')}-decisions"
 
     @property
     def advertise_metrics_address(self) -> str:

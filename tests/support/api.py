@@ -53,6 +53,8 @@ from unkai_scheduler.api.server import ApiServer, Services
 from unkai_scheduler.cluster.fake import FakeEtcd
 from unkai_scheduler.cluster.port import Cluster
 from unkai_scheduler.daemon import build_services
+from unkai_scheduler.decision_log.fake import FakeSegments
+from unkai_scheduler.decision_log.port import SegmentStore
 from unkai_scheduler.domain.findings import Audited, Finding
 from unkai_scheduler.domain.hosts import Host
 from unkai_scheduler.domain.machines import Machine
@@ -61,6 +63,7 @@ from unkai_scheduler.images.obstore_adapter import open_image_store
 from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.placement.allocation import AllocationRatios
 from unkai_scheduler.placement.fleet import Fleet
+from unkai_scheduler.reconcile.decision_log import DecisionLog
 from unkai_scheduler.reconcile.live import LiveState
 from unkai_scheduler.services.context import ServiceContext
 from unkai_scheduler.services.follower import Follower
@@ -330,6 +333,7 @@ async def an_api(
     uow: UnitOfWork | None = None,
     leading: FakeLeading | None = None,
     network: NetworkSettings = NETWORKING,
+    decisions: SegmentStore | None = None,
 ) -> AsyncIterator[Api]:
     """Serve an API on a unix socket and on mTLS at a free loopback port."""
     await asyncio.to_thread(folder.mkdir, exist_ok=True)
@@ -349,6 +353,7 @@ async def an_api(
             images=ImageSettings(url=f"file://{folder / 'images'}", max_size_bytes=MAX_IMAGE_BYTES),
             network=network,
         )
+        decisions = decisions or FakeSegments()
         services = build_services(
             context=ServiceContext(uow, noon, an_id, lambda ids: leading.wake()),
             follower=follower,
@@ -358,6 +363,8 @@ async def an_api(
             images=open_image_store(settings.images.url),
             settings=settings,
             examine=_healthy,
+            decisions=decisions,
+            unsaved=DecisionLog(decisions, settings.decision_log, noon, noon),
         )
         server = ApiServer(services, leading, route, RpcMetrics(CollectorRegistry()))
         socket = folder / "api.sock"

@@ -23,6 +23,7 @@ from unkai_scheduler.agents.fake import FakeAgents
 from unkai_scheduler.agents.limits import Limits
 from unkai_scheduler.agents.port import MACHINE_SPECS, Agents, Alive
 from unkai_scheduler.cluster.fake import FakeCluster, FakeEtcd
+from unkai_scheduler.decision_log.fake import FakeSegments
 from unkai_scheduler.domain.clock import Clock
 from unkai_scheduler.domain.images import Image
 from unkai_scheduler.domain.instances import Instance, InstanceState
@@ -30,6 +31,7 @@ from unkai_scheduler.domain.machines import MachineState
 from unkai_scheduler.domain.operations import Operation
 from unkai_scheduler.domain.port_orders import NETWORKS, PORTS
 from unkai_scheduler.network_settings import NetworkSettings
+from unkai_scheduler.reconcile.decision_log import DecisionLog
 from unkai_scheduler.reconcile.leader import Leader
 from unkai_scheduler.reconcile.live import LiveState
 from unkai_scheduler.services.context import ServiceContext
@@ -52,6 +54,7 @@ class Scheduler:
     leader: Leader
     live: LiveState
     cluster: FakeCluster
+    decision_log: DecisionLog
     task: asyncio.Task[None] = field(repr=False)
 
 
@@ -82,6 +85,7 @@ class Cloud(Users):
         self.etcd = FakeEtcd()
         self.agents = FakeAgents(clock=self.clock, converge_s=converge_s, limits=Limits())
         self.images = MemoryImages()
+        self.segments = FakeSegments()
         self.image: Image = an_image()
         self.schedulers: dict[str, Scheduler] = {}
         self.audience = Audience()
@@ -159,6 +163,9 @@ class Cloud(Users):
         cluster = self.etcd.member(name)
         await cluster.register(SchedulerRecord(name, f"{name}:7443", "0.1.0"))
         live = LiveState(clock=self.clock, monotonic=asyncio.get_running_loop().time)
+        decision_log = DecisionLog(
+            self.segments, self.settings.decision_log, self.clock, self.reached
+        )
         leader = Leader(
             name=name,
             uow=uow or self.uow,
@@ -174,9 +181,12 @@ class Cloud(Users):
             ),
             audience=self.audience,
             reached=self.reached,
+            decision_log=decision_log,
         )
         task = asyncio.create_task(leader.run(), name=f"leader {name}")
-        scheduler = self.schedulers[name] = Scheduler(name, leader, live, cluster, task)
+        scheduler = self.schedulers[name] = Scheduler(
+            name, leader, live, cluster, decision_log, task
+        )
         return scheduler
 
     async def kill(self, name: str = "s1") -> None:

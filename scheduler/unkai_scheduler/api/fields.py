@@ -1,11 +1,13 @@
-"""Fields that mean the same in every contract: durations, enums."""
+"""Fields that mean the same in every contract: durations, moments, enums."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from unkai_wire.errors import InvalidArgument
 
@@ -33,3 +35,13 @@ def enum_of(values: Mapping[int, T], number: int, field: str) -> T:
             field, f"has no value {number} that may be asked for", reason="INVALID_ENUM"
         )
     return values[number]
+
+
+def moment(message: Timestamp, field: str) -> datetime:
+    """Read a moment in microseconds; refuse one that is none (google/protobuf/timestamp.proto)."""
+    try:
+        return message.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidArgument.field(
+            field, "is no moment of the years 1 to 9999", reason="INVALID_TIMESTAMP"
+        ) from error

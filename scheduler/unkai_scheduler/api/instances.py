@@ -23,7 +23,7 @@ from unkai_scheduler.services.listing import Paging
 from unkai_wire.errors import InvalidArgument
 
 MAX_PIECE_BYTES = 64 << 10
-_POLICIES = {
+POLICIES = {
     int(instance_pb2.Instance.PLACEMENT_POLICY_UNSPECIFIED): None,
     int(instance_pb2.Instance.PLACEMENT_POLICY_PACK): PlacementPolicy.PACK,
     int(instance_pb2.Instance.PLACEMENT_POLICY_SPREAD): PlacementPolicy.SPREAD,
@@ -255,7 +255,7 @@ def draft_of(message: instance_pb2.Instance) -> InstanceDraft:
         preferred_traits=tuple(message.preferred_traits),
         forbidden_traits=tuple(message.forbidden_traits),
         zone=message.zone,
-        placement_policy=enum_of(_POLICIES, message.placement_policy, "instance.placement_policy"),
+        placement_policy=enum_of(POLICIES, message.placement_policy, "instance.placement_policy"),
         labels=dict(message.labels),
         seed=enum_of(_SEEDS, message.seed, "instance.seed"),
         priority=message.priority,

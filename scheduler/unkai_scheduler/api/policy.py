@@ -96,6 +96,7 @@ TABLE: Mapping[str, Rule] = {
     "/unkai.host.v1.HostService/DiagnoseHost": Rule(USERS, DIAGNOSE_S),
     "/unkai.host.v1.HostService/DiagnoseScheduler": Rule(USERS, DIAGNOSE_S),
     "/unkai.host.v1.PlacementService/Explain": _read(),
+    "/unkai.host.v1.PlacementService/ReplayDecision": _read(live=True),
     "/unkai.host.v1.PlacementService/Simulate": Rule(USERS, READ_S, live=True),
     "/unkai.host.v1.PlacementService/SimulateLosses": Rule(USERS, READ_S, live=True),
     "/unkai.operation.v1.OperationService/GetOperation": _read(),

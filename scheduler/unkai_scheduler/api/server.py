@@ -104,6 +104,7 @@ from unkai_scheduler.services.placement import PlacementService
 from unkai_scheduler.services.ports import PortsService
 from unkai_scheduler.services.projects import ProjectsService
 from unkai_scheduler.services.reachability import ReachabilityExplained
+from unkai_scheduler.services.replays import ReplaysService
 from unkai_scheduler.services.routers import RoutersService
 from unkai_scheduler.services.security_groups import SecurityGroupsService
 from unkai_scheduler.services.simulations import SimulationsService
@@ -133,6 +134,7 @@ class Services:
     audits: AuditsService
     diagnoses: DiagnosesService
     placement: PlacementService
+    replays: ReplaysService
     simulations: SimulationsService
     operations: OperationsService
     events: EventsService
@@ -243,7 +245,7 @@ def _offered(services: Services) -> list[tuple[Any, Any, Any]]:
         ),
         (
             placement_service_pb2.DESCRIPTOR.services_by_name["PlacementService"],
-            PlacementServicer(services.placement, services.simulations),
+            PlacementServicer(services.placement, services.replays, services.simulations),
             placement_service_pb2_grpc.add_PlacementServiceServicer_to_server,
         ),
         (

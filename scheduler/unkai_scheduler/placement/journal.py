@@ -128,8 +128,8 @@ class Journal:
         """Segments that nobody took out in time."""
         self._records = bytearray()
         self._close_at = 0
-        self._began = self._now = _EPOCH
-        self._decisions = 0
+        self._began = self._ended = self._now = _EPOCH
+        self._number = self._decisions = 0
         self._tick_s = 0.0
         self._words = 0
         self._requests: dict[tuple[object, ...], int] = {}
@@ -147,7 +147,7 @@ class Journal:
 
     @property
     def began_time(self) -> datetime:
-        """Return the time of the first decision of the segment under way."""
+        """Return the earliest time of a decision in the segment under way."""
         return self._began
 
     # Told by the fleet.
@@ -225,6 +225,8 @@ class Journal:
         if now is not self._now:
             self._write(Kind.TIME, TIME.pack((now - _EPOCH) // _US))
             self._now = now
+            # A clock may be put back.
+            self._began, self._ended = min(now, self._began), max(now, self._ended)
         self._decisions += 1
         board, best, kept_out = verdict.board, verdict.best, verdict.rejections
         asked = _asked(verdict.request)
@@ -268,8 +270,9 @@ class Journal:
         records = bytes(self._records) + _FRAME.pack(Kind.END, len(end)) + end
         header = Header(
             term=self._term,
+            number=self._number,
             began=self._began.isoformat(),
-            ended=self._now.isoformat(),
+            ended=self._ended.isoformat(),
             decisions=self._decisions,
             weights=self._weights,
             filters=self._filters,
@@ -279,8 +282,9 @@ class Journal:
 
     def _open(self, now: datetime) -> None:
         self._requests = {}
+        self._number += 1
         self._decisions = 0
-        self._began, self._now = now, _EPOCH
+        self._began, self._ended, self._now = now, now, _EPOCH
         self._tick_s = self._fleet.now_s
         self._words = snapshots.word_count(self._fleet)
         self._folded = np.zeros(len(self._fleet), np.bool_)

@@ -12,11 +12,13 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 MAGIC = b"unkailog"
 FORMAT = 1
 """Raised whenever a reader of before would misread what is written now."""
+SUFFIX = ".segment"
+_TIME = "%Y%m%dT%H%M%S.%fZ"
 _LEVEL = 1
 """Of zlib."""
 _HEAD = struct.Struct("<8sHII")
@@ -30,16 +32,47 @@ class UnreadableSegment(Exception):
     """A segment is damaged, cut, or of a format that this version does not know."""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class SegmentName:
+    """The name of a stored segment: it says which times are in it. Sorts by time."""
+
+    began_time: datetime
+    """The earliest of a decision."""
+    ended_time: datetime
+    """The latest."""
+    term: int
+    number: int
+
+    def __str__(self) -> str:
+        began, ended = (time.strftime(_TIME) for time in (self.began_time, self.ended_time))
+        return f"{began}-{ended}-{self.term}-{self.number}{SUFFIX}"
+
+    @classmethod
+    def parse(cls, text: str) -> SegmentName | None:
+        """Return the name that a text is; None: it is of something else."""
+        parts = text.removesuffix(SUFFIX).split("-")
+        if len(parts) != 4 or not text.endswith(SUFFIX):
+            return None
+        try:
+            began, ended = (datetime.strptime(part, _TIME) for part in parts[:2])  # noqa: DTZ007
+            term, number = map(int, parts[2:])
+        except ValueError:
+            return None
+        return cls(began.replace(tzinfo=UTC), ended.replace(tzinfo=UTC), term, number)
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """What a segment says of itself."""
 
     term: int
     """The leader's."""
+    number: int
+    """Counted in the term."""
     began: str
-    """Time of its first decision, ISO 8601, UTC."""
+    """Earliest time of a decision, ISO 8601, UTC."""
     ended: str
-    """Time of its last decision."""
+    """Latest time of a decision."""
     decisions: int
     weights: Mapping[str, int]
     filters: tuple[str, ...]
@@ -47,14 +80,10 @@ class Header:
     records_bytes: int
 
     @property
-    def began_time(self) -> datetime:
-        """Return the time of its first decision."""
-        return datetime.fromisoformat(self.began)
-
-    @property
-    def ended_time(self) -> datetime:
-        """Return the time of its last decision."""
-        return datetime.fromisoformat(self.ended)
+    def name(self) -> SegmentName:
+        """Return the name it is stored by."""
+        began, ended = datetime.fromisoformat(self.began), datetime.fromisoformat(self.ended)
+        return SegmentName(began, ended, self.term, self.number)
 
 
 @dataclass(frozen=True, slots=True)

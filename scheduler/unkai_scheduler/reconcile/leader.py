@@ -29,6 +29,7 @@ from unkai_scheduler.reconcile import metrics
 from unkai_scheduler.reconcile.actions import Rules
 from unkai_scheduler.reconcile.audit import Audit
 from unkai_scheduler.reconcile.deadlines import Deadlines
+from unkai_scheduler.reconcile.decision_log import DecisionLog
 from unkai_scheduler.reconcile.events import Sequencer
 from unkai_scheduler.reconcile.fitness import Fitness
 from unkai_scheduler.reconcile.hearsay import Hearsay, believable
@@ -88,11 +89,13 @@ class Leader:
         northbound: Northbound | None = None,
         southbound: OvnSouthbound | None = None,
         book: RuleBook = OURS,
+        decision_log: DecisionLog | None = None,
     ) -> None:
         """Make one.
 
         `reached`: the clock that what is deleted by its age goes by. `northbound`, `southbound`:
         OVN, where there are networks. `book`: what placement goes by.
+        `decision_log`: where decisions are logged, if they are.
         """
         self.name = name
         self.is_leading = False
@@ -111,6 +114,7 @@ class Leader:
         self._northbound = northbound
         self._southbound = southbound
         self._book = book
+        self._decision_log = decision_log
         self._hearsay = Hearsay(live.now_s)
         self._fitness = Fitness(name, cluster, live.now_s)
         self._wakers: list[Callable[[], None]] = []
@@ -323,7 +327,7 @@ class Leader:
             self._wake_networks()
 
         loop = InstanceLoop(office, hosts, placer, rules, moved=moved)
-        more = self._of_networks(office, states)
+        more = [*self._of_networks(office, states), *self._logging(office, placer)]
         audit, images = Audit(office, hosts, self._found_in_networks), ImageLoop(office)
         names = NamesLoop(office)
         self._audit, self._hosts, self._loop = audit, hosts, loop
@@ -345,6 +349,11 @@ class Leader:
                 *more,
             ):
                 group.create_task(work)
+
+    def _logging(self, office: Office, placer: Placer) -> Iterator[Coroutine[Any, Any, None]]:
+        if self._decision_log is not None:
+            journal = placer.keep_journal(office.term, self._decision_log.segment_bytes)
+            yield self._decision_log.keep(office, journal)
 
     def _of_networks(self, office: Office, states: PortStates) -> list[Coroutine[Any, Any, None]]:
         """Make the loops that there are where the cloud has networks."""

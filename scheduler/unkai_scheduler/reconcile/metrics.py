@@ -22,6 +22,12 @@ REJECTIONS = Counter(
     "Hosts that a filter kept out of a decision, by filter.",
     ["reason"],
 )
+SEGMENTS = Counter(
+    "unkai_scheduler_decision_log_segments_total",
+    "Segments of the decision log: stored, failed tries to store one, dropped unstored.",
+    ["result"],
+)
+SEGMENT_BYTES = Counter("unkai_scheduler_decision_log_bytes_total", "Bytes of the segments stored.")
 INVARIANT_VIOLATIONS = Gauge(
     "unkai_invariant_violations",
     "Findings of the newest audit of database against hosts, by kind.",

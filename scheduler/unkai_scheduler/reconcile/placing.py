@@ -22,6 +22,7 @@ from unkai_scheduler.domain.operations import Operation
 from unkai_scheduler.placement.allocation import AllocationRatios
 from unkai_scheduler.placement.explain import no_capacity_error
 from unkai_scheduler.placement.fleet import Fleet
+from unkai_scheduler.placement.journal import Journal
 from unkai_scheduler.placement.live_figures import RECENT_SAMPLES
 from unkai_scheduler.placement.pipeline import Engine
 from unkai_scheduler.placement.requests import PlacementRequest, Weights, request_of
@@ -37,6 +38,8 @@ from unkai_wire import tracing
 from unkai_wire.errors import UnkaiError
 
 _LEARNING_PAUSE = timedelta(seconds=0.3)
+_STEP_S = 1 / 1024
+"""Times of samples go in such steps: finer ones say nothing, and fill the decision log."""
 _LONGEST_QUEUE_PAUSE_S = 5.0
 """Who waits for capacity looks at least this often, beside when capacity is freed."""
 
@@ -122,6 +125,14 @@ class Placer:
         self._fleet.advance(self._now_s())
         return self._fleet
 
+    def keep_journal(self, term: int, segment_bytes: int) -> Journal:
+        """Record all decisions from now on; return the journal, which somebody has to empty."""
+        journal = Journal(
+            self._fleet, self._weights, self._engine.book, term=term, segment_bytes=segment_bytes
+        )
+        self._fleet.journal = journal
+        return journal
+
     def moved(self, marks: Mapping[str, HostMark]) -> list[str]:
         """Return the hosts whose rows or claims are not as the fleet has them."""
         return [host_id for host_id, mark in marks.items() if self._mark(host_id) != mark]
@@ -174,7 +185,8 @@ class Placer:
         while pending:
             batch = {host_id: received.popleft() for host_id, received in pending.items()}
             samples: list[tuple[str, HostUsage, float]] = [
-                (host_id, r.sample.host, r.received_s) for host_id, r in batch.items()
+                (host_id, r.sample.host, r.received_s // _STEP_S * _STEP_S)
+                for host_id, r in batch.items()
             ]
             self._fleet.fold(samples, {h: r.sample.machines for h, r in batch.items()})
             pending = {host_id: received for host_id, received in pending.items() if received}

@@ -23,11 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from unkai.compute.v1 import instance_pb2 as unkai_dot_compute_dot_v1_dot_instance__pb2
 from unkai.host.v1 import placement_pb2 as unkai_dot_host_dot_v1_dot_placement__pb2
 from unkai.host.v1 import simulation_pb2 as unkai_dot_host_dot_v1_dot_simulation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%unkai/host/v1/placement_service.proto\x12\runkai.host.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1dunkai/host/v1/placement.proto\x1a\x1eunkai/host/v1/simulation.proto\"+\n\x0e\x45xplainRequest\x12\x19\n\x0binstance_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"<\n\x0f\x45xplainResponse\x12)\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x17.unkai.host.v1.Decision\"Y\n\x0fSimulateRequest\x12\x32\n\x05steps\x18\x01 \x03(\x0b\x32\x1d.unkai.host.v1.SimulationStepB\x04\xe2\x41\x01\x02\x12\x12\n\nproject_id\x18\x02 \x01(\t\"A\n\x10SimulateResponse\x12-\n\nsimulation\x18\x01 \x01(\x0b\x32\x19.unkai.host.v1.Simulation\"O\n\x15SimulateLossesRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Z\n\x16SimulateLossesResponse\x12\'\n\x06losses\x18\x01 \x03(\x0b\x32\x17.unkai.host.v1.HostLoss\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x88\x02\n\x10PlacementService\x12H\n\x07\x45xplain\x12\x1d.unkai.host.v1.ExplainRequest\x1a\x1e.unkai.host.v1.ExplainResponse\x12K\n\x08Simulate\x12\x1e.unkai.host.v1.SimulateRequest\x1a\x1f.unkai.host.v1.SimulateResponse\x12]\n\x0eSimulateLosses\x12$.unkai.host.v1.SimulateLossesRequest\x1a%.unkai.host.v1.SimulateLossesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%unkai/host/v1/placement_service.proto\x12\runkai.host.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1funkai/compute/v1/instance.proto\x1a\x1dunkai/host/v1/placement.proto\x1a\x1eunkai/host/v1/simulation.proto\"+\n\x0e\x45xplainRequest\x12\x19\n\x0binstance_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"<\n\x0f\x45xplainResponse\x12)\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x17.unkai.host.v1.Decision\"\x93\x02\n\x15ReplayDecisionRequest\x12\x19\n\x0binstance_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12/\n\x0b\x64\x65\x63ide_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12:\n\x06policy\x18\x03 \x01(\x0e\x32*.unkai.compute.v1.Instance.PlacementPolicy\x12\x42\n\x07weights\x18\x04 \x03(\x0b\x32\x31.unkai.host.v1.ReplayDecisionRequest.WeightsEntry\x1a.\n\x0cWeightsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"\x94\x01\n\x16ReplayDecisionResponse\x12\'\n\x06logged\x18\x01 \x01(\x0b\x32\x17.unkai.host.v1.Decision\x12)\n\x08replayed\x18\x02 \x01(\x0b\x32\x17.unkai.host.v1.Decision\x12\x11\n\tidentical\x18\x03 \x01(\x08\x12\x13\n\x0b\x64ifferences\x18\x04 \x03(\t\"Y\n\x0fSimulateRequest\x12\x32\n\x05steps\x18\x01 \x03(\x0b\x32\x1d.unkai.host.v1.SimulationStepB\x04\xe2\x41\x01\x02\x12\x12\n\nproject_id\x18\x02 \x01(\t\"A\n\x10SimulateResponse\x12-\n\nsimulation\x18\x01 \x01(\x0b\x32\x19.unkai.host.v1.Simulation\"O\n\x15SimulateLossesRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Z\n\x16SimulateLossesResponse\x12\'\n\x06losses\x18\x01 \x03(\x0b\x32\x17.unkai.host.v1.HostLoss\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xe7\x02\n\x10PlacementService\x12H\n\x07\x45xplain\x12\x1d.unkai.host.v1.ExplainRequest\x1a\x1e.unkai.host.v1.ExplainResponse\x12]\n\x0eReplayDecision\x12$.unkai.host.v1.ReplayDecisionRequest\x1a%.unkai.host.v1.ReplayDecisionResponse\x12K\n\x08Simulate\x12\x1e.unkai.host.v1.SimulateRequest\x1a\x1f.unkai.host.v1.SimulateResponse\x12]\n\x0eSimulateLosses\x12$.unkai.host.v1.SimulateLossesRequest\x1a%.unkai.host.v1.SimulateLossesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,20 +38,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EXPLAINREQUEST'].fields_by_name['instance_id']._loaded_options = None
   _globals['_EXPLAINREQUEST'].fields_by_name['instance_id']._serialized_options = b'\342A\001\002'
+  _globals['_REPLAYDECISIONREQUEST_WEIGHTSENTRY']._loaded_options = None
+  _globals['_REPLAYDECISIONREQUEST_WEIGHTSENTRY']._serialized_options = b'8\001'
+  _globals['_REPLAYDECISIONREQUEST'].fields_by_name['instance_id']._loaded_options = None
+  _globals['_REPLAYDECISIONREQUEST'].fields_by_name['instance_id']._serialized_options = b'\342A\001\002'
   _globals['_SIMULATEREQUEST'].fields_by_name['steps']._loaded_options = None
   _globals['_SIMULATEREQUEST'].fields_by_name['steps']._serialized_options = b'\342A\001\002'
-  _globals['_EXPLAINREQUEST']._serialized_start=152
-  _globals['_EXPLAINREQUEST']._serialized_end=195
-  _globals['_EXPLAINRESPONSE']._serialized_start=197
-  _globals['_EXPLAINRESPONSE']._serialized_end=257
-  _globals['_SIMULATEREQUEST']._serialized_start=259
-  _globals['_SIMULATEREQUEST']._serialized_end=348
-  _globals['_SIMULATERESPONSE']._serialized_start=350
-  _globals['_SIMULATERESPONSE']._serialized_end=415
-  _globals['_SIMULATELOSSESREQUEST']._serialized_start=417
-  _globals['_SIMULATELOSSESREQUEST']._serialized_end=496
-  _globals['_SIMULATELOSSESRESPONSE']._serialized_start=498
-  _globals['_SIMULATELOSSESRESPONSE']._serialized_end=588
-  _globals['_PLACEMENTSERVICE']._serialized_start=591
-  _globals['_PLACEMENTSERVICE']._serialized_end=855
+  _globals['_EXPLAINREQUEST']._serialized_start=218
+  _globals['_EXPLAINREQUEST']._serialized_end=261
+  _globals['_EXPLAINRESPONSE']._serialized_start=263
+  _globals['_EXPLAINRESPONSE']._serialized_end=323
+  _globals['_REPLAYDECISIONREQUEST']._serialized_start=326
+  _globals['_REPLAYDECISIONREQUEST']._serialized_end=601
+  _globals['_REPLAYDECISIONREQUEST_WEIGHTSENTRY']._serialized_start=555
+  _globals['_REPLAYDECISIONREQUEST_WEIGHTSENTRY']._serialized_end=601
+  _globals['_REPLAYDECISIONRESPONSE']._serialized_start=604
+  _globals['_REPLAYDECISIONRESPONSE']._serialized_end=752
+  _globals['_SIMULATEREQUEST']._serialized_start=754
+  _globals['_SIMULATEREQUEST']._serialized_end=843
+  _globals['_SIMULATERESPONSE']._serialized_start=845
+  _globals['_SIMULATERESPONSE']._serialized_end=910
+  _globals['_SIMULATELOSSESREQUEST']._serialized_start=912
+  _globals['_SIMULATELOSSESREQUEST']._serialized_end=991
+  _globals['_SIMULATELOSSESRESPONSE']._serialized_start=993
+  _globals['_SIMULATELOSSESRESPONSE']._serialized_end=1083
+  _globals['_PLACEMENTSERVICE']._serialized_start=1086
+  _globals['_PLACEMENTSERVICE']._serialized_end=1445
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,11 @@ class PlacementServiceStub:
                 request_serializer=unkai_dot_host_dot_v1_dot_placement__service__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=unkai_dot_host_dot_v1_dot_placement__service__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.ReplayDecision = channel.unary_unary(
+                '/unkai.host.v1.PlacementService/ReplayDecision',
+                request_serializer=unkai_dot_host_dot_v1_dot_placement__service__pb2.ReplayDecisionRequest.SerializeToString,
+                response_deserializer=unkai_dot_host_dot_v1_dot_placement__service__pb2.ReplayDecisionResponse.FromString,
+                _registered_method=True)
         self.Simulate = channel.unary_unary(
                 '/unkai.host.v1.PlacementService/Simulate',
                 request_serializer=unkai_dot_host_dot_v1_dot_placement__service__pb2.SimulateRequest.SerializeToString,
@@ -58,6 +63,14 @@ class PlacementServiceServicer:
 
     def Explain(self, request, context):
         """Explain returns the last decision made for an instance.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplayDecision(self, request, context):
+        """ReplayDecision makes a past decision again, from the decision log: on the hosts as they were
+        then, by the rules of now, if wanted under another policy or other weights. Nothing is changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,6 +100,11 @@ def add_PlacementServiceServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=unkai_dot_host_dot_v1_dot_placement__service__pb2.ExplainRequest.FromString,
                     response_serializer=unkai_dot_host_dot_v1_dot_placement__service__pb2.ExplainResponse.SerializeToString,
+            ),
+            'ReplayDecision': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplayDecision,
+                    request_deserializer=unkai_dot_host_dot_v1_dot_placement__service__pb2.ReplayDecisionRequest.FromString,
+                    response_serializer=unkai_dot_host_dot_v1_dot_placement__service__pb2.ReplayDecisionResponse.SerializeToString,
             ),
             'Simulate': grpc.unary_unary_rpc_method_handler(
                     servicer.Simulate,
@@ -127,6 +145,33 @@ class PlacementService:
             '/unkai.host.v1.PlacementService/Explain',
             unkai_dot_host_dot_v1_dot_placement__service__pb2.ExplainRequest.SerializeToString,
             unkai_dot_host_dot_v1_dot_placement__service__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayDecision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/unkai.host.v1.PlacementService/ReplayDecision',
+            unkai_dot_host_dot_v1_dot_placement__service__pb2.ReplayDecisionRequest.SerializeToString,
+            unkai_dot_host_dot_v1_dot_placement__service__pb2.ReplayDecisionResponse.FromString,
             options,
             channel_credentials,
             insecure,
