@@ -42,7 +42,7 @@ COMMANDS = {
     "security-group": ("security_groups:security_group", "What may reach a port, or leave it."),
     "load-balancer": ("load_balancers:load_balancer", "One address for several instances."),
     "host": ("hosts:host", "Hosts: state, live figures, cordon."),
-    "placement": ("placement:placement", "Where instances would go: what-ifs."),
+    "placement": ("placement:placement", "Where instances would go, or went: what-ifs, replays."),
     "audit": ("audits:audit", "What does not fit: drift, orphans."),
     "operation": ("operations:operation", "Long-running work: list, wait, cancel."),
     "event": ("events:event", "What happened, and what happens now."),

@@ -214,7 +214,8 @@ class DecisionLogSettings(_Part):
     """Whether decisions are logged."""
     url: Annotated[str, AfterValidator(_decision_log_url)] = ""
     """Where its segments live, as `images.url`; empty: beside the images, `images.url` with
-    `-decisions` after it. Schedulers share it, or each replays its own decisions alone."""
+    `-decisions` after it (in a bucket without a prefix: `decisions`). Schedulers share it, or each
+    replays its own decisions alone."""
     segment_s: float = Field(default=300.0, ge=1, le=86_400)
     """Seconds after which a segment is stored: what a crash of the leader loses at most."""
     segment_bytes: int = Field(default=8 << 20, ge=1 << 16, le=64 << 20)
@@ -295,7 +296,9 @@ class Settings(BaseSettings):
     @property
     def decision_log_url(self) -> str:
         """Where segments of the decision log live."""
-        return self.decision_log.url or f"{self.images.url.rstrip('/')}-decisions"
+        images = self.images.url.rstrip("/")
+        suffix = "-decisions" if urlsplit(images).path else "/decisions"  # else: a whole bucket
+        return self.decision_log.url or images + suffix
 
     @property
     def advertise_metrics_address(self) -> str:

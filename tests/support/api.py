@@ -54,7 +54,6 @@ from unkai_scheduler.cluster.fake import FakeEtcd
 from unkai_scheduler.cluster.port import Cluster
 from unkai_scheduler.daemon import build_services
 from unkai_scheduler.decision_log.fake import FakeSegments
-from unkai_scheduler.decision_log.port import SegmentStore
 from unkai_scheduler.domain.findings import Audited, Finding
 from unkai_scheduler.domain.hosts import Host
 from unkai_scheduler.domain.machines import Machine
@@ -203,6 +202,7 @@ class Api:
     folder: Path
     pki: Path
     port: int
+    decisions: FakeSegments
 
     def __post_init__(self) -> None:
         self.instances = instance_service_pb2_grpc.InstanceServiceStub(self.channel)
@@ -333,7 +333,6 @@ async def an_api(
     uow: UnitOfWork | None = None,
     leading: FakeLeading | None = None,
     network: NetworkSettings = NETWORKING,
-    decisions: SegmentStore | None = None,
 ) -> AsyncIterator[Api]:
     """Serve an API on a unix socket and on mTLS at a free loopback port."""
     await asyncio.to_thread(folder.mkdir, exist_ok=True)
@@ -353,7 +352,7 @@ async def an_api(
             images=ImageSettings(url=f"file://{folder / 'images'}", max_size_bytes=MAX_IMAGE_BYTES),
             network=network,
         )
-        decisions = decisions or FakeSegments()
+        decisions = FakeSegments()
         services = build_services(
             context=ServiceContext(uow, noon, an_id, lambda ids: leading.wake()),
             follower=follower,
@@ -387,6 +386,7 @@ async def an_api(
             folder,
             tls.ca.parent,
             port,
+            decisions,
         )
 
 

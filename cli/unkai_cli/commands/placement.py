@@ -1,14 +1,22 @@
-"""`unkai placement …`: where instances would go."""
+"""`unkai placement …`: where instances would go, and where they went."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from unkai_cli.commands.options import Count, Size, common, complete_names, complete_zones
+from unkai_cli.commands.options import (
+    Count,
+    Size,
+    common,
+    complete_names,
+    complete_zones,
+    named,
+)
 from unkai_cli.groups import Group
-from unkai_cli.output import EXIT_CAPACITY, Column, Record, note
+from unkai_cli.output import EXIT_CAPACITY, EXIT_FAILED, Column, Record, note
 
 if TYPE_CHECKING:
     from unkai_cli.session import Session
@@ -19,7 +27,7 @@ _NO_NETWORK = "none"
 
 @click.group(cls=Group)
 def placement() -> None:
-    """Where instances would go: what-ifs."""
+    """Where instances would go: what-ifs. Where they went: decisions made again."""
 
 
 def supposed(function: Any) -> Any:
@@ -161,6 +169,103 @@ def losses(session: Session, host: str | None) -> int:
         more = ", ..." if len(grave) > 5 else ""
         note(f"{len(grave)} of {len(rows)} cannot be lost: {', '.join(grave[:5])}{more}")
     return EXIT_CAPACITY if grave else 0
+
+
+class Moment(click.ParamType[datetime]):
+    """A time as decisions show it: `2026-11-28T12:00:00.123456Z`."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
+        if isinstance(value, datetime):
+            return value
+        try:
+            moment = datetime.fromisoformat(str(value))
+        except ValueError:
+            moment = None
+        if moment is None or moment.tzinfo is None:
+            self.fail(f"{value!r} is not a time; write 2026-11-28T12:00:00.123456Z", param, ctx)
+        return moment
+
+
+class Weight(click.ParamType[tuple[str, int]]):
+    """`TERM=N`."""
+
+    name = "term=n"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        if isinstance(value, tuple):
+            return value
+        term, _, number = str(value).partition("=")
+        if not term or not number.isdecimal() or int(number) > 255:
+            self.fail(f"{value!r} is not a weight; write TERM=N, N from 0 to 255", param, ctx)
+        return term, int(number)
+
+
+@placement.command("replay")
+@named("instance")
+@click.option("--policy", type=click.Choice(list(_POLICIES)), help="Decide under this policy.")
+@click.option(
+    "--weight",
+    "weights",
+    type=Weight(),
+    multiple=True,
+    metavar="TERM=N",
+    help="Weigh a term so, 0 to 255; repeatable.",
+)
+@click.option(
+    "--time",
+    "moment",
+    type=Moment(),
+    metavar="TIME",
+    help="Of several decisions the one of this time; the last one unless given.",
+)
+@common
+def replay(
+    session: Session,
+    instance: str,
+    policy: str | None,
+    weights: tuple[tuple[str, int], ...],
+    moment: datetime | None,
+) -> int:
+    """Make the decision for an instance again, on the hosts as they were then.
+
+    By the same policy and weights it is the same, bit for bit. With --time an instance need not
+    exist any more: give its id.
+
+    \b
+    unkai placement replay web
+    unkai placement replay web --policy pack
+    unkai placement replay web --weight policy=200 -o json
+
+    Exit codes: 0 the same, or another policy or weight was asked for; 1 it is not the same.
+    """
+    from unkai_cli.commands import replays
+    from unkai_cli.records import record
+    from unkai_wire.ids import is_id
+
+    gone = moment is not None and is_id("instance", instance)
+    found = record(
+        session.client.call(
+            "PlacementService",
+            "ReplayDecision",
+            instance_id=instance if gone else session.client.resolve("instance", instance),
+            decide_time=moment,
+            policy=_POLICIES.get(policy or "", 0),
+            weights=dict(weights),
+        )
+    )
+    if session.printer.form in ("table", "wide"):
+        replays.show(session.printer, found)
+    elif session.printer.form == "name":
+        session.printer.rows([{"name": found["replayed"]["host_name"]}], ())
+    else:
+        session.printer.one(found, ())
+    return 0 if found["identical"] or policy or weights else EXIT_FAILED
 
 
 def _steps(session: Session, said: dict[str, Any]) -> list[Any]:

@@ -86,7 +86,7 @@ def _trouble(error: Exception) -> UnkaiError:
     if "No space left" in str(error) or "StorageFull" in str(error):
         return FailedPrecondition(
             "the place of the decision log is full",
-            reason="STORE_FULL",
+            reason="DECISION_LOG_FULL",
             fix="give it more room, or keep less: decision_log.kept_bytes",
         )
     return Unavailable(

@@ -10,7 +10,7 @@ class SegmentStore(Protocol):
     """Small objects by name: some MiB each, written once.
 
     Methods raise `Unavailable` when the store does not answer, `NotFound` for a missing name and
-    `FailedPrecondition` / STORE_FULL when it has no room.
+    `FailedPrecondition` / DECISION_LOG_FULL when it has no room.
     """
 
     async def put(self, name: str, content: bytes) -> None:

@@ -190,6 +190,7 @@ def test_every_command_has_a_golden_file_or_is_known_not_to_need_one(tmp_path: P
         "audit orphans",
         "placement simulate",  # see test_placement.py, as of the next
         "placement losses",
+        "placement replay",  # see test_replays.py
         "instance adopt",
         "host remove",  # see test_host_removal.py
         "context add",

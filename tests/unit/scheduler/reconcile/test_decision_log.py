@@ -16,7 +16,7 @@ from unkai_scheduler.placement.pipeline import Engine
 from unkai_scheduler.placement.segments import SegmentName, unseal
 from unkai_scheduler.reconcile import decision_log
 from unkai_scheduler.reconcile.decision_log import DecisionLog
-from unkai_scheduler.settings import DecisionLogSettings
+from unkai_scheduler.settings import DecisionLogSettings, ImageSettings, Settings
 from unkai_wire.errors import Unavailable
 
 
@@ -186,3 +186,20 @@ def test_claims_of_a_gib_are_a_few_bytes() -> None:
         world.fleet.release("hst-h0", 0, GIB, 0)
 
     assert len(world.journal.so_far().records) - before < 100 * 110
+
+
+@pytest.mark.parametrize(
+    ("images", "own", "where"),
+    [
+        ("file:///srv/images/", "", "file:///srv/images-decisions"),
+        ("s3://bucket/cloud", "", "s3://bucket/cloud-decisions"),
+        ("s3://bucket", "", "s3://bucket/decisions"),
+        ("s3://bucket", "file:///srv/log", "file:///srv/log"),
+    ],
+)
+def test_the_log_is_beside_the_images_unless_said_otherwise(
+    images: str, own: str, where: str
+) -> None:
+    settings = Settings(images=ImageSettings(url=images), decision_log=DecisionLogSettings(url=own))
+
+    assert settings.decision_log_url == where
