@@ -56,11 +56,13 @@ async def test_decisions_of_a_leader_and_of_its_successor_are_made_again(cloud: 
 
 
 async def test_a_decision_is_made_again_under_another_policy(cloud: Cloud) -> None:
-    instances = [await cloud.create(name=f"a{n}") for n in range(3)]
+    await cloud.create(name="first")
+    await cloud.until_quiet()
+    second = await cloud.create(name="second")
     await cloud.until_quiet()
 
     found = await service(cloud).replay(
-        instances[-1].id, policy=PlacementPolicy.PACK, weights={"policy": 255}
+        second.id, policy=PlacementPolicy.PACK, weights={"policy": 255}
     )
 
     assert found.recorded.policy == "spread"

@@ -125,7 +125,9 @@ class _Drawing:
         few = st.dictionaries(keys, values, max_size=3)
         if self._tidy:
             return few
-        huge = st.integers(65, 3000).map(lambda n: {f"k{i}": "v" for i in range(n)})
+        is_text = message.fields_by_name["value"].cpp_type == FieldDescriptor.CPPTYPE_STRING
+        value = "v" if is_text else 1
+        huge = st.integers(65, 3000).map(lambda n: {f"k{i}": value for i in range(n)})
         return st.one_of(few, huge)
 
     def _value(self, field: FieldDescriptor) -> Any:
