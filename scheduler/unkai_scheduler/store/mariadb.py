@@ -231,6 +231,8 @@ MARIADB = Server(
     check_connection=_check_connection,
     lock_schema=_lock_schema,
     count_others=_count_others,
+    # A statement is one message: between two of them a session is idle, which the server ends.
+    end_stopped=lambda _conn: 0,
     inspect=_inspect,
     dump=_dump,
 )

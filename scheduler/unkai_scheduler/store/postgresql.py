@@ -1,7 +1,7 @@
 """All that is PostgreSQL's alone: session settings, locks, and the meaning of its errors.
 
 Sources: postgresql.org/docs/15/errcodes-appendix.html, runtime-config-client.html,
-explicit-locking.html.
+explicit-locking.html, protocol-flow.html (extended query), monitoring-stats.html.
 """
 
 from __future__ import annotations
@@ -113,6 +113,25 @@ def _count_others(conn: Connection) -> int:
     return int(conn.execute(query, {"program": _PROGRAM}).scalar_one())
 
 
+def _end_stopped(conn: Connection) -> int:
+    """End sessions that wait for their client in the middle of a statement.
+
+    A statement takes several messages. Between them its session is not idle, and its time limits
+    do not end it while it waits to read (`ProcessClientReadInterrupt` ends a session, but puts a
+    statement's cancellation off): a scheduler that is stopped there would keep its locks for ever.
+    """
+    ended = text(
+        "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND usename = current_user"
+        " AND application_name = :program AND pid <> pg_backend_pid()"
+        " AND state = 'active' AND wait_event IN ('ClientRead', 'ClientWrite')"
+        " AND xact_start IS NOT NULL"
+        " AND clock_timestamp() - state_change > make_interval(secs => :longest_s)"
+    )
+    values = {"program": _PROGRAM, "longest_s": IDLE_IN_TRANSACTION_S}
+    return len(conn.execute(ended, values).all())
+
+
 def _inspect(conn: Connection) -> Iterator[Finding]:
     def value(query: str) -> str:
         return str(conn.exec_driver_sql(query).scalar_one())
@@ -172,6 +191,7 @@ POSTGRESQL = Server(
     check_connection=_check_connection,
     lock_schema=_lock_schema,
     count_others=_count_others,
+    end_stopped=_end_stopped,
     inspect=_inspect,
     dump=_dump,
 )

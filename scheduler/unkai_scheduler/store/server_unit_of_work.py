@@ -15,10 +15,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+import structlog
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -35,13 +37,14 @@ from unkai_scheduler.store.failures import (
 )
 from unkai_scheduler.store.servers import (
     ATTEMPT_S,
+    CONNECT_S,
     CONNECTIONS,
     LEADING_CONNECTIONS,
     Server,
     connected,
 )
 from unkai_scheduler.store.settled_transactions import SettledTransactions, limited
-from unkai_scheduler.store.turns import Call, Turns
+from unkai_scheduler.store.turns import Call, Slot, Turns
 from unkai_scheduler.store.writer import (
     ATTEMPTS,
     GROUP_SIZE,
@@ -56,6 +59,7 @@ from unkai_wire.errors import Unavailable
 from unkai_wire.ids import NewId
 
 T = TypeVar("T")
+log = structlog.get_logger(__name__)
 
 READING_S = 9.0
 """Longest that a reader waits, for its turn and for the answer: a read that is given up harms
@@ -151,6 +155,7 @@ class ServerUnitOfWork:
         self, server: Server, writing: AsyncEngine, reading: AsyncEngine, *, clock: Clock
     ) -> None:
         self._classify = server.classify
+        self._end_stopped = server.end_stopped
         self._writing = SettledTransactions(writing, server.classify, clock)
         self._reading = reading
         self._turns = Turns(CONNECTIONS)
@@ -210,6 +215,7 @@ class ServerUnitOfWork:
 
     async def take_term(self, at_least: int) -> int:
         """Begin a new term above the stored one and above `at_least`; return it."""
+        await self._make_way()
         return await self._lead(lambda conn: terms.take(conn, at_least))
 
     async def close(self) -> None:
@@ -277,7 +283,26 @@ class ServerUnitOfWork:
     async def _transact(self, work: Callable[[Connection], T], turns: Turns, call: Call) -> T:
         """Run one transaction in its turn, tried again while nothing was written."""
         async with turns.taken(call) as slot:
-            return await _retried(partial(self._writing.run, work, slot, call), call)
+            return await self._persist(work, slot, call)
+
+    async def _persist(self, work: Callable[[Connection], T], slot: Slot, call: Call) -> T:
+        async def attempt() -> T:
+            try:
+                return await self._writing.run(work, slot, call)
+            except DatabaseFailure as failure:
+                if failure.kind is Failure.BUSY:
+                    await self._make_way()
+                raise
+
+        return await _retried(attempt, call)
+
+    async def _make_way(self) -> None:
+        """End sessions of stopped schedulers whose locks would be waited for without end."""
+        with suppress(DatabaseFailure):
+            async with connected(self._reading, self._classify) as conn, limited(CONNECT_S):
+                ended = await conn.run_sync(self._end_stopped)
+                if ended:
+                    log.warning("stopped_sessions_ended", count=ended)
 
     # Groups.
 
@@ -339,8 +364,7 @@ class ServerUnitOfWork:
             async with self._turns.taken(job.call) as slot:
                 if job.future.done():  # nobody waits for it any more
                     return
-                attempt = partial(self._writing.run, job.work, slot, job.call)
-                outcome = Outcome(result=await _retried(attempt, job.call))
+                outcome = Outcome(result=await self._persist(job.work, slot, job.call))
         except Exception as error:  # noqa: BLE001 - it is the caller's, who awaits the future
             outcome = Outcome(error=error)
         _tell(job, outcome)

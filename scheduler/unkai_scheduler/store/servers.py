@@ -91,6 +91,9 @@ class Server:
     """Keep all others from migrating until the connection is closed."""
     count_others: Callable[[Connection], int]
     """How many other sessions of schedulers the database has."""
+    end_stopped: Callable[[Connection], int]
+    """End sessions of ours that stopped within a transaction and that no setting of the server
+    ends; return how many."""
     inspect: Callable[[Connection], Iterator[Finding]]
     """What is found of the server's settings and of its files."""
     dump: Callable[[DatabaseSettings, Path], None]
