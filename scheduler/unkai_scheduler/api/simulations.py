@@ -14,6 +14,7 @@ from unkai_scheduler.placement.simulation import (
     Simulated,
     StepOutcome,
 )
+from unkai_scheduler.services.checks import renamed
 from unkai_scheduler.services.simulation_drafts import (
     HostsDraft,
     InstancesDraft,
@@ -44,7 +45,8 @@ def step_of(message: simulation_pb2.SimulationStep, path: str) -> StepDraft:
             return LossDraft(tuple(message.lose_hosts.host_ids))
         case "place_instances":
             placed = message.place_instances
-            return InstancesDraft(placed.count, draft_of(placed.instance))
+            with renamed(f"{path}.place_instances"):
+                return InstancesDraft(placed.count, draft_of(placed.instance))
         case _:
             raise InvalidArgument.field(
                 path, "must say what happens: add, lose or place", reason="STEP_REQUIRED"

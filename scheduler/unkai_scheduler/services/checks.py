@@ -57,6 +57,24 @@ class Violations:
             )
 
 
+@contextmanager
+def renamed(path: str, *, of: str = "") -> Iterator[None]:
+    """Let errors of fields name those of the field that they are in. `of`: their own beginning."""
+    try:
+        yield
+    except InvalidArgument as error:
+        violations = [
+            (f"{path}.{name.removeprefix(of)}", problem) for name, problem in error.violations
+        ]
+        raise InvalidArgument(
+            "; ".join(f"{name}: {problem}" for name, problem in violations),
+            reason=error.reason,
+            fix=error.fix,
+            metadata=error.metadata | {"field": violations[0][0]},
+            violations=violations,
+        ) from error
+
+
 def check_mask(paths: Sequence[str], changeable: Sequence[str]) -> frozenset[str]:
     """Return the fields an update mask names; refuse an empty mask and unknown fields."""
     with Violations() as wrong:

@@ -7,7 +7,6 @@ for it goes with it (`delete_with_owner`), what it was given stays.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from unkai_scheduler.domain.ports import FixedAddress, Port, PortOwner
 from unkai_scheduler.domain.resources import Project
 from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.services import ovn_work
-from unkai_scheduler.services.checks import Violations, found
+from unkai_scheduler.services.checks import Violations, found, renamed
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.default_networks import (
     ensure_default_network,
@@ -28,12 +27,9 @@ from unkai_scheduler.services.port_drafts import Checked, PortDraft, check_chang
 from unkai_scheduler.services.ports import make_port
 from unkai_scheduler.services.security_groups import ensure_default_group
 from unkai_scheduler.store import networks, ports, security_groups, subnets
-from unkai_wire.errors import InvalidArgument
 from unkai_wire.ids import check_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from unkai_scheduler.store.unit_of_work import Connection
 
 _PATH = "instance.interfaces"
@@ -137,7 +133,7 @@ class LaunchPorts:
                 port = free_port(conn, project.id, draft.port_id)
                 plugged.append(self._give(conn, call, port, instance_id, position=number))
                 continue
-            with _renamed(f"{_PATH}[{number}]"):
+            with renamed(f"{_PATH}[{number}]", of="port."):
                 made = make_port(
                     conn,
                     self.context,
@@ -236,7 +232,7 @@ def _checked(draft: InterfaceDraft, path: str, before: Sequence[InterfaceDraft])
         if draft.network_id:
             with wrong.collect():
                 check_id("network", draft.network_id, f"{path}.network_id")
-        with wrong.collect(), _renamed(path):
+        with wrong.collect(), renamed(path, of="port."):
             said = PortDraft(addresses=draft.addresses, security_group_ids=draft.security_group_ids)
             draft = replace(draft, addresses=check_changes(said, _FIELDS).addresses)
     return draft
@@ -263,21 +259,3 @@ def _check_given(draft: InterfaceDraft, path: str, before: Sequence[InterfaceDra
                 "cannot be said together with port_id: the port has its own",
                 "PORT_HAS_ITS_OWN",
             )
-
-
-@contextmanager
-def _renamed(path: str) -> Iterator[None]:
-    """Let errors of a port's fields name those of the interface that it is made for."""
-    try:
-        yield
-    except InvalidArgument as error:
-        violations = [
-            (f"{path}.{name.removeprefix('port.')}", problem) for name, problem in error.violations
-        ]
-        raise InvalidArgument(
-            "; ".join(f"{name}: {problem}" for name, problem in violations),
-            reason=error.reason,
-            fix=error.fix,
-            metadata=error.metadata | {"field": violations[0][0]},
-            violations=violations,
-        ) from error

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unkai_scheduler.domain import names
-from unkai_scheduler.services.checks import Violations
+from unkai_scheduler.services.checks import Violations, renamed
 from unkai_scheduler.services.instance_drafts import InstanceDraft, check_needs, check_traits
 from unkai_scheduler.services.launch_ports import check_interfaces
 from unkai_wire.ids import check_id
@@ -73,9 +73,9 @@ def check_steps(drafts: Sequence[StepDraft]) -> None:
                     lost += draft.host_ids
                 case InstancesDraft():
                     _check_count(wrong, draft.count, f"{path}.place_instances.count")
-                    with wrong.collect():
+                    with wrong.collect(), renamed(f"{path}.place_instances"):
                         check_needs(draft.instance)
-                    with wrong.collect():
+                    with wrong.collect(), renamed(f"{path}.place_instances"):
                         check_interfaces(
                             draft.instance.interfaces, no_network=draft.instance.no_network
                         )

@@ -32,7 +32,7 @@ from unkai_scheduler.placement.simulation import (
     Simulation,
     Step,
 )
-from unkai_scheduler.services.checks import fetch, found
+from unkai_scheduler.services.checks import fetch, found, renamed
 from unkai_scheduler.services.context import ServiceContext
 from unkai_scheduler.services.instance_drafts import InstanceDraft, sketch
 from unkai_scheduler.services.listing import Page, Paging, plan
@@ -184,7 +184,7 @@ class SimulationsService:
             project = found("project", DEFAULT_PROJECT, projects.find(conn, DEFAULT_PROJECT))
         steps: list[Step] = []
         added = 0
-        for draft in drafts:
+        for number, draft in enumerate(drafts):
             match draft:
                 case HostsDraft():
                     pattern = self._pattern(conn, draft)
@@ -195,7 +195,8 @@ class SimulationsService:
                 case LossDraft():
                     steps.append(LoseHosts(draft.host_ids))
                 case InstancesDraft():
-                    request = self._request(conn, project.id, draft.instance)
+                    with renamed(f"steps[{number}].place_instances"):
+                        request = self._request(conn, project.id, draft.instance)
                     steps.append(Place(request, draft.count))
         return steps
 
