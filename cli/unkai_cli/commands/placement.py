@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _POLICIES = {"pack": 1, "spread": 2}
 _NO_NETWORK = "none"
+_PAGE = 500
+"""Hosts asked for at once: about as many as are looked at before a page ends."""
 
 
 @click.group(cls=Group)
@@ -155,7 +157,11 @@ def losses(session: Session, host: str | None) -> int:
     rows, token = [], ""
     while True:
         answer = client.call(
-            "PlacementService", "SimulateLosses", host_id=host_id, page_token=token
+            "PlacementService",
+            "SimulateLosses",
+            host_id=host_id,
+            page_size=_PAGE,
+            page_token=token,
         )
         rows += [record(loss) for loss in answer.losses]
         token = answer.next_page_token
