@@ -60,6 +60,8 @@ log = structlog.get_logger(__name__)
 RESYNC_S = 30.0
 """Seconds between looks at every claimed row, whatever was observed."""
 SHORTEST_PAUSE_S = 0.05
+_PORTION = 256
+"""Hosts of a copied fleet that are looked at in one go: a few milliseconds."""
 MAX_ORDERS = 512
 """Orders given and not yet answered; what is beyond stays marked."""
 
@@ -251,27 +253,37 @@ class InstanceLoop:
                 fix="try again in a few seconds",
                 retry_after_s=1.0,
             )
-        placer = self._placer.copy()
-        await self._refresh(placer, recalls=not self._recalled)
+        placer, recalls, uow = self._placer.copy(), not self._recalled, self._office.uow
+        recent = await self._placed_of_late() if recalls else []
+        marks = await uow.read(host_rows.marks)
+        idents, moved = list(marks), list[str]()
+        for start in range(0, len(idents), _PORTION):
+            some = idents[start : start + _PORTION]
+            moved += placer.moved({ident: marks[ident] for ident in some})
+            await asyncio.sleep(0)
+        rows = await uow.read(lambda conn: host_rows.list_some(conn, moved)) if moved else []
+        states = {host_id: self._hosts.state(host_id) for host_id in marks}
+        for start in range(0, max(len(rows), 1), _PORTION):
+            placer.refresh(rows[start : start + _PORTION], states)
+            await asyncio.sleep(0)
+        placer.recall(recent, self._office.clock())
         return placer.fleet_now()
 
     async def _refresh_fleet(self) -> None:
-        await self._refresh(self._placer, recalls=not self._recalled)
-        self._recalled = True
-
-    async def _refresh(self, placer: Placer, *, recalls: bool) -> None:
-        """Read what moved of all hosts; `recalls`: and who was placed a moment ago."""
-        uow, now = self._office.uow, self._office.clock()
-        since = now - timedelta(seconds=SETTLING_S)
-        recent: list[Claim] = []
-        if recalls:
-            recent = await uow.read(lambda conn: claims.made_since(conn, since))
+        """Read what moved of all hosts; at first, too, who was placed a moment ago."""
+        uow, placer = self._office.uow, self._placer
+        recent = [] if self._recalled else await self._placed_of_late()
         marks = await uow.read(host_rows.marks)
         moved = placer.moved(marks)
         rows = await uow.read(lambda conn: host_rows.list_some(conn, moved)) if moved else []
         placer.refresh(rows, {host_id: self._hosts.state(host_id) for host_id in marks})
         # With no await between: no sample may be taken in before it is known who settles.
-        placer.recall(recent, now)
+        placer.recall(recent, self._office.clock())
+        self._recalled = True
+
+    async def _placed_of_late(self) -> list[Claim]:
+        since = self._office.clock() - timedelta(seconds=SETTLING_S)
+        return await self._office.uow.read(lambda conn: claims.made_since(conn, since))
 
     def _next(self, seen: Seen, now: datetime, *, urgent: bool) -> Action:
         instance = replace(seen.instance, due_time=now) if urgent else seen.instance
