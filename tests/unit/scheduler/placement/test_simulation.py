@@ -310,3 +310,21 @@ def test_a_copy_of_a_fleet_decides_and_moves_as_the_fleet_does() -> None:
 
     assert told[0] == told[1]
     assert contents(copy)[:-1] == contents(fleet)[:-1]
+
+
+def test_a_copy_of_a_fleet_knows_all_and_shares_nothing_that_changes() -> None:
+    fleet = a_fleet([a_host(f"h{n}", traits=("A",), cordon_reason="x") for n in range(3)])
+    place(fleet, *(a_request(str(n)) for n in range(6)), now_s=104.0)
+    fleet.release("hst-h1", 1, GIB, 10 * GIB, instance_id="ins-1")
+    copy = fleet.copy()
+    made_anew = {"_rank", "_by_rank", "_weights"}
+    derived = {"moves", "journal", "_settling", "_live", "_columns", "_expected"}
+
+    for one, other in ((fleet, copy), (fleet._settling, copy._settling)):
+        for name in vars(one).keys() - derived:
+            value, copied = getattr(one, name), getattr(other, name)
+            plain = isinstance(value, (dict, list, np.ndarray, float, int, type(None)))
+            assert plain, f"{name}: say in Fleet.copy what becomes of it, and here"
+            assert np.array_equal(value, copied) if name in made_anew else value == copied, name
+            if isinstance(value, dict | list) and name not in made_anew:
+                assert copied is not value, name
