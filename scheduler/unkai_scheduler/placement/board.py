@@ -77,6 +77,8 @@ class Board:
         """Per host what breaks ties: the low bits of its key."""
         self.counts: list[int] = []
         """Per filter, how many hosts it keeps out that passed all before it; last, who fits."""
+        self.known_as: tuple[object, int] = (None, 0)
+        """By what number whom knows its shape (journal.py)."""
         self._rejections: dict[int, Rejection] = {}
         self._shortlist = Shortlist()
         self._is_filled = False

@@ -167,7 +167,8 @@ def _metrics_sentence(fleet: Fleet, _request: PlacementRequest, row: int) -> str
 
 
 def _metrics_missing(hosts: Hosts, _request: PlacementRequest) -> Ints:
-    missing: Ints = (np.minimum(hosts.ages_s(), 1e9) * 1000).astype(np.int64)
+    # As their ages, and without the time: all ages grow alike, and who is nearest stays so.
+    missing: Ints = (np.minimum(-hosts.sampled_s(), 1e9) * 1000).astype(np.int64)
     return missing
 
 

@@ -87,10 +87,10 @@ class Hosts:
         """
         return self._of(self._fleet.expected_now(column))
 
-    def ages_s(self) -> Floats:
-        """Return the age of the newest sample; infinite where there is none."""
-        ages: Floats = self.now_s - self._of(self._fleet.floats("sample_s"))
-        return ages
+    def sampled_s(self) -> Floats:
+        """Return when the newest sample came, monotonic seconds; minus infinity: never."""
+        times: Floats = self._of(self._fleet.floats("sample_s"))
+        return times
 
     def having(self, words: Sequence[str]) -> Bools:
         """Return which hosts have all of the words (traits, and what is kept as traits are)."""

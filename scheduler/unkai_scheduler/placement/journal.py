@@ -31,7 +31,7 @@ from unkai_scheduler.placement.segments import Header, Segment
 
 if TYPE_CHECKING:
     from unkai_scheduler.domain.hosts import HostState
-    from unkai_scheduler.placement.board import Board
+    from unkai_scheduler.placement.board import Board, Rejection
     from unkai_scheduler.placement.fleet import Fleet
     from unkai_scheduler.placement.pipeline import Verdict
     from unkai_scheduler.placement.settling import SettlingMachine
@@ -65,8 +65,7 @@ class Kind:
     TIME: Final = 11
     DECISION: Final = 12
     """`DECISION`; the instance's id; the rows of the best hosts, best first; their totals; for
-    each term the scores of those; then for each filter that keeps hosts out `KEPT_OUT` and the
-    rows of some."""
+    each term the scores of those; then for each filter that keeps hosts out `KEPT_OUT`."""
     END: Final = 13
 
 
@@ -84,8 +83,10 @@ TIME = struct.Struct("<q")
 """Microseconds since 1970, UTC: when what follows was decided."""
 DECISION = struct.Struct("<IIBBBB")
 """Number of the request, hosts that fit; lengths: of the id, of best, of terms, of filters."""
-KEPT_OUT = struct.Struct("<BBIIq")
-"""Number of the filter, of rows named; hosts kept out; row of the nearest, and what it lacks."""
+KEPT_OUT = struct.Struct("<BI")
+"""Number of the filter, hosts kept out; `FOUND` follows."""
+FOUND = struct.Struct("<IqB")
+"""Row of the nearest, what it lacks, number of rows named; those rows follow."""
 END = struct.Struct("<I")
 """Check sum of the fleet."""
 
@@ -96,6 +97,7 @@ _CLAIM, _SETTLE, _GIVEN_BACK = (
     struct.Struct("<BI" + body.format[1:]) for body in (CLAIM, SETTLE, GIVEN_BACK)
 )
 _ASKED = tuple(f.name for f in fields(PlacementRequest) if f.name != "instance_id")
+_MAX_TOLD = 512
 _asked = attrgetter(*_ASKED)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _US = timedelta(microseconds=1)
@@ -133,6 +135,8 @@ class Journal:
         self._tick_s = 0.0
         self._words = 0
         self._requests: dict[tuple[object, ...], int] = {}
+        self._told: dict[int, tuple[Rejection, int, int, bytes]] = {}
+        """What was written of whom a filter keeps out, by its id."""
         self._folded = np.zeros(0, np.bool_)
         """Rows with figures that are not recorded yet."""
         self._has_folded = False
@@ -222,32 +226,54 @@ class Journal:
         elif self._has_folded:
             self._write_folded()
         self._come_to_tick()
-        if now is not self._now:
+        if now != self._now:
             self._write(Kind.TIME, TIME.pack((now - _EPOCH) // _US))
             self._now = now
             # A clock may be put back.
             self._began, self._ended = min(now, self._began), max(now, self._ended)
         self._decisions += 1
         board, best, kept_out = verdict.board, verdict.best, verdict.rejections
-        asked = _asked(verdict.request)
-        number = self._requests.get(asked)
-        if number is None:
-            number = self._requests[asked] = self._write_request(asked, board)
         ident = verdict.request.instance_id.encode()
         count = len(best)
         lengths = len(ident), count, len(board.scores), len(kept_out)
         parts = [
-            DECISION.pack(number, verdict.counts[-1], *lengths),
+            DECISION.pack(self._number_of(verdict), verdict.counts[-1], *lengths),
             ident,
             _ROWS[count].pack(*best),
             _TOTALS[count].pack(*board.totals(best)),
             board.terms.take(best, axis=1).tobytes() if best else b"",
         ]
         for index, found in kept_out.items():
-            rows, out = found.rows, verdict.counts[index]
-            parts.append(KEPT_OUT.pack(index, len(rows), out, found.nearest, found.missing))
-            parts.append(_ROWS[len(rows)].pack(*rows))
+            told = self._told.get(id(found))
+            if told is None or told[1] != found.nearest or told[2] != found.missing:
+                told = self._tell(found)
+            parts += (KEPT_OUT.pack(index, verdict.counts[index]), told[3])
         self._write(Kind.DECISION, b"".join(parts))
+
+    def _number_of(self, verdict: Verdict) -> int:
+        """Return the number of what is asked for; write it down when it is new."""
+        board = verdict.board
+        is_alike = verdict.fails is board.fails
+        """All that counts of the request is its shape."""
+        if is_alike and board.known_as[0] is self._requests:
+            return board.known_as[1]
+        asked = _asked(verdict.request)
+        number = self._requests.get(asked)
+        if number is None:
+            number = self._requests[asked] = self._write_request(asked, board)
+        if is_alike:
+            board.known_as = (self._requests, number)
+        return number
+
+    def _tell(self, found: Rejection) -> tuple[Rejection, int, int, bytes]:
+        """Return whom a filter keeps out, in bytes; remembered, since it seldom changes."""
+        rows = found.rows
+        if len(self._told) >= _MAX_TOLD:
+            self._told.clear()
+        body = FOUND.pack(found.nearest, found.missing, len(rows)) + _ROWS[len(rows)].pack(*rows)
+        # It is kept with its bytes, so that no other gets its id.
+        told = self._told[id(found)] = (found, found.nearest, found.missing, body)
+        return told
 
     # Segments.
 
@@ -255,7 +281,8 @@ class Journal:
         """Close the segment under way, if there is one; the next decision opens another."""
         if not self._records:
             return
-        self.closed.append(self.so_far())
+        self._write(Kind.END, self._end())
+        self.closed.append(Segment(self._header(), self._records))
         self._records = bytearray()
         self._close_at = 0
         while len(self.closed) > MAX_CLOSED:
@@ -264,11 +291,17 @@ class Journal:
 
     def so_far(self) -> Segment:
         """Return the segment under way as it would be closed now; there is one."""
+        end = self._end()
+        records = bytes(self._records) + _FRAME.pack(Kind.END, len(end)) + end
+        return Segment(self._header(), records)
+
+    def _end(self) -> bytes:
         self._write_folded()
         self._come_to_tick()
-        end = END.pack(snapshots.checksum(self._fleet))
-        records = bytes(self._records) + _FRAME.pack(Kind.END, len(end)) + end
-        header = Header(
+        return END.pack(snapshots.checksum(self._fleet))
+
+    def _header(self) -> Header:
+        return Header(
             term=self._term,
             number=self._number,
             began=self._began.isoformat(),
@@ -276,12 +309,10 @@ class Journal:
             decisions=self._decisions,
             weights=self._weights,
             filters=self._filters,
-            records_bytes=len(records),
         )
-        return Segment(header, records)
 
     def _open(self, now: datetime) -> None:
-        self._requests = {}
+        self._requests, self._told = {}, {}
         self._number += 1
         self._decisions = 0
         self._began, self._ended, self._now = now, now, _EPOCH

@@ -187,8 +187,10 @@ class Player:
         )
         kept_out: dict[str, KeptOut] = {}
         for _ in range(filters):
-            index, named, count, nearest, missing = journal.KEPT_OUT.unpack_from(body, at)
+            index, count = journal.KEPT_OUT.unpack_from(body, at)
             at += journal.KEPT_OUT.size
+            nearest, missing, named = journal.FOUND.unpack_from(body, at)
+            at += journal.FOUND.size
             found = Rejection(list(struct.unpack_from(f"<{named}I", body, at)), nearest, missing)
             at += 4 * named
             kept_out[self._segment.header.filters[index]] = KeptOut(count, found)

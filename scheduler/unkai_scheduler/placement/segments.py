@@ -77,7 +77,6 @@ class Header:
     weights: Mapping[str, int]
     filters: tuple[str, ...]
     """Names, by the numbers that the records give them."""
-    records_bytes: int
 
     @property
     def name(self) -> SegmentName:
@@ -91,7 +90,7 @@ class Segment:
     """A segment, not compressed. Memory: some MiB."""
 
     header: Header
-    records: bytes
+    records: bytes | bytearray
 
     def entries(self) -> Iterator[tuple[int, memoryview]]:
         """Yield kind and body of each record, in order."""
@@ -127,6 +126,4 @@ def unseal(stored: bytes) -> Segment:
     at = _LENGTH.size + _LENGTH.unpack_from(body)[0]
     plain = json.loads(body[_LENGTH.size : at])
     header = Header(**{**plain, "filters": tuple(plain["filters"])})
-    # No more than it says that it holds.
-    records = zlib.decompressobj().decompress(body[at:], header.records_bytes)
-    return Segment(header, records)
+    return Segment(header, zlib.decompress(body[at:]))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,10 @@ FIGURES = {"recent": "<u2", "total_mib": "<u4", "sample_s": "<f8", "sampled": "<
 _LENGTH = struct.Struct("<I")
 _FOR_FOLDING = ("mean", "ring", "slot", "cpu_before")
 _EXPLAINS_ONLY = "sampled"
+_LINES = ("ids", "names")
+"""Texts of hosts that have no line ends."""
+_SAID = ("cordon_reasons", "network_problems")
+"""Texts that most hosts have none of."""
 _KEPT_BITS, _HALF_BIT = np.uint32(0xFFFFF000), np.uint32(0x800)
 
 
@@ -37,11 +42,9 @@ def taken(fleet: Fleet) -> bytes:
         "max_sample_age_s": fleet.max_sample_age_s,
         "now_s": fleet.now_s,
         "faded_s": fleet._faded_s,
-        "ids": fleet.ids,
-        "names": fleet.names,
-        "cordon_reasons": fleet.cordon_reasons,
-        "network_problems": fleet.network_problems,
-        "states": [fleet.state_of(row).value for row in range(count)],
+        **{name: "\n".join(getattr(fleet, name)) for name in _LINES},
+        **{name: _said(getattr(fleet, name)) for name in _SAID},
+        "connecting": [r for r, s in enumerate(fleet._states) if s is HostState.CONNECTING],
         "words": list(fleet._trait_bits),
         "settling": [settling._bucket, settling._clock_s, settling._weights.tolist()],
         "columns": [
@@ -60,11 +63,12 @@ def restored(snapshot: bytes | memoryview) -> Fleet:
     told = json.loads(bytes(snapshot[_LENGTH.size : at]))
     fleet = Fleet(max_sample_age_s=told["max_sample_age_s"])
     fleet.now_s, fleet._faded_s = told["now_s"], told["faded_s"]
-    for name in ("ids", "names", "cordon_reasons", "network_problems"):
-        setattr(fleet, name, told[name])
+    for name in _LINES:
+        setattr(fleet, name, told[name].split("\n") if told[name] else [])
     count = len(fleet.ids)
+    for name in _SAID:
+        setattr(fleet, name, [told[name].get(str(row), "") for row in range(count)])
     fleet._rows = {ident: row for row, ident in enumerate(fleet.ids)}
-    fleet._states = [HostState(state) for state in told["states"]]
     fleet._trait_bits = {word: bit for bit, word in enumerate(told["words"])}
     for name in _FOR_FOLDING:
         empty = fleet._columns[name]
@@ -74,6 +78,11 @@ def restored(snapshot: bytes | memoryview) -> Fleet:
         array = np.frombuffer(snapshot, dtype, size, at).reshape(shape)
         at += array.nbytes
         fleet._columns[name] = array.astype(fleet._columns[name].dtype)
+    fleet._states = [
+        HostState.UP if is_up else HostState.UNKNOWN for is_up in fleet._columns["up"].tolist()
+    ]
+    for row in told["connecting"]:
+        fleet._states[row] = HostState.CONNECTING
     settling = fleet._settling
     settling._bucket, settling._clock_s, weights = told["settling"]
     settling._weights = np.array(weights, np.int64)
@@ -154,6 +163,11 @@ def checksum(fleet: Fleet) -> int:
         if name not in (*_FOR_FOLDING, _EXPLAINS_ONLY):
             crc32 = zlib.crc32(column[: len(fleet)].tobytes(), crc32)
     return zlib.crc32("\n".join((*fleet.ids, *fleet.names)).encode(), crc32)
+
+
+def _said(texts: Sequence[str]) -> dict[int, str]:
+    """Return texts by row, without those that say nothing."""
+    return {row: text for row, text in enumerate(texts) if text}
 
 
 def to_three_digits(figures: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
