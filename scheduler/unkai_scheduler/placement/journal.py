@@ -187,7 +187,8 @@ class Journal:
     ) -> None:
         """Record a claim."""
         if self._records:
-            self._come_to_tick()
+            if self._fleet.now_s != self._tick_s:
+                self._come_to_tick()
             self._records += _CLAIM.pack(
                 Kind.CLAIM, CLAIM.size, row, vcpus, memory_bytes, disk_bytes, now_s
             )
@@ -195,7 +196,8 @@ class Journal:
     def settled(self, row: int, vcpus: int, memory_bytes: int, since_s: float) -> None:
         """Record a machine that settles."""
         if self._records:
-            self._come_to_tick()
+            if self._fleet.now_s != self._tick_s:
+                self._come_to_tick()
             self._records += _SETTLE.pack(
                 Kind.SETTLE, SETTLE.size, row, vcpus, memory_bytes, since_s
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -175,6 +176,7 @@ class World:
 
 @given(histories)
 @settings(deadline=None, max_examples=MANY)
+@pytest.mark.timeout(1800)
 def test_a_decision_is_the_same_whatever_was_asked_before_and_all_it_says_is_true(
     history: list[Step],
 ) -> None:

@@ -74,6 +74,7 @@ def replayed(segment: Segment, instance_id: str = "ins-a", **changes: Any) -> Re
 
 @given(histories, st.sampled_from([1 << 10, 1 << 20]))
 @settings(deadline=None, max_examples=MANY)
+@pytest.mark.timeout(1800)
 def test_whatever_happens_each_decision_is_replayed_as_it_was(
     history: list[Step], segment_bytes: int
 ) -> None:
