@@ -35,6 +35,7 @@ _SERVICES = {
     "KeyPairService": "compute",
     "ImageService": "storage",
     "HostService": "host",
+    "AggregateService": "host",
     "PlacementService": "host",
     "AuditService": "host",
     "OperationService": "operation",

@@ -42,6 +42,7 @@ from unkai_scheduler.reconcile.decision_log import DecisionLog
 from unkai_scheduler.reconcile.leader import Leader
 from unkai_scheduler.reconcile.live import LiveState
 from unkai_scheduler.services.adoptions import AdoptionsService
+from unkai_scheduler.services.aggregates import AggregatesService
 from unkai_scheduler.services.audits import AuditsService
 from unkai_scheduler.services.consoles import ConsolesService
 from unkai_scheduler.services.context import ServiceContext
@@ -151,6 +152,7 @@ def build_services(
         flavors=FlavorsService(context),
         key_pairs=KeyPairsService(context),
         images=ImagesService(context, images, settings.images),
+        aggregates=AggregatesService(context),
         hosts=HostsService(context, live, settings.placement.ratios),
         host_removals=HostRemovalsService(context, leader),
         audits=AuditsService(leader),

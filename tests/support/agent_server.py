@@ -94,6 +94,7 @@ def instance_of(message: instance_pb2.Instance, spec: machine_pb2.MachineSpec) -
             forbidden_traits=tuple(message.forbidden_traits),
             zone=message.zone,
             priority=message.priority,
+            aggregate_id=message.aggregate_id,
             placement_policy=policies.get(message.placement_policy),
             labels=dict(message.labels),
         ),

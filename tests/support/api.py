@@ -28,6 +28,7 @@ from unkai.compute.v1 import (
 )
 from unkai.event.v1 import event_service_pb2_grpc
 from unkai.host.v1 import (
+    aggregate_service_pb2_grpc,
     audit_service_pb2_grpc,
     host_service_pb2_grpc,
     placement_service_pb2_grpc,
@@ -209,6 +210,7 @@ class Api:
         self.flavors = flavor_service_pb2_grpc.FlavorServiceStub(self.channel)
         self.key_pairs = key_pair_service_pb2_grpc.KeyPairServiceStub(self.channel)
         self.images = image_service_pb2_grpc.ImageServiceStub(self.channel)
+        self.aggregates = aggregate_service_pb2_grpc.AggregateServiceStub(self.channel)
         self.hosts = host_service_pb2_grpc.HostServiceStub(self.channel)
         self.audits = audit_service_pb2_grpc.AuditServiceStub(self.channel)
         self.placement = placement_service_pb2_grpc.PlacementServiceStub(self.channel)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from unkai_scheduler.domain.aggregates import Aggregate
 from unkai_scheduler.domain.decisions import Candidate, Decision, FilterResult, Term
 from unkai_scheduler.domain.events import Event, EventType
 from unkai_scheduler.domain.hosts import Host, HostState
@@ -111,6 +112,13 @@ def a_host(**changes: Any) -> Host:
         create_time=NOON,
         update_time=NOON,
     )
+    return replace(base, **changes)
+
+
+def an_aggregate(**changes: Any) -> Aggregate:
+    """Make an aggregate that has no hosts and says nothing."""
+    ident = changes.pop("id", "") or an_id("aggregate")
+    base = Aggregate(ident, f"aggregate-{ident[-6:]}", an_etag(), NOON, NOON)
     return replace(base, **changes)
 
 

@@ -21,7 +21,7 @@ from unkai_wire.rpc_errors import STATUS_KEY, status_code, to_status
 _AREAS = {
     "compute": ("instance", "flavor", "key_pair"),
     "storage": ("image",),
-    "host": ("host", "placement"),
+    "host": ("host", "aggregate", "placement"),
     "operation": ("operation",),
     "event": ("event",),
     "identity": ("project",),

@@ -27,6 +27,7 @@ from unkai_scheduler.store.tables_networks import subnets
 
 ORDER = (
     "projects",
+    "aggregates",
     "instances",
     "flavors",
     "images",

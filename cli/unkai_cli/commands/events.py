@@ -31,6 +31,7 @@ KINDS = (
     "key",
     "project",
     "host",
+    "aggregate",
     "operation",
     "network",
     "subnet",

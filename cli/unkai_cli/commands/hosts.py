@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unkai_cli.commands.options import Seconds, common, complete_zones, limited, named
+from unkai_cli.commands.resources import Columns, Names
 from unkai_cli.commands.watching import Listing
 from unkai_cli.groups import Group
 from unkai_cli.output import Column, Record, age_text, bytes_text, note
@@ -40,7 +41,7 @@ COLUMNS = (
     Column("ID", lambda r: r["id"]),
     Column("ADDRESS", lambda r: r["address"], wide=True),
     Column("VERSION", lambda r: r["agent_version"], wide=True),
-    Column("TRAITS", lambda r: ",".join(r["traits"]), wide=True),
+    Column("TRAITS", lambda r: ",".join([*r["traits"], *r["aggregate_traits"]]), wide=True),
 )
 
 
@@ -67,13 +68,21 @@ TOP = (
     Column("WRITE/S", _usage("disk_write_bytes_per_s", lambda v: bytes_text(int(v))), right=True),
     Column("SAMPLE AGE", lambda r: f"{r['usage_age_s']:.1f}s" if r["usage"] else "", right=True),
 )
-DETAILS = (
-    *COLUMNS,
-    Column("CORDON", lambda r: r["cordon_reason"]),
-    Column("NETWORK PROBLEM", lambda r: r["network_problem"]),
-    Column("BOOT ID", lambda r: r["boot_id"]),
-    *(c for c in TOP[2:]),
-)
+
+
+def _details(names: Names) -> Columns:
+    """Return the columns of one alone, its aggregates by their names."""
+    return (
+        *COLUMNS,
+        Column(
+            "AGGREGATES",
+            lambda r: ", ".join(sorted(names.of("aggregate", i) for i in r["aggregate_ids"])),
+        ),
+        Column("CORDON", lambda r: r["cordon_reason"]),
+        Column("NETWORK PROBLEM", lambda r: r["network_problem"]),
+        Column("BOOT ID", lambda r: r["boot_id"]),
+        *TOP[2:],
+    )
 
 
 @click.group(cls=Group)
@@ -104,7 +113,7 @@ def show(session: Session, host: str) -> None:
 
     ident = session.client.resolve("host", host)
     found = session.client.call("HostService", "GetHost", host_id=ident).host
-    session.printer.one(record(found), DETAILS)
+    session.printer.one(record(found), _details(Names(session)))
 
 
 @host.command("top")

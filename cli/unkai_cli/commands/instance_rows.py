@@ -40,6 +40,7 @@ DETAILS = (
     Column("SEED", lambda r: r["seed"].lower()),
     Column("KEYS", lambda r: ", ".join(r["key_pair_ids"])),
     Column("ZONE", lambda r: r["zone"]),
+    Column("AGGREGATE", lambda r: r["aggregate_id"]),
     Column("TRAITS", lambda r: ", ".join(r["required_traits"])),
     Column("PREFERRED TRAITS", lambda r: ", ".join(r["preferred_traits"])),
     Column("FORBIDDEN TRAITS", lambda r: ", ".join(r["forbidden_traits"])),

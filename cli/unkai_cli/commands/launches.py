@@ -54,6 +54,11 @@ def described(function: Any) -> Any:
                 "--policy", type=click.Choice(list(_POLICIES)), help="How to choose a host."
             ),
             click.option("--zone", help="Zone of the host.", shell_complete=complete_zones),
+            click.option(
+                "--aggregate",
+                help="Aggregate of the host.",
+                shell_complete=complete_names("aggregate"),
+            ),
             click.option("--trait", "traits", multiple=True, help="Trait the host must have."),
             click.option(
                 "--prefer-trait", "preferred", multiple=True, help="Trait it should have."
@@ -192,6 +197,7 @@ def _wanted(session: Session, asked: dict[str, Any]) -> Any:
         preferred_traits=asked["preferred"],
         forbidden_traits=asked["forbidden"],
         zone=asked["zone"] or "",
+        aggregate_id=client.resolve("aggregate", asked["aggregate"]) if asked["aggregate"] else "",
         placement_policy=_POLICIES.get(asked["policy"] or "", 0),  # type: ignore[arg-type]
         priority=asked["priority"],
         **interfaces,

@@ -58,6 +58,11 @@ def supposed(function: Any) -> Any:
                 "--policy", type=click.Choice(list(_POLICIES)), help="How hosts are chosen."
             ),
             click.option("--zone", help="Zone of their hosts.", shell_complete=complete_zones),
+            click.option(
+                "--aggregate",
+                help="Aggregate of their hosts.",
+                shell_complete=complete_names("aggregate"),
+            ),
             click.option("--trait", "traits", multiple=True, help="Trait their hosts must have."),
             click.option(
                 "--prefer-trait", "preferred", multiple=True, help="Trait they should have."
@@ -323,7 +328,7 @@ def _placed(session: Session, said: dict[str, Any]) -> Any:
     client = session.client
     words = ("flavor", "vcpus", "memory", "disk", "image", "networks", "policy", "zone", "traits")
     if not said["place"]:
-        if any(said[word] for word in (*words, "preferred", "forbidden")):
+        if any(said[word] for word in (*words, "aggregate", "preferred", "forbidden")):
             raise click.UsageError("say how many instances: --place N")
         return None
     if not said["flavor"] and not (said["vcpus"] and said["memory"]):
@@ -342,6 +347,7 @@ def _placed(session: Session, said: dict[str, Any]) -> Any:
         preferred_traits=said["preferred"],
         forbidden_traits=said["forbidden"],
         zone=said["zone"] or "",
+        aggregate_id=client.resolve("aggregate", said["aggregate"]) if said["aggregate"] else "",
         placement_policy=_POLICIES.get(said["policy"] or "", 0),  # type: ignore[arg-type]
         no_network=none,
     )

@@ -31,6 +31,7 @@ ERROR_DOMAIN = "unkai"
 """`google.rpc.ErrorInfo.domain` of every error of ours."""
 
 _NOUNS = {
+    "aggregate": "aggregate",
     "context": "context",
     "event": "event",
     "flavor": "flavor",

@@ -26,6 +26,7 @@ OperationId = NewType("OperationId", str)
 PREFIXES = {
     "instance": "ins",
     "host": "hst",
+    "aggregate": "agg",
     "image": "img",
     "flavor": "flv",
     "key_pair": "key",

@@ -138,6 +138,7 @@ def instance_message(instance: Instance) -> instance_pb2.Instance:
         preferred_traits=spec.preferred_traits,
         forbidden_traits=spec.forbidden_traits,
         zone=spec.zone,
+        aggregate_id=spec.aggregate_id,
         placement_policy=_POLICIES[spec.placement_policy],
         priority=spec.priority,
         state=instance_pb2.Instance.State.Value(f"STATE_{instance.state.value}"),

@@ -75,8 +75,15 @@ def _instance_of(spec: machine_pb2.MachineSpec, generation: int, run_epoch: int)
     _check(len(message.key_pair_ids) <= MAX_KEY_PAIRS, "it names too many key pairs")
     traits = (message.required_traits, message.preferred_traits, message.forbidden_traits)
     _check(all(len(named) <= MAX_TRAITS for named in traits), "it names too many traits")
-    texts = [message.name, message.project_id, message.image_id, message.flavor_id, message.zone]
-    texts += [*message.key_pair_ids, *chain(*traits), *labels, *labels.values()]
+    texts = [message.name, message.project_id, message.image_id, message.flavor_id]
+    texts += [
+        message.zone,
+        message.aggregate_id,
+        *message.key_pair_ids,
+        *chain(*traits),
+        *labels,
+        *labels.values(),
+    ]
     _check(all(len(text) <= _TEXT for text in texts), "a text of its instance is too long")
     off = message.desired_power == instance_pb2.Instance.POWER_OFF
     grace_s = spec.stop_grace.ToMilliseconds() / 1000
@@ -95,6 +102,7 @@ def _instance_of(spec: machine_pb2.MachineSpec, generation: int, run_epoch: int)
             preferred_traits=tuple(message.preferred_traits),
             forbidden_traits=tuple(message.forbidden_traits),
             zone=message.zone,
+            aggregate_id=message.aggregate_id,
             placement_policy=_POLICIES.get(message.placement_policy),
             priority=message.priority,
             labels=labels,

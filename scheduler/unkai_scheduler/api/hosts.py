@@ -127,6 +127,8 @@ def host_message(view: HostView) -> host_pb2.Host:
         boot_id=host.boot_id,
         network_problem=host.network_problem,
         zone=host.zone,
+        aggregate_ids=[aggregate.id for aggregate in host.aggregates],
+        aggregate_traits=sorted({trait for a in host.aggregates for trait in a.traits}),
         usage=None if view.usage is None else usage_message(view.usage),
         usage_age_s=view.usage_age_s,
         etag=host.etag,

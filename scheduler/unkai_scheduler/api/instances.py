@@ -255,6 +255,7 @@ def draft_of(message: instance_pb2.Instance) -> InstanceDraft:
         preferred_traits=tuple(message.preferred_traits),
         forbidden_traits=tuple(message.forbidden_traits),
         zone=message.zone,
+        aggregate_id=message.aggregate_id,
         placement_policy=enum_of(POLICIES, message.placement_policy, "instance.placement_policy"),
         labels=dict(message.labels),
         seed=enum_of(_SEEDS, message.seed, "instance.seed"),

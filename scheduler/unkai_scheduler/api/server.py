@@ -24,6 +24,8 @@ from unkai.compute.v1 import (
 )
 from unkai.event.v1 import event_service_pb2, event_service_pb2_grpc
 from unkai.host.v1 import (
+    aggregate_service_pb2,
+    aggregate_service_pb2_grpc,
     audit_service_pb2,
     audit_service_pb2_grpc,
     host_service_pb2,
@@ -53,6 +55,7 @@ from unkai.network.v1 import (
 from unkai.operation.v1 import operation_service_pb2, operation_service_pb2_grpc
 from unkai.scheduler.v1 import peer_service_pb2_grpc
 from unkai.storage.v1 import image_service_pb2, image_service_pb2_grpc
+from unkai_scheduler.api.aggregates import AggregateServicer
 from unkai_scheduler.api.audits import AuditServicer
 from unkai_scheduler.api.events import EventServicer
 from unkai_scheduler.api.flavors import FlavorServicer
@@ -85,6 +88,7 @@ from unkai_scheduler.api.stopping import Calls
 from unkai_scheduler.api.subnets import SubnetServicer
 from unkai_scheduler.ovn.sight import Sight
 from unkai_scheduler.services.adoptions import AdoptionsService
+from unkai_scheduler.services.aggregates import AggregatesService
 from unkai_scheduler.services.audits import AuditsService
 from unkai_scheduler.services.consoles import ConsolesService
 from unkai_scheduler.services.diagnoses import DiagnosesService
@@ -129,6 +133,7 @@ class Services:
     flavors: FlavorsService
     key_pairs: KeyPairsService
     images: ImagesService
+    aggregates: AggregatesService
     hosts: HostsService
     host_removals: HostRemovalsService
     audits: AuditsService
@@ -237,6 +242,11 @@ def _offered(services: Services) -> list[tuple[Any, Any, Any]]:
             host.services_by_name["HostService"],
             HostServicer(services.hosts, services.host_removals, services.diagnoses),
             host_service_pb2_grpc.add_HostServiceServicer_to_server,
+        ),
+        (
+            aggregate_service_pb2.DESCRIPTOR.services_by_name["AggregateService"],
+            AggregateServicer(services.aggregates),
+            aggregate_service_pb2_grpc.add_AggregateServiceServicer_to_server,
         ),
         (
             audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"],

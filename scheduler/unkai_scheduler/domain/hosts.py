@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
+from unkai_scheduler.domain.aggregates import Membership
+
 DEFAULT_ZONE = "default"
 """Zone of hosts that the operator has said none of."""
 
@@ -44,6 +46,8 @@ class Host:
     cordon_reason: str = ""
     physical_networks: tuple[str, ...] = ()
     """The operator's networks that it is attached to."""
+    aggregates: tuple[Membership, ...] = ()
+    """What the aggregates say that it is in; never written here."""
     network_problem: str = ""
     """Why its switch is not of OVN, or does not work, just now; in its agent's words."""
     claimed_vcpus: int = 0

@@ -109,6 +109,8 @@ class InstanceSpec:
     forbidden_traits: tuple[str, ...] = ()
     zone: str = ""
     """Zone its host must be in; empty: any."""
+    aggregate_id: str = ""
+    """Aggregate its host must be in; empty: any."""
     placement_policy: PlacementPolicy | None = None
     """None: the scheduler's default."""
     seed: Seed = Seed.DISK

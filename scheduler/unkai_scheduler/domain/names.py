@@ -12,6 +12,7 @@ _NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _DOTTED_NAME = re.compile(r"[a-z]([a-z0-9.-]{0,61}[a-z0-9])?")
 _LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
 _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
+_TRAIT = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,64}")
 MAX_NAME = 63
 MAX_FILTER = 64
@@ -95,6 +96,11 @@ def check_text(text: str, field: str, most: int) -> str:
             field, "holds a control character other than a line end", reason="INVALID_TEXT"
         )
     return text
+
+
+def is_trait(text: str) -> bool:
+    """Tell whether a text is a trait: a word of A-Z, 0-9 and _, first a letter."""
+    return _TRAIT.fullmatch(text) is not None
 
 
 def is_request_id(text: str) -> bool:

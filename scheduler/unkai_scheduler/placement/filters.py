@@ -17,10 +17,14 @@ from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.port_orders import NETWORKS
 from unkai_scheduler.placement.elementwise import N
 from unkai_scheduler.placement.fleet import (
+    DEDICATED,
+    DEDICATED_BY,
     SWITCH_JOINED,
     ZONE_WORD,
     Fleet,
+    aggregate_word,
     physical_network_word,
+    project_word,
     zone_word,
 )
 from unkai_scheduler.placement.hosts_view import Bools, Hosts, Ints, OneHost, Some
@@ -111,6 +115,20 @@ def _zone(hosts: Hosts, request: PlacementRequest) -> Bools:
 
 def _zone_sentence(fleet: Fleet, _request: PlacementRequest, row: int) -> str:
     return f"{fleet.names[row]} is in zone {' '.join(fleet.words_of(row, ZONE_WORD))}"
+
+
+def _aggregate(hosts: Hosts, request: PlacementRequest) -> Bools:
+    return hosts.having([aggregate_word(request.aggregate_id)] if request.aggregate_id else ())
+
+
+def _dedicated(hosts: Hosts, request: PlacementRequest) -> Bools:
+    passes: Bools = hosts.having((project_word(request.project_id),)) | ~hosts.having((DEDICATED,))
+    return passes
+
+
+def _dedicated_sentence(fleet: Fleet, _request: PlacementRequest, row: int) -> str:
+    by = ", ".join(sorted(fleet.words_of(row, DEDICATED_BY))[:5])
+    return f"{fleet.names[row]} is dedicated to other projects by aggregate {by}"
 
 
 def _forbidden(hosts: Hosts, request: PlacementRequest) -> Bools:
@@ -227,6 +245,24 @@ FILTERS: tuple[Filter, ...] = (
         _zone_sentence,
         "is in another zone",
         "are in another zone",
+        Aspect.HOST,
+    ),
+    Filter(
+        "aggregate",
+        _aggregate,
+        _none_missing,
+        lambda fleet, _request, row: f"{fleet.names[row]} is outside its aggregate",
+        "is outside its aggregate",
+        "are outside its aggregate",
+        Aspect.HOST,
+    ),
+    Filter(
+        "dedicated",
+        _dedicated,
+        _none_missing,
+        _dedicated_sentence,
+        "is dedicated to others",
+        "are dedicated to others",
         Aspect.HOST,
     ),
     Filter(

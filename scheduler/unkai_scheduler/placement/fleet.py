@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unkai_scheduler.domain.hosts import Host, HostState, HostUsage, MachineUsage
+from unkai_scheduler.domain.names import is_trait
 from unkai_scheduler.domain.port_orders import NETWORKS
 from unkai_scheduler.placement.allocation import AllocationRatios, claimable
 from unkai_scheduler.placement.live_figures import (
@@ -120,7 +121,7 @@ class Fleet:
             ("claimed_disk", host.claimed_disk_bytes),
         ):
             self._columns[column][row] = value
-        self._set_traits(row, (*host.traits, *_abilities(host)))
+        self._set_traits(row, (*_traits(host), *_abilities(host), *_said(host)))
         self.moves.note(row, Aspect.ALL)
         if self.journal is not None:
             self.journal.host_put(row)
@@ -409,6 +410,10 @@ class Fleet:
         lacking = self.lacking_traits(row, words)
         return [word.removeprefix(kind) for word in words if word not in lacking]
 
+    def is_known_word(self, word: str) -> bool:
+        """Tell whether some host has, or has had, a word."""
+        return word in self._trait_bits
+
     def row_of(self, host_id: str) -> int | None:
         """Return a host's row, good until the next `remove_host`."""
         return self._rows.get(host_id)
@@ -458,9 +463,44 @@ def zone_word(name: str) -> str:
     return f"{ZONE_WORD}{name}"
 
 
-def _abilities(host: Host) -> Iterator[str]:
-    """Yield the words of what a host can for networks, and of where it is."""
+DEDICATED = "dedicated"
+"""The word of hosts that are for some projects alone."""
+DEDICATED_BY = "dedicated by:"
+"""What the words begin with that name the aggregates which say so."""
+
+
+def aggregate_word(ident: str) -> str:
+    """Return the word of hosts in an aggregate."""
+    return f"aggregate:{ident}"
+
+
+def project_word(ident: str) -> str:
+    """Return the word of hosts dedicated to a project."""
+    return f"project:{ident}"
+
+
+def _traits(host: Host) -> Iterator[str]:
+    """Yield a host's own traits; its agent's word for anything else counts for nothing."""
+    return filter(is_trait, host.traits)
+
+
+def _said(host: Host) -> Iterator[str]:
+    """Yield the words of what the operator says of a host: traits of its aggregates too."""
     yield zone_word(host.zone)
+    for aggregate in host.aggregates:
+        yield aggregate_word(aggregate.id)
+        yield from aggregate.traits
+    closed = [aggregate for aggregate in host.aggregates if aggregate.project_ids]
+    if closed:
+        yield DEDICATED
+        yield from (f"{DEDICATED_BY}{aggregate.name}" for aggregate in closed)
+        # Each of them says that nobody else is placed there.
+        allowed = set.intersection(*(set(aggregate.project_ids) for aggregate in closed))
+        yield from map(project_word, sorted(allowed))
+
+
+def _abilities(host: Host) -> Iterator[str]:
+    """Yield the words of what a host can for networks."""
     if NETWORKS in host.features:
         yield NETWORKS
         if not host.network_problem:

@@ -21,6 +21,10 @@ class PlacementRequest:
     forbidden_traits: tuple[str, ...] = ()
     zone: str = ""
     """Zone its host must be in; empty: any."""
+    aggregate_id: str = ""
+    """Aggregate its host must be in; empty: any."""
+    project_id: str = ""
+    """Its project, if any host is dedicated to that; those of all other projects are alike."""
     excluded_host_ids: tuple[str, ...] = ()
     """Hosts that have failed it before."""
     physical_networks: tuple[str, ...] | None = None
@@ -38,6 +42,8 @@ class PlacementRequest:
             self.preferred_traits,
             self.forbidden_traits,
             self.zone,
+            self.aggregate_id,
+            self.project_id,
             self.physical_networks,
         )
 
@@ -46,10 +52,14 @@ def request_of(
     instance: Instance,
     policy: PlacementPolicy,
     *,
+    project_id: str | None = None,
     failed_hosts: tuple[str, ...] = (),
     physical_networks: tuple[str, ...] | None = None,
 ) -> PlacementRequest:
-    """Return what an instance needs. `policy`: of one that names none."""
+    """Return what an instance needs. `policy`: of one that names none.
+
+    `project_id`: empty where no host is dedicated to its project; None: as it is.
+    """
     spec = instance.spec
     return PlacementRequest(
         instance_id=instance.id,
@@ -61,6 +71,8 @@ def request_of(
         preferred_traits=spec.preferred_traits,
         forbidden_traits=spec.forbidden_traits,
         zone=spec.zone,
+        aggregate_id=spec.aggregate_id,
+        project_id=instance.project_id if project_id is None else project_id,
         excluded_host_ids=failed_hosts,
         physical_networks=physical_networks,
     )

@@ -21,7 +21,7 @@ from unkai_scheduler.domain.instances import Claim, Instance, PlacementPolicy
 from unkai_scheduler.domain.operations import Operation
 from unkai_scheduler.placement.allocation import AllocationRatios
 from unkai_scheduler.placement.explain import no_capacity_error
-from unkai_scheduler.placement.fleet import Fleet
+from unkai_scheduler.placement.fleet import Fleet, project_word
 from unkai_scheduler.placement.journal import Journal
 from unkai_scheduler.placement.live_figures import RECENT_SAMPLES
 from unkai_scheduler.placement.pipeline import Engine
@@ -282,9 +282,11 @@ class Placer:
         )
 
     def _request(self, seen: Seen) -> PlacementRequest:
+        project_id = seen.instance.project_id
         return request_of(
             seen.instance,
             self._policy,
+            project_id=project_id if self._fleet.is_known_word(project_word(project_id)) else "",
             failed_hosts=seen.failed_hosts,
             physical_networks=seen.physical_networks,
         )

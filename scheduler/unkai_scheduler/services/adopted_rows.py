@@ -20,7 +20,7 @@ from unkai_scheduler.domain.resources import KeyPair, Project
 from unkai_scheduler.services.instance_drafts import InstanceDraft, check_draft
 from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.services.public_keys import parse_public_key
-from unkai_scheduler.store import flavors, instances, key_pairs, projects
+from unkai_scheduler.store import aggregates, flavors, instances, key_pairs, projects
 from unkai_wire.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from unkai_wire.ids import is_id
 
@@ -129,6 +129,7 @@ def _check(held: HeldMachine) -> None:
         preferred_traits=spec.preferred_traits,
         forbidden_traits=spec.forbidden_traits,
         zone=spec.zone,
+        aggregate_id=spec.aggregate_id,
         placement_policy=spec.placement_policy,
         priority=spec.priority,
         labels=spec.labels,
@@ -215,6 +216,16 @@ def flavor_of(conn: Connection, row: Instance) -> str:
         row.spec.memory_bytes,
     )
     return row.spec.flavor_id if same else ""
+
+
+def with_known_aggregate(conn: Connection, held: HeldMachine) -> HeldMachine:
+    """Return what is remembered, without an aggregate that is gone; one that is there is held."""
+    told = held.order.instance
+    ident = told.spec.aggregate_id
+    if not is_id("aggregate", ident) or aggregates.held(conn, ident) is not None:
+        return held
+    told = replace(told, spec=replace(told.spec, aggregate_id=""))
+    return replace(held, order=replace(held.order, instance=told))
 
 
 def restore_key_pairs(

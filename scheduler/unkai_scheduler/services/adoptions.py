@@ -161,6 +161,7 @@ class AdoptionsService:
             project = adopted_rows.project_of(conn, draft.project_id, held, warnings)
         else:
             project = resolve_project(conn, seen.project_id)
+        held = adopted_rows.with_known_aggregate(conn, held)
         instances.lock(conn, draft.instance_id)
         known = _check_free(conn, draft.instance_id)
         _check_not_buried(conn, machine)

@@ -27,6 +27,7 @@ KINDS = (
     "key_pair",
     "project",
     "host",
+    "aggregate",
     "operation",
     "network",
     "subnet",

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from unkai_scheduler.domain.aggregates import Aggregate
 from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.hosts import Host
 from unkai_scheduler.domain.instances import Instance, InstanceState
@@ -25,7 +26,7 @@ from unkai_scheduler.services.checks import Violations, found
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.live import HostsView, LeaderView
 from unkai_scheduler.services.mutations import Subject, mutate, recalled, record
-from unkai_scheduler.store import claims, hosts, instances, ovn_work, tombstones
+from unkai_scheduler.store import aggregates, claims, hosts, instances, ovn_work, tombstones
 from unkai_wire.errors import FailedPrecondition
 from unkai_wire.ids import check_id
 
@@ -93,10 +94,13 @@ class HostRemovalsService:
             view.forget(host_id)
 
     def _write(self, conn: Connection, call: Call, host_id: str, statement: str) -> RemovedHost:
+        left = aggregates.locked_of_host(conn, host_id)
         host = found("host", host_id, hosts.locked(conn, host_id))
         held = _held(conn, host)
         for instance in held:
             self._let_go(conn, instance)
+        for aggregate in left:
+            self._leave(conn, call, host, aggregate)
         hosts.delete(conn, host_id)
         now = self._context.clock()
         ovn_work.mark_ways_out(conn, host.physical_networks, now, "a gateway host was removed")
@@ -111,6 +115,22 @@ class HostRemovalsService:
             attributes={"statement": statement, "instances": str(len(held))},
         )
         return RemovedHost(host, tuple(instance.id for instance in held))
+
+    def _leave(self, conn: Connection, call: Call, host: Host, aggregate: Aggregate) -> None:
+        """Take the host out of an aggregate that it is in."""
+        kept = tuple(ident for ident in aggregate.host_ids if ident != host.id)
+        etag, now = self._context.new_etag(), self._context.clock()
+        changed = replace(aggregate, host_ids=kept, etag=etag, update_time=now)
+        aggregates.replace(conn, changed, etag=None)
+        record(
+            conn,
+            self._context,
+            call,
+            Subject("aggregate", aggregate.id, aggregate.name),
+            EventType.UPDATED,
+            message=f"host {host.name} left aggregate {aggregate.name}: it was removed for ever",
+            attributes={"host_id": host.id, "host_name": host.name},
+        )
 
     def _let_go(self, conn: Connection, instance: Instance) -> None:
         """End the host's claim; the leader ends the deletion when it looks next."""

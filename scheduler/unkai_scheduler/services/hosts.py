@@ -11,6 +11,7 @@ from unkai_scheduler.agents.port import UsageSample
 from unkai_scheduler.domain.events import EventType
 from unkai_scheduler.domain.hosts import Host, HostUsage
 from unkai_scheduler.domain.names import MAX_FILTER, check_name, check_text
+from unkai_scheduler.placement.allocation import AllocationRatios, claimable
 from unkai_scheduler.services.checks import Violations, check_etag, check_mask, fetch
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.listing import Page, Paging, plan
@@ -47,7 +48,7 @@ class HostsService:
     def __init__(self, context: ServiceContext, live: LiveView, ratios: RatioSettings) -> None:
         self._context = context
         self._live = live
-        self._ratios = ratios
+        self._ratios = AllocationRatios(ratios.cpu, ratios.memory, ratios.disk)
 
     async def get(self, host_id: str) -> HostView:
         """Return one host."""
@@ -136,11 +137,12 @@ class HostsService:
     def view(self, host: Host) -> HostView:
         """Return a row with what may be claimed on it, and its newest sample."""
         received = self._live.samples().get(host.id)
+        most = claimable(host, self._ratios)
         return HostView(
             host=host,
-            claimable_vcpus=int(host.cpus * self._ratios.cpu),
-            claimable_memory_bytes=int(host.memory_bytes * self._ratios.memory),
-            claimable_disk_bytes=int(host.disk_bytes * self._ratios.disk),
+            claimable_vcpus=most.vcpus,
+            claimable_memory_bytes=most.memory_bytes,
+            claimable_disk_bytes=most.disk_bytes,
             usage=None if received is None else received.sample.host,
             usage_age_s=self._live.age_s(host.id) or 0.0,
         )

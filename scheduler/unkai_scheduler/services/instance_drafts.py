@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from unkai_scheduler.domain import names
+from unkai_scheduler.domain.aggregates import Aggregate
 from unkai_scheduler.domain.images import Image, ImageState, Visibility
 from unkai_scheduler.domain.instances import (
     MAX_CAPACITY_WAIT_S,
@@ -24,17 +24,15 @@ from unkai_scheduler.domain.instances import (
     PlacementPolicy,
     Seed,
 )
-from unkai_scheduler.domain.resources import Flavor
+from unkai_scheduler.domain.resources import Flavor, Project
 from unkai_scheduler.services.checks import Violations, check_size, found
 from unkai_scheduler.services.launch_ports import InterfaceDraft
-from unkai_scheduler.store import flavors, images, key_pairs
+from unkai_scheduler.store import aggregates, flavors, images, key_pairs
 from unkai_wire.errors import FailedPrecondition, InvalidArgument, NotFound
 from unkai_wire.ids import check_id
 
 if TYPE_CHECKING:
     from unkai_scheduler.store.unit_of_work import Connection
-
-_TRAIT = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +51,7 @@ class InstanceDraft:
     preferred_traits: tuple[str, ...] = ()
     forbidden_traits: tuple[str, ...] = ()
     zone: str = ""
+    aggregate_id: str = ""
     placement_policy: PlacementPolicy | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     seed: Seed = Seed.DISK
@@ -140,7 +139,7 @@ def check_traits(wrong: Violations, field: str, traits: Sequence[str]) -> None:
     wrong.require(
         len(traits) <= MAX_TRAITS
         and len(set(traits)) == len(traits)
-        and all(_TRAIT.fullmatch(trait) for trait in traits),
+        and all(map(names.is_trait, traits)),
         field,
         f"must be at most {MAX_TRAITS} different words of A-Z, 0-9 and _",
         "INVALID_TRAITS",
@@ -166,6 +165,9 @@ def _check_place(wrong: Violations, draft: InstanceDraft) -> None:
     if draft.zone:
         with wrong.collect():
             names.check_name(draft.zone, "instance.zone")
+    if draft.aggregate_id:
+        with wrong.collect():
+            check_id("aggregate", draft.aggregate_id, "instance.aggregate_id")
 
 
 def _check_figures(wrong: Violations, draft: InstanceDraft) -> None:
@@ -187,32 +189,38 @@ def _check_figures(wrong: Violations, draft: InstanceDraft) -> None:
     check_size(wrong, "instance.disk_bytes", draft.disk_bytes, MIB, MAX_DISK_BYTES, may_be_0=True)
 
 
-def settle(conn: Connection, project_id: str, draft: InstanceDraft) -> InstanceSpec:
+def settle(conn: Connection, project: Project, draft: InstanceDraft) -> InstanceSpec:
     """Turn a checked draft into a spec: references exist and may be used, figures are copied."""
+    if draft.aggregate_id:
+        ident = draft.aggregate_id
+        _check_allowed(project, found("aggregate", ident, aggregates.held(conn, ident)))
     flavor = None
     if draft.flavor_id:
         flavor = found("flavor", draft.flavor_id, flavors.held(conn, draft.flavor_id))
         _check_agrees(draft, flavor)
-    image = _usable_image(project_id, draft.image_id, images.held(conn, draft.image_id))
+    image = _usable_image(project.id, draft.image_id, images.held(conn, draft.image_id))
     for ident in draft.key_pair_ids:
         key = key_pairs.held(conn, ident)
-        if key is None or key.project_id != project_id:
+        if key is None or key.project_id != project.id:
             raise NotFound.of("key_pair", ident)
     return _spec(draft, flavor, _disk_bytes(draft, flavor, image))
 
 
-def sketch(conn: Connection, project_id: str, draft: InstanceDraft) -> InstanceSpec:
+def sketch(conn: Connection, project: Project, draft: InstanceDraft) -> InstanceSpec:
     """Turn a draft that `check_needs` has checked into what a host would be asked for.
 
     Nothing is held, and there need not be an image.
     """
+    if draft.aggregate_id:
+        ident = draft.aggregate_id
+        _check_allowed(project, found("aggregate", ident, aggregates.get(conn, ident)))
     flavor = None
     if draft.flavor_id:
         flavor = found("flavor", draft.flavor_id, flavors.get(conn, draft.flavor_id))
         _check_agrees(draft, flavor)
     if not draft.image_id:
         return _spec(draft, flavor, draft.disk_bytes or (flavor.disk_bytes if flavor else 0))
-    image = _usable_image(project_id, draft.image_id, images.get(conn, draft.image_id))
+    image = _usable_image(project.id, draft.image_id, images.get(conn, draft.image_id))
     return _spec(draft, flavor, _disk_bytes(draft, flavor, image))
 
 
@@ -230,11 +238,24 @@ def _spec(draft: InstanceDraft, flavor: Flavor | None, disk_bytes: int) -> Insta
         preferred_traits=draft.preferred_traits,
         forbidden_traits=draft.forbidden_traits,
         zone=draft.zone,
+        aggregate_id=draft.aggregate_id,
         placement_policy=draft.placement_policy,
         seed=draft.seed,
         priority=draft.priority,
         labels=dict(draft.labels),
     )
+
+
+def _check_allowed(project: Project, aggregate: Aggregate) -> None:
+    """Raise unless a project's instances are placed in an aggregate."""
+    if aggregate.project_ids and project.id not in aggregate.project_ids:
+        raise FailedPrecondition(
+            f"aggregate {aggregate.name} is dedicated to other projects than {project.name}",
+            reason="AGGREGATE_DEDICATED",
+            fix="ask for no aggregate or another one, or have the operator dedicate it to the "
+            "project too: 'unkai aggregate update --dedicate'",
+            metadata={"aggregate": aggregate.name, "project": project.name},
+        )
 
 
 def _check_agrees(draft: InstanceDraft, flavor: Flavor) -> None:

@@ -148,7 +148,7 @@ class Launches:
     ) -> AcceptedBatch:
         """Write the rows of new instances."""
         project = resolve_project(conn, project_id)
-        spec, now = settle(conn, project.id, batch.draft), self._context.clock()
+        spec, now = settle(conn, project, batch.draft), self._context.clock()
         gang_id = new[0].id if batch.all_or_nothing else ""
         pattern = Instance(
             id="",

@@ -18,6 +18,7 @@ from unkai_scheduler.services.listing import Page, Paging, plan
 from unkai_scheduler.services.mutations import Subject, mutate, record
 from unkai_scheduler.services.reading import read_row
 from unkai_scheduler.store import (
+    aggregates,
     floating_ips,
     images,
     instances,
@@ -188,6 +189,7 @@ def _keep_default(project: Project) -> None:
 def _check_unused(conn: Connection, project: Project, *, own_groups: int) -> None:
     """Raise while a project owns anything; `own_groups`: it was given so many by itself."""
     owned = {
+        "aggregates dedicated to it": aggregates.count_by_project(conn, project.id),
         "instances": instances.count_by_project(conn, project.id),
         "images": images.count_by_project(conn, project.id),
         "key pairs": key_pairs.count_by_project(conn, project.id),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from unkai_scheduler.domain.hosts import DEFAULT_ZONE, Host, HostState
 from unkai_scheduler.domain.instances import Instance, InstanceState, PlacementPolicy, Power
 from unkai_scheduler.domain.port_orders import NETWORKS, PORTS
-from unkai_scheduler.domain.resources import DEFAULT_PROJECT
+from unkai_scheduler.domain.resources import DEFAULT_PROJECT, Project
 from unkai_scheduler.network_settings import NetworkSettings
 from unkai_scheduler.placement.allocation import AllocationRatios
 from unkai_scheduler.placement.fleet import Fleet
@@ -196,7 +196,7 @@ class SimulationsService:
                     steps.append(LoseHosts(draft.host_ids))
                 case InstancesDraft():
                     with renamed(f"steps[{number}].place_instances"):
-                        request = self._request(conn, project.id, draft.instance)
+                        request = self._request(conn, project, draft.instance)
                     steps.append(Place(request, draft.count))
         return steps
 
@@ -236,12 +236,14 @@ class SimulationsService:
             zone=draft.zone or DEFAULT_ZONE,
         )
 
-    def _request(self, conn: Connection, project_id: str, draft: InstanceDraft) -> PlacementRequest:
+    def _request(
+        self, conn: Connection, project: Project, draft: InstanceDraft
+    ) -> PlacementRequest:
         now = self._context.clock()
         instance = Instance(
             id="",
-            project_id=project_id,
-            spec=sketch(conn, project_id, draft),
+            project_id=project.id,
+            spec=sketch(conn, project, draft),
             state=InstanceState.PROVISIONING,
             desired_power=Power.ON,
             generation=1,
@@ -250,7 +252,7 @@ class SimulationsService:
             create_time=now,
             update_time=now,
         )
-        needed = self._networks(conn, project_id, draft)
+        needed = self._networks(conn, project.id, draft)
         return request_of(instance, self._policy, physical_networks=needed)
 
     def _networks(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import update as sql_update
 
+from unkai_scheduler.domain.aggregates import Membership
 from unkai_scheduler.domain.hosts import DEFAULT_ZONE, Host, HostMark, HostState
-from unkai_scheduler.store import rows
+from unkai_scheduler.store import aggregates, rows
 from unkai_scheduler.store.columns import LONG_TEXT, shortened
 from unkai_scheduler.store.tables import claims, hosts
 
@@ -43,8 +46,6 @@ _MARKS = select(
     hosts.c.etag,
     *(func.coalesce(_OF_CLAIMS.c[n], 0) for n in ("vcpus", "memory_bytes", "disk_bytes")),
 ).select_from(hosts.outerjoin(_OF_CLAIMS, _OF_CLAIMS.c.host_id == hosts.c.id))
-_CHUNK = 500
-"""Ids in one question: databases bound its parameters."""
 _SUMS = ("claimed_vcpus", "claimed_memory_bytes", "claimed_disk_bytes", "instance_count")
 
 
@@ -55,7 +56,7 @@ def insert(conn: Connection, row: Host) -> None:
 
 def get(conn: Connection, ident: str) -> Host | None:
     """Return a host by id."""
-    return _optional(rows.get_row(conn, _QUERY, hosts, ident))
+    return _optional(conn, rows.get_row(conn, _QUERY, hosts, ident))
 
 
 def locked(conn: Connection, ident: str) -> Host | None:
@@ -64,9 +65,14 @@ def locked(conn: Connection, ident: str) -> Host | None:
     return get(conn, ident)
 
 
+def lock(conn: Connection, *idents: str) -> None:
+    """Keep others from changing these hosts until the transaction ends; read them after."""
+    rows.lock(conn, hosts, *idents)
+
+
 def find(conn: Connection, name: str) -> Host | None:
     """Return a host by name."""
-    return _optional(rows.find_row(conn, _QUERY, hosts, name))
+    return _optional(conn, rows.find_row(conn, _QUERY, hosts, name))
 
 
 def list_page(
@@ -80,12 +86,12 @@ def list_page(
     """Return a page in the order of (name, id)."""
     where = rows.matches(name=(hosts.c.name, name), state=(hosts.c.state, state and state.value))
     page = rows.page_by_name(conn, _QUERY, hosts, after=after, limit=limit, where=where)
-    return [_host(row) for row in page]
+    return _hosts(conn, page)
 
 
 def list_all(conn: Connection) -> list[Host]:
     """Return all hosts in the order of their ids: for the leader's fleet."""
-    return [_host(row) for row in conn.execute(_QUERY.order_by(hosts.c.id))]
+    return _hosts(conn, conn.execute(_QUERY.order_by(hosts.c.id)).all())
 
 
 def marks(conn: Connection) -> dict[str, HostMark]:
@@ -98,10 +104,7 @@ def marks(conn: Connection) -> dict[str, HostMark]:
 
 def list_some(conn: Connection, idents: Sequence[str]) -> list[Host]:
     """Return those of these hosts that there are."""
-    chunks = (idents[start : start + _CHUNK] for start in range(0, len(idents), _CHUNK))
-    return [
-        _host(row) for chunk in chunks for row in conn.execute(_QUERY.where(hosts.c.id.in_(chunk)))
-    ]
+    return _hosts(conn, rows.some(conn, _QUERY, hosts, idents))
 
 
 def replace(conn: Connection, row: Host, *, etag: str | None) -> None:
@@ -109,8 +112,16 @@ def replace(conn: Connection, row: Host, *, etag: str | None) -> None:
     rows.replace_row(conn, hosts, _KIND, _values(row), etag)
 
 
+def touch(conn: Connection, idents: Iterable[str], etag: str, now: datetime) -> None:
+    """Move these hosts' etags: what their aggregates say of them has changed."""
+    for some in rows.portions(idents):
+        lock(conn, *some)
+        of_some = hosts.c.id.in_(some)
+        conn.execute(sql_update(hosts).where(of_some).values(etag=etag, update_time=now))
+
+
 def delete(conn: Connection, ident: str) -> None:
-    """Delete a host; `FailedPrecondition` / REFERENCE_BROKEN while it holds claims."""
+    """Delete a host; `FailedPrecondition` / REFERENCE_BROKEN while anything names it."""
     rows.delete_row(conn, hosts, ident)
 
 
@@ -140,7 +151,12 @@ def _values(row: Host) -> dict[str, Any]:
     }
 
 
-def _host(row: rows.AnyRow) -> Host:
+def _hosts(conn: Connection, found: Sequence[rows.AnyRow]) -> list[Host]:
+    said = aggregates.memberships(conn, [row.id for row in found])
+    return [_host(row, said.get(row.id, ())) for row in found]
+
+
+def _host(row: rows.AnyRow, said: tuple[Membership, ...]) -> Host:
     values = dict(row._mapping)
     values["state"] = HostState(values["state"])
     values["traits"] = tuple(values["traits"])
@@ -150,8 +166,8 @@ def _host(row: rows.AnyRow) -> Host:
     values["zone"] = values["zone"] or DEFAULT_ZONE
     # Sums of 64-bit integers are decimals on PostgreSQL and MariaDB.
     values.update({name: int(values[name]) for name in _SUMS})
-    return Host(**values)
+    return Host(**values, aggregates=said)
 
 
-def _optional(row: rows.AnyRow | None) -> Host | None:
-    return None if row is None else _host(row)
+def _optional(conn: Connection, row: rows.AnyRow | None) -> Host | None:
+    return None if row is None else _hosts(conn, [row])[0]

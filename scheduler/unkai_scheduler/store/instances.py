@@ -241,6 +241,11 @@ def count_by_flavor(conn: Connection, flavor_id: str) -> int:
     return _count(conn, instances.c.flavor_id == flavor_id)
 
 
+def count_by_aggregate(conn: Connection, aggregate_id: str) -> int:
+    """Return how many instances ask for an aggregate."""
+    return _count(conn, instances.c.aggregate_id == aggregate_id)
+
+
 def count_by_key_pair(conn: Connection, key_pair_id: str) -> int:
     """Return how many instances name a key pair."""
     named = instance_key_pairs.c.key_pair_id == key_pair_id
@@ -305,6 +310,7 @@ def _values(row: Instance) -> dict[str, Any]:
         "preferred_traits": list(spec.preferred_traits) or None,
         "forbidden_traits": list(spec.forbidden_traits) or None,
         "zone": spec.zone or None,
+        "aggregate_id": spec.aggregate_id or None,
         "placement_policy": spec.placement_policy and spec.placement_policy.value,
         "labels": dict(spec.labels),
         "seed": None if spec.seed is Seed.DISK else spec.seed.value,
@@ -342,6 +348,7 @@ def _instance(row: rows.AnyRow) -> Instance:
         preferred_traits=tuple(values.pop("preferred_traits") or ()),
         forbidden_traits=tuple(values.pop("forbidden_traits") or ()),
         zone=values.pop("zone") or "",
+        aggregate_id=values.pop("aggregate_id") or "",
         placement_policy=policy and PlacementPolicy(policy),
         seed=Seed(values.pop("seed") or Seed.DISK.value),
     )

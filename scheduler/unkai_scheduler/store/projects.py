@@ -36,6 +36,11 @@ def lock(conn: Connection, ident: str, held: Iterable[str]) -> None:
     rows.lock_and_hold(conn, projects, [ident], held)
 
 
+def hold(conn: Connection, idents: Iterable[str]) -> None:
+    """Keep projects, which are about to be referred to, from being removed; read them after."""
+    rows.hold(conn, projects, *idents)
+
+
 def find(conn: Connection, name: str) -> Project | None:
     """Return a project by name."""
     return _optional(rows.find_row(conn, _QUERY, projects, name))

@@ -1,9 +1,9 @@
 """The tables. A change here needs a migration; a test compares the two.
 
-Instances name their image, flavor and keys without a foreign key, because an instance adopted from
-a host's ledger may outlive them. Operations and events have none either: they stay when what they
-tell of is gone. `due_time` and `attempt` are columns, so a crash forgets no work. Networks
-have a page of their own (`tables_networks`).
+Instances name their image, flavor, aggregate and keys without a foreign key, because an instance
+adopted from a host's ledger may outlive them. Operations and events have none either: they stay
+when what they tell of is gone. `due_time` and `attempt` are columns, so a crash forgets no work.
+Networks have a page of their own (`tables_networks`).
 """
 
 from __future__ import annotations
@@ -150,6 +150,40 @@ hosts = Table(
     **MARIADB,
 )
 
+aggregates = Table(
+    "aggregates",
+    metadata,
+    Column("id", Short, primary_key=True),
+    Column("name", Name, nullable=False),
+    Column("description", LongText, nullable=False),
+    Column("traits", JSON, nullable=False),
+    Column("cpu_ratio", Float(53)),
+    Column("memory_ratio", Float(53)),
+    Column("disk_ratio", Float(53)),
+    *versioned(),
+    UniqueConstraint("name"),
+    **MARIADB,
+)
+
+aggregate_hosts = Table(
+    "aggregate_hosts",
+    metadata,
+    Column("aggregate_id", Short, ForeignKey("aggregates.id"), primary_key=True),
+    Column("host_id", Short, ForeignKey("hosts.id"), primary_key=True),
+    Index(None, "host_id"),
+    **MARIADB,
+)
+
+aggregate_projects = Table(
+    "aggregate_projects",
+    metadata,
+    Column("aggregate_id", Short, ForeignKey("aggregates.id"), primary_key=True),
+    Column("project_id", Short, ForeignKey("projects.id"), primary_key=True),
+    Index(None, "project_id"),
+    **MARIADB,
+)
+"""To whom an aggregate is dedicated; a project stays while any is to it."""
+
 instances = Table(
     "instances",
     metadata,
@@ -190,6 +224,7 @@ instances = Table(
     Column("forbidden_traits", JSON(none_as_null=True)),
     Column("priority", Int64, nullable=False, server_default="0"),
     Column("gang_id", Short),
+    Column("aggregate_id", Short),
     # Last, because they are large and read seldom.
     Column("user_data", LargeBinary(MAX_USER_DATA_BYTES), nullable=False),
     Column("decision", UnboundedText, nullable=False),
@@ -199,6 +234,7 @@ instances = Table(
     Index(None, "image_id"),
     Index(None, "flavor_id"),
     Index(None, "gang_id"),
+    Index(None, "aggregate_id"),
     **MARIADB,
 )
 

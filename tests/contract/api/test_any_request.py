@@ -27,7 +27,7 @@ from tests.support.routing_calls import a_floating_ip, a_load_balancer, a_way_ou
 from tests.support.served_agent import HOST_ID, ServedAgent
 from tests.support.served_api import ServedApi
 from unkai.compute.v1 import flavor_pb2, flavor_service_pb2, key_pair_pb2, key_pair_service_pb2
-from unkai.host.v1 import host_service_pb2
+from unkai.host.v1 import aggregate_pb2, aggregate_service_pb2, host_service_pb2
 from unkai.identity.v1 import project_pb2, project_service_pb2
 from unkai.network.v1 import network_pb2
 from unkai_scheduler.api.policy import TABLE
@@ -129,7 +129,12 @@ async def furnish(served: ServedApi) -> dict[str, Sequence[Any]]:
             key_pair=key_pair_pb2.KeyPair(name="me", public_key=an_ssh_key())
         )
     )
-    created = await api.create("web", image_id=image.id)
+    aggregate = await api.aggregates.CreateAggregate(
+        aggregate_service_pb2.CreateAggregateRequest(
+            aggregate=aggregate_pb2.Aggregate(name="fast", host_ids=[served.host.id])
+        )
+    )
+    created = await api.create("web", image_id=image.id, aggregate_id=aggregate.aggregate.id)
     await api.stamp()
     network = await a_network(api, "blue", shared=True)
     subnet = await a_subnet(api, network.id)
@@ -162,12 +167,14 @@ async def furnish(served: ServedApi) -> dict[str, Sequence[Any]]:
         "resource_id": [created.instance.id],
         "host_id": [served.host.id],
         "host_ids": [served.host.id],
+        "aggregate_id": [aggregate.aggregate.id],
+        "project_ids": [project.project.id],
     }
     return ids | {
         "id": [one for many in ids.values() for one in many],
         "paths": [
             *("name", "labels", "description", "vcpus", "mtu", "rules", "fixed_addresses"),
-            "zone",
+            *("zone", "project_ids", "traits", "cpu_ratio"),
             *("gateway", "routes", "port_id", "fixed_address", "listeners"),
         ],
         "resource_kinds": ["instance", "image", "port"],
@@ -187,6 +194,10 @@ async def furnish(served: ServedApi) -> dict[str, Sequence[Any]]:
         "name": ["db", "web", "tiny"],
         "request_id": ["one", "two"],
         "zone": ["default", "room-2"],
+        "traits": ["SSD"],
+        "cpu_ratio": [0.0, 1.5],
+        "memory_ratio": [0.0, 1.5],
+        "disk_ratio": [0.0, 1.5],
         "required_traits": ["SSD"],
         "preferred_traits": ["SSD", "FAST"],
         "forbidden_traits": ["OLD"],

@@ -77,6 +77,10 @@ def placing(**said: Any) -> tuple[str, Fields]:
     return simulation({"place_instances": {"count": 1, "instance": GOOD, **said}})
 
 
+def aggregate_change(path: str, **aggregate: Any) -> Fields:
+    return {"aggregate": {"id": "{aggregate}", **aggregate}, "update_mask": path}
+
+
 def named(name: str) -> tuple[str, Fields]:
     return create(name=name)
 
@@ -415,6 +419,62 @@ REQUESTS: dict[str, tuple[str, Fields]] = {
         {"host": {"id": "{host}", "zone": "a"}},
     ),
     "host: another etag": ("HostService.UpdateHost", host_change(zone="a", etag="old")),
+    "aggregate: no name": ("AggregateService.CreateAggregate", {}),
+    "aggregate: taken": ("AggregateService.CreateAggregate", {"aggregate": {"name": "fast"}}),
+    "aggregate: all wrong at once": (
+        "AggregateService.CreateAggregate",
+        {
+            "aggregate": {
+                "name": "Fast",
+                "host_ids": ["h1"],
+                "project_ids": ["shop"],
+                "traits": ["zone:a"],
+                "cpu_ratio": 65,
+                "memory_ratio": "NaN",
+                "disk_ratio": -1,
+            }
+        },
+    ),
+    "aggregate: unknown host": (
+        "AggregateService.CreateAggregate",
+        {"aggregate": {"name": "slow", "host_ids": ["hst-01hf7yat00e008000000000001"]}},
+    ),
+    "aggregate: unknown project": (
+        "AggregateService.UpdateAggregate",
+        aggregate_change("projectIds", project_ids=["prj-01hf7yat00e008000000000001"]),
+    ),
+    "aggregate: hosts by an update": (
+        "AggregateService.UpdateAggregate",
+        aggregate_change("hostIds", host_ids=[]),
+    ),
+    "aggregate: another etag": (
+        "AggregateService.UpdateAggregate",
+        aggregate_change("name", name="slow", etag="old"),
+    ),
+    "aggregate: a name by an update": (
+        "AggregateService.UpdateAggregate",
+        {"aggregate": {"id": "fast", "traits": ["SSD"]}, "update_mask": "traits"},
+    ),
+    "aggregate: no hosts to add": (
+        "AggregateService.AddAggregateHosts",
+        {"aggregate_id": "{aggregate}"},
+    ),
+    "aggregate: a host's name to add": (
+        "AggregateService.AddAggregateHosts",
+        {"aggregate_id": "{aggregate}", "host_ids": ["h1"]},
+    ),
+    "aggregate: 1001 hosts to remove": (
+        "AggregateService.RemoveAggregateHosts",
+        {"aggregate_id": "{aggregate}", "host_ids": ["{host}"] * 1001},
+    ),
+    "aggregate: in use": ("AggregateService.DeleteAggregate", {"aggregate_id": "{aggregate}"}),
+    "aggregate: unknown": (
+        "AggregateService.GetAggregate",
+        {"aggregate_id": "agg-01hf7yat00e008000000000001"},
+    ),
+    "aggregate: asked for by its name": create(aggregate_id="fast"),
+    "aggregate: asked for, unknown": create(aggregate_id="agg-01hf7yat00e008000000000001"),
+    "aggregate: asked for, dedicated to others": create(aggregate_id="{closed}"),
     "host: long reason": ("HostService.CordonHost", {"host_id": "{host}", "reason": "x" * 256}),
     "host: removed without a word": (
         "HostService.RemoveHost",
@@ -590,6 +650,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             empty = call(world, "ImageService.CreateImage", {"image": {"name": "empty"}}).image
             used = {"project": {"name": "other"}, "request_id": "used-before"}
             call(world, "ProjectService.CreateProject", used)
+            lab = {"name": "closed", "project_ids": ["{project}"]}
+            closed = call(world, "AggregateService.CreateAggregate", {"aggregate": lab}).aggregate
             page = call(world, "InstanceService.ListInstances", {})
             projects = call(world, "ProjectService.ListProjects", {"name": "default"}).projects
             token = call(world, "ProjectService.ListProjects", {"page_size": 1}).next_page_token
@@ -597,6 +659,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             assert token
             names |= {
                 "{empty image}": empty.id,
+                "{closed}": closed.id,
                 "{used}": "used-before",
                 "{default}": projects[0].id,
                 "{token}": token,

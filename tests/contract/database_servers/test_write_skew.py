@@ -17,12 +17,13 @@ from typing import Any
 import pytest
 
 from tests.support.acceptance import Shows
-from tests.support.builders import a_flavor, a_key_pair, an_id, an_image, an_instance
+from tests.support.builders import a_flavor, a_key_pair, an_aggregate, an_id, an_image, an_instance
 from tests.support.pauses import pause_after
 from tests.support.store import a_store, noon
 from unkai_scheduler.domain.images import ImageState
 from unkai_scheduler.domain.instances import InstanceState
 from unkai_scheduler.network_settings import NetworkSettings
+from unkai_scheduler.services.aggregates import AggregatesService
 from unkai_scheduler.services.context import Call, ServiceContext
 from unkai_scheduler.services.flavors import FlavorsService
 from unkai_scheduler.services.images import ImagesService
@@ -32,6 +33,7 @@ from unkai_scheduler.services.key_pairs import KeyPairDraft, KeyPairsService
 from unkai_scheduler.services.projects import ProjectDraft, ProjectsService
 from unkai_scheduler.settings import ImageSettings
 from unkai_scheduler.store import (
+    aggregates,
     flavors,
     images,
     instances,
@@ -56,6 +58,7 @@ class Replica:
         context = ServiceContext(uow, noon, an_id, lambda ids: None)
         self.instances = InstancesService(context, NetworkSettings())
         self.flavors = FlavorsService(context)
+        self.aggregates = AggregatesService(context)
         self.key_pairs = KeyPairsService(context)
         self.projects = ProjectsService(context)
         no_bytes: Any = None
@@ -91,7 +94,7 @@ async def an_image_row(replica: Replica, **changes: Any) -> str:
     return image.id
 
 
-@pytest.mark.parametrize("kind", ["flavor", "key pair"])
+@pytest.mark.parametrize("kind", ["flavor", "key pair", "aggregate"])
 async def test_what_an_instance_names_is_not_deleted_while_the_instance_is_made(
     replicas: tuple[Replica, Replica],
     locks: bool,
@@ -102,8 +105,10 @@ async def test_what_an_instance_names_is_not_deleted_while_the_instance_is_made(
 ) -> None:
     one, two = replicas
     image_id = await an_image_row(one)
-    pause_after(monkeypatch, flavors if kind == "flavor" else key_pairs, "get")
-    pause_after(monkeypatch, instances, "count_by_flavor", "count_by_key_pair")
+    named = {"flavor": flavors, "key pair": key_pairs, "aggregate": aggregates}
+    pause_after(monkeypatch, named[kind], "get")
+    counts = ("count_by_flavor", "count_by_key_pair", "count_by_aggregate")
+    pause_after(monkeypatch, instances, *counts)
     dangle = 0
     for number in range(ROUNDS):
         flavor, pair = a_flavor(name=f"f{number}"), a_key_pair()
@@ -113,6 +118,12 @@ async def test_what_an_instance_names_is_not_deleted_while_the_instance_is_made(
             made = one.create(image_id, flavor_id=flavor.id, vcpus=0, memory_bytes=0)
             gone = two.flavors.delete(two.call("Delete"), flavor.id)
             asked = (flavor.id, instances.count_by_flavor, flavors.get)
+        elif kind == "aggregate":
+            fast = an_aggregate()
+            await one.uow.write(lambda conn, row=fast: aggregates.insert(conn, row))
+            made = one.create(image_id, aggregate_id=fast.id)
+            gone = two.aggregates.delete(two.call("Delete"), fast.id)
+            asked = (fast.id, instances.count_by_aggregate, aggregates.get)
         else:
             made = one.create(image_id, key_pair_ids=(pair.id,))
             gone = two.key_pairs.delete(two.call("Delete"), pair.id)

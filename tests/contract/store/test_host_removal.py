@@ -8,12 +8,12 @@ import pytest
 
 from tests.support.adopting import a_call
 from tests.support.api import FakeLeading
-from tests.support.builders import a_claim, a_host, an_id, an_image, an_instance
+from tests.support.builders import a_claim, a_host, an_aggregate, an_id, an_image, an_instance
 from tests.support.store import noon
 from unkai_scheduler.domain.instances import InstanceState
 from unkai_scheduler.services.context import ServiceContext
 from unkai_scheduler.services.host_removals import HostRemovalsService
-from unkai_scheduler.store import claims, hosts, images, instances, tombstones
+from unkai_scheduler.store import aggregates, claims, events, hosts, images, instances, tombstones
 from unkai_scheduler.store.unit_of_work import Connection, UnitOfWork
 from unkai_wire.errors import FailedPrecondition, Unavailable
 
@@ -40,6 +40,30 @@ async def removals(uow: UnitOfWork, *held: object) -> HostRemovalsService:
 
     await uow.lead(leading.term, work)
     return HostRemovalsService(ServiceContext(uow, noon, an_id, lambda ids: None), leading)
+
+
+async def test_a_removed_host_leaves_its_aggregates(uow: UnitOfWork) -> None:
+    service = await removals(uow)
+    other = a_host(name="h2")
+    fast = an_aggregate(host_ids=tuple(sorted((HOST.id, other.id))))
+    alone = an_aggregate(host_ids=(HOST.id,))
+
+    def fill(conn: Connection) -> None:
+        hosts.insert(conn, other)
+        for row in (fast, alone, an_aggregate(host_ids=(other.id,))):
+            aggregates.insert(conn, row)
+
+    await uow.write(fill)
+    removed = await service.remove(a_call("r-1"), HOST.id, "burnt")
+
+    left = await uow.read(lambda conn: [aggregates.get(conn, row.id) for row in (fast, alone)])
+    assert [row and row.host_ids for row in left] == [(other.id,), ()]
+    assert {row and row.etag for row in left}.isdisjoint({fast.etag, alone.etag})
+    await uow.write(lambda conn: events.stamp(conn, 9))
+    told = await uow.read(lambda conn: events.list_page(conn, after=None, limit=9))
+    assert {e.resource_id for e in told if e.resource_kind == "aggregate"} == {fast.id, alone.id}
+    assert {said.id for said in removed.host.aggregates} == {fast.id, alone.id}
+    assert await service.remove(a_call("r-1"), HOST.id, "burnt") == removed
 
 
 async def test_the_claims_of_deleted_instances_end_with_their_host(uow: UnitOfWork) -> None:

@@ -24,6 +24,8 @@ from tests.support.builders import (
     a_flavor,
     a_host,
     a_key_pair,
+    a_project,
+    an_aggregate,
     an_event,
     an_image,
     an_instance,
@@ -44,6 +46,7 @@ from unkai_scheduler.domain.load_balancers import BalancedProtocol, HealthCheck,
 from unkai_scheduler.domain.machines import Tombstone
 from unkai_scheduler.domain.routers import Gateway, RouterInterface
 from unkai_scheduler.store import (
+    aggregates,
     claims,
     events,
     flavors,
@@ -56,6 +59,7 @@ from unkai_scheduler.store import (
     migrations,
     operations,
     ovn_work,
+    projects,
     requests,
     routers,
     security_groups,
@@ -110,6 +114,11 @@ def fill(conn: Connection) -> None:
         due_time=NOON + timedelta(microseconds=1),
     )
     hosts.insert(conn, host)
+    project = a_project()
+    projects.insert(conn, project)
+    aggregates.insert(
+        conn, an_aggregate(host_ids=(host.id,), project_ids=(project.id,), traits=("SSD",))
+    )
     flavors.insert(conn, flavor)
     images.insert(conn, image)
     for pair in pairs:
@@ -194,7 +203,8 @@ async def test_migrations_make_exactly_the_tables(tmp_path: Path, database: str)
 
     def differs(_context: object, column: Any, *_types: Any) -> bool | None:
         # MariaDB has names of its own for a double and for bytes above 65,535.
-        aliased = database == "mariadb" and column.name in {"stop_grace_s", "user_data"}
+        doubles = {"stop_grace_s", "cpu_ratio", "memory_ratio", "disk_ratio"}
+        aliased = database == "mariadb" and column.name in {*doubles, "user_data"}
         return False if aliased else None
 
     def work(conn: Connection) -> list[Any]:

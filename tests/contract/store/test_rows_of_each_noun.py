@@ -21,17 +21,20 @@ from tests.support.builders import (
     a_host,
     a_key_pair,
     a_project,
+    an_aggregate,
     an_event,
     an_id,
     an_image,
     an_instance,
     an_operation,
 )
+from unkai_scheduler.domain.aggregates import Membership, OwnRatios
 from unkai_scheduler.domain.hosts import HostMark, HostState
 from unkai_scheduler.domain.images import ImageState, Visibility
 from unkai_scheduler.domain.instances import InstanceState, PlacementPolicy, Power
 from unkai_scheduler.domain.operations import OperationState
 from unkai_scheduler.store import (
+    aggregates,
     claims,
     events,
     flavors,
@@ -58,6 +61,7 @@ NAMED: list[tuple[ModuleType, Any]] = [
     (key_pairs, a_key_pair),
     (images, an_image),
     (hosts, a_host),
+    (aggregates, an_aggregate),
     (instances, an_instance),
 ]
 NOUNS = [*NAMED, (operations, an_operation)]
@@ -65,7 +69,7 @@ CHANGED = [each for each in NOUNS if each[0] is not key_pairs]
 """A key pair is made and removed, never changed."""
 REMOVED = [each for each in NOUNS if each[0] is not operations]
 """Operations go all at once, by their age."""
-FOUND = [each for each in NAMED if each[0] is not flavors]
+FOUND = [each for each in NAMED if each[0] not in {flavors, aggregates}]
 
 FULL_ROWS = [
     (projects, a_project(description="for tests", labels={"team": "cloud"})),
@@ -93,6 +97,16 @@ FULL_ROWS = [
         ),
     ),
     (
+        aggregates,
+        an_aggregate(
+            description="quick ones",
+            project_ids=(DEFAULT_PROJECT_ID,),
+            traits=("SSD", "GENERATION_3"),
+            ratios=OwnRatios(cpu=0.1, disk=16.0),
+            labels={"a": "b"},
+        ),
+    ),
+    (
         instances,
         an_instance(
             key_pair_ids=("key-1", "key-2"),
@@ -102,6 +116,7 @@ FULL_ROWS = [
             zone="room-2",
             priority=1000,
             gang_id="ins-1",
+            aggregate_id="agg-1",
             placement_policy=PlacementPolicy.PACK,
             labels={"app": "web"},
             flavor_id="flv-1",
@@ -342,17 +357,18 @@ async def test_instances_are_selected_by_each_filter(uow: UnitOfWork) -> None:
     assert set(counts) == {(row.project_id, row.state, 1) for row in (web, db)}
 
 
-async def test_instances_are_counted_by_the_flavor_and_the_keys_they_name(uow: UnitOfWork) -> None:
+async def test_instances_are_counted_by_what_they_name(uow: UnitOfWork) -> None:
     first, second = a_key_pair().id, a_key_pair().id
     for keys in ((first, second), (second,)):
-        row = an_instance(flavor_id="flv-1", key_pair_ids=keys)
+        row = an_instance(flavor_id="flv-1", aggregate_id="agg-1", key_pair_ids=keys)
         await uow.write(lambda conn, row=row: instances.insert(conn, row))
 
     def counts(conn: Connection) -> list[int]:
         by_key = [instances.count_by_key_pair(conn, key) for key in (first, second, "key-x")]
-        return [*by_key, instances.count_by_flavor(conn, "flv-1")]
+        by_aggregate = instances.count_by_aggregate(conn, "agg-1")
+        return [*by_key, instances.count_by_flavor(conn, "flv-1"), by_aggregate]
 
-    assert await uow.read(counts) == [1, 2, 0, 2]
+    assert await uow.read(counts) == [1, 2, 0, 2, 2]
 
 
 async def test_changed_labels_select_anew(uow: UnitOfWork) -> None:
@@ -423,6 +439,59 @@ async def test_rows_put_off_beyond_a_moment_come_furthest_first(uow: UnitOfWork)
 
     assert await uow.read(lambda conn: instances.due_after(conn, NOON, 10)) == [far.id, near.id]
     assert await uow.read(lambda conn: instances.due_after(conn, NOON, 1)) == [far.id]
+
+
+async def test_a_host_comes_with_what_its_aggregates_say_of_it(uow: UnitOfWork) -> None:
+    one, two, none = (a_host(name=name) for name in "abc")
+    project = a_project()
+    fast = an_aggregate(
+        name="fast", host_ids=(one.id, two.id), traits=("SSD",), ratios=OwnRatios(cpu=2.0)
+    )
+    closed = an_aggregate(name="closed", host_ids=(two.id,), project_ids=(project.id,))
+
+    def insert(conn: Connection) -> None:
+        projects.insert(conn, project)
+        for host in (one, two, none):
+            hosts.insert(conn, host)
+        for row in (fast, closed, an_aggregate()):
+            aggregates.insert(conn, row)
+
+    await uow.write(insert)
+    told = await uow.read(hosts.list_all)
+    again = await uow.read(lambda conn: hosts.list_some(conn, [host.id for host in told]))
+
+    assert [host.aggregates for host in told] == [
+        (Membership(fast.id, "fast", ("SSD",), (), OwnRatios(cpu=2.0)),),
+        (fast.says, closed.says),
+        (),
+    ]
+    assert sorted(again, key=lambda host: host.name) == told
+    assert await uow.read(lambda conn: aggregates.count_by_project(conn, project.id)) == 1
+
+
+async def test_hosts_that_are_touched_moved_and_no_others(uow: UnitOfWork) -> None:
+    one, two = a_host(), a_host()
+    for row in (one, two):
+        await uow.write(lambda conn, row=row: hosts.insert(conn, row))
+
+    later = NOON + timedelta(seconds=5)
+    await uow.write(lambda conn: hosts.touch(conn, [one.id, "hst-x"], "new", later))
+
+    marks = await uow.read(hosts.marks)
+    assert (marks[one.id].etag, marks[two.id].etag) == ("new", two.etag)
+    touched = await uow.read(lambda conn: hosts.get(conn, one.id))
+    assert touched == replace(one, etag="new", update_time=later)
+
+
+async def test_a_host_in_an_aggregate_is_not_removed_from_under_it(uow: UnitOfWork) -> None:
+    host = a_host()
+    await uow.write(lambda conn: hosts.insert(conn, host))
+    await uow.write(lambda conn: aggregates.insert(conn, an_aggregate(host_ids=(host.id,))))
+
+    with pytest.raises(FailedPrecondition) as caught:
+        await uow.write(lambda conn: hosts.delete(conn, host.id))
+
+    assert caught.value.reason == "REFERENCE_BROKEN"
 
 
 async def test_a_hosts_sums_are_those_of_its_claims(uow: UnitOfWork) -> None:

@@ -9,12 +9,12 @@ import pytest
 from click.shell_completion import get_completion_class
 
 from tests.support.api import an_ssh_key
-from tests.support.builders import a_key_pair
+from tests.support.builders import a_key_pair, an_aggregate
 from tests.support.command_line import unkai
 from tests.support.fake_networks import FakeNetworks
 from tests.support.served_api import ServedApi
 from unkai_cli.main import cli
-from unkai_scheduler.store import key_pairs
+from unkai_scheduler.store import aggregates, key_pairs
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +23,7 @@ def furnished(tmp_path_factory: pytest.TempPathFactory, pki: Path) -> Iterator[S
     with ServedApi(tmp_path_factory.mktemp("completion") / "cloud", pki=pki) as served:
         key = a_key_pair(name="laptop", public_key=an_ssh_key())
         served.lead(lambda conn: key_pairs.insert(conn, key))
+        served.lead(lambda conn: aggregates.insert(conn, an_aggregate(name="fast")))
         served.do(served.api.create("web"))
         yield served
 
@@ -69,6 +70,10 @@ def test_the_script_of_each_shell_calls_the_command_back(shell: str) -> None:
         ("unkai instance list --host h", ["h1"]),
         ("unkai launch tiny x --zone d", ["default"]),
         ("unkai host update h1 --zone d", ["default"]),
+        ("unkai launch tiny x --aggregate f", ["fast"]),
+        ("unkai aggregate show f", ["fast"]),
+        ("unkai aggregate remove-host fast h", ["h1"]),
+        ("unkai aggregate create x --dedicate d", ["default"]),
         ("unkai instance list --all", ["--all-projects"]),
         ("unkai flavor list -o j", ["json"]),
         ("unkai -p de", ["default"]),

@@ -12,10 +12,12 @@ import pytest
 
 from tests.support.api import an_ssh_key
 from tests.support.builders import (
+    DEFAULT_PROJECT_ID,
     NOON,
     a_claim,
     a_decision,
     a_key_pair,
+    an_aggregate,
     an_event,
     an_image,
     an_instance,
@@ -24,9 +26,18 @@ from tests.support.builders import (
 from tests.support.command_line import GOLDEN, Outcome, check_golden, unkai
 from tests.support.served_api import ServedApi
 from unkai_cli.main import cli
+from unkai_scheduler.domain.aggregates import OwnRatios
 from unkai_scheduler.domain.instances import InstanceState
 from unkai_scheduler.domain.operations import OperationState
-from unkai_scheduler.store import claims, events, images, instances, key_pairs, operations
+from unkai_scheduler.store import (
+    aggregates,
+    claims,
+    events,
+    images,
+    instances,
+    key_pairs,
+    operations,
+)
 from unkai_wire.errors import NoCapacity
 
 FORMS = ("table", "wide", "json", "yaml", "name")
@@ -44,6 +55,8 @@ READS = {
     "host list": (),
     "host show": ("h1",),
     "host top": ("--once",),
+    "aggregate list": (),
+    "aggregate show": ("fast",),
     "operation list": (),
     "operation show": (),
     "event list": (),
@@ -79,6 +92,15 @@ def _furnish(served: ServedApi) -> str:
         request_id="11111111-2222-4333-8444-555555555555",
     )
 
+    fast = an_aggregate(
+        name="fast",
+        description="quick ones",
+        host_ids=(served.host.id,),
+        project_ids=(DEFAULT_PROJECT_ID,),
+        traits=("SSD", "GENERATION_3"),
+        ratios=OwnRatios(cpu=4.0, disk=1.5),
+        labels={"rack": "b"},
+    )
     happened = an_event(
         resource_id=web.id, resource_name="web", state="RUNNING", message="web runs on h1"
     )
@@ -86,6 +108,7 @@ def _furnish(served: ServedApi) -> str:
     def work(conn: Any) -> None:
         images.insert(conn, image)
         key_pairs.insert(conn, key)
+        aggregates.insert(conn, fast)
         for row in (web, lost):
             instances.insert(conn, row)
         claims.insert(conn, [a_claim(web, served.host)])
@@ -157,6 +180,12 @@ def test_changing_commands_print_as_their_golden_files_say(
         ("key delete laptop",),
         ("flavor delete two",),
         ("host update h1 --zone room-2",),
+        ("aggregate create quick --host h1 --trait SSD --dedicate default --cpu-ratio 2",),
+        ("aggregate update quick --trait FAST --remove-trait SSD --undedicate default",),
+        ("aggregate update quick --name fast --description ours --cpu-ratio 0 -l rack=b",),
+        ("aggregate remove-host fast h1",),
+        ("aggregate add-host fast h1",),
+        ("aggregate delete fast",),
         ("host cordon h1 --reason disk",),
         ("host uncordon h1",),
         ("project create lab --description trial",),

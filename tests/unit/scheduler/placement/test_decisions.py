@@ -19,6 +19,7 @@ from tests.support.fleets import (
     place,
     sample_for,
 )
+from unkai_scheduler.domain.aggregates import Membership, OwnRatios
 from unkai_scheduler.domain.decisions import MAX_STORED_BYTES, FilterResult
 from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.placement.allocation import AllocationRatios, claimable
@@ -49,6 +50,13 @@ MIB = 1 << 20
             {"traits": ("GPU", "KVM")},
             {"forbidden_traits": ("OLD", "GPU", "KVM")},
             "h2 has GPU, KVM",
+        ),
+        ("aggregate", {}, {"aggregate_id": "agg-1"}, "h2 is outside its aggregate"),
+        (
+            "dedicated",
+            {"aggregates": (Membership("agg-1", "lab", project_ids=("prj-a",)),)},
+            {"project_id": "prj-b"},
+            "h2 is dedicated to other projects by aggregate lab",
         ),
         ("vcpus", {"claimed_vcpus": 15}, {"vcpus": 2}, "h2 lacks 1 vCPU"),
         (
@@ -242,6 +250,60 @@ def test_an_instance_that_asks_for_a_zone_goes_there_and_another_goes_anywhere()
     assert anywhere.host_name == "h1"
 
 
+def test_who_asks_for_an_aggregate_goes_to_its_hosts_and_another_goes_anywhere() -> None:
+    fast = (Membership("agg-1", "fast"),)
+    fleet = a_fleet([a_host("h1"), a_host("h2", aggregates=fast), a_host("h3")])
+
+    (asked,) = place(fleet.copy(), a_request(aggregate_id="agg-1"))
+    (gone,) = place(fleet.copy(), a_request(aggregate_id="agg-2"))
+    (anywhere,) = place(fleet, a_request())
+
+    assert asked.host_name == "h2"
+    assert gone.summary == "no host fits: 3 of 3 are outside its aggregate"
+    assert anywhere.host_name == "h1"
+
+
+def test_a_host_of_several_dedicated_aggregates_takes_whom_all_of_them_name() -> None:
+    some = Membership("agg-1", "some", project_ids=("prj-a", "prj-b"))
+    others = Membership("agg-2", "others", project_ids=("prj-b", "prj-c"))
+    fleet = a_fleet([a_host("h1", aggregates=(some, others, Membership("agg-3", "open")))])
+
+    placed = {
+        project: place(fleet.copy(), a_request(project_id=project))[0]
+        for project in ("prj-a", "prj-b", "prj-c", "")
+    }
+
+    assert {project for project, one in placed.items() if one.host_name} == {"prj-b"}
+    assert placed["prj-a"].summary == (
+        "no host fits: 1 of 1 is dedicated to others "
+        "(nearest: h1 is dedicated to other projects by aggregate others, some)"
+    )
+
+
+def test_the_traits_of_its_aggregates_are_a_hosts_own() -> None:
+    told = (Membership("agg-1", "fast", traits=("SSD", "GENERATION_3")),)
+    fleet = a_fleet([a_host("h1"), a_host("h2", aggregates=told)])
+
+    (required,) = place(fleet.copy(), a_request(required_traits=("CPU_X86_64", "GENERATION_3")))
+    (forbidden,) = place(fleet.copy(), a_request(forbidden_traits=("SSD",)))
+    fleet.upsert_host(a_host("h2"), RATIOS)
+    (no_more,) = place(fleet, a_request(required_traits=("SSD",)))
+
+    assert (required.host_name, forbidden.host_name, no_more.host_name) == ("h2", "h1", "")
+
+
+def test_an_agent_cannot_put_its_host_into_a_zone_or_an_aggregate() -> None:
+    forged = ("zone:b", "aggregate:agg-1", "project:prj-a", "CPU_X86_64")
+    said = (Membership("agg-9", "lab", project_ids=("prj-b",)),)
+    fleet = a_fleet([a_host("h1", traits=forged, aggregates=said)])
+
+    for asked in ({"zone": "b"}, {"aggregate_id": "agg-1"}, {"project_id": "prj-a"}):
+        (decision,) = place(fleet.copy(), a_request(**asked))
+        assert decision.host_name == ""
+    (trait,) = place(fleet, a_request(project_id="prj-b", required_traits=("CPU_X86_64",)))
+    assert trait.host_name == "h1"
+
+
 def test_a_host_whose_zone_changed_is_in_the_new_one_alone() -> None:
     fleet = a_fleet([a_host("h1", zone="a")])
     fleet.upsert_host(a_host("h1", zone="b"), RATIOS)
@@ -426,6 +488,28 @@ def test_a_copy_can_be_played_with_and_the_fleet_stays() -> None:
     place(fleet.copy(), a_request("c"))
 
     assert place(fleet, a_request("a"), a_request("b")) == before
+
+
+def test_of_the_ratios_of_its_aggregates_the_smallest_counts() -> None:
+    dense = Membership("agg-1", "dense", ratios=OwnRatios(cpu=8.0, memory=1.5))
+    calm = Membership("agg-2", "calm", ratios=OwnRatios(cpu=6.0))
+    host = a_host("h1", cpus=3, aggregates=(dense, calm))
+
+    limits = claimable(host, AllocationRatios(vcpus=4.0, memory=1.0, disk=0.5))
+
+    assert limits.vcpus == 18
+    assert limits.memory_bytes == host.memory_bytes * 3 // 2
+    assert limits.disk_bytes == host.disk_bytes // 2
+
+
+def test_a_host_is_filled_up_to_the_ratios_of_its_aggregates() -> None:
+    told = (Membership("agg-1", "calm", ratios=OwnRatios(cpu=1.0)),)
+    fleet = a_fleet([a_host("h1", cpus=4, aggregates=told)])
+
+    fits, does_not = place(fleet, a_request("a", vcpus=3), a_request("b", vcpus=2))
+
+    assert (fits.host_name, does_not.host_name) == ("h1", "")
+    assert does_not.summary == "no host fits: 1 of 1 lacks vCPUs (nearest: h1 lacks 1 vCPU)"
 
 
 def test_what_may_be_claimed_follows_the_ratios() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.support.builders import NOON, a_host, an_instance
+from unkai_scheduler.domain.aggregates import Membership, OwnRatios
 from unkai_scheduler.domain.findings import FindingKind, Remedy
 from unkai_scheduler.domain.hosts import Host
 from unkai_scheduler.domain.instances import Instance, InstanceState
@@ -204,6 +205,16 @@ def test_an_orphan_on_two_hosts_names_the_other_and_how_to_choose() -> None:
     assert OTHER in here.message
     assert "--host" in here.fix
     assert HOST in there.message
+
+
+def test_the_ratios_of_a_hosts_aggregates_say_what_is_too_much() -> None:
+    told = (Membership("agg-1", "dense", ratios=OwnRatios(cpu=6.0)),)
+    full = a_host(id=HOST, cpus=2, claimed_vcpus=12, aggregates=told)
+    over = a_host(id=OTHER, cpus=2, claimed_vcpus=13, aggregates=told)
+
+    report = audit([], hosts=[full, over])
+
+    assert [(f.kind, f.host_id) for f in report.findings] == [(K.HOST_OVERSOLD, OTHER)]
 
 
 def test_a_host_is_oversold_when_its_claims_exceed_what_its_ratios_allow() -> None:

@@ -81,6 +81,8 @@ class Host(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     NETWORK_PROBLEM_FIELD_NUMBER: _builtins.int
     ZONE_FIELD_NUMBER: _builtins.int
+    AGGREGATE_IDS_FIELD_NUMBER: _builtins.int
+    AGGREGATE_TRAITS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id, `hst-` and 26 characters; named by its certificate."""
     name: _builtins.str
@@ -106,7 +108,9 @@ class Host(_message.Message):
     claimed_disk_bytes: _builtins.int
     """Disk claimed by instances in bytes; counted by the server."""
     claimable_vcpus: _builtins.int
-    """Virtual CPUs that may be claimed: CPUs times the allocation ratio."""
+    """Virtual CPUs that may be claimed: CPUs times the allocation ratio, its aggregates' or else the
+    scheduler's.
+    """
     claimable_memory_bytes: _builtins.int
     """Memory that may be claimed in bytes."""
     claimable_disk_bytes: _builtins.int
@@ -147,6 +151,14 @@ class Host(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When its record last changed, UTC; set by the server."""
 
+    @_builtins.property
+    def aggregate_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Aggregates that it is in, by id; AggregateService changes them."""
+
+    @_builtins.property
+    def aggregate_traits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Traits that those give it."""
+
     def __init__(
         self,
         *,
@@ -177,10 +189,12 @@ class Host(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         network_problem: _builtins.str = ...,
         zone: _builtins.str = ...,
+        aggregate_ids: _abc.Iterable[_builtins.str] | None = ...,
+        aggregate_traits: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "address", b"address", "agent_version", b"agent_version", "boot_id", b"boot_id", "claimable_disk_bytes", b"claimable_disk_bytes", "claimable_memory_bytes", b"claimable_memory_bytes", "claimable_vcpus", b"claimable_vcpus", "claimed_disk_bytes", b"claimed_disk_bytes", "claimed_memory_bytes", b"claimed_memory_bytes", "claimed_vcpus", b"claimed_vcpus", "cordon_reason", b"cordon_reason", "cordoned", b"cordoned", "cpus", b"cpus", "create_time", b"create_time", "disk_bytes", b"disk_bytes", "etag", b"etag", "id", b"id", "instance_count", b"instance_count", "memory_bytes", b"memory_bytes", "name", b"name", "network_problem", b"network_problem", "state", b"state", "traits", b"traits", "update_time", b"update_time", "usage", b"usage", "usage_age_s", b"usage_age_s", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "address", b"address", "agent_version", b"agent_version", "aggregate_ids", b"aggregate_ids", "aggregate_traits", b"aggregate_traits", "boot_id", b"boot_id", "claimable_disk_bytes", b"claimable_disk_bytes", "claimable_memory_bytes", b"claimable_memory_bytes", "claimable_vcpus", b"claimable_vcpus", "claimed_disk_bytes", b"claimed_disk_bytes", "claimed_memory_bytes", b"claimed_memory_bytes", "claimed_vcpus", b"claimed_vcpus", "cordon_reason", b"cordon_reason", "cordoned", b"cordoned", "cpus", b"cpus", "create_time", b"create_time", "disk_bytes", b"disk_bytes", "etag", b"etag", "id", b"id", "instance_count", b"instance_count", "memory_bytes", b"memory_bytes", "name", b"name", "network_problem", b"network_problem", "state", b"state", "traits", b"traits", "update_time", b"update_time", "usage", b"usage", "usage_age_s", b"usage_age_s", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -38,8 +38,8 @@ class Decision(_message.Message):
         REJECTED_HOSTS_FIELD_NUMBER: _builtins.int
         NEAREST_MISS_FIELD_NUMBER: _builtins.int
         name: _builtins.str
-        """Name of the filter: excluded, state, cordon, zone, traits, forbidden_traits, networks, vcpus,
-        memory, disk, metrics.
+        """Name of the filter: excluded, state, cordon, zone, aggregate, dedicated, traits,
+        forbidden_traits, networks, vcpus, memory, disk, metrics.
         """
         rejected_count: _builtins.int
         """Hosts that passed all filters before this one and not this one."""

@@ -42,8 +42,8 @@ class SimulationStep(_message.Message):
         count: _builtins.int
         """How many, 1 to 10,000."""
         like_host_id: _builtins.str
-        """Id of a host that they are like: its figures, zone, traits and networks. Nothing of the
-        fields below is said beside it.
+        """Id of a host that they are like: its figures, zone, aggregates, traits and networks. Nothing
+        of the fields below is said beside it.
         """
         cpus: _builtins.int
         """Physical CPUs of each, 1 to 65,536."""
