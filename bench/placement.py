@@ -2,9 +2,10 @@
 
 All default filters and scores are on. Each decision is a call of its own, is explained (how many
 hosts each filter keeps out, five of them, the nearest miss; every term of the winner and five
-runners-up) and claims its host; one deletion goes with each. Meanwhile time is the wall's: every
-250 ms the samples of an eighth of all hosts are folded in, so that each has one in 2 s. Requests
-have the flavors of the trace in its proportions; what a constraint more costs is listed.
+runners-up), logged so that it can be replayed, and claims its host; one deletion goes with each.
+Meanwhile time is the wall's: every 250 ms the samples of an eighth of all hosts are folded in, so
+that each has one in 2 s. Requests have the flavors of the trace in its proportions; what a
+constraint more costs is listed.
 
 The floor is one NumPy pass over four columns: does it fit, and which host has least left. Prints a
 table and, as its last line, one JSON object.
@@ -19,6 +20,7 @@ import gzip
 import itertools
 import json
 import random
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterable
@@ -33,8 +35,10 @@ from unkai_scheduler.domain.hosts import Host, HostState, HostUsage
 from unkai_scheduler.domain.instances import PlacementPolicy
 from unkai_scheduler.placement.allocation import AllocationRatios
 from unkai_scheduler.placement.fleet import Fleet
+from unkai_scheduler.placement.journal import Journal
 from unkai_scheduler.placement.pipeline import Engine
 from unkai_scheduler.placement.requests import PlacementRequest, Weights
+from unkai_scheduler.placement.segments import Segment, seal
 from unkai_scheduler.settings import WeightSettings
 
 TRACE = Path(__file__).parent / "data" / "azure_v1_dev_small.csv.gz"
@@ -134,6 +138,10 @@ class Run:
             self.fleet.upsert_host(host(number), AllocationRatios(1.0, 1.0, 1.0))
         weights = Weights(**WeightSettings().model_dump())
         self.engine = Engine(self.fleet, weights)
+        self.journal = self.fleet.journal = Journal(self.fleet, weights)
+        self.logged_bytes = 0
+        self.segment: Segment | None = None
+        """The last that was closed."""
         self.placed: list[Placed] = []
         self.asked = self.refused = 0
         self._part = 0
@@ -161,9 +169,8 @@ class Run:
         """Decide for one request."""
         self.asked += 1
         wanted = replace(request, instance_id=f"ins-{self.asked:026}")
-        verdict = self.engine.judge(wanted)
+        verdict = self.engine.place(wanted, now=NOW, now_s=self.now_s)
         if verdict.best:
-            self.engine.claim(verdict, self.now_s)
             self.placed.append(Placed(self.fleet.ids[verdict.best[0]], wanted))
         else:
             self.refused += 1
@@ -195,6 +202,7 @@ class Run:
                 self.fold()
                 self._next_s += FOLD_S
                 folding_s += time.perf_counter() - at_s
+                self.take_segments()
                 at_s = time.perf_counter()
             if at_s - began_s >= seconds:
                 break
@@ -209,6 +217,13 @@ class Run:
             "fold_share": round(folding_s / took_s, 3),
             "slowest_ms": round(slowest_s * 1000, 2),
         }
+
+    def take_segments(self) -> None:
+        """Take what was logged, as whoever stores it does in a thread beside."""
+        while self.journal.closed:
+            segment = self.journal.closed.popleft()
+            self.logged_bytes += len(segment.records)
+            self.segment = segment
 
     def mixed(self) -> Iterable[PlacementRequest]:
         """Yield requests for ever: those of the trace."""
@@ -266,20 +281,46 @@ def constraint_costs(run: Run, seconds: float) -> dict[str, float]:
     return costs
 
 
+def log_figures(run: Run, decisions: int) -> dict[str, Any]:
+    """Return what the log of so many decisions took, and by how much storing packs it."""
+    assert run.segment is not None
+    began_s = time.perf_counter()
+    packed = len(seal(run.segment))
+    return {
+        "logged_bytes_per_decision": round(run.logged_bytes / decisions),
+        "log_packs_to": round(packed / len(run.segment.records), 3),
+        "log_packing_mib_per_s": round(
+            len(run.segment.records) / MIB / (time.perf_counter() - began_s), 1
+        ),
+    }
+
+
 def measure(count: int, seconds: float, requests: list[PlacementRequest]) -> dict[str, Any]:
     """Run one size."""
+    warm = Run(8, requests)  # so that modules loaded at first use are not counted
+    warm.steady(0.2, warm.constrained())
     gc.collect()
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
     run = Run(count, requests)
-    first = run.steady(1.0, run.mixed())
+    run.steady(1.0, run.mixed())
+    run.journal.close()
+    run.take_segments()
+    run.segment = None
     gc.collect()
-    own = sum(len(p.request.instance_id) + 200 for p in run.placed)
+    own = sum(
+        sum(map(sys.getsizeof, (p, p.request, p.request.instance_id))) + 8 for p in run.placed
+    )
     bytes_per_host = (tracemalloc.get_traced_memory()[0] - before - own) / count
     tracemalloc.stop()
-    del first
     run.steady(2.0, run.mixed())
+    run.journal.close()
+    run.take_segments()
+    run.logged_bytes, asked = 0, run.asked
     figures: dict[str, Any] = run.steady(seconds, run.mixed())
+    run.journal.close()
+    run.take_segments()
+    figures |= log_figures(run, run.asked - asked)
     figures["bytes_per_host"] = round(bytes_per_host)
     figures["refused"] = run.refused
     figures["floor_pass_us"] = round(floor_us(count), 1)

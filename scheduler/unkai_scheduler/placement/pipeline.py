@@ -70,6 +70,15 @@ class Engine:
         rejections = {i: board.rejection(i) for i, count in enumerate(counts[:-1]) if count}
         return Verdict(request, board, board.best(MAX_CANDIDATES), counts, rejections, board.fails)
 
+    def place(self, request: PlacementRequest, *, now: datetime, now_s: float) -> Verdict:
+        """Find the best host at the tick of `now_s`, log the decision and claim the host."""
+        self._fleet.advance(now_s)
+        verdict = self.judge(request)
+        self._log(verdict, now)
+        if verdict.best:
+            self.claim(verdict, now_s)
+        return verdict
+
     def claim(self, verdict: Verdict, now_s: float) -> None:
         """Take what a request asks for of the host found for it."""
         request = verdict.request
@@ -94,12 +103,15 @@ class Engine:
         decisions: list[Decision] = []
         for request in requests:
             verdict = self.judge(request)
-            if self._fleet.journal is not None:
-                self._fleet.journal.decided(verdict, now)
+            self._log(verdict, now)
             decisions.append(explain.decision(self._fleet, self.book, verdict, now))
             if verdict.best:
                 self.claim(verdict, now_s)
         return decisions
+
+    def _log(self, verdict: Verdict, now: datetime) -> None:
+        if self._fleet.journal is not None:
+            self._fleet.journal.decided(verdict, now)
 
     def _board(self, request: PlacementRequest) -> Board:
         shape = request.shape

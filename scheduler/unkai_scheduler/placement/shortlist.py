@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 
-SIZE = 192
+SIZE = 64
 """Keys held after filling: filling costs O(keys), and is due after about as many removals."""
 
 
