@@ -38,6 +38,7 @@ from unkai_agent.ledger import Ledger
 from unkai_agent.storage.qcow2 import Qcow2Storage
 from unkai_scheduler import certificates
 from unkai_scheduler.commands import cert, init
+from unkai_scheduler.decision_log.obstore_adapter import open_segment_store
 from unkai_scheduler.images.obstore_adapter import open_image_store
 from unkai_scheduler.main import main as scheduler
 from unkai_scheduler.store import instances
@@ -251,6 +252,20 @@ async def _image_store(folder: Path) -> Writer:
     return Writer(act, goes_on, _nothing)
 
 
+async def _decision_log(folder: Path) -> Writer:
+    store = open_segment_store(f"file://{folder / 'decisions'}")
+    await store.put("first.segment", b"x" * 1024)
+
+    async def act() -> None:
+        await store.put("new.segment", IMAGE_BYTES)
+
+    async def goes_on() -> None:
+        assert "first.segment" in await store.list()
+        assert await store.get("first.segment") == b"x" * 1024
+
+    return Writer(act, goes_on, _nothing)
+
+
 async def _log(folder: Path) -> Writer:
     file = (folder / "daemon.log").open("w")
     stream = LastingStream(file)
@@ -301,6 +316,7 @@ WRITERS: dict[str, tuple[MakeWriter, str, str]] = {
     "agent: init": (_agent_settings, "EXIT_1", "EXIT_1"),
     "scheduler: database": (_database, "DATABASE_FULL", "DATABASE_UNAVAILABLE"),
     "scheduler: image store": (_image_store, "STORE_FULL", "IMAGE_STORE_UNAVAILABLE"),
+    "scheduler: decision log": (_decision_log, "DECISION_LOG_FULL", "DECISION_LOG_UNAVAILABLE"),
     "scheduler: db backup": (_backup, "EXIT_1", "EXIT_1"),
     "scheduler: init": (_scheduler_settings, "EXIT_1", "EXIT_1"),
     "scheduler: certificates": (_host_certificate, "EXIT_1", "EXIT_1"),

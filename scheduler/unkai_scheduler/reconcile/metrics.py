@@ -27,6 +27,8 @@ SEGMENTS = Counter(
     "Segments of the decision log: stored, failed tries to store one, dropped unstored.",
     ["result"],
 )
+for result in ("stored", "failed", "dropped"):
+    SEGMENTS.labels(result)  # shown from the start, so that an alarm sees the first one
 SEGMENT_BYTES = Counter("unkai_scheduler_decision_log_bytes_total", "Bytes of the segments stored.")
 INVARIANT_VIOLATIONS = Gauge(
     "unkai_invariant_violations",

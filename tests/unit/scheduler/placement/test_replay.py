@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import acceptance
-from tests.support.fleets import GIB, NOW, WEIGHTS, a_fleet, a_host, a_request, a_usage
-from tests.unit.scheduler.placement.test_histories import Step, World, histories
+from tests.support.fleets import GIB, NOW, RATIOS, WEIGHTS, a_fleet, a_host, a_request, a_usage
+from tests.unit.scheduler.placement.test_histories import Step, World, numbers, ratios, steps
 from unkai_scheduler.domain.decisions import Decision
+from unkai_scheduler.domain.hosts import MachineUsage
 from unkai_scheduler.domain.instances import PlacementPolicy
+from unkai_scheduler.domain.port_orders import NETWORKS
 from unkai_scheduler.placement.fleet import Fleet
 from unkai_scheduler.placement.journal import Journal
 from unkai_scheduler.placement.pipeline import Engine
@@ -23,6 +25,24 @@ from unkai_scheduler.placement.rulebook import OURS
 from unkai_scheduler.placement.segments import Segment, UnreadableSegment, seal, unseal
 
 MANY = 10_000 if acceptance.full_counts() else 100
+
+
+more = st.one_of(
+    st.tuples(
+        st.just("ask"),
+        st.builds(
+            dict,
+            preferred_traits=st.sampled_from([(), ("KVM",), ("KVM", "SSD")]),
+            forbidden_traits=st.sampled_from([(), ("KVM",)]),
+            zone=st.sampled_from(["", "default", "room-2"]),
+            physical_networks=st.sampled_from([None, (), ("lan",)]),
+        ),
+    ),
+    st.tuples(st.just("machines"), numbers, ratios),
+    st.tuples(st.just("settle"), numbers, st.sampled_from([0.0, 20.0, 70.0])),
+    st.tuples(st.just("describe"), numbers, st.sampled_from(["default", "room-2"]), st.booleans()),
+)
+Histories = st.lists(st.one_of(steps, steps, more), min_size=4, max_size=30)
 
 
 class Logged(World):
@@ -41,6 +61,36 @@ class Logged(World):
         self.decisions.append(decision)
         if decision.host_id:
             self.claims[request.instance_id] = (decision.host_id, request)
+
+    def _machines(self, number: int, load: float) -> None:
+        """Let a host tell what its machines use, too."""
+        ident = f"hst-h{number}"
+        held = [name for name, claim in self.claims.items() if claim[0] == ident]
+        told = [MachineUsage(name, load, load / 2, GIB) for name in held[1:]]
+        usage = a_usage(cpu_used_ratio=load, machines_running=len(held))
+        self.fleet.fold([(ident, usage, self.now_s)], {ident: told})
+
+    def _settle(self, number: int, ago_s: float) -> None:
+        """Let a machine of an earlier reign settle."""
+        self.fleet.settle(f"hst-h{number}", 2, GIB, self.now_s - ago_s, instance_id=f"old-{number}")
+
+    def _describe(self, number: int, zone: str, joined: bool) -> None:
+        """Let more be known of a host."""
+        ident = f"hst-h{number}"
+        if ident in self.hosts:
+            vcpus, memory, disk = self._claimed(ident)
+            host = a_host(
+                f"h{number}",
+                zone=zone,
+                features=(NETWORKS,),
+                physical_networks=("lan",) if joined else (),
+                network_problem="" if joined else "no OVN",
+                cordon_reason="for repair" if joined else "",
+                claimed_vcpus=vcpus,
+                claimed_memory_bytes=memory,
+                claimed_disk_bytes=disk,
+            )
+            self.fleet.upsert_host(host, RATIOS)
 
     def segments(self) -> list[Segment]:
         """Return all that was recorded."""
@@ -72,7 +122,7 @@ def replayed(segment: Segment, instance_id: str = "ins-a", **changes: Any) -> Re
     return again
 
 
-@given(histories, st.sampled_from([1 << 10, 1 << 20]))
+@given(Histories, st.sampled_from([1 << 10, 1 << 20]))
 @settings(deadline=None, max_examples=MANY)
 @pytest.mark.timeout(1800)
 def test_whatever_happens_each_decision_is_replayed_as_it_was(
@@ -82,7 +132,7 @@ def test_whatever_happens_each_decision_is_replayed_as_it_was(
     for number in range(9):
         world.act(("come", number, ("KVM",) if number % 2 else (), False))
         world.act(("sample", number, 0.1 * number, 0.0, 0.1))
-    for step in history[:30]:
+    for step in history:
         world.act(step)
 
     segments = [unseal(seal(segment)) for segment in world.segments()]
