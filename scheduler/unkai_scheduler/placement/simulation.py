@@ -204,13 +204,22 @@ class Simulation:
         changes = yield from self._changes(moved, claimed)
         return Simulated(tuple(outcomes), before, capacity(fleet), tuple(changes), len(moved))
 
-    def lose(self, host_id: str) -> Generator[None, None, Loss]:
-        """Say what would come of the loss of a host, then let it be as it was."""
+    def knows(self, host_id: str) -> bool:
+        """Tell whether a host is in the fleet."""
+        return host_id in self._fleet
+
+    def lose(
+        self, host_id: str, requests: Sequence[PlacementRequest]
+    ) -> Generator[None, None, Loss]:
+        """Say what would come of the loss of a host, then let it be as it was.
+
+        `requests`: of what it holds, who is served first comes first.
+        """
         row = self._fleet.row_of(host_id)
         assert row is not None
         was = self._fleet.state_of(row)
         self._fleet.set_state(host_id, HostState.UNKNOWN)
-        tally = yield from self._tally(self._held.get(host_id, ()))
+        tally = yield from self._tally(requests)
         for taker_id, request in reversed(tally.placed):
             self._withdraw(taker_id, request)
             yield

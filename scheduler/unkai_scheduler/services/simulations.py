@@ -11,8 +11,9 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from unkai_scheduler.domain.hosts import DEFAULT_ZONE, Host, HostState
 from unkai_scheduler.domain.instances import Instance, InstanceState, PlacementPolicy, Power
@@ -53,8 +54,6 @@ if TYPE_CHECKING:
     from unkai_scheduler.store.unit_of_work import Connection
 
 T = TypeVar("T")
-Held = list[tuple[str, PlacementRequest]]
-"""Hosts and what is on them."""
 MAX_AT_ONCE = 4
 """Simulations under way; who comes then is asked to come again."""
 SLICE_S = 0.002
@@ -63,6 +62,17 @@ LONGEST_S = 8.0
 """One simulation; below the deadline of the call."""
 PAGE_S = 4.0
 """After this time a page of losses ends, however few they are."""
+READ_AT_ONCE = 16
+"""Hosts of which what they hold is read in one go."""
+
+
+class Held(NamedTuple):
+    """An instance on a host, as what it would ask of another."""
+
+    place: tuple[int, datetime, str]
+    """In line: the highest priority first, then the oldest."""
+    host_id: str
+    request: PlacementRequest
 
 
 class SimulationsService:
@@ -93,12 +103,13 @@ class SimulationsService:
         with self._turn():
             lost = [i for one in drafts if isinstance(one, LossDraft) for i in one.host_ids]
 
-            def read(conn: Connection) -> tuple[list[Step], Held]:
+            def read(conn: Connection) -> list[Step]:
                 for host_id in lost:
                     found("host", host_id, hosts.get(conn, host_id))
-                return self._steps(conn, project_id, drafts), self._held(conn, lost)
+                return self._steps(conn, project_id, drafts)
 
-            steps, held = await self._context.uow.read(read)
+            steps = await self._context.uow.read(read)
+            held = [(one.host_id, one.request) for one in await self._held(lost)]
             fleet = await self._leader.fleet()
             for host_id in lost:
                 if host_id not in fleet:
@@ -112,28 +123,33 @@ class SimulationsService:
         page = plan(paging, "losses", [host_id], _key, key_length=2)
         with self._turn():
 
-            def read(conn: Connection) -> tuple[list[Host], Held]:
+            def read(conn: Connection) -> list[Host]:
                 if host_id:
-                    rows = [found("host", host_id, hosts.get(conn, host_id))]
-                else:
-                    rows = hosts.list_page(conn, after=page.after, limit=page.size + 1)
-                return rows, self._held(conn, [row.id for row in rows[: page.size]])
+                    return [found("host", host_id, hosts.get(conn, host_id))]
+                return hosts.list_page(conn, after=page.after, limit=page.size + 1)
 
-            rows, held = await self._context.uow.read(read)
-            fleet = await self._leader.fleet()
-            simulation = self._simulation(fleet, held)
+            rows = await self._context.uow.read(read)
+            simulation = self._simulation(await self._leader.fleet(), ())
             losses: list[Loss] = []
             end_s, looked_at = time.perf_counter() + PAGE_S, 0
-            for row in rows[: page.size]:
-                looked_at += 1
-                if row.id in fleet:  # else it was removed a moment ago
-                    losses.append(await _in_slices(simulation.lose(row.id)))
-                if time.perf_counter() > end_s:
-                    break
+            while looked_at < min(page.size, len(rows)) and time.perf_counter() < end_s:
+                some = rows[looked_at : min(looked_at + READ_AT_ONCE, page.size)]
+                losses += await self._lost_singly(simulation, [row.id for row in some])
+                looked_at += len(some)
         shown = replace(page, size=looked_at).page(lambda _after, limit: rows[:limit], revision="")
         return Page(losses, shown.next_token, "")
 
-    def _simulation(self, fleet: Fleet, held: Held) -> Simulation:
+    async def _lost_singly(self, simulation: Simulation, host_ids: Sequence[str]) -> list[Loss]:
+        held: dict[str, list[PlacementRequest]] = {host_id: [] for host_id in host_ids}
+        for one in await self._held(host_ids):
+            held[one.host_id].append(one.request)
+        return [
+            await _in_slices(simulation.lose(host_id, requests))
+            for host_id, requests in held.items()
+            if simulation.knows(host_id)  # else it was removed a moment ago
+        ]
+
+    def _simulation(self, fleet: Fleet, held: Sequence[tuple[str, PlacementRequest]]) -> Simulation:
         now = self._context.clock()
         return Simulation(fleet, self._weights, self._ratios, held, now=now, book=self._book)
 
@@ -154,17 +170,24 @@ class SimulationsService:
 
     # Reading.
 
-    def _held(self, conn: Connection, host_ids: Sequence[str]) -> Held:
-        """Return what instances on hosts would ask of another, but for those being removed.
+    async def _held(self, host_ids: Sequence[str]) -> list[Held]:
+        """Return what is on hosts, in line, but for what is being removed.
 
-        As those in line are served: the highest priority first, then the oldest.
+        Read a few hosts at a time: on a server, rows are made on the loop.
         """
+        held: list[Held] = []
+        for start in range(0, len(host_ids), READ_AT_ONCE):
+            some = host_ids[start : start + READ_AT_ONCE]
+            held += await self._context.uow.read(partial(self._held_by, host_ids=some))
+        return sorted(held, key=lambda one: one.place)
+
+    def _held_by(self, conn: Connection, host_ids: Sequence[str]) -> list[Held]:
         rows = [row for row in instances.claimed_of(conn, host_ids) if not row.delete_requested]
-        rows.sort(key=lambda row: (-row.spec.priority, row.create_time, row.id))
         needed = ports.physical_networks(conn, [row.id for row in rows])
         buried = tombstones.of_instances(conn, [row.id for row in rows if not row.has_run])
         return [
-            (
+            Held(
+                (-row.spec.priority, row.create_time, row.id),
                 row.host_id,
                 request_of(
                     row,

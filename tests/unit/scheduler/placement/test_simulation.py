@@ -66,6 +66,10 @@ def a_simulation(fleet: Fleet, held: Held | None = None) -> Simulation:
     return Simulation(fleet.copy(), WEIGHTS, RATIOS, held or [], now=NOW)
 
 
+def of_host(host_id: str, held: Held) -> list[PlacementRequest]:
+    return [request for holder_id, request in held if holder_id == host_id]
+
+
 def simulated(fleet: Fleet, *steps: Step, held: Held | None = None) -> Simulated:
     return done(a_simulation(fleet, held).run(steps))
 
@@ -206,11 +210,11 @@ def test_each_loss_alone_is_told_and_leaves_all_as_it_was() -> None:
     made = [a_host(f"h{n}", claimed_memory_bytes=10 * GIB, claimed_vcpus=1) for n in range(3)]
     fleet = a_fleet(made).copy()
     held = [(h.id, a_request(f"{h.name}-{n}", memory_bytes=5 * GIB)) for h in made for n in (1, 2)]
-    what_if = Simulation(fleet, WEIGHTS, RATIOS, held, now=NOW)
+    what_if = Simulation(fleet, WEIGHTS, RATIOS, (), now=NOW)
     before = contents(fleet)[:-1]
 
-    losses = [done(what_if.lose(host.id)) for host in made]
-    again = [done(what_if.lose(host.id)) for host in made]
+    losses = [done(what_if.lose(host.id, of_host(host.id, held))) for host in made]
+    again = [done(what_if.lose(host.id, of_host(host.id, held))) for host in made]
 
     assert contents(fleet)[:-1] == before
     assert again == losses
@@ -225,13 +229,13 @@ def absorbed(loss: Loss) -> bool:
 def test_a_host_that_is_down_already_is_told_of_as_well() -> None:
     fleet = a_fleet([a_host("h1", state=HostState.UNKNOWN), a_host("h2")])
 
-    loss = done(a_simulation(fleet, [("hst-h1", a_request())]).lose("hst-h1"))
+    loss = done(a_simulation(fleet).lose("hst-h1", [a_request()]))
 
     assert (loss.outcome.asked_count, loss.outcome.placed_count) == (1, 1)
 
 
 def test_an_empty_host_is_no_loss() -> None:
-    loss = done(a_simulation(a_fleet([a_host("h1")])).lose("hst-h1"))
+    loss = done(a_simulation(a_fleet([a_host("h1")])).lose("hst-h1", ()))
 
     assert loss == Loss("hst-h1", "h1", StepOutcome())
 
@@ -279,13 +283,12 @@ def test_a_lost_host_is_foretold_as_it_comes(h: HostDraw, r: RequestDraw, lost: 
     if lost >= len(made):
         return
     gone = made[lost].id
-    alone = done(a_simulation(fleet, held).lose(gone))
+    alone = done(a_simulation(fleet).lose(gone, of_host(gone, held)))
 
     found = simulated(fleet, LoseHosts((gone,)), held=held)
 
     fleet.set_state(gone, HostState.UNKNOWN)
-    homeless = [request for host_id, request in held if host_id == gone]
-    decisions = place(fleet, *homeless)
+    decisions = place(fleet, *of_host(gone, held))
     assert found.outcomes[0] == alone.outcome
     assert found.outcomes[0].placed_count == sum(bool(d.host_id) for d in decisions)
     on_hosts = Counter(decision.host_name for decision in decisions if decision.host_id)
