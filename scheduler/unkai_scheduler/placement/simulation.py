@@ -23,7 +23,7 @@ from unkai_scheduler.domain.decisions import Decision
 from unkai_scheduler.domain.hosts import Host, HostState, HostUsage
 from unkai_scheduler.placement import explain
 from unkai_scheduler.placement.allocation import AllocationRatios
-from unkai_scheduler.placement.fleet import Fleet, Ints
+from unkai_scheduler.placement.fleet import Fleet, Ints, project_word
 from unkai_scheduler.placement.pipeline import Engine
 from unkai_scheduler.placement.requests import PlacementRequest, Weights
 from unkai_scheduler.placement.rulebook import OURS, RuleBook
@@ -284,7 +284,7 @@ class Simulation:
     ) -> Generator[None, None, _Tally]:
         """Place requests one after the other, as `Engine.decide` does."""
         tally, now_s = _Tally(), self._fleet.now_s
-        for request in requests:
+        for request in map(self._alike, requests):
             tally.asked += 1
             kind = replace(request, instance_id="")
             if kind not in tally.refused:
@@ -303,6 +303,13 @@ class Simulation:
             tally.ids.setdefault(kind, []).append(request.instance_id)
             yield
         return tally
+
+    def _alike(self, request: PlacementRequest) -> PlacementRequest:
+        """Leave out the project of one to whose project no host is dedicated."""
+        project_id = request.project_id
+        if not project_id or self._fleet.is_known_word(project_word(project_id)):
+            return request
+        return replace(request, project_id="")
 
     def _keep(self, tally: _Tally) -> Generator[None, None, None]:
         for host_id, request in tally.placed:

@@ -234,6 +234,16 @@ def test_a_host_that_is_down_already_is_told_of_as_well() -> None:
     assert (loss.outcome.asked_count, loss.outcome.placed_count) == (1, 1)
 
 
+def test_instances_of_many_projects_are_refused_as_one_kind() -> None:
+    fleet = a_fleet([a_host("h1")])
+    held = [("hst-h1", a_request(str(n), project_id=f"prj-{n}")) for n in range(9)]
+
+    found = simulated(fleet, LoseHosts(("hst-h1",)), held=held)
+
+    (refusal,) = found.outcomes[0].refusals
+    assert refusal.count == 9
+
+
 def test_an_empty_host_is_no_loss() -> None:
     loss = done(a_simulation(a_fleet([a_host("h1")])).lose("hst-h1", ()))
 
