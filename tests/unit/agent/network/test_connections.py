@@ -125,13 +125,16 @@ async def test_what_was_said_arrives_before_the_end() -> None:
 
 
 async def test_a_guest_that_takes_nothing_of_its_answer_does_not_keep_the_socket() -> None:
+    served: list[str] = []
+
     async def much(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: str) -> None:
+        served.append(peer)
         writer.write(bytes(16 << 20))
 
     async with serving(much, end_s=0.1) as site:
         before = open_files()
         held = [await site.connect() for _ in range(5)]
-        await site.until(lambda: site.share.taken == 5)
+        await site.until(lambda: len(served) == 5)
         await site.until(lambda: site.share.taken == 0)
         assert open_files() == before + len(held), "the guest's ends alone are open"
         for each in held:
