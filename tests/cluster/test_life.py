@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
+import pytest
+
 from tests.support.cloud import Cloud
 from unkai_scheduler.domain.events import EventType
-from unkai_scheduler.domain.instances import InstanceState, Power
+from unkai_scheduler.domain.instances import Instance, InstanceState, Power
 from unkai_scheduler.domain.operations import OperationState
+from unkai_scheduler.store import instances
 
 S = InstanceState
 
@@ -157,3 +163,24 @@ async def test_the_events_of_a_life_are_complete_and_in_order(cloud: Cloud) -> N
     assert {event.attributes["host_id"] for event in life} == {host_id}
     states = [e.state for e in await cloud.events(made.operation_id)]
     assert states == ["RUNNING", "SUCCEEDED"]
+
+
+async def test_a_leader_looks_seldom_while_nothing_happens(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await cloud.create()
+    await cloud.until_ended(made.operation_id)
+    await cloud.until_quiet()
+    looks = 0
+    due = instances.due
+
+    def counted(*args: Any) -> list[Instance]:
+        nonlocal looks
+        looks += 1
+        return due(*args)
+
+    monkeypatch.setattr(instances, "due", counted)
+    await asyncio.sleep(60)
+
+    # One in two seconds, and what samples, host checks and resyncs bring.
+    assert 10 <= looks <= 120

@@ -207,7 +207,8 @@ class InstanceLoop:
 
         seen, together, later = await self._office.uow.read(work)
         urgent |= together
-        self.mark(later, urgent=True)
+        if later:  # to mark nobody is a hint, too
+            self.mark(later, urgent=True)
         # What was adopted has a claim that this loop did not write.
         self._claims |= {s.instance.id: s.instance.host_id for s in seen if s.instance.host_id}
         return [s for s in seen if s.instance.id not in self._ordered]
