@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -19,6 +20,11 @@ from unkai_scheduler.store import images, instances
 
 SAME, DIFFERS, WRONG, GONE, NOT_LOGGED = 0, 1, 2, 3, 4
 TIME = NOW.isoformat()
+
+
+def shown(text: str) -> str:
+    """Return what is shown without the filters' names, which others add to."""
+    return re.sub(r"(?<=^filters that kept no host out: ).*", "...", text, flags=re.MULTILINE)
 
 
 def logged(cloud: ServedApi, fleet: Fleet, segment: Segment) -> None:
@@ -47,14 +53,14 @@ def test_a_decision_is_made_again_as_the_golden_files_say(ident: str, form: str)
     found = unkai("placement", "replay", "web", "-o", form)
 
     assert (found.code, found.err) == (SAME, "")
-    check_golden(f"placement-replay.{form}", found.out)
+    check_golden(f"placement-replay.{form}", shown(found.out))
 
 
 def test_under_another_policy_it_is_said_what_differs(ident: str) -> None:
     found = unkai("placement", "replay", "web", "--policy", "pack")
 
     assert (found.code, found.err) == (SAME, "")
-    check_golden("placement-replay-pack.table", found.out)
+    check_golden("placement-replay-pack.table", shown(found.out))
 
 
 def test_programs_read_all_of_it(ident: str) -> None:
