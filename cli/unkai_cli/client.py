@@ -33,6 +33,7 @@ _SERVICES = {
     "InstanceService": "compute",
     "FlavorService": "compute",
     "KeyPairService": "compute",
+    "PlacementGroupService": "compute",
     "ImageService": "storage",
     "HostService": "host",
     "AggregateService": "host",

@@ -34,6 +34,10 @@ COMMANDS = {
     "image": ("images:image", "Images: what disks begin as."),
     "flavor": ("flavors:flavor", "Flavors: named sizes."),
     "key": ("keys:key", "Public SSH keys that guests get on first boot."),
+    "placement-group": (
+        "placement_groups:placement_group",
+        "Instances near each other, or apart.",
+    ),
     "network": ("networks:network", "Networks: list, make, draw, 'why' one end reaches another."),
     "subnet": ("subnets:subnet", "Subnets: the addresses of a network."),
     "port": ("ports:port", "Ports: where instances are plugged in."),
@@ -56,6 +60,7 @@ COMMANDS = {
 """Name: (where it is, what it is for)."""
 SHORT = {
     "net": "network",
+    "pg": "placement-group",
     "fip": "floating-ip",
     "sg": "security-group",
     "lb": "load-balancer",

@@ -13,6 +13,7 @@ OF_PROJECTS = frozenset(
         "instance",
         "image",
         "key_pair",
+        "placement_group",
         "network",
         "subnet",
         "port",

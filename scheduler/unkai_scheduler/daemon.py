@@ -63,6 +63,7 @@ from unkai_scheduler.services.load_balancers import LoadBalancersService
 from unkai_scheduler.services.networks import NetworksService
 from unkai_scheduler.services.operations import OperationsService
 from unkai_scheduler.services.placement import PlacementService
+from unkai_scheduler.services.placement_groups import PlacementGroupsService
 from unkai_scheduler.services.ports import PortsService
 from unkai_scheduler.services.projects import ProjectsService
 from unkai_scheduler.services.reachability import ReachabilityExplained
@@ -151,6 +152,7 @@ def build_services(
         forwards=ForwardsService(context, agents),
         flavors=FlavorsService(context),
         key_pairs=KeyPairsService(context),
+        placement_groups=PlacementGroupsService(context),
         images=ImagesService(context, images, settings.images),
         aggregates=AggregatesService(context),
         hosts=HostsService(context, live, settings.placement.ratios),

@@ -154,6 +154,9 @@ class WeightSettings(_Part):
     preferred_traits: int = Field(default=60, ge=0, le=255)
     """The share of the traits that an instance prefers; counts only where it prefers any. It
     outweighs packing and spreading, and none of CPU, memory and I/O gone bad."""
+    group: int = Field(default=60, ge=0, le=255)
+    """Being where a soft placement group wants it; counts only for instances of one. It outweighs
+    packing and spreading, and none of CPU, memory and I/O gone bad."""
 
 
 class PlacementSettings(_Part):

@@ -150,6 +150,7 @@ async def test_a_host_tells_what_a_machine_was_ordered_to_be(world: World) -> No
         zone="room-2",
         priority=7,
         aggregate_id=an_id("aggregate"),
+        placement_group_id=an_id("placement_group"),
         desired_power=Power.OFF,
         reboot_serial=3,
         stop_grace_s=7.0,

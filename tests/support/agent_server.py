@@ -95,6 +95,7 @@ def instance_of(message: instance_pb2.Instance, spec: machine_pb2.MachineSpec) -
             zone=message.zone,
             priority=message.priority,
             aggregate_id=message.aggregate_id,
+            placement_group_id=message.placement_group_id,
             placement_policy=policies.get(message.placement_policy),
             labels=dict(message.labels),
         ),

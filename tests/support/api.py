@@ -25,6 +25,7 @@ from unkai.compute.v1 import (
     instance_service_pb2,
     instance_service_pb2_grpc,
     key_pair_service_pb2_grpc,
+    placement_group_service_pb2_grpc,
 )
 from unkai.event.v1 import event_service_pb2_grpc
 from unkai.host.v1 import (
@@ -209,6 +210,9 @@ class Api:
         self.instances = instance_service_pb2_grpc.InstanceServiceStub(self.channel)
         self.flavors = flavor_service_pb2_grpc.FlavorServiceStub(self.channel)
         self.key_pairs = key_pair_service_pb2_grpc.KeyPairServiceStub(self.channel)
+        self.placement_groups = placement_group_service_pb2_grpc.PlacementGroupServiceStub(
+            self.channel
+        )
         self.images = image_service_pb2_grpc.ImageServiceStub(self.channel)
         self.aggregates = aggregate_service_pb2_grpc.AggregateServiceStub(self.channel)
         self.hosts = host_service_pb2_grpc.HostServiceStub(self.channel)

@@ -15,6 +15,7 @@ from unkai_scheduler.domain.hosts import Host, HostState
 from unkai_scheduler.domain.images import Image, ImageFormat, ImageState, Visibility
 from unkai_scheduler.domain.instances import Claim, Instance, InstanceSpec, InstanceState, Power
 from unkai_scheduler.domain.operations import Operation, OperationState, Verb
+from unkai_scheduler.domain.placement_groups import GroupPolicy, PlacementGroup
 from unkai_scheduler.domain.resources import Flavor, KeyPair, Project
 from unkai_wire import ids
 
@@ -52,6 +53,22 @@ def a_flavor(**changes: Any) -> Flavor:
     """Make a flavor of 1 vCPU, 128 MiB, and no disk of its own."""
     ident = changes.pop("id", "") or an_id("flavor")
     base = Flavor(ident, f"flavor-{ident[-6:]}", 1, 128 * MIB, 0, an_etag(), NOON, NOON)
+    return replace(base, **changes)
+
+
+def a_placement_group(**changes: Any) -> PlacementGroup:
+    """Make a placement group of the default project: apart on hosts, without exception."""
+    ident = changes.pop("id", "") or an_id("placement_group")
+    base = PlacementGroup(
+        id=ident,
+        project_id=DEFAULT_PROJECT_ID,
+        name=f"group-{ident[-6:]}",
+        policy=GroupPolicy.ANTI_AFFINITY,
+        etag=an_etag(),
+        create_time=NOON,
+        update_time=NOON,
+        max_per_place=1,
+    )
     return replace(base, **changes)
 
 

@@ -160,6 +160,7 @@ def _history(cloud: _Cloud) -> Iterator[Finding]:
 def _rows(cloud: _Cloud) -> Iterator[Finding]:
     tables = cloud.sight.tables
     projects = {row["id"] for row in tables["projects"]}
+    groups = {row["id"]: row["project_id"] for row in tables["placement_groups"]}
     active = {row["id"]: row for row in tables["operations"] if row["end_time"] is None}
     labels: defaultdict[str, dict[str, str]] = defaultdict(dict)
     pairs: defaultdict[str, set[str]] = defaultdict(set)
@@ -174,6 +175,9 @@ def _rows(cloud: _Cloud) -> Iterator[Finding]:
             yield Finding(Kind.ROW_DANGLING, ident, "its labels differ from those to select by")
         if pairs.get(ident, set()) != set(row["key_pair_ids"]):
             yield Finding(Kind.ROW_DANGLING, ident, "its key pairs differ from those to find by")
+        group = row["placement_group_id"]
+        if group and groups.get(group) != row["project_id"]:
+            yield Finding(Kind.ROW_DANGLING, ident, f"placement group {group} is not")
         if row["project_id"] not in projects:
             yield Finding(Kind.ROW_DANGLING, ident, f"project {row['project_id']} is not")
         operation = active.get(row["operation_id"])

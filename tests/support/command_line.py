@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "cli"
 RENEW = "UNKAI_RENEW_GOLDEN"
 """Set to 1 to write the golden files anew; then read the difference before committing it."""
 _ID = re.compile(
-    r"\b(ins|hst|agg|img|flv|key|prj|opr|evt|net|sub|prt|rtr|fip|sgp|sgr|lbr)-[0-9a-z]{26}\b"
+    r"\b(ins|pgr|hst|agg|img|flv|key|prj|opr|evt|net|sub|prt|rtr|fip|sgp|sgr|lbr)-[0-9a-z]{26}\b"
 )
 _AGE = re.compile(r"(usage_age_s\"?: )[0-9.]+")
 _SAMPLE_AGE = re.compile(r"\b\d\.\ds\b")

@@ -19,7 +19,7 @@ from unkai_wire.errors import UnkaiError
 from unkai_wire.rpc_errors import STATUS_KEY, status_code, to_status
 
 _AREAS = {
-    "compute": ("instance", "flavor", "key_pair"),
+    "compute": ("instance", "flavor", "key_pair", "placement_group"),
     "storage": ("image",),
     "host": ("host", "aggregate", "placement"),
     "operation": ("operation",),

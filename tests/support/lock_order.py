@@ -32,6 +32,7 @@ ORDER = (
     "flavors",
     "images",
     "key_pairs",
+    "placement_groups",
     "routers",
     "networks",
     "subnets",

@@ -29,10 +29,12 @@ COLUMNS: Mapping[str, str] = {
     "projects": "id name",
     "images": "id state",
     "key_pairs": "id",
+    "placement_groups": "id project_id",
     "hosts": "id name state cpus memory_bytes disk_bytes",
     "instances": (
         "id project_id name image_id state desired_power generation observed_generation run_epoch"
         " has_run delete_requested operation_id vcpus memory_bytes disk_bytes labels key_pair_ids"
+        " placement_group_id"
     ),
     "instance_labels": "instance_id name value",
     "instance_key_pairs": "instance_id key_pair_id",

@@ -29,6 +29,7 @@ KINDS = (
     "image",
     "flavor",
     "key",
+    "placement-group",
     "project",
     "host",
     "aggregate",

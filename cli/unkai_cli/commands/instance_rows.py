@@ -38,6 +38,7 @@ DETAILS = (
     Column("PORTS", lambda r: ", ".join(one["port_id"] for one in r["interfaces"])),
     Column("MACS", lambda r: ", ".join(one["mac_address"] for one in r["interfaces"])),
     Column("SEED", lambda r: r["seed"].lower()),
+    Column("GROUP", lambda r: r["placement_group_id"]),
     Column("KEYS", lambda r: ", ".join(r["key_pair_ids"])),
     Column("ZONE", lambda r: r["zone"]),
     Column("AGGREGATE", lambda r: r["aggregate_id"]),

@@ -70,6 +70,11 @@ def described(function: Any) -> Any:
                 "--capacity-wait", type=Seconds(), default=0.0, help="Wait so long for capacity."
             ),
             click.option(
+                "--group",
+                help="Placement group it comes into.",
+                shell_complete=complete_names("placement_group"),
+            ),
+            click.option(
                 "--priority",
                 type=click.IntRange(0, MAX_PRIORITY),
                 default=0,
@@ -200,6 +205,9 @@ def _wanted(session: Session, asked: dict[str, Any]) -> Any:
         aggregate_id=client.resolve("aggregate", asked["aggregate"]) if asked["aggregate"] else "",
         placement_policy=_POLICIES.get(asked["policy"] or "", 0),  # type: ignore[arg-type]
         priority=asked["priority"],
+        placement_group_id=client.resolve("placement_group", asked["group"])
+        if asked["group"]
+        else "",
         **interfaces,
     )
 

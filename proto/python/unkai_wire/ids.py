@@ -30,6 +30,7 @@ PREFIXES = {
     "image": "img",
     "flavor": "flv",
     "key_pair": "key",
+    "placement_group": "pgr",
     "project": "prj",
     "operation": "opr",
     "event": "evt",

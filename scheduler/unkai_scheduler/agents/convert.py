@@ -141,6 +141,7 @@ def instance_message(instance: Instance) -> instance_pb2.Instance:
         aggregate_id=spec.aggregate_id,
         placement_policy=_POLICIES[spec.placement_policy],
         priority=spec.priority,
+        placement_group_id=spec.placement_group_id,
         state=instance_pb2.Instance.State.Value(f"STATE_{instance.state.value}"),
         state_reason=status_message(instance.state_reason),
         desired_power=instance_pb2.Instance.Power.Value(f"POWER_{instance.desired_power.value}"),

@@ -79,6 +79,7 @@ def _instance_of(spec: machine_pb2.MachineSpec, generation: int, run_epoch: int)
     texts += [
         message.zone,
         message.aggregate_id,
+        message.placement_group_id,
         *message.key_pair_ids,
         *chain(*traits),
         *labels,
@@ -105,6 +106,7 @@ def _instance_of(spec: machine_pb2.MachineSpec, generation: int, run_epoch: int)
             aggregate_id=message.aggregate_id,
             placement_policy=_POLICIES.get(message.placement_policy),
             priority=message.priority,
+            placement_group_id=message.placement_group_id,
             labels=labels,
             seed=Seed.METADATA if spec.metadata_seed else Seed.DISK,
         ),

@@ -260,6 +260,7 @@ def draft_of(message: instance_pb2.Instance) -> InstanceDraft:
         labels=dict(message.labels),
         seed=enum_of(_SEEDS, message.seed, "instance.seed"),
         priority=message.priority,
+        placement_group_id=message.placement_group_id,
         interfaces=interface_drafts(message),
         no_network=message.no_network,
     )

@@ -21,6 +21,8 @@ from unkai.compute.v1 import (
     instance_service_pb2_grpc,
     key_pair_service_pb2,
     key_pair_service_pb2_grpc,
+    placement_group_service_pb2,
+    placement_group_service_pb2_grpc,
 )
 from unkai.event.v1 import event_service_pb2, event_service_pb2_grpc
 from unkai.host.v1 import (
@@ -78,6 +80,7 @@ from unkai_scheduler.api.peers import (
     live_methods,
 )
 from unkai_scheduler.api.placement import PlacementServicer
+from unkai_scheduler.api.placement_groups import PlacementGroupServicer
 from unkai_scheduler.api.ports import PortServicer
 from unkai_scheduler.api.projects import ProjectServicer
 from unkai_scheduler.api.reachability import ReachabilityServicer
@@ -105,6 +108,7 @@ from unkai_scheduler.services.load_balancers import LoadBalancersService
 from unkai_scheduler.services.networks import NetworksService
 from unkai_scheduler.services.operations import OperationsService
 from unkai_scheduler.services.placement import PlacementService
+from unkai_scheduler.services.placement_groups import PlacementGroupsService
 from unkai_scheduler.services.ports import PortsService
 from unkai_scheduler.services.projects import ProjectsService
 from unkai_scheduler.services.reachability import ReachabilityExplained
@@ -132,6 +136,7 @@ class Services:
     forwards: ForwardsService
     flavors: FlavorsService
     key_pairs: KeyPairsService
+    placement_groups: PlacementGroupsService
     images: ImagesService
     aggregates: AggregatesService
     hosts: HostsService
@@ -232,6 +237,11 @@ def _offered(services: Services) -> list[tuple[Any, Any, Any]]:
             key_pair_service_pb2.DESCRIPTOR.services_by_name["KeyPairService"],
             KeyPairServicer(services.key_pairs),
             key_pair_service_pb2_grpc.add_KeyPairServiceServicer_to_server,
+        ),
+        (
+            placement_group_service_pb2.DESCRIPTOR.services_by_name["PlacementGroupService"],
+            PlacementGroupServicer(services.placement_groups),
+            placement_group_service_pb2_grpc.add_PlacementGroupServiceServicer_to_server,
         ),
         (
             image_service_pb2.DESCRIPTOR.services_by_name["ImageService"],

@@ -116,6 +116,8 @@ class InstanceSpec:
     seed: Seed = Seed.DISK
     priority: int = 0
     """Who waits for a host is decided highest first."""
+    placement_group_id: str = ""
+    """Empty: it is of no group."""
     labels: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from unkai_scheduler.placement.filters import Filter
 from unkai_scheduler.placement.fleet import Fleet
+from unkai_scheduler.placement.group_rules import GroupTerm
 from unkai_scheduler.placement.hosts_view import Hosts, Ints, OneHost
 from unkai_scheduler.placement.moves import Aspect
 from unkai_scheduler.placement.requests import PlacementRequest, Weights
@@ -127,10 +128,20 @@ class Board:
             found = self._rejections[index] = rejection(self._fleet, self._request, rule, rows)
         return found
 
-    def total(self, row: int) -> int:
-        """Return the weighted mean of a fitting host's scores, rounded down."""
+    def total(self, row: int, more: GroupTerm | None = None) -> int:
+        """Return the weighted mean of a fitting host's scores, rounded down; `more`: one more."""
         weighted: int = self._weighted.item(row)
-        return weighted // self._weight_sum
+        if more is None:
+            return weighted // self._weight_sum
+        return (weighted + more.values.item(row) * more.weight) // (self._weight_sum + more.weight)
+
+    def keys_with(self, more: GroupTerm | None) -> Ints:
+        """Return the keys as they are with one more term; those of who is kept out say nothing."""
+        if more is None:
+            return self.keys
+        weighted = self._weighted + more.values * more.weight
+        keys: Ints = weighted // (self._weight_sum + more.weight) << _TIE_BITS | self._ties
+        return keys
 
     def totals(self, rows: Iterable[int]) -> list[int]:
         """Return `total` of several hosts."""

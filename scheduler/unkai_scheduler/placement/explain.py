@@ -15,7 +15,8 @@ import numpy as np
 
 from unkai_scheduler.domain.decisions import Candidate, Decision, FilterResult, Term
 from unkai_scheduler.domain.instances import PlacementPolicy
-from unkai_scheduler.placement.board import Board, Rejection
+from unkai_scheduler.placement import group_rules
+from unkai_scheduler.placement.board import Rejection
 from unkai_scheduler.placement.filters import Filter
 from unkai_scheduler.placement.fleet import Fleet
 from unkai_scheduler.placement.live_figures import Sampled
@@ -36,7 +37,7 @@ _RECENT = tuple(f"recent_{signal.name.lower()}_ratio" for signal in Signal)
 
 def decision(fleet: Fleet, book: RuleBook, verdict: Verdict, now: datetime) -> Decision:
     """Put what was found into words, before anything of it is claimed."""
-    request, board, count = verdict.request, verdict.board, len(fleet)
+    request, count = verdict.request, len(fleet)
     results = tuple(
         filter_result(rule, fleet, request, verdict.counts[index], verdict.rejections.get(index))
         for index, rule in enumerate(book.filters)
@@ -48,7 +49,7 @@ def decision(fleet: Fleet, book: RuleBook, verdict: Verdict, now: datetime) -> D
         policy=request.policy.value,
         host_count=count,
         filters=results,
-        candidates=tuple(candidate(fleet, request, board, row) for row in verdict.best),
+        candidates=tuple(candidate(fleet, verdict, row) for row in verdict.best),
         host_id="" if winner is None else fleet.ids[winner],
         host_name="" if winner is None else fleet.names[winner],
         summary=(
@@ -73,15 +74,18 @@ def filter_result(
     )
 
 
-def candidate(fleet: Fleet, request: PlacementRequest, board: Board, row: int) -> Candidate:
+def candidate(fleet: Fleet, verdict: Verdict, row: int) -> Candidate:
     """Explain one host that passed all filters."""
+    request, board, more = verdict.request, verdict.board, verdict.group_term
     terms = tuple(
         Term(request.policy.value if score.name == "policy" else score.name, value, weight)
         for score, value, weight in zip(
             board.scores, board.terms[:, row].tolist(), board.weights, strict=True
         )
     )
-    total = board.total(row)
+    if more is not None:
+        terms += (Term(group_rules.SCORE, int(more.values[row]), more.weight),)
+    total = board.total(row, more)
     return Candidate(fleet.ids[row], fleet.names[row], total, terms, live_inputs(fleet, row))
 
 

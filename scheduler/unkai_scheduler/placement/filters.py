@@ -15,6 +15,7 @@ import numpy as np
 
 from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.port_orders import NETWORKS
+from unkai_scheduler.placement import group_rules
 from unkai_scheduler.placement.elementwise import N
 from unkai_scheduler.placement.fleet import (
     DEDICATED,
@@ -291,6 +292,15 @@ FILTERS: tuple[Filter, ...] = (
         "lacks a network",
         "lack a network",
         Aspect.HOST,
+    ),
+    Filter(
+        "group",
+        group_rules.passes,
+        group_rules.missing,
+        group_rules.sentence,
+        "is kept out by its placement group",
+        "are kept out by its placement group",
+        applies=group_rules.is_hard,
     ),
     _capacity("vcpus", lambda r: r.vcpus, lambda n: f"{n} vCPU{'s' * (n != 1)}", "vCPUs"),
     _capacity(

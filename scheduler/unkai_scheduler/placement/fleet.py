@@ -18,6 +18,7 @@ from unkai_scheduler.domain.hosts import Host, HostState, HostUsage, MachineUsag
 from unkai_scheduler.domain.names import is_trait
 from unkai_scheduler.domain.port_orders import NETWORKS
 from unkai_scheduler.placement.allocation import AllocationRatios, claimable
+from unkai_scheduler.placement.groups import Members
 from unkai_scheduler.placement.live_figures import (
     MAX_SAMPLE_AGE_S,
     MIB_SHIFT,
@@ -69,6 +70,8 @@ class Fleet:
         self._columns: dict[str, npt.NDArray[np.generic]] = {
             name: np.zeros((0, *shape), dtype) for name, (shape, dtype) in _COLUMNS.items()
         }
+        self.members = Members()
+        """Of placement groups."""
         self._settling = Settling(self._columns)
         self._live = LiveFigures(self._columns, self._settling, max_sample_age_s)
 
@@ -94,6 +97,7 @@ class Fleet:
         # In place: what settles and what is live look at the same columns.
         other._columns.update((name, column.copy()) for name, column in self._columns.items())
         other._settling.take_over(self._settling)
+        other.members = self.members.copy()
         return other
 
     # Hosts
@@ -163,6 +167,7 @@ class Fleet:
         if row != last:
             self._rows[self.ids[row]] = row
         self._settling.forget_host(host_id)
+        self.members.put(host_id, {})
         self._reorder()
 
     def claimed_of(self, host_id: str) -> tuple[int, int, int]:
@@ -222,6 +227,7 @@ class Fleet:
         now_s: float,
         *,
         instance_id: str = "",
+        group_id: str = "",
     ) -> None:
         """Take capacity of a host; the machine settles from `now_s` (monotonic) on."""
         row = self._rows[host_id]
@@ -229,6 +235,7 @@ class Fleet:
             self.journal.claimed(row, vcpus, memory_bytes, disk_bytes, now_s)
         self._take(row, vcpus, memory_bytes, disk_bytes)
         self._settle(row, vcpus, memory_bytes, now_s, instance_id)
+        self.members.add(host_id, instance_id, group_id)
 
     def settle(
         self, host_id: str, vcpus: int, memory_bytes: int, since_s: float, *, instance_id: str = ""
@@ -264,6 +271,7 @@ class Fleet:
         instance_id: str = "",
     ) -> None:
         """Give capacity back; with the instance's id, nothing is expected of it any more."""
+        self.members.remove(host_id, instance_id)
         row = self._rows.get(host_id)
         if row is None:
             return
@@ -296,6 +304,7 @@ class Fleet:
         instance_id: str,
     ) -> None:
         """Take back a claim that was not committed: no machine of it was ever on the host."""
+        self.members.remove(host_id, instance_id)
         row = self._rows.get(host_id)
         if row is not None:
             never_was = self._settling.forget(instance_id)

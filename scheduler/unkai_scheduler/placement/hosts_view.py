@@ -6,7 +6,7 @@ So one rule serves both for the whole fleet and for the one host that has just m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
@@ -108,6 +108,10 @@ class Hosts:
             if row is not None:
                 found[row] = True
         return found if self._rows is None else found[self._rows]
+
+    def of_fleet(self, judge: Callable[[Fleet], npt.NDArray]) -> npt.NDArray:  # type: ignore[type-arg]
+        """Return what is found by looking at the whole fleet, of the hosts looked at."""
+        return self._of(judge(self._fleet))
 
     def _of(self, table: npt.NDArray[np.generic]) -> npt.NDArray:  # type: ignore[type-arg]
         if self._rows is None:

@@ -24,14 +24,15 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from unkai_scheduler.placement import snapshots
+from unkai_scheduler.domain.placement_groups import GroupRule
+from unkai_scheduler.placement import group_rules, snapshots
 from unkai_scheduler.placement.requests import PlacementRequest, Weights
 from unkai_scheduler.placement.rulebook import OURS, RuleBook
 from unkai_scheduler.placement.segments import Header, Segment
 
 if TYPE_CHECKING:
     from unkai_scheduler.domain.hosts import HostState
-    from unkai_scheduler.placement.board import Board, Rejection
+    from unkai_scheduler.placement.board import Rejection
     from unkai_scheduler.placement.fleet import Fleet
     from unkai_scheduler.placement.pipeline import Verdict
     from unkai_scheduler.placement.settling import SettlingMachine
@@ -237,13 +238,18 @@ class Journal:
         board, best, kept_out = verdict.board, verdict.best, verdict.rejections
         ident = verdict.request.instance_id.encode()
         count = len(best)
-        lengths = len(ident), count, len(board.scores), len(kept_out)
+        totals, terms = board.totals(best), [board.terms.take(best, axis=1)] if best else []
+        more = verdict.group_term
+        if more is not None:
+            totals = [board.total(row, more) for row in best]
+            terms.append(more.values.take(best).astype("<u2"))
+        lengths = len(ident), count, len(board.scores) + (more is not None), len(kept_out)
         parts = [
             DECISION.pack(self._number_of(verdict), verdict.counts[-1], *lengths),
             ident,
             _ROWS[count].pack(*best),
-            _TOTALS[count].pack(*board.totals(best)),
-            board.terms.take(best, axis=1).tobytes() if best else b"",
+            _TOTALS[count].pack(*totals),
+            *(term.tobytes() for term in terms),
         ]
         for index, found in kept_out.items():
             told = self._told.get(id(found))
@@ -262,7 +268,7 @@ class Journal:
         asked = _asked(verdict.request)
         number = self._requests.get(asked)
         if number is None:
-            number = self._requests[asked] = self._write_request(asked, board)
+            number = self._requests[asked] = self._write_request(asked, verdict)
         if is_alike:
             board.known_as = (self._requests, number)
         return number
@@ -346,9 +352,16 @@ class Journal:
         self._come_to_tick()
         self._write(Kind.FOLDED, b"".join(parts))
 
-    def _write_request(self, asked: tuple[object, ...], board: Board) -> int:
+    def _write_request(self, asked: tuple[object, ...], verdict: Verdict) -> int:
         told: Mapping[str, object] = dict(zip(_ASKED, asked, strict=True))
-        plain = {**told, "terms": [score.name for score in board.scores]}
-        text = json.dumps(plain, separators=(",", ":"), default=lambda policy: policy.value)
+        terms = [score.name for score in verdict.board.scores]
+        if verdict.group_term is not None:
+            terms.append(group_rules.SCORE)
+        text = json.dumps({**told, "terms": terms}, separators=(",", ":"), default=_plain)
         self._write(Kind.REQUEST, text.encode())
         return len(self._requests)
+
+
+def _plain(value: Any) -> object:
+    """Return a part of a request as JSON has it: an enum's value, a group's fields."""
+    return asdict(value) if isinstance(value, GroupRule) else value.value

@@ -17,10 +17,11 @@ from datetime import datetime
 import numpy as np
 
 from unkai_scheduler.domain.decisions import Decision
-from unkai_scheduler.placement import explain
+from unkai_scheduler.placement import explain, group_rules
 from unkai_scheduler.placement.board import Board, Rejection, rejection
 from unkai_scheduler.placement.filters import Filter
 from unkai_scheduler.placement.fleet import Fleet
+from unkai_scheduler.placement.group_rules import GroupTerm
 from unkai_scheduler.placement.hosts_view import Hosts
 from unkai_scheduler.placement.requests import PlacementRequest, Weights
 from unkai_scheduler.placement.rulebook import OURS, Bits, RuleBook
@@ -48,6 +49,8 @@ class Verdict:
     """Whom each filter keeps out, by its place; those that keep nobody out are not in it."""
     fails: Bits
     """Per host a bit for each filter that keeps it out."""
+    group_term: GroupTerm | None = None
+    """What its group, if that is soft, adds to the scores of its board."""
 
 
 class Engine:
@@ -61,10 +64,11 @@ class Engine:
 
     def judge(self, request: PlacementRequest) -> Verdict:
         """Find the best hosts for a request at the fleet's tick; claim nothing."""
+        request = group_rules.told(self._fleet, request)
         board = self._board(request)
         board.refresh()
         singly = self.book.singly(request)
-        if singly:
+        if singly or request.group is not None:
             return self._judge_singly(request, board, singly)
         counts = board.counts.copy()
         rejections = {i: board.rejection(i) for i, count in enumerate(counts[:-1]) if count}
@@ -89,6 +93,7 @@ class Engine:
             request.disk_bytes,
             now_s,
             instance_id=request.instance_id,
+            group_id=request.group.id if request.group else "",
         )
 
     def decide(
@@ -139,13 +144,14 @@ class Engine:
             for index, count in enumerate(counts[:-1])
             if count
         }
-        keys = np.where(fails == 0, board.keys, -1)
+        group_term = group_rules.term(fleet, request, self._weights)
+        keys = np.where(fails == 0, board.keys_with(group_term), -1)
         best: list[int] = []
         # Looking six times for the greatest is quicker than any partial sort of them all.
         while len(best) < min(MAX_CANDIDATES, counts[-1]):
             best.append(row := int(keys.argmax()))
             keys[row] = -1
-        return Verdict(request, board, best, counts, rejections, fails)
+        return Verdict(request, board, best, counts, rejections, fails, group_term)
 
 
 def decide(

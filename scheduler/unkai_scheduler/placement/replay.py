@@ -23,9 +23,11 @@ import numpy as np
 from unkai_scheduler.domain.decisions import Candidate, Decision, FilterResult, Term
 from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.instances import PlacementPolicy
+from unkai_scheduler.domain.placement_groups import GroupPolicy, GroupRule, GroupScope, Strictness
 from unkai_scheduler.placement import explain, journal, snapshots
 from unkai_scheduler.placement.board import Rejection
 from unkai_scheduler.placement.fleet import Fleet
+from unkai_scheduler.placement.group_rules import SCORE
 from unkai_scheduler.placement.journal import Kind
 from unkai_scheduler.placement.pipeline import Engine, Verdict
 from unkai_scheduler.placement.requests import PlacementRequest, Weights
@@ -165,6 +167,8 @@ class Player:
         asked = json.loads(bytes(body))
         terms = asked.pop("terms")
         asked["policy"] = PlacementPolicy(asked["policy"])
+        if asked.get("group"):
+            asked["group"] = _group(asked["group"])
         known = {name for name in PlacementRequest.__dataclass_fields__ if name in asked}
         self._requests.append(({name: _frozen(asked[name]) for name in known}, terms))
 
@@ -245,13 +249,15 @@ def verify(segment: Segment, book: RuleBook = OURS) -> Iterator[str]:
 
 def findings(book: RuleBook, verdict: Verdict) -> Findings:
     """Return the numbers of a verdict."""
-    board, names = verdict.board, [score.name for score in verdict.board.scores]
+    board, more = verdict.board, verdict.group_term
+    names = [score.name for score in board.scores]
+    of_group = {} if more is None else {row: {SCORE: int(more.values[row])} for row in verdict.best}
     return Findings(
         tuple(
             Place(
                 row,
-                board.total(row),
-                dict(zip(names, board.terms[:, row].tolist(), strict=True)),
+                board.total(row, more),
+                dict(zip(names, board.terms[:, row].tolist(), strict=True)) | of_group.get(row, {}),
             )
             for row in verdict.best
         ),
@@ -346,6 +352,17 @@ def _candidate(
     )
     inputs = explain.live_inputs(fleet, place.row)
     return Candidate(fleet.ids[place.row], fleet.names[place.row], place.total, terms, inputs)
+
+
+def _group(told: Mapping[str, Any]) -> GroupRule:
+    return GroupRule(
+        told["id"],
+        told["name"],
+        GroupPolicy(told["policy"]),
+        Strictness(told["strictness"]),
+        GroupScope(told["scope"]),
+        told["max_per_place"],
+    )
 
 
 def _frozen(value: Any) -> Any:

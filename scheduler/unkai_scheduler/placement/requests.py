@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from unkai_scheduler.domain.instances import Instance, PlacementPolicy
+from unkai_scheduler.domain.placement_groups import GroupRule
+
+_OF_SOME = ("preferred_traits", "group")
+"""Weights that count for some requests alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,12 @@ class PlacementRequest:
     """Hosts that have failed it before."""
     physical_networks: tuple[str, ...] | None = None
     """The operator's networks that its host must reach; None: it has no ports, and needs none."""
+
+    group: GroupRule | None = None
+    """Whose members' places count; not by its shape, since they move with every claim."""
+    members: tuple[tuple[str, int], ...] | None = None
+    """Of its group, by host, in the order of their ids; None: as the fleet has them when it is
+    judged."""
 
     @property
     def shape(self) -> tuple[object, ...]:
@@ -55,6 +65,7 @@ def request_of(
     project_id: str | None = None,
     failed_hosts: tuple[str, ...] = (),
     physical_networks: tuple[str, ...] | None = None,
+    group: GroupRule | None = None,
 ) -> PlacementRequest:
     """Return what an instance needs. `policy`: of one that names none.
 
@@ -75,6 +86,7 @@ def request_of(
         project_id=instance.project_id if project_id is None else project_id,
         excluded_host_ids=failed_hosts,
         physical_networks=physical_networks,
+        group=group,
     )
 
 
@@ -89,11 +101,13 @@ class Weights:
     io_pressure: int
     preferred_traits: int
     """Counts where an instance prefers any."""
+    group: int
+    """Counts where an instance is of a placement group that is soft."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             weight = getattr(self, field.name)
             if not 0 <= weight <= 255:
                 raise ValueError(f"weight {field.name} is {weight}, not within 0 to 255")
-        if not sum(getattr(self, f.name) for f in fields(self) if f.name != "preferred_traits"):
-            raise ValueError("at least one weight but preferred_traits must be above 0")
+        if not sum(getattr(self, f.name) for f in fields(self) if f.name not in _OF_SOME):
+            raise ValueError(f"at least one weight but {' and '.join(_OF_SOME)} must be above 0")

@@ -217,13 +217,15 @@ class Simulation:
         """
         row = self._fleet.row_of(host_id)
         assert row is not None
-        was = self._fleet.state_of(row)
+        was, members = self._fleet.state_of(row), self._fleet.members.on(host_id)
         self._fleet.set_state(host_id, HostState.UNKNOWN)
+        self._fleet.members.put(host_id, {})
         tally = yield from self._tally(requests)
         for taker_id, request in reversed(tally.placed):
             self._withdraw(taker_id, request)
             yield
         self._fleet.set_state(host_id, was)
+        self._fleet.members.put(host_id, members)
         return Loss(host_id, self._fleet.names[row], _outcome(tally))
 
     def _step(self, step: Step) -> Generator[None, None, StepOutcome]:
@@ -252,6 +254,7 @@ class Simulation:
         homeless: list[PlacementRequest] = []
         for host_id in host_ids:
             self._fleet.set_state(host_id, HostState.UNKNOWN)
+            self._fleet.members.put(host_id, {})
             self._lost.add(host_id)
             homeless += self._held.pop(host_id, ())
         homeless.sort(key=self._place_in_line)

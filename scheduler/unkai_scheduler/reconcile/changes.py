@@ -15,9 +15,19 @@ from unkai_scheduler.domain.events import Event, EventType
 from unkai_scheduler.domain.instances import Claim, Instance, check_move
 from unkai_scheduler.domain.machines import Tombstone
 from unkai_scheduler.domain.operations import Operation, OperationState, end
+from unkai_scheduler.domain.placement_groups import GroupRule
 from unkai_scheduler.reconcile.actions import Action, Fail, Forget, Reclaim, Release
 from unkai_scheduler.reconcile.office import Office
-from unkai_scheduler.store import claims, events, hosts, instances, operations, ports, tombstones
+from unkai_scheduler.store import (
+    claims,
+    events,
+    hosts,
+    instances,
+    operations,
+    placement_groups,
+    ports,
+    tombstones,
+)
 from unkai_scheduler.store.unit_of_work import Connection
 
 
@@ -30,6 +40,8 @@ class Seen:
     failed_hosts: tuple[str, ...] = ()
     physical_networks: tuple[str, ...] | None = None
     """Of one on no host, those that its ports need; None: it has no ports."""
+    group: GroupRule | None = None
+    """Of one on no host, the placement group it is of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +66,10 @@ def read(conn: Connection, instance: Instance) -> Seen:
     failed: tuple[str, ...] = ()
     if not instance.has_run:
         failed = tuple(t.host_id for t in tombstones.of_instance(conn, instance.id))
-    needed = ports.physical_networks(conn, [instance.id])
-    return Seen(instance, operation, failed, needed.get(instance.id))
+    needed = ports.physical_networks(conn, [instance.id]).get(instance.id)
+    group_id = instance.spec.placement_group_id
+    group = placement_groups.get(conn, group_id) if group_id else None
+    return Seen(instance, operation, failed, needed, group.rule if group else None)
 
 
 def differs(change: Change) -> bool:

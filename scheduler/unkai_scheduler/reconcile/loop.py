@@ -19,7 +19,7 @@ from functools import partial
 
 import structlog
 
-from unkai_scheduler.domain.hosts import HostState
+from unkai_scheduler.domain.hosts import Host, HostState
 from unkai_scheduler.domain.instances import Claim, Instance
 from unkai_scheduler.placement.fleet import Fleet
 from unkai_scheduler.placement.settling import SETTLING_S
@@ -49,7 +49,7 @@ from unkai_scheduler.reconcile.office import (
 )
 from unkai_scheduler.reconcile.orders import Orders
 from unkai_scheduler.reconcile.placing import Placer
-from unkai_scheduler.store import claims, instances
+from unkai_scheduler.store import claims, instances, placement_groups
 from unkai_scheduler.store import hosts as host_rows
 from unkai_scheduler.store.unit_of_work import Connection
 from unkai_wire import tracing
@@ -276,8 +276,12 @@ class InstanceLoop:
         recent = [] if self._recalled else await self._placed_of_late()
         marks = await uow.read(host_rows.marks)
         moved = placer.moved(marks)
-        rows = await uow.read(lambda conn: host_rows.list_some(conn, moved)) if moved else []
-        placer.refresh(rows, {host_id: self._hosts.state(host_id) for host_id in marks})
+
+        def read(conn: Connection) -> tuple[list[Host], dict[str, dict[str, str]]]:
+            return host_rows.list_some(conn, moved), placement_groups.claimed_on(conn, moved)
+
+        rows, members = await uow.read(read) if moved else ([], {})
+        placer.refresh(rows, {host_id: self._hosts.state(host_id) for host_id in marks}, members)
         # With no await between: no sample may be taken in before it is known who settles.
         placer.recall(recent, self._office.clock())
         self._recalled = True

@@ -37,6 +37,7 @@ from unkai_scheduler.settings import Settings
 from unkai_wire import tracing
 from unkai_wire.errors import UnkaiError
 
+_NO_MEMBERS: Mapping[str, Mapping[str, str]] = {}
 _LEARNING_PAUSE = timedelta(seconds=0.3)
 _STEP_S = 1 / 1024
 """Times of samples go in such steps: finer ones say nothing, and fill the decision log."""
@@ -141,13 +142,22 @@ class Placer:
         etag = self._etags.get(host_id)
         return None if etag is None else HostMark(etag, *self._fleet.claimed_of(host_id))
 
-    def refresh(self, moved: Sequence[Host], states: Mapping[str, HostState]) -> None:
-        """Take over the rows that moved, claims included; `states`: of every host there is."""
+    def refresh(
+        self,
+        moved: Sequence[Host],
+        states: Mapping[str, HostState],
+        members: Mapping[str, Mapping[str, str]] = _NO_MEMBERS,
+    ) -> None:
+        """Take over the rows that moved, claims included; `states`: of every host there is.
+
+        `members`: by host, its instances of placement groups with their groups.
+        """
         for host_id in [ident for ident in self._fleet.ids if ident not in states]:
             self._fleet.remove_host(host_id)
             self._etags.pop(host_id, None)
         for host in moved:
             self._fleet.upsert_host(host, self._ratios)
+            self._fleet.members.put(host.id, members.get(host.id, {}))
             self._etags[host.id] = host.etag
         for host_id, state in states.items():
             self._fleet.set_state(host_id, state)
@@ -289,6 +299,7 @@ class Placer:
             project_id=project_id if self._fleet.is_known_word(project_word(project_id)) else "",
             failed_hosts=seen.failed_hosts,
             physical_networks=seen.physical_networks,
+            group=seen.group,
         )
 
     def _placed(self, seen: Seen, decision: Decision, now: datetime) -> Change:

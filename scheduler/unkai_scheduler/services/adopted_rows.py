@@ -20,7 +20,14 @@ from unkai_scheduler.domain.resources import KeyPair, Project
 from unkai_scheduler.services.instance_drafts import InstanceDraft, check_draft
 from unkai_scheduler.services.projects import resolve_project
 from unkai_scheduler.services.public_keys import parse_public_key
-from unkai_scheduler.store import aggregates, flavors, instances, key_pairs, projects
+from unkai_scheduler.store import (
+    aggregates,
+    flavors,
+    instances,
+    key_pairs,
+    placement_groups,
+    projects,
+)
 from unkai_wire.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from unkai_wire.ids import is_id
 
@@ -226,6 +233,13 @@ def with_known_aggregate(conn: Connection, held: HeldMachine) -> HeldMachine:
         return held
     told = replace(told, spec=replace(told.spec, aggregate_id=""))
     return replace(held, order=replace(held.order, instance=told))
+
+
+def group_of(conn: Connection, row: Instance, project_id: str) -> str:
+    """Return the placement group remembered, when the project has it still."""
+    ident = row.spec.placement_group_id
+    group = placement_groups.held(conn, ident) if ident else None
+    return ident if group is not None and group.project_id == project_id else ""
 
 
 def restore_key_pairs(

@@ -213,7 +213,13 @@ class AdoptionsService:
         if not draft.project_id:
             warnings += adopted_images.doubts(conn, row)
         keys = adopted_rows.restore_key_pairs(conn, held, project.id, now, warnings)
-        spec = replace(row.spec, name=name, flavor_id=flavor_id, key_pair_ids=keys)
+        spec = replace(
+            row.spec,
+            name=name,
+            flavor_id=flavor_id,
+            key_pair_ids=keys,
+            placement_group_id=adopted_rows.group_of(conn, row, project.id),
+        )
         row = replace(row, spec=spec)
         instances.insert(conn, row)
         return row

@@ -25,6 +25,7 @@ KINDS = (
     "image",
     "flavor",
     "key_pair",
+    "placement_group",
     "project",
     "host",
     "aggregate",

@@ -27,7 +27,7 @@ from unkai_scheduler.domain.instances import (
 from unkai_scheduler.domain.resources import Flavor, Project
 from unkai_scheduler.services.checks import Violations, check_size, found
 from unkai_scheduler.services.launch_ports import InterfaceDraft
-from unkai_scheduler.store import aggregates, flavors, images, key_pairs
+from unkai_scheduler.store import aggregates, flavors, images, key_pairs, placement_groups
 from unkai_wire.errors import FailedPrecondition, InvalidArgument, NotFound
 from unkai_wire.ids import check_id
 
@@ -56,6 +56,7 @@ class InstanceDraft:
     labels: Mapping[str, str] = field(default_factory=dict)
     seed: Seed = Seed.DISK
     priority: int = 0
+    placement_group_id: str = ""
     interfaces: tuple[InterfaceDraft, ...] = ()
     no_network: bool = False
 
@@ -168,6 +169,9 @@ def _check_place(wrong: Violations, draft: InstanceDraft) -> None:
     if draft.aggregate_id:
         with wrong.collect():
             check_id("aggregate", draft.aggregate_id, "instance.aggregate_id")
+    if draft.placement_group_id:
+        with wrong.collect():
+            check_id("placement_group", draft.placement_group_id, "instance.placement_group_id")
 
 
 def _check_figures(wrong: Violations, draft: InstanceDraft) -> None:
@@ -203,6 +207,10 @@ def settle(conn: Connection, project: Project, draft: InstanceDraft) -> Instance
         key = key_pairs.held(conn, ident)
         if key is None or key.project_id != project.id:
             raise NotFound.of("key_pair", ident)
+    if draft.placement_group_id:
+        group = placement_groups.held(conn, draft.placement_group_id)
+        if group is None or group.project_id != project.id:
+            raise NotFound.of("placement_group", draft.placement_group_id)
     return _spec(draft, flavor, _disk_bytes(draft, flavor, image))
 
 
@@ -242,6 +250,7 @@ def _spec(draft: InstanceDraft, flavor: Flavor | None, disk_bytes: int) -> Insta
         placement_policy=draft.placement_policy,
         seed=draft.seed,
         priority=draft.priority,
+        placement_group_id=draft.placement_group_id,
         labels=dict(draft.labels),
     )
 

@@ -46,7 +46,15 @@ from unkai_scheduler.services.simulation_drafts import (
     check_steps,
 )
 from unkai_scheduler.settings import PlacementSettings
-from unkai_scheduler.store import hosts, instances, networks, ports, projects, tombstones
+from unkai_scheduler.store import (
+    hosts,
+    instances,
+    networks,
+    placement_groups,
+    ports,
+    projects,
+    tombstones,
+)
 from unkai_wire.errors import DeadlineExceeded, NotFound, Unavailable
 from unkai_wire.ids import check_id
 
@@ -184,6 +192,8 @@ class SimulationsService:
     def _held_by(self, conn: Connection, host_ids: Sequence[str]) -> list[Held]:
         rows = [row for row in instances.claimed_of(conn, host_ids) if not row.delete_requested]
         needed = ports.physical_networks(conn, [row.id for row in rows])
+        named = {row.spec.placement_group_id for row in rows} - {""}
+        groups = {row.id: row.rule for row in placement_groups.list_some(conn, named)}
         buried = tombstones.of_instances(conn, [row.id for row in rows if not row.has_run])
         return [
             Held(
@@ -194,6 +204,7 @@ class SimulationsService:
                     self._policy,
                     failed_hosts=tuple(tombstone.host_id for tombstone in buried.get(row.id, ())),
                     physical_networks=needed.get(row.id),
+                    group=groups.get(row.spec.placement_group_id),
                 ),
             )
             for row in rows
@@ -276,7 +287,13 @@ class SimulationsService:
             update_time=now,
         )
         needed = self._networks(conn, project.id, draft)
-        return request_of(instance, self._policy, physical_networks=needed)
+        group = None
+        if ident := draft.placement_group_id:
+            group = placement_groups.get(conn, ident)
+            if group is None or group.project_id != project.id:
+                raise NotFound.of("placement_group", ident)
+        rule = None if group is None else group.rule
+        return request_of(instance, self._policy, physical_networks=needed, group=rule)
 
     def _networks(
         self, conn: Connection, project_id: str, draft: InstanceDraft

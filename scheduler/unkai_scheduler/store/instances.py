@@ -316,6 +316,7 @@ def _values(row: Instance) -> dict[str, Any]:
         "seed": None if spec.seed is Seed.DISK else spec.seed.value,
         "priority": spec.priority,
         "gang_id": row.gang_id or None,
+        "placement_group_id": spec.placement_group_id or None,
         "state": row.state.value,
         "state_reason": None if row.state_reason is None else dict(row.state_reason),
         "desired_power": row.desired_power.value,
@@ -349,6 +350,7 @@ def _instance(row: rows.AnyRow) -> Instance:
         forbidden_traits=tuple(values.pop("forbidden_traits") or ()),
         zone=values.pop("zone") or "",
         aggregate_id=values.pop("aggregate_id") or "",
+        placement_group_id=values.pop("placement_group_id") or "",
         placement_policy=policy and PlacementPolicy(policy),
         seed=Seed(values.pop("seed") or Seed.DISK.value),
     )

@@ -96,6 +96,18 @@ key_pairs = Table(
     **MARIADB,
 )
 
+placement_groups = Table(
+    "placement_groups",
+    metadata,
+    *of_project(
+        Column("policy", Short, nullable=False),
+        Column("strictness", Short, nullable=False),
+        Column("scope", Short, nullable=False),
+        Column("max_per_place", Int64, nullable=False),
+    ),
+    **MARIADB,
+)
+
 images = Table(
     "images",
     metadata,
@@ -225,6 +237,7 @@ instances = Table(
     Column("priority", Int64, nullable=False, server_default="0"),
     Column("gang_id", Short),
     Column("aggregate_id", Short),
+    Column("placement_group_id", Short),
     # Last, because they are large and read seldom.
     Column("user_data", LargeBinary(MAX_USER_DATA_BYTES), nullable=False),
     Column("decision", UnboundedText, nullable=False),
@@ -235,6 +248,7 @@ instances = Table(
     Index(None, "flavor_id"),
     Index(None, "gang_id"),
     Index(None, "aggregate_id"),
+    Index(None, "placement_group_id"),
     **MARIADB,
 )
 

@@ -26,7 +26,14 @@ from tests.support.network_calls import a_group, a_network, a_port, a_rule, a_su
 from tests.support.routing_calls import a_floating_ip, a_load_balancer, a_way_out
 from tests.support.served_agent import HOST_ID, ServedAgent
 from tests.support.served_api import ServedApi
-from unkai.compute.v1 import flavor_pb2, flavor_service_pb2, key_pair_pb2, key_pair_service_pb2
+from unkai.compute.v1 import (
+    flavor_pb2,
+    flavor_service_pb2,
+    key_pair_pb2,
+    key_pair_service_pb2,
+    placement_group_pb2,
+    placement_group_service_pb2,
+)
 from unkai.host.v1 import aggregate_pb2, aggregate_service_pb2, host_service_pb2
 from unkai.identity.v1 import project_pb2, project_service_pb2
 from unkai.network.v1 import network_pb2
@@ -134,7 +141,19 @@ async def furnish(served: ServedApi) -> dict[str, Sequence[Any]]:
             aggregate=aggregate_pb2.Aggregate(name="fast", host_ids=[served.host.id])
         )
     )
-    created = await api.create("web", image_id=image.id, aggregate_id=aggregate.aggregate.id)
+    apart = placement_group_pb2.PlacementGroup(
+        name="apart", policy=placement_group_pb2.PlacementGroup.POLICY_ANTI_AFFINITY
+    )
+    grouped = await api.placement_groups.CreatePlacementGroup(
+        placement_group_service_pb2.CreatePlacementGroupRequest(placement_group=apart)
+    )
+    placement_group_id = grouped.placement_group.id
+    created = await api.create(
+        "web",
+        image_id=image.id,
+        aggregate_id=aggregate.aggregate.id,
+        placement_group_id=placement_group_id,
+    )
     await api.stamp()
     network = await a_network(api, "blue", shared=True)
     subnet = await a_subnet(api, network.id)
@@ -162,6 +181,7 @@ async def furnish(served: ServedApi) -> dict[str, Sequence[Any]]:
         "project_id": [project.project.id],
         "key_pair_id": [key.key_pair.id],
         "key_pair_ids": [key.key_pair.id],
+        "placement_group_id": [placement_group_id],
         "instance_id": [created.instance.id],
         "operation_id": [created.operation.id],
         "resource_id": [created.instance.id],

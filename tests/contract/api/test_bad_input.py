@@ -81,6 +81,12 @@ def aggregate_change(path: str, **aggregate: Any) -> Fields:
     return {"aggregate": {"id": "{aggregate}", **aggregate}, "update_mask": path}
 
 
+def placement_group(**changes: Any) -> tuple[str, Fields]:
+    """Make the creation of a placement group that is right but for what is said."""
+    wanted = {"name": "near", "policy": "POLICY_ANTI_AFFINITY", **changes}
+    return "PlacementGroupService.CreatePlacementGroup", {"placement_group": wanted}
+
+
 def named(name: str) -> tuple[str, Fields]:
     return create(name=name)
 
@@ -321,6 +327,51 @@ REQUESTS: dict[str, tuple[str, Fields]] = {
     "events: another epoch": ("EventService.WatchEvents", {"after_revision": "7.1"}),
     "events: digits of another script": ("EventService.WatchEvents", {"after_revision": "1.٣"}),
     "events: the future": ("EventService.WatchEvents", {"after_revision": "1.99999999"}),
+    # Placement groups, and instances in them.
+    "group: nothing": ("PlacementGroupService.CreatePlacementGroup", {}),
+    "group: no policy": placement_group(policy="POLICY_UNSPECIFIED"),
+    "group: unknown policy": placement_group(policy=9),
+    "group: unknown strictness": placement_group(strictness=9),
+    "group: unknown scope": placement_group(scope=-1),
+    "group: bad name": placement_group(name="Apart"),
+    "group: taken": placement_group(name="apart"),
+    "group: negative most": placement_group(max_per_place=-1),
+    "group: 1001 a host": placement_group(max_per_place=1001),
+    "group: a most of those near each other": placement_group(
+        policy="POLICY_AFFINITY", max_per_place=2
+    ),
+    "group: all wrong at once": (
+        "PlacementGroupService.CreatePlacementGroup",
+        {"placement_group": {"name": "", "max_per_place": 5000, "labels": {"": "x"}}},
+    ),
+    "group: no id": ("PlacementGroupService.GetPlacementGroup", {}),
+    "group: a key's id": (
+        "PlacementGroupService.GetPlacementGroup",
+        {"placement_group_id": "{key_pair}"},
+    ),
+    "group: unknown": (
+        "PlacementGroupService.DeletePlacementGroup",
+        {"placement_group_id": "pgr-01hf7yat00e008000000000001"},
+    ),
+    "group: has members": (
+        "PlacementGroupService.DeletePlacementGroup",
+        {"placement_group_id": "{placement_group}"},
+    ),
+    "group: another etag": (
+        "PlacementGroupService.DeletePlacementGroup",
+        {"placement_group_id": "{placement_group}", "etag": "old"},
+    ),
+    "group: change its policy": (
+        "PlacementGroupService.UpdatePlacementGroup",
+        {"placement_group": {"id": "{placement_group}"}, "update_mask": "policy"},
+    ),
+    "group: change nothing": (
+        "PlacementGroupService.UpdatePlacementGroup",
+        {"placement_group": {"id": "{placement_group}"}},
+    ),
+    "into a group: a name": create(placement_group_id="apart"),
+    "into a group: unknown": create(placement_group_id="pgr-01hf7yat00e008000000000001"),
+    "into a group: batch": batch(3, placement_group_id="pgr-01hf7yat00e008000000000001"),
     # Flavors, projects, keys, images, hosts.
     "flavor: no name": (
         "FlavorService.CreateFlavor",

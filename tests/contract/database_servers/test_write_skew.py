@@ -17,7 +17,15 @@ from typing import Any
 import pytest
 
 from tests.support.acceptance import Shows
-from tests.support.builders import a_flavor, a_key_pair, an_aggregate, an_id, an_image, an_instance
+from tests.support.builders import (
+    a_flavor,
+    a_key_pair,
+    a_placement_group,
+    an_aggregate,
+    an_id,
+    an_image,
+    an_instance,
+)
 from tests.support.pauses import pause_after
 from tests.support.store import a_store, noon
 from unkai_scheduler.domain.images import ImageState
@@ -30,6 +38,7 @@ from unkai_scheduler.services.images import ImagesService
 from unkai_scheduler.services.instance_drafts import InstanceDraft
 from unkai_scheduler.services.instances import InstancesService
 from unkai_scheduler.services.key_pairs import KeyPairDraft, KeyPairsService
+from unkai_scheduler.services.placement_groups import PlacementGroupsService
 from unkai_scheduler.services.projects import ProjectDraft, ProjectsService
 from unkai_scheduler.settings import ImageSettings
 from unkai_scheduler.store import (
@@ -39,6 +48,7 @@ from unkai_scheduler.store import (
     instances,
     key_pairs,
     operations,
+    placement_groups,
     requests,
     turns,
 )
@@ -60,6 +70,7 @@ class Replica:
         self.flavors = FlavorsService(context)
         self.aggregates = AggregatesService(context)
         self.key_pairs = KeyPairsService(context)
+        self.placement_groups = PlacementGroupsService(context)
         self.projects = ProjectsService(context)
         no_bytes: Any = None
         self.images = ImagesService(context, no_bytes, ImageSettings())
@@ -94,7 +105,11 @@ async def an_image_row(replica: Replica, **changes: Any) -> str:
     return image.id
 
 
-@pytest.mark.parametrize("kind", ["flavor", "key pair", "aggregate"])
+def _count_by_group(conn: Connection, ident: str) -> int:
+    return len(placement_groups.naming(conn, [ident]).get(ident, ()))
+
+
+@pytest.mark.parametrize("kind", ["flavor", "key pair", "aggregate", "placement group"])
 async def test_what_an_instance_names_is_not_deleted_while_the_instance_is_made(
     replicas: tuple[Replica, Replica],
     locks: bool,
@@ -106,12 +121,15 @@ async def test_what_an_instance_names_is_not_deleted_while_the_instance_is_made(
     one, two = replicas
     image_id = await an_image_row(one)
     named = {"flavor": flavors, "key pair": key_pairs, "aggregate": aggregates}
+    named["placement group"] = placement_groups
     pause_after(monkeypatch, named[kind], "get")
     counts = ("count_by_flavor", "count_by_key_pair", "count_by_aggregate")
     pause_after(monkeypatch, instances, *counts)
+    pause_after(monkeypatch, placement_groups, "naming")
     dangle = 0
     for number in range(ROUNDS):
-        flavor, pair = a_flavor(name=f"f{number}"), a_key_pair()
+        flavor, pair, group = a_flavor(name=f"f{number}"), a_key_pair(), a_placement_group()
+        await one.uow.write(lambda conn, g=group: placement_groups.insert(conn, g))
         await one.uow.write(lambda conn, f=flavor: flavors.insert(conn, f))
         await one.uow.write(lambda conn, p=pair: key_pairs.insert(conn, p))
         if kind == "flavor":
@@ -124,6 +142,10 @@ async def test_what_an_instance_names_is_not_deleted_while_the_instance_is_made(
             made = one.create(image_id, aggregate_id=fast.id)
             gone = two.aggregates.delete(two.call("Delete"), fast.id)
             asked = (fast.id, instances.count_by_aggregate, aggregates.get)
+        elif kind == "placement group":
+            made = one.create(image_id, placement_group_id=group.id)
+            gone = two.placement_groups.delete(two.call("Delete"), group.id)
+            asked = (group.id, _count_by_group, placement_groups.get)
         else:
             made = one.create(image_id, key_pair_ids=(pair.id,))
             gone = two.key_pairs.delete(two.call("Delete"), pair.id)

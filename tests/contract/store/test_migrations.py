@@ -24,6 +24,7 @@ from tests.support.builders import (
     a_flavor,
     a_host,
     a_key_pair,
+    a_placement_group,
     a_project,
     an_aggregate,
     an_event,
@@ -59,6 +60,7 @@ from unkai_scheduler.store import (
     migrations,
     operations,
     ovn_work,
+    placement_groups,
     projects,
     requests,
     routers,
@@ -103,7 +105,7 @@ def an_empty_database(folder: Path, number: int = 0) -> DatabaseSettings:
 def fill(conn: Connection) -> None:
     """Write some of everything."""
     host, flavor, image = a_host(), a_flavor(), an_image()
-    pairs = [a_key_pair(), a_key_pair()]
+    pairs, group = [a_key_pair(), a_key_pair()], a_placement_group()
     named = an_instance(
         flavor_id=flavor.id,
         image_id=image.id,
@@ -121,6 +123,7 @@ def fill(conn: Connection) -> None:
     )
     flavors.insert(conn, flavor)
     images.insert(conn, image)
+    placement_groups.insert(conn, group)
     for pair in pairs:
         key_pairs.insert(conn, pair)
     for row in (named, an_instance()):

@@ -20,6 +20,7 @@ from tests.support.builders import (
     a_flavor,
     a_host,
     a_key_pair,
+    a_placement_group,
     a_project,
     an_aggregate,
     an_event,
@@ -33,6 +34,7 @@ from unkai_scheduler.domain.hosts import HostMark, HostState
 from unkai_scheduler.domain.images import ImageState, Visibility
 from unkai_scheduler.domain.instances import InstanceState, PlacementPolicy, Power
 from unkai_scheduler.domain.operations import OperationState
+from unkai_scheduler.domain.placement_groups import GroupPolicy, GroupScope, Strictness
 from unkai_scheduler.store import (
     aggregates,
     claims,
@@ -43,6 +45,7 @@ from unkai_scheduler.store import (
     instances,
     key_pairs,
     operations,
+    placement_groups,
     projects,
 )
 from unkai_scheduler.store.unit_of_work import UnitOfWork
@@ -59,6 +62,7 @@ NAMED: list[tuple[ModuleType, Any]] = [
     (projects, a_project),
     (flavors, a_flavor),
     (key_pairs, a_key_pair),
+    (placement_groups, a_placement_group),
     (images, an_image),
     (hosts, a_host),
     (aggregates, an_aggregate),
@@ -74,6 +78,16 @@ FOUND = [each for each in NAMED if each[0] not in {flavors, aggregates}]
 FULL_ROWS = [
     (projects, a_project(description="for tests", labels={"team": "cloud"})),
     (flavors, a_flavor(vcpus=4, memory_bytes=1 << 42, disk_bytes=1 << 45, labels={"a": "b"})),
+    (
+        placement_groups,
+        a_placement_group(
+            policy=GroupPolicy.AFFINITY,
+            strictness=Strictness.SOFT,
+            scope=GroupScope.ZONE,
+            max_per_place=0,
+            labels={"a": "b"},
+        ),
+    ),
     (key_pairs, a_key_pair(labels={"who": "ada"})),
     (
         images,
@@ -115,6 +129,7 @@ FULL_ROWS = [
             forbidden_traits=("OLD",),
             zone="room-2",
             priority=1000,
+            placement_group_id="pgr-1",
             gang_id="ins-1",
             aggregate_id="agg-1",
             placement_policy=PlacementPolicy.PACK,
@@ -255,7 +270,9 @@ async def test_pages_follow_names_and_lose_nothing_while_rows_go(
 async def test_a_name_finds_its_row(uow: UnitOfWork, noun: ModuleType, build: Any) -> None:
     row = build(name="sought")
     await uow.write(lambda conn: noun.insert(conn, row))
-    scope = (DEFAULT_PROJECT_ID,) if noun in {key_pairs, images, instances} else ()
+    scope = (
+        (DEFAULT_PROJECT_ID,) if noun in {key_pairs, placement_groups, images, instances} else ()
+    )
 
     found = await uow.read(lambda conn: noun.find(conn, *scope, "sought"))
     listed = await uow.read(lambda conn: noun.list_page(conn, after=None, limit=9, name="sought"))
@@ -382,6 +399,27 @@ async def test_changed_labels_select_anew(uow: UnitOfWork) -> None:
 
     assert await uow.read(by("web")) == []
     assert await uow.read(by("db")) == [changed]
+
+
+async def test_members_of_groups_are_found_by_group_and_by_host(uow: UnitOfWork) -> None:
+    group, other = a_placement_group(), a_placement_group()
+    members = [an_instance(placement_group_id=group.id) for _ in range(3)]
+    stranger, one, two = an_instance(), a_host(), a_host()
+
+    def work(conn: Connection) -> None:
+        for row in (group, other):
+            placement_groups.insert(conn, row)
+        for host in (one, two):
+            hosts.insert(conn, host)
+        instances.insert_many(conn, [*members, stranger])
+        claims.insert(conn, [a_claim(row, one) for row in (members[0], members[1], stranger)])
+
+    await uow.write(work)
+
+    naming = await uow.read(lambda conn: placement_groups.naming(conn, [group.id, other.id]))
+    assert naming == {group.id: tuple(sorted(row.id for row in members))}
+    held = await uow.read(lambda conn: placement_groups.claimed_on(conn, [one.id, two.id]))
+    assert held == {one.id: {members[0].id: group.id, members[1].id: group.id}}
 
 
 async def test_due_rows_come_by_priority_first(uow: UnitOfWork) -> None:

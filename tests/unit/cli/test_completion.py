@@ -9,12 +9,12 @@ import pytest
 from click.shell_completion import get_completion_class
 
 from tests.support.api import an_ssh_key
-from tests.support.builders import a_key_pair, an_aggregate
+from tests.support.builders import a_key_pair, a_placement_group, an_aggregate
 from tests.support.command_line import unkai
 from tests.support.fake_networks import FakeNetworks
 from tests.support.served_api import ServedApi
 from unkai_cli.main import cli
-from unkai_scheduler.store import aggregates, key_pairs
+from unkai_scheduler.store import aggregates, key_pairs, placement_groups
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +24,8 @@ def furnished(tmp_path_factory: pytest.TempPathFactory, pki: Path) -> Iterator[S
         key = a_key_pair(name="laptop", public_key=an_ssh_key())
         served.lead(lambda conn: key_pairs.insert(conn, key))
         served.lead(lambda conn: aggregates.insert(conn, an_aggregate(name="fast")))
+        group = a_placement_group(name="apart")
+        served.lead(lambda conn: placement_groups.insert(conn, group))
         served.do(served.api.create("web"))
         yield served
 
@@ -66,6 +68,7 @@ def test_the_script_of_each_shell_calls_the_command_back(shell: str) -> None:
         ("unkai launch image-of-w", ["image-of-web"]),
         ("unkai launch tiny x --flavor na", ["nano"]),
         ("unkai launch tiny x --key la", ["laptop"]),
+        ("unkai launch tiny x --group ap", ["apart"]),
         ("unkai instance list --state STOPP", ["stopping", "stopped"]),
         ("unkai instance list --host h", ["h1"]),
         ("unkai launch tiny x --zone d", ["default"]),

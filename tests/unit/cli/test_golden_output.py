@@ -17,6 +17,7 @@ from tests.support.builders import (
     a_claim,
     a_decision,
     a_key_pair,
+    a_placement_group,
     an_aggregate,
     an_event,
     an_image,
@@ -37,6 +38,7 @@ from unkai_scheduler.store import (
     instances,
     key_pairs,
     operations,
+    placement_groups,
 )
 from unkai_wire.errors import NoCapacity
 
@@ -50,6 +52,8 @@ READS = {
     "image show": ("tiny",),
     "flavor list": (),
     "flavor show": ("nano",),
+    "placement-group list": (),
+    "placement-group show": ("apart",),
     "key list": (),
     "key show": ("laptop",),
     "host list": (),
@@ -72,9 +76,14 @@ READS = {
 def _furnish(served: ServedApi) -> str:
     """Fill a cloud; return the id of the operation in it."""
     image = an_image(name="tiny", sha256="ab" * 32)
+    group = a_placement_group(name="apart", labels={"app": "shop"})
     key = a_key_pair(name="laptop", public_key=an_ssh_key(), fingerprint="SHA256:abc")
     web = an_instance(
-        name="web", image_id=image.id, state=InstanceState.RUNNING, labels={"app": "shop"}
+        name="web",
+        image_id=image.id,
+        state=InstanceState.RUNNING,
+        labels={"app": "shop"},
+        placement_group_id=group.id,
     )
     lost = an_instance(
         name="big",
@@ -109,6 +118,7 @@ def _furnish(served: ServedApi) -> str:
         images.insert(conn, image)
         key_pairs.insert(conn, key)
         aggregates.insert(conn, fast)
+        placement_groups.insert(conn, group)
         for row in (web, lost):
             instances.insert(conn, row)
         claims.insert(conn, [a_claim(web, served.host)])
@@ -164,7 +174,13 @@ def test_changing_commands_print_as_their_golden_files_say(
         ("key add laptop", str(public_key)),
         ("image upload tiny", str(image)),
         ("flavor create two -c 2 -m 256M --disk 1G",),
-        ("launch tiny web --flavor nano --key laptop -l app=shop --network none",),
+        ("placement-group create apart --policy anti-affinity --max 2 -l app=shop",),
+        ("placement-group create zones --policy anti-affinity --scope zone --soft",),
+        ("placement-group create near --policy affinity",),
+        ("launch tiny web --flavor nano --key laptop -l app=shop --network none --group apart",),
+        ("placement-group list",),
+        ("placement-group update near --name close -l a=b",),
+        ("placement-group delete close zones",),
         (
             "instance create tiny db -c 2 -m 512Mi --disk 64M --policy spread --network none "
             "--no-wait",
@@ -175,6 +191,7 @@ def test_changing_commands_print_as_their_golden_files_say(
         ("instance update web --name www -l tier=front --remove-label app",),
         ("instance list -l tier",),
         ("instance delete www db",),
+        ("placement-group delete apart",),
         ("image download tiny", str(tmp_path / "copy.raw")),
         ("image delete tiny",),
         ("key delete laptop",),

@@ -6,6 +6,7 @@ has seen nothing, and held against a slow and obvious model of claims and filter
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from tests.support.fleets import GIB, NOW, RATIOS, WEIGHTS, a_fleet, a_host, a_r
 from unkai_scheduler.domain.decisions import Decision
 from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.instances import PlacementPolicy
+from unkai_scheduler.domain.placement_groups import GroupPolicy, GroupRule, Strictness
 from unkai_scheduler.placement.fleet import Fleet
 from unkai_scheduler.placement.pipeline import Engine
 from unkai_scheduler.placement.requests import PlacementRequest
@@ -24,6 +26,13 @@ from unkai_scheduler.placement.requests import PlacementRequest
 CPUS, MEMORY_BYTES, DISK_BYTES = 4, 16 * GIB, 200 * GIB
 numbers = st.integers(0, 10)
 ratios = st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0])
+APART = GroupRule("pgr-a", "a", GroupPolicy.ANTI_AFFINITY, max_per_place=2)
+NEAR = GroupRule("pgr-n", "n", GroupPolicy.AFFINITY)
+GROUPS = (
+    APART,
+    NEAR,
+    *(replace(g, id=f"{g.id}s", strictness=Strictness.SOFT) for g in (APART, NEAR)),
+)
 shapes = st.builds(
     dict,
     vcpus=st.integers(1, 6),
@@ -32,6 +41,7 @@ shapes = st.builds(
     policy=st.sampled_from(PlacementPolicy),
     required_traits=st.sampled_from([(), (), ("KVM",)]),
     excluded_host_ids=st.sampled_from([(), (), ("hst-h1",), ("hst-h0", "hst-h9")]),
+    group=st.sampled_from([None, None, *GROUPS]),
 )
 steps = st.one_of(
     st.tuples(st.just("ask"), shapes),
@@ -158,12 +168,21 @@ class World:
             "cordon": not host["cordoned"],
             "traits": set(request.required_traits) <= set(host["traits"]),
             "networks": True,
+            "group": self._suits_group(ident, request.group),
             "vcpus": vcpus + request.vcpus <= CPUS * RATIOS.vcpus,
             "memory": memory + request.memory_bytes <= MEMORY_BYTES,
             "disk": disk + request.disk_bytes <= DISK_BYTES,
             "metrics": is_fresh,
         }
         return next((name for name, passes in checks.items() if not passes), None)
+
+    def _suits_group(self, ident: str, group: GroupRule | None) -> bool:
+        if group is None or group.strictness is Strictness.SOFT:
+            return True
+        on = [host_id for host_id, request in self.claims.values() if request.group == group]
+        if group.policy is GroupPolicy.AFFINITY:
+            return not on or ident in on
+        return on.count(ident) < group.max_per_place
 
     def _claimed(self, ident: str) -> tuple[int, int, int]:
         mine = [request for host_id, request in self.claims.values() if host_id == ident]

@@ -331,9 +331,10 @@ def test_a_copy_of_a_fleet_knows_all_and_shares_nothing_that_changes() -> None:
     fleet.release("hst-h1", 1, GIB, 10 * GIB, instance_id="ins-1")
     copy = fleet.copy()
     made_anew = {"_rank", "_by_rank", "_weights"}
-    derived = {"moves", "journal", "_settling", "_live", "_columns", "_expected"}
+    derived = {"moves", "journal", "members", "_settling", "_live", "_columns", "_expected"}
+    parts = [(fleet._settling, copy._settling), (fleet.members, copy.members)]
 
-    for one, other in ((fleet, copy), (fleet._settling, copy._settling)):
+    for one, other in ((fleet, copy), *parts):
         for name in vars(one).keys() - derived:
             value, copied = getattr(one, name), getattr(other, name)
             plain = isinstance(value, (dict, list, np.ndarray, float, int, type(None)))

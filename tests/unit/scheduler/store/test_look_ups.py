@@ -24,6 +24,7 @@ from unkai_scheduler.store import (
     networks,
     operations,
     ovn_work,
+    placement_groups,
     ports,
     requests,
     routers,
@@ -35,6 +36,8 @@ from unkai_scheduler.store import (
 
 LOOK_UPS: dict[str, Callable[[Connection], object]] = {
     "due instances": lambda c: instances.due(c, NOON, 64),
+    "who names a placement group": lambda c: placement_groups.naming(c, ["pgr-1"]),
+    "members on a host": lambda c: placement_groups.claimed_on(c, ["hst-1"]),
     "who waits of a gang": lambda c: instances.waiting_of_gang(c, "ins-1"),
     "an instance by name": lambda c: instances.find(c, "prj-1", "web"),
     "a project's instances": lambda c: instances.list_page(

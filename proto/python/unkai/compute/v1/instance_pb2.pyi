@@ -270,6 +270,7 @@ class Instance(_message.Message):
     PREFERRED_TRAITS_FIELD_NUMBER: _builtins.int
     FORBIDDEN_TRAITS_FIELD_NUMBER: _builtins.int
     AGGREGATE_ID_FIELD_NUMBER: _builtins.int
+    PLACEMENT_GROUP_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id, `ins-` and 26 characters of a UUIDv7; that UUID is the libvirt domain's too;
     set by the server.
@@ -332,6 +333,8 @@ class Instance(_message.Message):
     """Aggregate whose hosts it is placed on, by id; empty: any. One that is dedicated must name the
     project; cannot change.
     """
+    placement_group_id: _builtins.str
+    """Placement group of the project that it comes into, by id; empty: none. Cannot change."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels of the user: at most 64; keys 1 to 63 characters, values up to 255."""
@@ -413,10 +416,11 @@ class Instance(_message.Message):
         preferred_traits: _abc.Iterable[_builtins.str] | None = ...,
         forbidden_traits: _abc.Iterable[_builtins.str] | None = ...,
         aggregate_id: _builtins.str = ...,
+        placement_group_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "start_time", b"start_time", "state_reason", b"state_reason", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregate_id", b"aggregate_id", "create_time", b"create_time", "desired_power", b"desired_power", "disk_bytes", b"disk_bytes", "effective_accelerator", b"effective_accelerator", "etag", b"etag", "flavor_id", b"flavor_id", "forbidden_traits", b"forbidden_traits", "generation", b"generation", "host_id", b"host_id", "host_name", b"host_name", "id", b"id", "image_id", b"image_id", "interfaces", b"interfaces", "key_pair_ids", b"key_pair_ids", "labels", b"labels", "memory_bytes", b"memory_bytes", "name", b"name", "no_network", b"no_network", "placement_policy", b"placement_policy", "preferred_traits", b"preferred_traits", "priority", b"priority", "project_id", b"project_id", "reconciling", b"reconciling", "required_traits", b"required_traits", "run_epoch", b"run_epoch", "seed", b"seed", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "update_time", b"update_time", "user_data", b"user_data", "vcpus", b"vcpus", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregate_id", b"aggregate_id", "create_time", b"create_time", "desired_power", b"desired_power", "disk_bytes", b"disk_bytes", "effective_accelerator", b"effective_accelerator", "etag", b"etag", "flavor_id", b"flavor_id", "forbidden_traits", b"forbidden_traits", "generation", b"generation", "host_id", b"host_id", "host_name", b"host_name", "id", b"id", "image_id", b"image_id", "interfaces", b"interfaces", "key_pair_ids", b"key_pair_ids", "labels", b"labels", "memory_bytes", b"memory_bytes", "name", b"name", "no_network", b"no_network", "placement_group_id", b"placement_group_id", "placement_policy", b"placement_policy", "preferred_traits", b"preferred_traits", "priority", b"priority", "project_id", b"project_id", "reconciling", b"reconciling", "required_traits", b"required_traits", "run_epoch", b"run_epoch", "seed", b"seed", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "update_time", b"update_time", "user_data", b"user_data", "vcpus", b"vcpus", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -39,7 +39,7 @@ class Decision(_message.Message):
         NEAREST_MISS_FIELD_NUMBER: _builtins.int
         name: _builtins.str
         """Name of the filter: excluded, state, cordon, zone, aggregate, dedicated, traits,
-        forbidden_traits, networks, vcpus, memory, disk, metrics.
+        forbidden_traits, networks, group, vcpus, memory, disk, metrics.
         """
         rejected_count: _builtins.int
         """Hosts that passed all filters before this one and not this one."""
@@ -76,7 +76,8 @@ class Decision(_message.Message):
         WEIGHT_FIELD_NUMBER: _builtins.int
         name: _builtins.str
         """Name of the term: pack, spread, cpu_load, cpu_wait, memory_pressure, io_pressure;
-        preferred_traits when the instance prefers any.
+        preferred_traits when the instance prefers any; group when it is of a placement group that is
+        soft.
         """
         score: _builtins.int
         """The term's value in fixed point, 0 to 65535 standing for 0 to 1; more is better."""
