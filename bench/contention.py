@@ -129,6 +129,8 @@ def measure(trace: Trace, hosts: int, seed: int) -> dict[str, Any]:
             name: round(table[f"ours, {age_s} s old"][name] / max(share, 1e-9), 3)
             for name, (share, _) in best.items()
         }
+    results["worst_ratio_2s"] = max(results["ratio_2s"].values())
+    results["void_count"] = sum(results["void"].values())
     return results
 
 
