@@ -28,7 +28,7 @@ TRACE = ROOT / "bench" / "data" / "azure_v1_dev.csv.gz"
 HOSTS = "96x256"
 MIXED = "64x128:2,96x256:2,64x384:1"
 NEAR = 2
-"""So many sizes below the smallest found are tried as well: a smaller fleet may hold by luck."""
+"""So many sizes below the smallest mixed fleet found are tried as well."""
 PolicyOf = Callable[[Hosts], Policy]
 
 
@@ -80,7 +80,9 @@ class Search:
         while high - low > 1:
             hosts = (low + high) // 2
             low, high = (low, hosts) if self.fits(hosts) else (hosts, high)
-        for hosts in range(high - 2, max(high - 2 - NEAR, least - 1), -1):
+        # On hosts of several shapes a smaller fleet has others, and may hold by luck.
+        near = range(high - 2, max(high - 2 - NEAR, least - 1), -1) if len(self._shapes) > 1 else ()
+        for hosts in near:
             if self.fits(hosts):
                 high = hosts
         return Found(high, self._tried[high])

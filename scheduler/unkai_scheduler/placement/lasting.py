@@ -107,8 +107,10 @@ class Lasting:
             older = older[ages[older] > self._ages[used[older]]]
         self.table = self._counts.table()
         sums = self._sums()
-        sums[:] = 0
-        np.add.at(sums, self._rows[used], self.table.losses[classes, ages])
+        for span in range(SPANS):
+            losses = self.table.losses[classes, ages, span]
+            # In floats, which hold whole numbers of this size exactly, in whatever order.
+            sums[:, span] = np.bincount(self._rows[used], losses, len(sums))
         self.version += 1
 
     def _sums(self) -> Ints:
