@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.builders import an_id
+from tests.support.builders import a_placement_group, an_id
 from tests.support.cloud import GIB, Cloud, a_cloud
 from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.instances import InstanceState
@@ -24,6 +25,8 @@ from unkai_scheduler.services.simulation_drafts import (
     StepDraft,
 )
 from unkai_scheduler.services.simulations import SimulationsService
+from unkai_scheduler.store import hosts, placement_groups
+from unkai_scheduler.store.unit_of_work import Connection
 from unkai_wire.errors import Unavailable
 
 DISK_BYTES = 1 << 30
@@ -132,6 +135,38 @@ async def test_what_is_foretold_changes_nothing_and_counts_what_was_placed_since
     assert before.outcomes[0].placed_count == 12
     assert after.outcomes[0].placed_count == 11
     assert after.before.claimed.memory_bytes == 8 * GIB
+
+
+async def test_members_of_a_group_are_where_they_are_however_hosts_moved(cloud: Cloud) -> None:
+    await until_heard(cloud)
+    group = a_placement_group(name="web")
+    await cloud.uow.write(lambda conn: placement_groups.insert(conn, group))
+    draft = InstanceDraft(
+        vcpus=1, memory_bytes=GIB, disk_bytes=DISK_BYTES, placement_group_id=group.id
+    )
+    members = [InstancesDraft(4, draft)]
+    before = await simulated(cloud, *members)
+    for _ in range(2):
+        made = await cloud.create(placement_group_id=group.id)
+        await cloud.until_ended(made.operation_id)
+
+    def touch(conn: Connection) -> None:
+        for host in hosts.list_all(conn):
+            hosts.replace(conn, replace(host, etag=f"{host.etag}-2"), etag=None)
+
+    await cloud.uow.write(touch)
+    after = await simulated(cloud, *members)
+    lost = (await cloud.instance(made.id)).host_id
+    moved = await simulated(cloud, LossDraft((lost,)), *members)
+
+    assert before.outcomes[0].placed_count == 3
+    assert after.outcomes[0].placed_count == 1
+    assert (
+        after.outcomes[0]
+        .refusals[0]
+        .decision.summary.startswith("no host fits: 3 of 3 are kept out by its placement group")
+    )
+    assert [outcome.placed_count for outcome in moved.outcomes] == [1, 0]
 
 
 async def test_the_next_leader_foretells_as_soon_as_it_has_heard_the_hosts(cloud: Cloud) -> None:

@@ -6,7 +6,7 @@ a kind of request is met for the first time among 10,000 hosts), so that a loop 
 between; nothing is simulated until somebody goes on with them.
 
 The trap: who is refused once is taken as refused for all its like in the same step, since nothing
-is given back meanwhile. A rule that makes room by placing would break that.
+is given back meanwhile. Of a placement group that holds only until another member has its host.
 """
 
 from __future__ import annotations
@@ -156,6 +156,8 @@ class _Tally:
     """Host and request each."""
     refused: dict[PlacementRequest, Decision] = field(default_factory=dict)
     """By request without its id: the first decision."""
+    sure: set[PlacementRequest] = field(default_factory=set)
+    """Those of the refused that need not be asked about again."""
     counts: Counter[PlacementRequest] = field(default_factory=Counter)
     ids: dict[PlacementRequest, list[str]] = field(default_factory=dict)
 
@@ -290,16 +292,20 @@ class Simulation:
         for request in map(self._alike, requests):
             tally.asked += 1
             kind = replace(request, instance_id="")
-            if kind not in tally.refused:
+            if kind not in tally.sure:
                 verdict = self._engine.judge(request)
                 if verdict.best:
                     tally.placed.append((self._fleet.ids[verdict.best[0]], request))
                     self._engine.claim(verdict, now_s)
+                    if group := request.group:
+                        tally.sure = {k for k in tally.sure if k.group != group}
                     yield
                     continue
-                tally.refused[kind] = explain.decision(
-                    self._fleet, self._engine.book, verdict, self._now
-                )
+                tally.sure.add(kind)
+                if kind not in tally.refused:
+                    tally.refused[kind] = explain.decision(
+                        self._fleet, self._engine.book, verdict, self._now
+                    )
             if until_refused:
                 break
             tally.counts[kind] += 1

@@ -262,10 +262,10 @@ class InstanceLoop:
             some = idents[start : start + _PORTION]
             moved += placer.moved({ident: marks[ident] for ident in some})
             await asyncio.sleep(0)
-        rows = await uow.read(lambda conn: host_rows.list_some(conn, moved)) if moved else []
+        rows, members = await self._read_hosts(moved)
         states = {host_id: self._hosts.state(host_id) for host_id in marks}
         for start in range(0, max(len(rows), 1), _PORTION):
-            placer.refresh(rows[start : start + _PORTION], states)
+            placer.refresh(rows[start : start + _PORTION], states, members)
             await asyncio.sleep(0)
         placer.recall(recent, self._office.clock())
         return placer.fleet_now()
@@ -275,16 +275,19 @@ class InstanceLoop:
         uow, placer = self._office.uow, self._placer
         recent = [] if self._recalled else await self._placed_of_late()
         marks = await uow.read(host_rows.marks)
-        moved = placer.moved(marks)
-
-        def read(conn: Connection) -> tuple[list[Host], dict[str, dict[str, str]]]:
-            return host_rows.list_some(conn, moved), placement_groups.claimed_on(conn, moved)
-
-        rows, members = await uow.read(read) if moved else ([], {})
+        rows, members = await self._read_hosts(placer.moved(marks))
         placer.refresh(rows, {host_id: self._hosts.state(host_id) for host_id in marks}, members)
         # With no await between: no sample may be taken in before it is known who settles.
         placer.recall(recent, self._office.clock())
         self._recalled = True
+
+    async def _read_hosts(self, idents: list[str]) -> tuple[list[Host], dict[str, dict[str, str]]]:
+        """Read hosts, and which members of placement groups each of them holds."""
+
+        def read(conn: Connection) -> tuple[list[Host], dict[str, dict[str, str]]]:
+            return host_rows.list_some(conn, idents), placement_groups.claimed_on(conn, idents)
+
+        return await self._office.uow.read(read) if idents else ([], {})
 
     async def _placed_of_late(self) -> list[Claim]:
         since = self._office.clock() - timedelta(seconds=SETTLING_S)
