@@ -63,6 +63,11 @@ def supposed(function: Any) -> Any:
                 help="Aggregate of their hosts.",
                 shell_complete=complete_names("aggregate"),
             ),
+            click.option(
+                "--group",
+                help="Placement group they come into.",
+                shell_complete=complete_names("placement_group"),
+            ),
             click.option("--trait", "traits", multiple=True, help="Trait their hosts must have."),
             click.option(
                 "--prefer-trait", "preferred", multiple=True, help="Trait they should have."
@@ -328,7 +333,7 @@ def _placed(session: Session, said: dict[str, Any]) -> Any:
     client = session.client
     words = ("flavor", "vcpus", "memory", "disk", "image", "networks", "policy", "zone", "traits")
     if not said["place"]:
-        if any(said[word] for word in (*words, "aggregate", "preferred", "forbidden")):
+        if any(said[word] for word in (*words, "aggregate", "group", "preferred", "forbidden")):
             raise click.UsageError("say how many instances: --place N")
         return None
     if not said["flavor"] and not (said["vcpus"] and said["memory"]):
@@ -348,6 +353,9 @@ def _placed(session: Session, said: dict[str, Any]) -> Any:
         forbidden_traits=said["forbidden"],
         zone=said["zone"] or "",
         aggregate_id=client.resolve("aggregate", said["aggregate"]) if said["aggregate"] else "",
+        placement_group_id=client.resolve("placement_group", said["group"])
+        if said["group"]
+        else "",
         placement_policy=_POLICIES.get(said["policy"] or "", 0),  # type: ignore[arg-type]
         no_network=none,
     )

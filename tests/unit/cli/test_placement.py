@@ -92,6 +92,9 @@ def test_scripts_can_tell_what_fits_from_what_does_not(three: ServedApi) -> None
     assert unkai(*PLACE, "--place", "9", "--forbid-trait", "SSD").code == LACKS
     assert unkai(*PLACE, "--place", "1", "--zone", "moon").code == LACKS
     assert unkai("placement", "losses", "h1").code == LACKS
+    assert unkai("placement-group", "create", "apart", "--policy", "anti-affinity").code == 0
+    assert unkai(*PLACE, "--place", "3", "--group", "apart").code == FITS
+    assert unkai(*PLACE, "--place", "4", "--group", "apart").code == LACKS
 
 
 def test_an_empty_host_can_be_lost(cloud: ServedApi) -> None:
