@@ -33,6 +33,7 @@ def replay(trace: Trace, hosts: int, placing: Placing) -> Placed:
     ends: list[tuple[float, int]] = []
     next_s = float(YOUNG_TICK_S)
     used: list[int] = []
+    least = -(1 << 40)
     for instance, now_s in enumerate(trace.arrival_s.tolist()):
         while (ends and ends[0][0] <= now_s) or next_s <= now_s:
             if ends and ends[0][0] <= next_s:
@@ -45,8 +46,7 @@ def replay(trace: Trace, hosts: int, placing: Placing) -> Placed:
         if not fits.any():
             continue
         merits = placing.merits(instance, now_s)
-        fitting = np.flatnonzero(fits)
-        chosen = int(fitting[np.argmax(merits[fitting])])
+        chosen = int(np.where(fits, merits, least).argmax())
         host[instance] = chosen
         placing.take(instance, chosen)
         heappush(ends, (trace.end_s.item(instance), instance))

@@ -26,6 +26,8 @@ VCPUS = CPUS * OVERCOMMIT
 END_S, DAY_S, STEP_S = 300_000, 86_400, 300
 COUNTED_S = END_S - DAY_S
 TIMES_USED = 3
+SMOOTH_TIMES = 1.25
+"""Smooth usage is so much more than the row's mean: what does not jump seldom meets."""
 SWING = 0.8
 """Smooth usage rises and falls by up to so much of its mean, evenly drawn, over a day."""
 TOP_S, TOP_SPREAD_S = 14 * 3600, 2 * 3600
@@ -55,10 +57,10 @@ class Usage:
     """Shares of some instances in a step of 300 s, or of one in several."""
 
 
-def read_trace(which: str) -> Trace:
-    """Read the requests."""
+def read_trace(which: str, part: int = 1) -> Trace:
+    """Read the requests; of every so many batches one."""
     with gzip.open(DATA / TRACES[which], "rt") as lines:
-        rows = list(csv.DictReader(lines))
+        rows = [row for row in csv.DictReader(lines) if int(row["batch_id"]) % part == 0]
     arrival_s = np.array([float(row["arrival_s"]) for row in rows])
     life_s = np.array([float(row["lifetime_s"] or "inf") for row in rows])
     return Trace(
@@ -77,7 +79,7 @@ def usages(count: int, seed: int) -> list[Usage]:
         next(reader)
         table = np.array([[int(cell) for cell in row[1:]] for row in reader]) / 100
     table = np.minimum(TIMES_USED * table, 1.0)
-    means, steps = table.mean(axis=1), table.shape[1]
+    means, steps = SMOOTH_TIMES * table.mean(axis=1), table.shape[1]
     chance = np.random.default_rng(seed)
     row = chance.integers(0, len(table), count)
     swing = chance.uniform(0, SWING, count)

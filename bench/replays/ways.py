@@ -18,6 +18,8 @@ Bools = npt.NDArray[np.bool_]
 YOUNG_S, YOUNG_TICK_S, TICK_S = 600, 20, 60
 """Usage stands still for 300 s, so a sample in 2 s is not drawn: one in 20 s of instances up to ten
 minutes old, one a minute of others, each for all the time since the one before."""
+ORACLE_STEPS = 64
+"""So many steps of a newcomer's life an oracle looks at, evenly apart: more tell it no more."""
 
 
 class Placing:
@@ -243,6 +245,8 @@ class Ours(Live):
         self.profiles = UsageProfiles()
         self.loads = MachineLoads(columns, self.profiles)
         self.row = np.zeros(len(trace), np.int64)
+        self.boards: dict[tuple[int, int], tuple[Ints, int]] = {}
+        self.moved: list[int] = []
 
     def key(self, instance: int) -> str:
         """Return who is like it: the trace tells the size alone."""
@@ -256,21 +260,36 @@ class Ours(Live):
             self.row[instance] = self.loads.place(str(instance), host, vcpus, self.key(instance))
         else:
             self.loads.leave(str(instance))
+        self.moved.append(host)
 
     def sample(self, instances: Ints, shares: Floats, steps_s: Floats) -> None:
         """Fold in what was seen."""
         fixed = (shares * FULL + 0.5).astype(np.int64)
         self.loads.fold_shares(self.row[instances], fixed, (steps_s * 1000).astype(np.int64))
+        self.boards.clear()
+        self.moved.clear()
 
     def merits(self, instance: int, now_s: float) -> npt.NDArray[Any]:
-        """Weigh the terms."""
+        """Weigh the terms: as the engine does, anew only of hosts that have moved."""
+        shape = self.trace.vcpus.item(instance), self.trace.memory_mib.item(instance)
+        board = self.boards.get(shape)
+        if board is None:
+            merits = self._weighed(instance, slice(None))
+        else:
+            merits, position = board
+            rows = np.array(list(set(self.moved[position:])), np.int64)
+            merits[rows] = self._weighed(instance, rows)
+        self.boards[shape] = merits, len(self.moved)
+        return merits
+
+    def _weighed(self, instance: int, rows: Ints | slice) -> Ints:
         newcomer = self.profiles.newcomer(self.key(instance), self.trace.vcpus.item(instance))
-        load, weights = self.loads.loads(slice(None)), self.weights
-        total = weights["contention"] * contention_score(load, newcomer)
+        load, weights = self.loads.loads(rows), self.weights
+        total: Ints = weights["contention"] * contention_score(load, newcomer)
         if weights["headroom"]:
             total = total + weights["headroom"] * headroom_score(load, newcomer)
         if weights["pack"]:
-            share = np.maximum(*self.shares(instance)) * FULL
+            share = np.maximum(*self.shares(instance))[rows] * FULL
             total = total + weights["pack"] * share.astype(np.int64)
         return total
 
@@ -290,18 +309,19 @@ class Oracle(Placing):
         self.demand = np.zeros((steps, hosts), np.float32)
         self.there = np.zeros((steps, hosts), np.int16)
 
-    def _future(self, instance: int, now_s: float) -> tuple[slice, npt.NDArray[np.float32]]:
+    def _future(self, instance: int, now_s: float, most: int) -> tuple[Ints, Floats]:
+        """Return steps of an instance's life, up to `most` evenly apart, and its cores in each."""
         first, last = int(now_s // STEP_S), int(self.trace.end_s.item(instance) // STEP_S)
         after = min(last, END_S // STEP_S - 1) + 1
-        shares = self.usage.at(np.array(instance), np.arange(first, after))
-        return slice(first, after), shares.astype(np.float32) * self.trace.vcpus.item(instance)
+        steps = np.arange(first, after, max((after - first) // most, 1))
+        return steps, self.usage.at(np.array(instance), steps) * self.trace.vcpus.item(instance)
 
     def merits(self, instance: int, now_s: float) -> npt.NDArray[Any]:
         """Count whom it would hurt, step by step; then prefer the host with least load."""
-        when, cores = self._future(instance, now_s)
-        before = self.demand[when]
-        after = before + cores[:, None]
-        hurt = np.where(after > CPUS, np.where(before > CPUS, 1, self.there[when] + 1), 0)
+        steps, cores = self._future(instance, now_s, ORACLE_STEPS)
+        before = self.demand[steps]
+        after = before + cores.astype(np.float32)[:, None]
+        hurt = np.where(after > CPUS, np.where(before > CPUS, 1, self.there[steps] + 1), 0)
         crowded = np.maximum(after - CPUS * 3 / 4, 0).sum(axis=0)
         merits: Floats = -hurt.sum(axis=0) - 1e-6 * crowded
         return merits
@@ -310,7 +330,7 @@ class Oracle(Placing):
         """Write the newcomer into the future; it leaves it by itself."""
         super().take(instance, host, sign)
         if sign > 0:
-            when, cores = self._future(instance, self.trace.arrival_s.item(instance))
+            when, cores = self._future(instance, self.trace.arrival_s.item(instance), END_S)
             self.demand[when, host] += cores
             self.there[when, host] += 1
 

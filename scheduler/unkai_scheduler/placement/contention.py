@@ -5,6 +5,10 @@ their last sample: it is the sum of what each is known to use, give or take the 
 variances (machine_loads.py), and what is known of a newcomer is what its like use
 (usage_profiles.py). Pure integers, elementwise: any CPU gives the same bits.
 
+Two terms come of it. `contention_score` is whom the placement hurts: it tells hosts apart that are
+near contention, and those alone. `headroom_score` is how far off a host would stay: it tells the
+others apart, too. Who packs weighs the first beside what is claimed; who wants quiet, both.
+
 The trap: means add up and so do variances, but standard deviations do not. Ten machines that each
 swing by a core make a host swing by three, not by ten; one of ten cores makes it swing by all ten.
 """
@@ -13,12 +17,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Generic, overload
+from typing import Generic, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from unkai_scheduler.placement.elementwise import N, at_least, within
+from unkai_scheduler.placement.hosts_view import Figure_co
 from unkai_scheduler.placement.signals import FULL
 
 Ints = npt.NDArray[np.int64]
@@ -67,6 +72,23 @@ class Newcomer:
 
     mean: int
     variance: int
+
+
+class LoadColumns(Protocol[Figure_co]):
+    """Columns of one host, or of many: of `Hosts` and `OneHost`, say."""
+
+    def column(self, name: str) -> Figure_co:
+        """Return an integer column."""
+
+
+def load_of(hosts: LoadColumns[N]) -> Load[N]:
+    """Return the load of hosts from their columns (`machine_loads.HOST_COLUMNS`)."""
+    return Load(
+        hosts.column("cpus") * CORE,
+        hosts.column("load_mean") + hosts.column("load_foreign"),
+        hosts.column("load_variance"),
+        hosts.column("load_machines"),
+    )
 
 
 def deviations(capacity: N, mean: N, variance: N) -> N:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unkai_scheduler.domain.hosts import MachineUsage
-from unkai_scheduler.placement.contention import CORE, Load
+from unkai_scheduler.placement.contention import CORE, Load, load_of
 from unkai_scheduler.placement.signals import FULL
 from unkai_scheduler.placement.usage_profiles import UsageProfiles
 
@@ -28,7 +28,7 @@ Bools = npt.NDArray[np.bool_]
 MEMORY_MS = 3_600_000
 """A mean is over all that was seen of a machine up to an hour, then exponential with that as its
 time constant: it follows the hour of the day, and an effort of five minutes does not move it far.
-Anything from ten minutes to four hours places alike (bench/README.md)."""
+Ten minutes or four hours place alike in the replay of bench/contention.py."""
 DOUBT_MS = 120_000
 """What like machines use weighs as much as so much seen of it: some samples, and a boot's bustle
 counts for little."""
@@ -191,12 +191,7 @@ class MachineLoads:
 
     def loads(self, rows: Ints | slice) -> Load[Ints]:
         """Return what some hosts are expected to be asked for, one figure each."""
-        return Load(
-            self._column("cpus")[rows] * CORE,
-            self._column("load_mean")[rows] + self._column("load_foreign")[rows],
-            self._column("load_variance")[rows],
-            self._column("load_machines")[rows],
-        )
+        return load_of(_Rows(self._hosts, rows))
 
     def _count(self, rows: Ints) -> None:
         """Bring the hosts' sums up to what is known of these machines now."""
@@ -235,6 +230,16 @@ class MachineLoads:
 
     def _column(self, name: str) -> Ints:
         return self._hosts[name]  # type: ignore[return-value]
+
+
+class _Rows:
+    """Columns of some hosts."""
+
+    def __init__(self, columns: Mapping[str, npt.NDArray[np.generic]], rows: Ints | slice) -> None:
+        self._columns, self._rows = columns, rows
+
+    def column(self, name: str) -> Ints:
+        return self._columns[name][self._rows]  # type: ignore[return-value]
 
 
 def _fixed(values: npt.NDArray[np.float64], most: int | None) -> Ints:
