@@ -14,7 +14,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, MetaData, event, insert, inspect, select
+from sqlalchemy import Connection, MetaData, event, insert, inspect, select, text
 
 from tests.support import databases
 from tests.support.acceptance import Shows, count, seeded
@@ -216,6 +216,14 @@ async def test_migrations_make_exactly_the_tables(tmp_path: Path, database: str)
         return list(compare_metadata(context, metadata))
 
     assert await asyncio.to_thread(on, settings, work) == []
+    if database == "mariadb":
+        assert await asyncio.to_thread(on, settings, collations) == {"utf8mb4_bin"}
+
+
+def collations(conn: Connection) -> set[str]:
+    """Return how MariaDB compares the texts of all tables: any script, capitals apart."""
+    asked = "SELECT collation_name FROM information_schema.columns WHERE table_schema = DATABASE()"
+    return {collation for (collation,) in conn.execute(text(asked)) if collation is not None}
 
 
 async def test_the_schema_can_be_taken_back_to_nothing(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ REMOVED = [each for each in NOUNS if each[0] is not operations]
 FOUND = [each for each in NAMED if each[0] not in {flavors, aggregates}]
 
 FULL_ROWS = [
-    (projects, a_project(description="for tests", labels={"team": "cloud"})),
+    (projects, a_project(description="for 雲海 🌊", labels={"team": "cloud"})),
     (flavors, a_flavor(vcpus=4, memory_bytes=1 << 42, disk_bytes=1 << 45, labels={"a": "b"})),
     (
         placement_groups,
@@ -113,7 +113,7 @@ FULL_ROWS = [
     (
         aggregates,
         an_aggregate(
-            description="quick ones",
+            description="快 ones",
             project_ids=(DEFAULT_PROJECT_ID,),
             traits=("SSD", "GENERATION_3"),
             ratios=OwnRatios(cpu=0.1, disk=16.0),

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, column, inspect, select, table
+from sqlalchemy import Connection, String, column, func, inspect, select, table, text
 
 from unkai_scheduler.store import sqlite
 from unkai_wire.errors import FailedPrecondition
@@ -121,9 +121,28 @@ def upgrade_on(conn: Connection) -> None:
             _check_known(current)
         from alembic import command
 
+        if conn.dialect.name == "mariadb":
+            _say_characters(conn)
         made = config()
         made.attributes["connection"] = conn
         command.upgrade(made, "head")
+
+
+def _say_characters(conn: Connection) -> None:
+    """Let a MariaDB database make its tables for texts of any script, "A" and "a" two of them.
+
+    What the tables say of that is said to MySQL's dialect, which SQLAlchemy 2.1 takes for another:
+    the database's default counts. A database that has tables goes on as they are, since both ends
+    of a reference must be alike.
+    """
+    names = ("table_collation", "table_schema", "table_name")
+    columns = [column(name, String()) for name in names]
+    tables = table("TABLES", *columns, schema="information_schema").c
+    there = select(tables.table_collation).where(
+        tables.table_schema == func.database(), tables.table_name == "projects"
+    )
+    collation = conn.execute(there).scalar() or "utf8mb4_bin"
+    conn.execute(text(f"ALTER DATABASE COLLATE {collation}"))
 
 
 def _check_known(revision: str) -> None:
