@@ -64,10 +64,8 @@ BOUNDS: dict[str, tuple[str, dict[str, float]]] = {
             "100000.bytes_per_host": 2048,
         },
     ),
-    "contention": (
-        "placement 4",
-        {"ratio_2s.planetlab": 0.5, "ratio_2s.smooth": 0.5},
-    ),
+    "density": ("placement 3", {"fleet": 466, "density": 1.101, "mixed_fleet": 586}),
+    "contention": ("placement 4", {"worst_ratio_2s": 0.5, "void_count": 0}),
 }
 """Line of the acceptance list and bounds of each benchmark that has any; at most, as a rule. A dot
 leads into a result that is an object itself."""
