@@ -168,7 +168,18 @@ class Run:
     def place(self, request: PlacementRequest) -> None:
         """Decide for one request."""
         self.asked += 1
-        wanted = replace(request, instance_id=f"ins-{self.asked:026}")
+        wanted = PlacementRequest(
+            f"ins-{self.asked:026}",
+            request.vcpus,
+            request.memory_bytes,
+            request.disk_bytes,
+            request.policy,
+            required_traits=request.required_traits,
+            preferred_traits=request.preferred_traits,
+            forbidden_traits=request.forbidden_traits,
+            zone=request.zone,
+            excluded_host_ids=request.excluded_host_ids,
+        )
         verdict = self.engine.place(wanted, now=NOW, now_s=self.now_s)
         if verdict.best:
             self.placed.append(Placed(self.fleet.ids[verdict.best[0]], wanted))
