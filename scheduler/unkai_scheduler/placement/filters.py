@@ -17,12 +17,12 @@ from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.port_orders import NETWORKS
 from unkai_scheduler.placement import group_rules
 from unkai_scheduler.placement.elementwise import N
-from unkai_scheduler.placement.fleet import (
+from unkai_scheduler.placement.fleet import Fleet
+from unkai_scheduler.placement.host_words import (
     DEDICATED,
     DEDICATED_BY,
     SWITCH_JOINED,
     ZONE_WORD,
-    Fleet,
     aggregate_word,
     physical_network_word,
     project_word,
@@ -106,7 +106,7 @@ def _words_missing(hosts: Hosts, words: Sequence[str]) -> Ints:
 
 
 def _traits_sentence(fleet: Fleet, request: PlacementRequest, row: int) -> str:
-    lacking = fleet.lacking_traits(row, request.required_traits)
+    lacking = fleet.words.lacking(fleet.table("words")[row], request.required_traits)
     return f"{fleet.names[row]} lacks {', '.join(lacking[:5])}"
 
 
@@ -115,7 +115,8 @@ def _zone(hosts: Hosts, request: PlacementRequest) -> Bools:
 
 
 def _zone_sentence(fleet: Fleet, _request: PlacementRequest, row: int) -> str:
-    return f"{fleet.names[row]} is in zone {' '.join(fleet.words_of(row, ZONE_WORD))}"
+    zone = fleet.words.after(fleet.table("words")[row], ZONE_WORD)
+    return f"{fleet.names[row]} is in zone {' '.join(zone)}"
 
 
 def _aggregate(hosts: Hosts, request: PlacementRequest) -> Bools:
@@ -128,7 +129,7 @@ def _dedicated(hosts: Hosts, request: PlacementRequest) -> Bools:
 
 
 def _dedicated_sentence(fleet: Fleet, _request: PlacementRequest, row: int) -> str:
-    by = ", ".join(sorted(fleet.words_of(row, DEDICATED_BY))[:5])
+    by = ", ".join(sorted(fleet.words.after(fleet.table("words")[row], DEDICATED_BY))[:5])
     return f"{fleet.names[row]} is dedicated to other projects by aggregate {by}"
 
 
@@ -145,7 +146,7 @@ def _forbidden_missing(hosts: Hosts, request: PlacementRequest) -> Ints:
 
 
 def _forbidden_sentence(fleet: Fleet, request: PlacementRequest, row: int) -> str:
-    lacking = fleet.lacking_traits(row, request.forbidden_traits)
+    lacking = fleet.words.lacking(fleet.table("words")[row], request.forbidden_traits)
     found = [trait for trait in request.forbidden_traits if trait not in lacking]
     return f"{fleet.names[row]} has {', '.join(found[:5])}"
 
@@ -165,7 +166,7 @@ def _networks_missing(hosts: Hosts, request: PlacementRequest) -> Ints:
 
 
 def _networks_sentence(fleet: Fleet, request: PlacementRequest, row: int) -> str:
-    lacking = fleet.lacking_traits(row, _network_words(request))
+    lacking = fleet.words.lacking(fleet.table("words")[row], _network_words(request))
     if NETWORKS in lacking:
         return f"{fleet.names[row]} has no virtual networks: its agent is not told of an OVN"
     if SWITCH_JOINED in lacking:

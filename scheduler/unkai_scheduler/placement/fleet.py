@@ -8,28 +8,25 @@ whoever keeps figures derived from these (board.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from unkai_scheduler.domain.hosts import Host, HostState, HostUsage, MachineUsage
-from unkai_scheduler.domain.names import is_trait
-from unkai_scheduler.domain.port_orders import NETWORKS
 from unkai_scheduler.placement.allocation import AllocationRatios, claimable
+from unkai_scheduler.placement.columns import Columns
 from unkai_scheduler.placement.groups import Members
+from unkai_scheduler.placement.host_words import WordBits, words_of
 from unkai_scheduler.placement.live_figures import (
     MAX_SAMPLE_AGE_S,
     MIB_SHIFT,
-    RECENT_SAMPLES,
     LiveFigures,
     Sample,
-    Sampled,
 )
 from unkai_scheduler.placement.moves import Aspect, Moves
-from unkai_scheduler.placement.settling import BUCKETS, Settling, SettlingMachine
-from unkai_scheduler.placement.signals import Signal
+from unkai_scheduler.placement.settling import Settling, SettlingMachine
 
 if TYPE_CHECKING:
     from unkai_scheduler.placement.journal import Journal
@@ -40,7 +37,6 @@ TICK_S = 0.25
 """The fleet's time goes in such steps: what ages is looked at once in each."""
 FADE_S = 1.0
 """Expectations fade in such steps: each moves all hosts that have any."""
-_WORD_BITS = 63
 
 
 class Fleet:
@@ -58,7 +54,7 @@ class Fleet:
         self.cordon_reasons: list[str] = []
         self.network_problems: list[str] = []
         self._states: list[HostState] = []
-        self._trait_bits: dict[str, int] = {}
+        self.words = WordBits()
         self._rank: Ints | None = None
         self._by_rank: Ints | None = None
         self.moves = Moves()
@@ -67,11 +63,8 @@ class Fleet:
         self.now_s = 0.0
         """Monotonic seconds of the tick that the fleet has come to."""
         self._faded_s = -1.0
-        self._columns: dict[str, npt.NDArray[np.generic]] = {
-            name: np.zeros((0, *shape), dtype) for name, (shape, dtype) in _COLUMNS.items()
-        }
+        self._columns = Columns()
         self.members = Members()
-        """Of placement groups."""
         self._settling = Settling(self._columns)
         self._live = LiveFigures(self._columns, self._settling, max_sample_age_s)
 
@@ -92,10 +85,10 @@ class Fleet:
         other.cordon_reasons = list(self.cordon_reasons)
         other.network_problems = list(self.network_problems)
         other._rows, other._states = dict(self._rows), list(self._states)
-        other._trait_bits = dict(self._trait_bits)
+        other.words = self.words.copy()
         other._rank, other._by_rank = self._rank, self._by_rank  # made anew, never changed
         # In place: what settles and what is live look at the same columns.
-        other._columns.update((name, column.copy()) for name, column in self._columns.items())
+        other._columns.take_over(self._columns)
         other._settling.take_over(self._settling)
         other.members = self.members.copy()
         return other
@@ -125,7 +118,7 @@ class Fleet:
             ("claimed_disk", host.claimed_disk_bytes),
         ):
             self._columns[column][row] = value
-        self._set_traits(row, (*_traits(host), *_abilities(host), *_said(host)))
+        self._set_words(row, words_of(host))
         self.moves.note(row, Aspect.ALL)
         if self.journal is not None:
             self.journal.host_put(row)
@@ -153,22 +146,19 @@ class Fleet:
         if self.journal is not None:
             self.journal.host_removed(row)
         last = len(self.ids) - 1
-        self.ids[row] = self.ids[last]
-        self.names[row] = self.names[last]
-        self.cordon_reasons[row] = self.cordon_reasons[last]
-        self.network_problems[row] = self.network_problems[last]
-        self._states[row] = self._states[last]
-        texts = (self.ids, self.names, self.cordon_reasons, self.network_problems)
-        for values in (*texts, self._states):
+        lists: tuple[list[Any], ...] = (*self._texts(), self._states)
+        for values in lists:
+            values[row] = values[last]
             values.pop()
-        for column in self._columns.values():
-            column[row] = column[last]
-            column[last] = 0
+        self._columns.move(last, row)
         if row != last:
             self._rows[self.ids[row]] = row
         self._settling.forget_host(host_id)
         self.members.put(host_id, {})
         self._reorder()
+
+    def _texts(self) -> tuple[list[str], ...]:
+        return self.ids, self.names, self.cordon_reasons, self.network_problems
 
     def claimed_of(self, host_id: str) -> tuple[int, int, int]:
         """Return the virtual CPUs, bytes of memory and bytes of disk claimed of a host."""
@@ -182,16 +172,11 @@ class Fleet:
 
     def _append(self, host_id: str) -> int:
         row = len(self.ids)
-        for name, column in self._columns.items():
-            if row >= len(column):
-                grown = np.zeros((max(8, 2 * row), *column.shape[1:]), column.dtype)
-                grown[:row] = column[:row]
-                self._columns[name] = grown
+        self._columns.make_room(row)
         self._columns["sample_s"][row] = -np.inf
-        self.ids.append(host_id)
-        self.names.append("")
-        self.cordon_reasons.append("")
-        self.network_problems.append("")
+        for texts in self._texts():
+            texts.append("")
+        self.ids[row] = host_id
         self._states.append(HostState.UNKNOWN)
         self._columns["up"][row], self._columns["silent"][row] = False, True
         self._rows[host_id] = row
@@ -203,18 +188,10 @@ class Fleet:
         self._rank = self._by_rank = None
         self.moves.void()
 
-    def _set_traits(self, row: int, traits: Sequence[str]) -> None:
-        bits = [self._trait_bits.setdefault(t, len(self._trait_bits)) for t in traits]
-        words = self._columns["traits"]
-        wanted = len(self._trait_bits) // _WORD_BITS + 1
-        if wanted > words.shape[1]:
-            grown = np.zeros((len(words), wanted), np.int64)
-            grown[:, : words.shape[1]] = words
-            self._columns["traits"] = words = grown
-        mask = np.zeros(words.shape[1], np.int64)
-        for bit in bits:
-            mask[bit // _WORD_BITS] |= 1 << (bit % _WORD_BITS)
-        words[row] = mask
+    def _set_words(self, row: int, words: Iterable[str]) -> None:
+        bits = self.words.added(words)
+        self._columns.widen("words", self.words.width)
+        self._columns["words"][row] = bits
 
     # Claims
 
@@ -357,11 +334,10 @@ class Fleet:
         """
         if samples:
             self.advance(max(self.now_s, *(sample[2] for sample in samples)))
-        figures = machines or {}
         rows = self._live.fold(
-            Sample(self._rows[host_id], host_id, usage, figures.get(host_id, ()), received_s)
-            for host_id, usage, received_s in samples
-            if host_id in self._rows
+            Sample(self._rows[ident], ident, usage, (machines or {}).get(ident, ()), received_s)
+            for ident, usage, received_s in samples
+            if ident in self._rows
         )
         self._folded(rows)
 
@@ -393,36 +369,6 @@ class Fleet:
         figures: list[float] = self.floats("sampled")[row].tolist()
         return figures
 
-    def trait_mask(self, traits: Sequence[str]) -> Ints | None:
-        """Return the bits of traits; None when no host has ever had one of them."""
-        mask = np.zeros(self.table("traits").shape[1], np.int64)
-        for trait in traits:
-            bit = self._trait_bits.get(trait)
-            if bit is None:
-                return None
-            mask[bit // _WORD_BITS] |= 1 << (bit % _WORD_BITS)
-        return mask
-
-    def lacking_traits(self, row: int, traits: Sequence[str]) -> list[str]:
-        """Return those of the traits that a host lacks."""
-        have = self.table("traits")[row]
-        bits = {trait: self._trait_bits.get(trait) for trait in traits}
-        return [
-            trait
-            for trait, bit in bits.items()
-            if bit is None or not int(have[bit // _WORD_BITS]) >> (bit % _WORD_BITS) & 1
-        ]
-
-    def words_of(self, row: int, kind: str) -> list[str]:
-        """Return what follows the kind in those words that a host has: of `zone:` its zone."""
-        words = [word for word in self._trait_bits if word.startswith(kind)]
-        lacking = self.lacking_traits(row, words)
-        return [word.removeprefix(kind) for word in words if word not in lacking]
-
-    def is_known_word(self, word: str) -> bool:
-        """Tell whether some host has, or has had, a word."""
-        return word in self._trait_bits
-
     def row_of(self, host_id: str) -> int | None:
         """Return a host's row, good until the next `remove_host`."""
         return self._rows.get(host_id)
@@ -449,99 +395,6 @@ class Fleet:
     def floats(self, name: str) -> npt.NDArray[np.float64]:
         """Return a float column with its spare rows."""
         return self._columns[name]  # type: ignore[return-value]
-
-
-SWITCH_JOINED = "network joined"
-"""The word of hosts whose switch belongs to OVN as it must; no trait has a space in it."""
-
-
-def physical_network_word(name: str) -> str:
-    """Return the word, kept as traits are, of hosts that reach one of the operator's networks.
-
-    No trait that anybody may ask for has a colon in it.
-    """
-    return f"network:{name}"
-
-
-ZONE_WORD = "zone:"
-"""What words of zones begin with."""
-
-
-def zone_word(name: str) -> str:
-    """Return the word, kept as traits are, of hosts in a zone."""
-    return f"{ZONE_WORD}{name}"
-
-
-DEDICATED = "dedicated"
-"""The word of hosts that are for some projects alone."""
-DEDICATED_BY = "dedicated by:"
-"""What the words begin with that name the aggregates which say so."""
-
-
-def aggregate_word(ident: str) -> str:
-    """Return the word of hosts in an aggregate."""
-    return f"aggregate:{ident}"
-
-
-def project_word(ident: str) -> str:
-    """Return the word of hosts dedicated to a project."""
-    return f"project:{ident}"
-
-
-def _traits(host: Host) -> Iterator[str]:
-    """Yield a host's own traits; its agent's word for anything else counts for nothing."""
-    return filter(is_trait, host.traits)
-
-
-def _said(host: Host) -> Iterator[str]:
-    """Yield the words of what the operator says of a host: traits of its aggregates too."""
-    yield zone_word(host.zone)
-    for aggregate in host.aggregates:
-        yield aggregate_word(aggregate.id)
-        yield from aggregate.traits
-    closed = [aggregate for aggregate in host.aggregates if aggregate.project_ids]
-    if closed:
-        yield DEDICATED
-        yield from (f"{DEDICATED_BY}{aggregate.name}" for aggregate in closed)
-        # Each of them says that nobody else is placed there.
-        allowed = set.intersection(*(set(aggregate.project_ids) for aggregate in closed))
-        yield from map(project_word, sorted(allowed))
-
-
-def _abilities(host: Host) -> Iterator[str]:
-    """Yield the words of what a host can for networks."""
-    if NETWORKS in host.features:
-        yield NETWORKS
-        if not host.network_problem:
-            yield SWITCH_JOINED
-        yield from map(physical_network_word, host.physical_networks)
-
-
-_COLUMNS: dict[str, tuple[tuple[int, ...], type]] = {
-    "up": ((), np.bool_),
-    "silent": ((), np.bool_),
-    "cordoned": ((), np.bool_),
-    "cpus": ((), np.int64),
-    "claimable_vcpus": ((), np.int64),
-    "claimable_memory": ((), np.int64),
-    "claimable_disk": ((), np.int64),
-    "claimed_vcpus": ((), np.int64),
-    "claimed_memory": ((), np.int64),
-    "claimed_disk": ((), np.int64),
-    "traits": ((1,), np.int64),
-    "expected_vcpus": ((BUCKETS,), np.int32),
-    "expected_mib": ((BUCKETS,), np.int32),
-    "sample_s": ((), np.float64),
-    "fresh": ((), np.bool_),
-    "sampled": ((len(Sampled),), np.float64),
-    "total_mib": ((), np.int64),
-    "mean": ((len(Signal),), np.int32),
-    "ring": ((RECENT_SAMPLES, len(Signal)), np.uint16),
-    "slot": ((), np.uint8),
-    "cpu_before": ((2,), np.int64),
-    "recent": ((len(Signal),), np.int64),
-}
-"""Shape of one host's value, and its type."""
 
 
 _CLAIMED = ("claimed_vcpus", "claimed_memory", "claimed_disk")

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from unkai_scheduler.domain.placement_groups import GroupPolicy, GroupRule, GroupScope, Strictness
-from unkai_scheduler.placement.fleet import ZONE_WORD, Fleet, zone_word
+from unkai_scheduler.placement.fleet import Fleet
+from unkai_scheduler.placement.host_words import ZONE_WORD, zone_word
 from unkai_scheduler.placement.hosts_view import Bools, Hosts, Ints
 from unkai_scheduler.placement.requests import PlacementRequest, Weights
 from unkai_scheduler.placement.signals import FULL
@@ -130,4 +131,4 @@ def _scores(fleet: Fleet, request: PlacementRequest) -> Ints:
 
 
 def _zone(fleet: Fleet, row: int) -> str:
-    return " ".join(fleet.words_of(row, ZONE_WORD))
+    return " ".join(fleet.words.after(fleet.table("words")[row], ZONE_WORD))

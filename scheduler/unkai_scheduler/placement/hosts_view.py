@@ -94,10 +94,10 @@ class Hosts:
 
     def having(self, words: Sequence[str]) -> Bools:
         """Return which hosts have all of the words (traits, and what is kept as traits are)."""
-        mask = self._fleet.trait_mask(words)
+        mask = self._fleet.words.mask(words)
         if mask is None:
             return np.zeros(len(self), np.bool_)
-        found: Bools = ((self.column("traits") & mask) == mask).all(axis=1)
+        found: Bools = ((self.column("words") & mask) == mask).all(axis=1)
         return found
 
     def among(self, host_ids: Sequence[str]) -> Bools:

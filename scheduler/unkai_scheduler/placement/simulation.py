@@ -23,7 +23,8 @@ from unkai_scheduler.domain.decisions import Decision
 from unkai_scheduler.domain.hosts import Host, HostState, HostUsage
 from unkai_scheduler.placement import explain
 from unkai_scheduler.placement.allocation import AllocationRatios
-from unkai_scheduler.placement.fleet import Fleet, Ints, project_word
+from unkai_scheduler.placement.fleet import Fleet, Ints
+from unkai_scheduler.placement.host_words import project_word
 from unkai_scheduler.placement.pipeline import Engine
 from unkai_scheduler.placement.requests import PlacementRequest, Weights
 from unkai_scheduler.placement.rulebook import OURS, RuleBook
@@ -316,7 +317,7 @@ class Simulation:
     def _alike(self, request: PlacementRequest) -> PlacementRequest:
         """Leave out the project of one to whose project no host is dedicated."""
         project_id = request.project_id
-        if not project_id or self._fleet.is_known_word(project_word(project_id)):
+        if not project_id or project_word(project_id) in self._fleet.words:
             return request
         return replace(request, project_id="")
 

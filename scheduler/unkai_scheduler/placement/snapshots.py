@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.placement.fleet import Fleet
+from unkai_scheduler.placement.host_words import WordBits
 from unkai_scheduler.placement.moves import Aspect
 
 FIGURES = {"recent": "<u2", "total_mib": "<u4", "sample_s": "<f8", "sampled": "<f4"}
@@ -45,7 +46,7 @@ def taken(fleet: Fleet) -> bytes:
         **{name: "\n".join(getattr(fleet, name)) for name in _LINES},
         **{name: _said(getattr(fleet, name)) for name in _SAID},
         "connecting": [r for r, s in enumerate(fleet._states) if s is HostState.CONNECTING],
-        "words": list(fleet._trait_bits),
+        "words": list(fleet.words),
         "settling": [settling._bucket, settling._clock_s, settling._weights.tolist()],
         "columns": [
             [name, array.dtype.str, array.shape]
@@ -69,7 +70,7 @@ def restored(snapshot: bytes | memoryview) -> Fleet:
     for name in _SAID:
         setattr(fleet, name, [told[name].get(str(row), "") for row in range(count)])
     fleet._rows = {ident: row for row, ident in enumerate(fleet.ids)}
-    fleet._trait_bits = {word: bit for bit, word in enumerate(told["words"])}
+    fleet.words = WordBits(told["words"])
     for name in _FOR_FOLDING:
         empty = fleet._columns[name]
         fleet._columns[name] = np.zeros((count, *empty.shape[1:]), empty.dtype)
@@ -91,7 +92,7 @@ def restored(snapshot: bytes | memoryview) -> Fleet:
 
 def word_count(fleet: Fleet) -> int:
     """Return how many words (traits, and what is kept as traits are) any host has ever had."""
-    return len(fleet._trait_bits)
+    return len(fleet.words)
 
 
 def figures(fleet: Fleet, name: str, rows: npt.NDArray[np.int64]) -> bytes:
@@ -125,7 +126,7 @@ def taken_row(fleet: Fleet, row: int, known_words: int) -> bytes:
         "cordon_reason": fleet.cordon_reasons[row],
         "network_problem": fleet.network_problems[row],
         "state": fleet.state_of(row).value,
-        "words": list(fleet._trait_bits)[known_words:],
+        "words": list(fleet.words)[known_words:],
         "columns": {
             name: column[row].tolist()
             for name, column in fleet._columns.items()
@@ -147,9 +148,7 @@ def put_row(fleet: Fleet, snapshot: bytes | memoryview) -> None:
     fleet.cordon_reasons[row] = told["cordon_reason"]
     fleet.network_problems[row] = told["network_problem"]
     fleet._states[row] = HostState(told["state"])
-    for word in told["words"]:
-        fleet._trait_bits[word] = len(fleet._trait_bits)
-    fleet._set_traits(row, ())  # makes room for the bits of new words
+    fleet._set_words(row, told["words"])  # makes room for the bits of new words
     for name, value in told["columns"].items():
         fleet._columns[name][row] = value
     fleet._settling.rows_changed()

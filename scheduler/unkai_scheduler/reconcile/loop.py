@@ -19,10 +19,9 @@ from functools import partial
 
 import structlog
 
-from unkai_scheduler.domain.hosts import Host, HostState
-from unkai_scheduler.domain.instances import Claim, Instance
+from unkai_scheduler.domain.hosts import HostState
+from unkai_scheduler.domain.instances import Instance
 from unkai_scheduler.placement.fleet import Fleet
-from unkai_scheduler.placement.settling import SETTLING_S
 from unkai_scheduler.reconcile import changes, gangs, metrics
 from unkai_scheduler.reconcile.actions import (
     Action,
@@ -37,6 +36,7 @@ from unkai_scheduler.reconcile.actions import (
     Wait,
 )
 from unkai_scheduler.reconcile.changes import Change, Seen
+from unkai_scheduler.reconcile.fleet_rows import FleetRows
 from unkai_scheduler.reconcile.holders import Holders
 from unkai_scheduler.reconcile.hosts import Hosts
 from unkai_scheduler.reconcile.instances import next_action
@@ -49,8 +49,7 @@ from unkai_scheduler.reconcile.office import (
 )
 from unkai_scheduler.reconcile.orders import Orders
 from unkai_scheduler.reconcile.placing import Placer
-from unkai_scheduler.store import claims, instances, placement_groups
-from unkai_scheduler.store import hosts as host_rows
+from unkai_scheduler.store import instances
 from unkai_scheduler.store.unit_of_work import Connection
 from unkai_wire import tracing
 from unkai_wire.errors import Unavailable
@@ -60,8 +59,6 @@ log = structlog.get_logger(__name__)
 RESYNC_S = 30.0
 """Seconds between looks at every claimed row, whatever was observed."""
 SHORTEST_PAUSE_S = 0.05
-_PORTION = 256
-"""Hosts of a copied fleet that are looked at in one go: a few milliseconds."""
 MAX_ORDERS = 512
 """Orders given and not yet answered; what is beyond stays marked."""
 
@@ -98,9 +95,8 @@ class InstanceLoop:
         self._kick = asyncio.Event()
         self._put_off: datetime | None = None
         """When the first of those is due that the last round has put off."""
+        self._rows = FleetRows(office, hosts, placer)
         self._fleet_stale = True
-        self._recalled = False
-        """The fleet knows which machines of an earlier reign settle."""
 
     # Hints. Losing one costs time only.
 
@@ -237,61 +233,13 @@ class InstanceLoop:
             learning = self._hosts.is_learning()
             if self._fleet_stale:
                 self._fleet_stale = False
-                await self._refresh_fleet()
+                await self._rows.refresh()
             decided += self._placer.decide(places, now, learning=learning)
         return decided
 
     async def fleet_now(self) -> Fleet:
-        """Return a copy of the fleet as a placement would find it now, for who only asks.
-
-        The fleet itself is not refreshed: a claim decided and not yet committed is in no row.
-        Raises `Unavailable` / HOSTS_NOT_HEARD while the reign is too young to place anything.
-        """
-        if self._hosts.is_new_here():
-            raise Unavailable(
-                "the scheduler has just begun to lead, and most hosts are still to report",
-                reason="HOSTS_NOT_HEARD",
-                fix="try again in a few seconds",
-                retry_after_s=1.0,
-            )
-        placer, recalls, uow = self._placer.copy(), not self._recalled, self._office.uow
-        recent = await self._placed_of_late() if recalls else []
-        marks = await uow.read(host_rows.marks)
-        idents, moved = list(marks), list[str]()
-        for start in range(0, len(idents), _PORTION):
-            some = idents[start : start + _PORTION]
-            moved += placer.moved({ident: marks[ident] for ident in some})
-            await asyncio.sleep(0)
-        rows, members = await self._read_hosts(moved)
-        states = {host_id: self._hosts.state(host_id) for host_id in marks}
-        for start in range(0, max(len(rows), 1), _PORTION):
-            placer.refresh(rows[start : start + _PORTION], states, members)
-            await asyncio.sleep(0)
-        placer.recall(recent, self._office.clock())
-        return placer.fleet_now()
-
-    async def _refresh_fleet(self) -> None:
-        """Read what moved of all hosts; at first, too, who was placed a moment ago."""
-        uow, placer = self._office.uow, self._placer
-        recent = [] if self._recalled else await self._placed_of_late()
-        marks = await uow.read(host_rows.marks)
-        rows, members = await self._read_hosts(placer.moved(marks))
-        placer.refresh(rows, {host_id: self._hosts.state(host_id) for host_id in marks}, members)
-        # With no await between: no sample may be taken in before it is known who settles.
-        placer.recall(recent, self._office.clock())
-        self._recalled = True
-
-    async def _read_hosts(self, idents: list[str]) -> tuple[list[Host], dict[str, dict[str, str]]]:
-        """Read hosts, and which members of placement groups each of them holds."""
-
-        def read(conn: Connection) -> tuple[list[Host], dict[str, dict[str, str]]]:
-            return host_rows.list_some(conn, idents), placement_groups.claimed_on(conn, idents)
-
-        return await self._office.uow.read(read) if idents else ([], {})
-
-    async def _placed_of_late(self) -> list[Claim]:
-        since = self._office.clock() - timedelta(seconds=SETTLING_S)
-        return await self._office.uow.read(lambda conn: claims.made_since(conn, since))
+        """Return a copy of the fleet as it is now; see `FleetRows.copy_now`."""
+        return await self._rows.copy_now()
 
     def _next(self, seen: Seen, now: datetime, *, urgent: bool) -> Action:
         instance = replace(seen.instance, due_time=now) if urgent else seen.instance

@@ -21,7 +21,8 @@ from unkai_scheduler.domain.instances import Claim, Instance, PlacementPolicy
 from unkai_scheduler.domain.operations import Operation
 from unkai_scheduler.placement.allocation import AllocationRatios
 from unkai_scheduler.placement.explain import no_capacity_error
-from unkai_scheduler.placement.fleet import Fleet, project_word
+from unkai_scheduler.placement.fleet import Fleet
+from unkai_scheduler.placement.host_words import project_word
 from unkai_scheduler.placement.journal import Journal
 from unkai_scheduler.placement.live_figures import RECENT_SAMPLES
 from unkai_scheduler.placement.pipeline import Engine
@@ -296,7 +297,7 @@ class Placer:
         return request_of(
             seen.instance,
             self._policy,
-            project_id=project_id if self._fleet.is_known_word(project_word(project_id)) else "",
+            project_id=project_id if project_word(project_id) in self._fleet.words else "",
             failed_hosts=seen.failed_hosts,
             physical_networks=seen.physical_networks,
             group=seen.group,

@@ -331,8 +331,9 @@ def test_a_copy_of_a_fleet_knows_all_and_shares_nothing_that_changes() -> None:
     fleet.release("hst-h1", 1, GIB, 10 * GIB, instance_id="ins-1")
     copy = fleet.copy()
     made_anew = {"_rank", "_by_rank", "_weights"}
-    derived = {"moves", "journal", "members", "_settling", "_live", "_columns", "_expected"}
-    parts = [(fleet._settling, copy._settling), (fleet.members, copy.members)]
+    looked_into = {"members", "words", "_settling"}
+    derived = {"moves", "journal", "_live", "_columns", "_expected", *looked_into}
+    parts = [(getattr(fleet, name), getattr(copy, name)) for name in sorted(looked_into)]
 
     for one, other in ((fleet, copy), *parts):
         for name in vars(one).keys() - derived:
