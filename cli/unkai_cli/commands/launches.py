@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unkai_cli.commands import plugging
+from unkai_cli.commands import demands, plugging
 from unkai_cli.commands.acting import awaited, confirmed, raise_first
 from unkai_cli.commands.instance_rows import COLUMNS, read
 from unkai_cli.commands.options import (
@@ -25,7 +25,6 @@ from unkai_cli.output import note
 if TYPE_CHECKING:
     from unkai_cli.session import Session
 
-_POLICIES = {"pack": 1, "spread": 2}
 MAX_PRIORITY = 1000
 
 
@@ -51,7 +50,7 @@ def described(function: Any) -> Any:
             click.option("--user-data", type=click.File("rb"), help="File for the first boot."),
             click.option("-l", "--label", "labels", type=Label(), multiple=True, help="key=value."),
             click.option(
-                "--policy", type=click.Choice(list(_POLICIES)), help="How to choose a host."
+                "--policy", type=click.Choice(list(demands.POLICIES)), help="How to choose a host."
             ),
             click.option("--zone", help="Zone of the host.", shell_complete=complete_zones),
             click.option(
@@ -181,8 +180,7 @@ def _wanted(session: Session, asked: dict[str, Any]) -> Any:
     from unkai.compute.v1 import instance_pb2
 
     client = session.client
-    if not asked["flavor"] and not (asked["vcpus"] and asked["memory"]):
-        raise click.UsageError("say --flavor F, or both -c VCPUS and -m MEMORY")
+    demands.check_size(asked)
     if asked["flavor"] and (asked["vcpus"] or asked["memory"]):
         raise click.UsageError("say --flavor F, or -c and -m, not both")
     if asked["all_or_nothing"] and not asked["count"]:
@@ -191,23 +189,11 @@ def _wanted(session: Session, asked: dict[str, Any]) -> Any:
     return instance_pb2.Instance(
         name=asked["name"],
         image_id=client.resolve("image", asked["image"]),
-        flavor_id=client.resolve("flavor", asked["flavor"]) if asked["flavor"] else "",
-        vcpus=asked["vcpus"] or 0,
-        memory_bytes=asked["memory"] or 0,
-        disk_bytes=asked["disk"] or 0,
+        **demands.fields(client, asked),
         key_pair_ids=[client.resolve("key_pair", key) for key in asked["keys"]],
         user_data=asked["user_data"].read() if asked["user_data"] else b"",
         labels=dict(asked["labels"]),
-        required_traits=asked["traits"],
-        preferred_traits=asked["preferred"],
-        forbidden_traits=asked["forbidden"],
-        zone=asked["zone"] or "",
-        aggregate_id=client.resolve("aggregate", asked["aggregate"]) if asked["aggregate"] else "",
-        placement_policy=_POLICIES.get(asked["policy"] or "", 0),  # type: ignore[arg-type]
         priority=asked["priority"],
-        placement_group_id=client.resolve("placement_group", asked["group"])
-        if asked["group"]
-        else "",
         **interfaces,
     )
 

@@ -7,22 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unkai_cli.commands.options import (
-    Count,
-    Size,
-    common,
-    complete_names,
-    complete_zones,
-    named,
-)
+from unkai_cli.commands import suppositions
+from unkai_cli.commands.demands import POLICIES
+from unkai_cli.commands.options import common, complete_names, named
 from unkai_cli.groups import Group
 from unkai_cli.output import EXIT_CAPACITY, EXIT_FAILED, Column, Record, note
 
 if TYPE_CHECKING:
     from unkai_cli.session import Session
 
-_POLICIES = {"pack": 1, "spread": 2}
-_NO_NETWORK = "none"
 _PAGE = 500
 """Hosts asked for at once: about as many as are looked at before a page ends."""
 
@@ -32,77 +25,8 @@ def placement() -> None:
     """Where instances would go: what-ifs. Where they went: decisions made again."""
 
 
-def supposed(function: Any) -> Any:
-    """Add the options that say what is supposed."""
-    for option in reversed(
-        (
-            click.option("--place", type=Count(), help="Suppose so many more instances."),
-            click.option("--flavor", help="Their flavor.", shell_complete=complete_names("flavor")),
-            click.option("-c", "--vcpus", type=Count(), help="Their virtual CPUs."),
-            click.option("-m", "--memory", type=Size(), help="Their memory: 512M, 4GiB."),
-            click.option("--disk", type=Size(), help="Their root disk."),
-            click.option(
-                "--image",
-                help="Image whose size their disk has unless said.",
-                shell_complete=complete_names("image"),
-            ),
-            click.option(
-                "--network",
-                "networks",
-                multiple=True,
-                metavar="none|NETWORK",
-                help="Network they are on; repeatable. The project's default one unless given.",
-                shell_complete=complete_names("network"),
-            ),
-            click.option(
-                "--policy", type=click.Choice(list(_POLICIES)), help="How hosts are chosen."
-            ),
-            click.option("--zone", help="Zone of their hosts.", shell_complete=complete_zones),
-            click.option(
-                "--aggregate",
-                help="Aggregate of their hosts.",
-                shell_complete=complete_names("aggregate"),
-            ),
-            click.option(
-                "--group",
-                help="Placement group they come into.",
-                shell_complete=complete_names("placement_group"),
-            ),
-            click.option("--trait", "traits", multiple=True, help="Trait their hosts must have."),
-            click.option(
-                "--prefer-trait", "preferred", multiple=True, help="Trait they should have."
-            ),
-            click.option(
-                "--forbid-trait", "forbidden", multiple=True, help="Trait they must not have."
-            ),
-            click.option(
-                "--lose",
-                "lost",
-                multiple=True,
-                metavar="HOST",
-                help="Suppose that this host is lost; repeatable: all at once.",
-                shell_complete=complete_names("host"),
-            ),
-            click.option("--add", type=Count(), help="Suppose so many more hosts, idle."),
-            click.option(
-                "--like",
-                metavar="HOST",
-                help="Host that they are like.",
-                shell_complete=complete_names("host"),
-            ),
-            click.option("--host-cpus", type=Count(), help="Their CPUs."),
-            click.option("--host-memory", type=Size(), help="Their memory."),
-            click.option("--host-disk", type=Size(), help="Their disk."),
-            click.option("--host-zone", help="Their zone.", shell_complete=complete_zones),
-            click.option("--host-trait", "host_traits", multiple=True, help="Trait they have."),
-        )
-    ):
-        function = option(function)
-    return function
-
-
 @placement.command("simulate")
-@supposed
+@suppositions.supposed
 @common
 def simulate(session: Session, **said: Any) -> int:
     """Say what would come of more hosts, lost hosts and more instances, in this order.
@@ -119,7 +43,7 @@ def simulate(session: Session, **said: Any) -> int:
     from unkai_cli.commands import simulations
     from unkai_cli.records import record
 
-    steps = _steps(session, said)
+    steps = suppositions.steps(session, said)
     if not steps:
         raise click.UsageError("say what is supposed: --place N, --lose HOST, --add N")
     client = session.client
@@ -177,9 +101,10 @@ def losses(session: Session, host: str | None) -> int:
         token = answer.next_page_token
         if not token:
             break
-    named = session.printer.form == "name"
-    shown = [{"name": row["host_name"], **row} for row in rows] if named else rows
-    session.printer.rows(shown, LOSSES)
+    if session.printer.form == "name":
+        session.printer.rows([{"name": row["host_name"]} for row in rows], ())
+    else:
+        session.printer.rows(rows, LOSSES)
     grave = [row["host_name"] for row in rows if left_of(row["outcome"])]
     if grave:
         more = ", ..." if len(grave) > 5 else ""
@@ -224,7 +149,7 @@ class Weight(click.ParamType[tuple[str, int]]):
 
 @placement.command("replay")
 @named("instance")
-@click.option("--policy", type=click.Choice(list(_POLICIES)), help="Decide under this policy.")
+@click.option("--policy", type=click.Choice(list(POLICIES)), help="Decide under this policy.")
 @click.option(
     "--weight",
     "weights",
@@ -271,7 +196,7 @@ def replay(
             "ReplayDecision",
             instance_id=instance if gone else session.client.resolve("instance", instance),
             decide_time=moment,
-            policy=_POLICIES.get(policy or "", 0),
+            policy=POLICIES.get(policy or "", 0),
             weights=dict(weights),
         )
     )
@@ -282,83 +207,3 @@ def replay(
     else:
         session.printer.one(found, ())
     return 0 if found["identical"] or policy or weights else EXIT_FAILED
-
-
-def _steps(session: Session, said: dict[str, Any]) -> list[Any]:
-    """Return the steps in which what is said is supposed: hosts come, hosts go, instances come."""
-    from unkai.host.v1 import simulation_pb2
-
-    step, client = simulation_pb2.SimulationStep, session.client
-    steps = []
-    if hosts := _added(session, said):
-        steps.append(step(add_hosts=step.AddHosts(**hosts)))
-    if said["lost"]:
-        ids = [client.resolve("host", name) for name in said["lost"]]
-        steps.append(step(lose_hosts=step.LoseHosts(host_ids=ids)))
-    if instance := _placed(session, said):
-        placed = step.PlaceInstances(count=said["place"], instance=instance)
-        steps.append(step(place_instances=placed))
-    return steps
-
-
-def _added(session: Session, said: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of added hosts; empty: none are."""
-    figures = {
-        "cpus": said["host_cpus"],
-        "memory_bytes": said["host_memory"],
-        "disk_bytes": said["host_disk"],
-        "zone": said["host_zone"],
-        "traits": said["host_traits"],
-    }
-    given = {name: figure for name, figure in figures.items() if figure}
-    if not said["add"]:
-        if given or said["like"]:
-            raise click.UsageError("say how many hosts: --add N")
-        return {}
-    if said["like"]:
-        if given:
-            raise click.UsageError("say --like HOST, or the hosts' own figures, not both")
-        return {"count": said["add"], "like_host_id": session.client.resolve("host", said["like"])}
-    if not (said["host_cpus"] and said["host_memory"] and said["host_disk"]):
-        raise click.UsageError(
-            "say --like HOST, or all of --host-cpus, --host-memory and --host-disk"
-        )
-    return {"count": said["add"], **given}
-
-
-def _placed(session: Session, said: dict[str, Any]) -> Any:
-    """Return the instance of which more are supposed; None: none are."""
-    from unkai.compute.v1 import instance_pb2
-
-    client = session.client
-    words = ("flavor", "vcpus", "memory", "disk", "image", "networks", "policy", "zone", "traits")
-    if not said["place"]:
-        if any(said[word] for word in (*words, "aggregate", "group", "preferred", "forbidden")):
-            raise click.UsageError("say how many instances: --place N")
-        return None
-    if not said["flavor"] and not (said["vcpus"] and said["memory"]):
-        raise click.UsageError("say --flavor F, or both -c VCPUS and -m MEMORY")
-    networks = said["networks"]
-    if _NO_NETWORK in networks and len(networks) > 1:
-        raise click.UsageError("--network none goes with no other network")
-    none = _NO_NETWORK in networks
-    wanted = instance_pb2.Instance(
-        flavor_id=client.resolve("flavor", said["flavor"]) if said["flavor"] else "",
-        image_id=client.resolve("image", said["image"]) if said["image"] else "",
-        vcpus=said["vcpus"] or 0,
-        memory_bytes=said["memory"] or 0,
-        disk_bytes=said["disk"] or 0,
-        required_traits=said["traits"],
-        preferred_traits=said["preferred"],
-        forbidden_traits=said["forbidden"],
-        zone=said["zone"] or "",
-        aggregate_id=client.resolve("aggregate", said["aggregate"]) if said["aggregate"] else "",
-        placement_group_id=client.resolve("placement_group", said["group"])
-        if said["group"]
-        else "",
-        placement_policy=_POLICIES.get(said["policy"] or "", 0),  # type: ignore[arg-type]
-        no_network=none,
-    )
-    for name in () if none else networks:
-        wanted.interfaces.add(network_id=client.resolve("network", name))
-    return wanted
