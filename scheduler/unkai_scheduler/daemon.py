@@ -27,7 +27,7 @@ from unkai_scheduler.cluster.measured import MeasuredCluster
 from unkai_scheduler.cluster.port import Cluster
 from unkai_scheduler.decision_log.obstore_adapter import open_segment_store
 from unkai_scheduler.decision_log.port import SegmentStore
-from unkai_scheduler.domain.clock import CloudClock
+from unkai_scheduler.domain.clock import Clock, CloudClock
 from unkai_scheduler.images.measured import MeasuredImageStore
 from unkai_scheduler.images.obstore_adapter import open_image_store
 from unkai_scheduler.images.port import ImageStore
@@ -41,6 +41,7 @@ from unkai_scheduler.placement.rulebook import OURS, RuleBook
 from unkai_scheduler.reconcile.decision_log import DecisionLog
 from unkai_scheduler.reconcile.leader import Leader
 from unkai_scheduler.reconcile.live import LiveState
+from unkai_scheduler.reconcile.office import Plugs
 from unkai_scheduler.services.adoptions import AdoptionsService
 from unkai_scheduler.services.aggregates import AggregatesService
 from unkai_scheduler.services.audits import AuditsService
@@ -112,6 +113,7 @@ class _Outside:
     """What reaches other programs and machines, but for the database."""
 
     images: ImageStore
+    decisions: SegmentStore
     cluster: MeasuredCluster
     agents: GrpcAgents
     northbound: OvnNorthbound | None
@@ -202,8 +204,7 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
         outside = await _outside(settings, stack, uow)
         live = LiveState(clock=clock)
         follower = Follower(uow)
-        decisions = open_segment_store(settings.decision_log_url)
-        decision_log = DecisionLog(decisions, settings.decision_log, clock, clock.reached)
+        decision_log = DecisionLog(outside.decisions, settings.decision_log, clock, clock.reached)
         leader = Leader(
             name=settings.name,
             uow=uow,
@@ -214,10 +215,7 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
             live=live,
             clock=clock,
             new_id=new_id,
-            # It acts on what a transaction of the leader holds, and wakes nobody.
-            plugs=InstancePorts(
-                ServiceContext(uow, clock, new_id, lambda _ids: None), settings.name
-            ),
+            plugs=_plugs(settings, uow, clock, new_id),
             audience=follower,
             reached=clock.reached,
             northbound=outside.northbound,
@@ -238,16 +236,12 @@ async def opened(settings: Settings, examine: Examine) -> AsyncIterator[Daemon]:
             images=outside.images,
             settings=settings,
             examine=examine,
-            decisions=decisions,
+            decisions=outside.decisions,
             unsaved=decision_log,
             sight=outside.southbound.sight if outside.southbound else None,
             book=book,
         )
-        server = ApiServer(services, leader, route, RpcMetrics())
-        server.listen(settings.listen, settings.tls.files())
-        server.listen_locally(settings.socket)
-        await server.start()
-        stack.push_async_callback(server.stop, settings.shutdown_grace_s)
+        await _start(ApiServer(services, leader, route, RpcMetrics()), settings, stack)
         await stack.enter_async_context(
             metrics_served(
                 settings, uow, live, leader, outside.cluster, clock=clock, ovn=outside.northbound
@@ -268,6 +262,7 @@ async def _unit_of_work(
 async def _outside(settings: Settings, stack: AsyncExitStack, uow: UnitOfWork) -> _Outside:
     """Open what reaches other programs and machines; `stack` closes it."""
     images = await _image_store(settings, uow)
+    decisions = open_segment_store(settings.decision_log_url)
     cluster = _cluster(settings)
     stack.push_async_callback(cluster.close)
     agents = GrpcAgents(settings.tls.files())
@@ -276,7 +271,7 @@ async def _outside(settings: Settings, stack: AsyncExitStack, uow: UnitOfWork) -
     for part in (northbound, southbound):
         if part is not None:
             stack.push_async_callback(part.close)
-    return _Outside(images, cluster, agents, northbound, southbound)
+    return _Outside(images, decisions, cluster, agents, northbound, southbound)
 
 
 def _cluster(settings: Settings) -> MeasuredCluster:
@@ -303,6 +298,19 @@ async def _image_store(settings: Settings, uow: UnitOfWork) -> ImageStore:
     store = open_image_store(settings.images.url, reserve_bytes=settings.images.reserve_bytes)
     await store.sweep(partial(uow.read, uploads.keys))
     return MeasuredImageStore(store)
+
+
+def _plugs(settings: Settings, uow: UnitOfWork, clock: Clock, new_id: NewId) -> Plugs:
+    """Make what acts on what a transaction of the leader holds, and wakes nobody."""
+    return InstancePorts(ServiceContext(uow, clock, new_id, lambda _ids: None), settings.name)
+
+
+async def _start(server: ApiServer, settings: Settings, stack: AsyncExitStack) -> None:
+    """Serve where the settings say, until `stack` is closed."""
+    server.listen(settings.listen, settings.tls.files())
+    server.listen_locally(settings.socket)
+    await server.start()
+    stack.push_async_callback(server.stop, settings.shutdown_grace_s)
 
 
 @asynccontextmanager

@@ -14,7 +14,8 @@ from tests.support.cloud import GIB, Cloud, a_cloud
 from unkai_scheduler.domain.hosts import HostState
 from unkai_scheduler.domain.instances import InstanceState
 from unkai_scheduler.domain.operations import OperationState
-from unkai_scheduler.placement.simulation import Simulated, StepOutcome
+from unkai_scheduler.placement.simulation import Simulated
+from unkai_scheduler.placement.tally import StepOutcome
 from unkai_scheduler.services.context import ServiceContext
 from unkai_scheduler.services.instance_drafts import InstanceDraft
 from unkai_scheduler.services.listing import Paging

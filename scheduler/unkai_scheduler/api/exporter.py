@@ -58,8 +58,11 @@ class Ovn(Protocol):
 class Reign(Protocol):
     """What the exporter needs of the leader."""
 
-    is_leading: bool
     term: int
+
+    @property
+    def is_leading(self) -> bool:
+        """Tell whether this process leads."""
 
 
 @dataclass(frozen=True, slots=True)

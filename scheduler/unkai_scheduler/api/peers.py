@@ -40,7 +40,9 @@ _LOG = structlog.get_logger()
 class Leading(Protocol):
     """What peers need of the leader's part of this process."""
 
-    is_leading: bool
+    @property
+    def is_leading(self) -> bool:
+        """Tell whether this process leads."""
 
     def wake(self) -> None:
         """Look at once: something was written."""

@@ -219,10 +219,38 @@ class ApiServer:
 
 def _offered(services: Services) -> list[tuple[Any, Any, Any]]:
     """Return descriptor, servicer and registration of each public service."""
-    compute, host = instance_service_pb2.DESCRIPTOR, host_service_pb2.DESCRIPTOR
+    return [
+        *_computing(services),
+        (
+            image_service_pb2.DESCRIPTOR.services_by_name["ImageService"],
+            ImageServicer(services.images),
+            image_service_pb2_grpc.add_ImageServiceServicer_to_server,
+        ),
+        *_hosting(services),
+        (
+            operation_service_pb2.DESCRIPTOR.services_by_name["OperationService"],
+            OperationServicer(services.operations),
+            operation_service_pb2_grpc.add_OperationServiceServicer_to_server,
+        ),
+        (
+            event_service_pb2.DESCRIPTOR.services_by_name["EventService"],
+            EventServicer(services.events),
+            event_service_pb2_grpc.add_EventServiceServicer_to_server,
+        ),
+        (
+            project_service_pb2.DESCRIPTOR.services_by_name["ProjectService"],
+            ProjectServicer(services.projects),
+            project_service_pb2_grpc.add_ProjectServiceServicer_to_server,
+        ),
+        *_networking(services),
+    ]
+
+
+def _computing(services: Services) -> list[tuple[Any, Any, Any]]:
+    """Return the same of the services of instances."""
     return [
         (
-            compute.services_by_name["InstanceService"],
+            instance_service_pb2.DESCRIPTOR.services_by_name["InstanceService"],
             InstanceServicer(
                 services.instances, services.adoptions, services.consoles, services.forwards
             ),
@@ -243,13 +271,14 @@ def _offered(services: Services) -> list[tuple[Any, Any, Any]]:
             PlacementGroupServicer(services.placement_groups),
             placement_group_service_pb2_grpc.add_PlacementGroupServiceServicer_to_server,
         ),
+    ]
+
+
+def _hosting(services: Services) -> list[tuple[Any, Any, Any]]:
+    """Return the same of the services of hosts."""
+    return [
         (
-            image_service_pb2.DESCRIPTOR.services_by_name["ImageService"],
-            ImageServicer(services.images),
-            image_service_pb2_grpc.add_ImageServiceServicer_to_server,
-        ),
-        (
-            host.services_by_name["HostService"],
+            host_service_pb2.DESCRIPTOR.services_by_name["HostService"],
             HostServicer(services.hosts, services.host_removals, services.diagnoses),
             host_service_pb2_grpc.add_HostServiceServicer_to_server,
         ),
@@ -268,22 +297,6 @@ def _offered(services: Services) -> list[tuple[Any, Any, Any]]:
             PlacementServicer(services.placement, services.replays, services.simulations),
             placement_service_pb2_grpc.add_PlacementServiceServicer_to_server,
         ),
-        (
-            operation_service_pb2.DESCRIPTOR.services_by_name["OperationService"],
-            OperationServicer(services.operations),
-            operation_service_pb2_grpc.add_OperationServiceServicer_to_server,
-        ),
-        (
-            event_service_pb2.DESCRIPTOR.services_by_name["EventService"],
-            EventServicer(services.events),
-            event_service_pb2_grpc.add_EventServiceServicer_to_server,
-        ),
-        (
-            project_service_pb2.DESCRIPTOR.services_by_name["ProjectService"],
-            ProjectServicer(services.projects),
-            project_service_pb2_grpc.add_ProjectServiceServicer_to_server,
-        ),
-        *_networking(services),
     ]
 
 

@@ -10,10 +10,9 @@ from unkai_scheduler.placement.simulation import (
     Capacity,
     HostChange,
     Loss,
-    Refusal,
     Simulated,
-    StepOutcome,
 )
+from unkai_scheduler.placement.tally import Refusal, StepOutcome
 from unkai_scheduler.services.checks import renamed
 from unkai_scheduler.services.simulation_drafts import (
     HostsDraft,

@@ -4,9 +4,6 @@ It works on a copy of the fleet, with the engine that decides for real, at one m
 work comes as generators that yield between pieces of a few microseconds (a few milliseconds where
 a kind of request is met for the first time among 10,000 hosts), so that a loop may do other things
 between; nothing is simulated until somebody goes on with them.
-
-The trap: who is refused once is taken as refused for all its like in the same step, since nothing
-is given back meanwhile. Of a placement group that holds only until another member has its host.
 """
 
 from __future__ import annotations
@@ -14,29 +11,23 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
 
-from unkai_scheduler.domain.decisions import Decision
 from unkai_scheduler.domain.hosts import Host, HostState, HostUsage
-from unkai_scheduler.placement import explain
 from unkai_scheduler.placement.allocation import AllocationRatios
 from unkai_scheduler.placement.fleet import Fleet, Ints
-from unkai_scheduler.placement.host_words import project_word
 from unkai_scheduler.placement.pipeline import Engine
 from unkai_scheduler.placement.requests import PlacementRequest, Weights
 from unkai_scheduler.placement.rulebook import OURS, RuleBook
+from unkai_scheduler.placement.tally import MADE_UP, StepOutcome, Tally
 
 MAX_MORE = 1000
 """Up to so many it is counted how many more of a kind would fit."""
-MAX_REFUSALS = 20
-"""Kinds of refused requests that are explained, the first met."""
 MAX_CHANGES = 1000
 """Hosts that are told of."""
-MAX_REFUSED_IDS = 10
-"""Instances named of each kind."""
 _FIGURES = ("vcpus", "memory", "disk")
 _FOLDED_AT_ONCE = 128
 
@@ -87,30 +78,6 @@ class Capacity:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """Requests that are alike and find no host."""
-
-    count: int
-    decision: Decision
-    """Of the first of them."""
-    instance_ids: tuple[str, ...]
-    """The first of those that are instances already."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepOutcome:
-    """What came of one step; all 0 where hosts were added."""
-
-    asked_count: int = 0
-    placed_count: int = 0
-    host_count: int = 0
-    """Hosts that took some."""
-    refusals: tuple[Refusal, ...] = ()
-    more_count: int = 0
-    """Where all of a `Place` found a host: how many more of it would, up to `MAX_MORE`."""
-
-
-@dataclass(frozen=True, slots=True)
 class HostChange:
     """A host that is not as it was."""
 
@@ -148,21 +115,6 @@ class Loss:
     outcome: StepOutcome
 
 
-@dataclass
-class _Tally:
-    """What has come of a step so far."""
-
-    asked: int = 0
-    placed: list[tuple[str, PlacementRequest]] = field(default_factory=list)
-    """Host and request each."""
-    refused: dict[PlacementRequest, Decision] = field(default_factory=dict)
-    """By request without its id: the first decision."""
-    sure: set[PlacementRequest] = field(default_factory=set)
-    """Those of the refused that need not be asked about again."""
-    counts: Counter[PlacementRequest] = field(default_factory=Counter)
-    ids: dict[PlacementRequest, list[str]] = field(default_factory=dict)
-
-
 class Simulation:
     """One what-if. `run` is for once; `lose` leaves all as it was."""
 
@@ -191,7 +143,6 @@ class Simulation:
         self._now = now
         self._made = 0
         self._placed: Counter[str] = Counter()
-        self._added: set[str] = set()
         self._lost: set[str] = set()
 
     def run(self, steps: Iterable[Step]) -> Generator[None, None, Simulated]:
@@ -203,7 +154,8 @@ class Simulation:
         for step in steps:
             outcome = yield from self._step(step)
             outcomes.append(outcome)
-        moved = self._placed.keys() | self._added | self._lost
+        added = fleet.ids[len(claimed[0]) :]
+        moved = self._placed.keys() | self._lost | set(added)
         changes = yield from self._changes(moved, claimed)
         return Simulated(tuple(outcomes), before, capacity(fleet), tuple(changes), len(moved))
 
@@ -221,15 +173,13 @@ class Simulation:
         row = self._fleet.row_of(host_id)
         assert row is not None
         was, members = self._fleet.state_of(row), self._fleet.members.on(host_id)
-        self._fleet.set_state(host_id, HostState.UNKNOWN)
-        self._fleet.members.put(host_id, {})
-        tally = yield from self._tally(requests)
-        for taker_id, request in reversed(tally.placed):
-            self._withdraw(taker_id, request)
-            yield
+        self._silence(host_id)
+        tally = self._tally()
+        yield from tally.place(requests)
+        yield from tally.take_back()
         self._fleet.set_state(host_id, was)
         self._fleet.members.put(host_id, members)
-        return Loss(host_id, self._fleet.names[row], _outcome(tally))
+        return Loss(host_id, self._fleet.names[row], tally.outcome())
 
     def _step(self, step: Step) -> Generator[None, None, StepOutcome]:
         match step:
@@ -245,7 +195,6 @@ class Simulation:
         fleet, now_s = self._fleet, self._fleet.now_s
         for host in hosts:
             fleet.upsert_host(replace(host, state=HostState.UP), self._ratios)
-            self._added.add(host.id)
             yield
         # A fold looks at the whole fleet, however few samples there are.
         for start in range(0, len(hosts), _FOLDED_AT_ONCE):
@@ -256,85 +205,47 @@ class Simulation:
     def _lose_all(self, host_ids: Sequence[str]) -> Generator[None, None, StepOutcome]:
         homeless: list[PlacementRequest] = []
         for host_id in host_ids:
-            self._fleet.set_state(host_id, HostState.UNKNOWN)
-            self._fleet.members.put(host_id, {})
+            self._silence(host_id)
             self._lost.add(host_id)
             homeless += self._held.pop(host_id, ())
         homeless.sort(key=self._place_in_line)
-        tally = yield from self._tally(homeless)
+        tally = self._tally()
+        yield from tally.place(homeless)
         yield from self._keep(tally)
-        return _outcome(tally)
+        return tally.outcome()
+
+    def _silence(self, host_id: str) -> None:
+        self._fleet.set_state(host_id, HostState.UNKNOWN)
+        self._fleet.members.put(host_id, {})
 
     def _place_in_line(self, request: PlacementRequest) -> tuple[int, str]:
         """Return what orders those who want hosts: those made here come last, as made."""
         return self._line.get(request.instance_id, len(self._line)), request.instance_id
 
     def _place(self, request: PlacementRequest, count: int) -> Generator[None, None, StepOutcome]:
-        tally = yield from self._tally(self._like(request, count))
+        tally = self._tally()
+        yield from tally.place(self._like(request, count))
         yield from self._keep(tally)
         if tally.refused:
-            return _outcome(tally)
-        more = yield from self._tally(self._like(request, MAX_MORE), until_refused=True)
-        for host_id, extra in reversed(more.placed):
-            self._withdraw(host_id, extra)
-            yield
-        return replace(_outcome(tally), more_count=len(more.placed))
+            return tally.outcome()
+        more = self._tally()
+        yield from more.place(self._like(request, MAX_MORE), until_refused=True)
+        yield from more.take_back()
+        return replace(tally.outcome(), more_count=len(more.placed))
 
     def _like(self, request: PlacementRequest, count: int) -> Iterable[PlacementRequest]:
         for _ in range(count):
             self._made += 1
-            yield replace(request, instance_id=f"simulated-{self._made:06}")
+            yield replace(request, instance_id=f"{MADE_UP}{self._made:06}")
 
-    def _tally(
-        self, requests: Iterable[PlacementRequest], *, until_refused: bool = False
-    ) -> Generator[None, None, _Tally]:
-        """Place requests one after the other, as `Engine.decide` does."""
-        tally, now_s = _Tally(), self._fleet.now_s
-        for request in map(self._alike, requests):
-            tally.asked += 1
-            kind = replace(request, instance_id="")
-            if kind not in tally.sure:
-                verdict = self._engine.judge(request)
-                if verdict.best:
-                    tally.placed.append((self._fleet.ids[verdict.best[0]], request))
-                    self._engine.claim(verdict, now_s)
-                    if group := request.group:
-                        tally.sure = {k for k in tally.sure if k.group != group}
-                    yield
-                    continue
-                tally.sure.add(kind)
-                if kind not in tally.refused:
-                    tally.refused[kind] = explain.decision(
-                        self._fleet, self._engine.book, verdict, self._now
-                    )
-            if until_refused:
-                break
-            tally.counts[kind] += 1
-            tally.ids.setdefault(kind, []).append(request.instance_id)
-            yield
-        return tally
+    def _tally(self) -> Tally:
+        return Tally(self._fleet, self._engine, self._now)
 
-    def _alike(self, request: PlacementRequest) -> PlacementRequest:
-        """Leave out the project of one to whose project no host is dedicated."""
-        project_id = request.project_id
-        if not project_id or project_word(project_id) in self._fleet.words:
-            return request
-        return replace(request, project_id="")
-
-    def _keep(self, tally: _Tally) -> Generator[None, None, None]:
+    def _keep(self, tally: Tally) -> Generator[None, None, None]:
         for host_id, request in tally.placed:
             self._placed[host_id] += 1
             self._held.setdefault(host_id, []).append(request)
             yield
-
-    def _withdraw(self, host_id: str, request: PlacementRequest) -> None:
-        self._fleet.withdraw(
-            host_id,
-            request.vcpus,
-            request.memory_bytes,
-            request.disk_bytes,
-            instance_id=request.instance_id,
-        )
 
     def _changes(
         self, moved: Iterable[str], claimed: Sequence[Ints]
@@ -382,23 +293,6 @@ def capacity(fleet: Fleet) -> Capacity:
 
 def _amounts(fleet: Fleet, kind: str, row: int) -> Amounts:
     return Amounts(*(fleet.table(f"{kind}_{name}").item(row) for name in _FIGURES))
-
-
-def _outcome(tally: _Tally) -> StepOutcome:
-    refusals = [
-        Refusal(
-            tally.counts[kind],
-            decision,
-            tuple(i for i in tally.ids[kind] if not i.startswith("simulated-"))[:MAX_REFUSED_IDS],
-        )
-        for kind, decision in tally.refused.items()
-    ]
-    return StepOutcome(
-        asked_count=tally.asked,
-        placed_count=len(tally.placed),
-        host_count=len({host_id for host_id, _ in tally.placed}),
-        refusals=tuple(refusals[:MAX_REFUSALS]),
-    )
 
 
 def _idle(host: Host, now: datetime) -> HostUsage:

@@ -46,8 +46,8 @@ from unkai_scheduler.placement.simulation import (
     Simulated,
     Simulation,
     Step,
-    StepOutcome,
 )
+from unkai_scheduler.placement.tally import StepOutcome
 
 T = TypeVar("T")
 Held = list[tuple[str, PlacementRequest]]
